@@ -1,0 +1,64 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The errors that reach an operator. Each text says what was seen and what to do; none holds a secret."""
+
+from __future__ import annotations
+
+SHOWN = 80  # characters of a value that an error shows
+
+
+def shown(value, limit=SHOWN):
+    """``value`` as one short printable line, escaped like a Python literal: no control or bidi character survives."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep; an integer with thousands of digits
+        return "a %s that is too large to show" % type(value).__name__
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text, limit=500):
+    """Foreign free text (an error message of the panel) as one bounded line without control or bidi characters."""
+    line = " ".join(str(text[: limit * 4]).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+class Error(Exception):
+    """What a module reports with ``fail_json``: its text is for the operator."""
+
+
+class FieldError(Error):
+    """A value that can't be used. ``mend`` is a sentence that says what to write instead."""
+
+    def __init__(self, field, value, mend):
+        super().__init__("%s: %s can't be used. %s" % (field, shown(value), mend))
+        self.field = field
+        self.value = value
+        self.mend = mend
+
+
+class PanelError(Error):
+    """The panel could not be asked, or refused. ``kind`` is a key of MENDS; ``status`` the HTTP status, if any."""
+
+    MENDS = {
+        "unreachable": "Check url, and that the panel runs and can be reached from here.",
+        "tls": "Give ca_path (the file with the panel's CA certificate), or a url with the name that stands in the "
+        "certificate. validate_certs: false is for a lab only.",
+        "login": "Check username and password, or ask for a new token: tokens expire.",
+        "forbidden": "Use a sudo admin of the panel.",
+        "not_found": "It may have been deleted in the meantime: run again.",
+        "no_tunnels_api": "Give this panel the tunnels API (role marzban.tunnels.panel), or use one that has it. "
+        "Nothing was removed anywhere.",
+        "conflict": "Choose another value, or leave it out where the panel can choose one.",
+        "outdated": "The record was changed by somebody else in the meantime: look at it, and run again.",
+        "invalid": "Correct the value and run again.",
+        "bad_answer": "Check that url is the panel's own address (not its dashboard's), and look into the panel's log.",
+    }
+
+    def __init__(self, kind, seen, status=None):
+        super().__init__("%s %s" % (seen if seen.endswith((".", "!", "?")) else seen + ".", self.MENDS[kind]))
+        self.kind = kind
+        self.status = status

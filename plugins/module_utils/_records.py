@@ -1,0 +1,302 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Records: tunnels as the panel (or a hand-written list) has them, checked field by field.
+
+A record is ``{"id", "uuid", "name"?, "type", "active", "version", "status", "config", "ends": {"source": END,
+"target": END}}`` as docs/contract.md describes it. Pure: nothing here asks anybody anything.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import uuid
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, shown
+
+MAX_CONFIG = 65536  # bytes of a config, as the panel limits it
+MAX_ID = 2**31 - 1
+_NAMESPACE = uuid.UUID("6f1f0a52-9a0e-4d57-8d4c-6d7a6d9b8f21")  # of the panels that are hand-written lists
+_MEASURES = ("handshake_age", "rx_bytes", "tx_bytes", "rtt_ms", "loss_percent")
+_HAND_WRITTEN = ("name", "id", "type", "source", "target", "active", "config", "public")
+
+
+def _required(raw, key, field=None):
+    if key not in raw:
+        raise FieldError(field or key, None, "It is missing: update the panel, or write it down.")
+    return raw[key]
+
+
+def _no_constant(name):
+    raise ValueError(name)
+
+
+def parse_config(text, field="config"):
+    """The dict in the panel's string of JSON. Raises FieldError."""
+    if not isinstance(text, str) or len(text.encode("utf-8", "surrogatepass")) > MAX_CONFIG:
+        raise FieldError(field, text, "Give a text of at most 64 KiB that holds a JSON object.")
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise FieldError(field, text, "It holds no valid JSON object.") from None
+    return _checks.config(value, field)
+
+
+def _measured(value, field):
+    if value is None:
+        return None
+    _checks.mapping(value, field)
+    known = ((key, value.get(key)) for key in _MEASURES)
+    return {key: None if item is None else _checks.number(item, "%s.%s" % (field, key)) for key, item in known}
+
+
+def _end(raw, role, kind):
+    """One END of the wire, canonical."""
+
+    def get(key, check, *more):
+        field = "%s.%s" % (role, key)
+        return check(_required(raw, key, field), field, *more)
+
+    def maybe(key, check, *more):
+        return None if raw.get(key) is None else check(raw[key], "%s.%s" % (role, key), *more)
+
+    return {
+        "role": role,
+        "node": get("node", _checks.node_name),
+        "node_id": get("node_id", _checks.whole, 1, MAX_ID),
+        "endpoint": get("endpoint", _checks.endpoint),
+        "port": get("port", _checks.port),
+        "addresses": get("addresses", _checks.items, _checks.interface_address, 1),
+        "interface": get("interface", _checks.interface),
+        "routes": get("routes", _checks.items, _checks.route),
+        "public": maybe("public", _checks.public_half, kind),
+        "status": maybe("status", _checks.choice, _checks.STATUSES),
+        # Free text: it is shown, never used. ``printable`` is the display's business.
+        "error": maybe("error", _text),
+        "measured": _measured(raw.get("measured"), "%s.measured" % role),
+        "age": maybe("age", _checks.number),
+    }
+
+
+def _text(value, field):
+    if not isinstance(value, str):
+        raise FieldError(field, value, "Give a text.")
+    return "".join(c if c.isprintable() else " " for c in value[:500])
+
+
+def _ends(raw, kind):
+    """``{"source": END, "target": END}`` of the wire's list."""
+    listed = _required(raw, "ends")
+    if not isinstance(listed, list) or len(listed) != 2:
+        raise FieldError("ends", listed, "Give the two ends of the tunnel.")
+    by_role = {}
+    for index, end in enumerate(listed):
+        _checks.mapping(end, "ends[%d]" % index)
+        role = _checks.choice(end.get("role"), "ends[%d].role" % index, _checks.ROLES)
+        if role in by_role:
+            raise FieldError(
+                "ends[%d].role" % index, role, "Both ends claim this role: one is the source, one the target."
+            )
+        by_role[role] = _end(end, role, kind)
+    return by_role
+
+
+def _check_pair(ends):
+    """What the two ends have to be for each other."""
+    source, target = ends["source"], ends["target"]
+    for key in ("node", "node_id"):
+        if source[key] == target[key]:
+            raise FieldError("target.%s" % key, target[key], "Both ends are the same node: choose two different ones.")
+    here = {}
+    for address in source["addresses"]:
+        found = ipaddress.ip_interface(address)
+        here[found.network] = found.ip
+    there = {}
+    for address in target["addresses"]:
+        found = ipaddress.ip_interface(address)
+        if here.get(found.network) == found.ip:
+            raise FieldError("target.addresses", address, "Both ends have the same address: give each its own.")
+        there[found.network] = found.ip
+    if set(here) != set(there) or len(here) != len(source["addresses"]) or len(there) != len(target["addresses"]):
+        raise FieldError(
+            "target.addresses",
+            target["addresses"],
+            "Each address of the source (%s) needs one of the same network at the target, and the other way round, "
+            "such as 10.201.0.24/31 and 10.201.0.25/31." % ", ".join(source["addresses"]),
+        )
+
+
+def parse(raw):
+    """The record in one tunnel of the panel's answer. Raises FieldError, and nothing else, whatever ``raw`` is."""
+    _checks.mapping(raw, "tunnel")
+    kind = _checks.tunnel_type(_required(raw, "tunnel_type"), "tunnel_type")
+    record = {
+        "id": _checks.whole(_required(raw, "id"), "id", 1, MAX_ID),
+        "uuid": _checks.uuid(_required(raw, "uuid")),
+        "name": None if raw.get("name") is None else _checks.tunnel_name(raw["name"]),
+        "type": kind,
+        "active": _checks.flag(_required(raw, "is_active"), "is_active"),
+        "version": _checks.whole(_required(raw, "version"), "version", 0, 2**63 - 1),
+        "status": _checks.choice(_required(raw, "status"), "status", _checks.STATUSES),
+        "config": parse_config(_required(raw, "config")),
+        "ends": _ends(raw, kind),
+    }
+    for role, end in record["ends"].items():
+        for key, mine in (("node_id", "node_id"), ("node_name", "node")):
+            field = "%s_%s" % (role, key)
+            if raw.get(field) != end[mine]:
+                raise FieldError(
+                    field,
+                    raw.get(field),
+                    "Its end says %s: the panel contradicts itself, look at it there." % shown(end[mine]),
+                )
+    _check_pair(record["ends"])
+    return record
+
+
+def title(record):
+    """How a person calls this record: its name, or its id where it has none. For errors and tables."""
+    return record["name"] if record.get("name") is not None else "#%s" % record["id"]
+
+
+def parse_all(raws):
+    """``(records, broken)``: the records in order of their ids, and what can't be one, each with its error.
+
+    A record that takes what an earlier one (by id) has on the same node is broken too: the earlier one keeps it.
+    """
+    records, broken = [], []
+    for raw in raws:
+        try:
+            records.append(parse(raw))
+        except FieldError as error:
+            broken.append(_broken(raw, error))
+    good, taken = [], {}
+    for record in sorted(records, key=lambda one: one["id"]):
+        claims = list(_claims(record))
+        try:
+            for field, value, key in claims:
+                if key in taken:
+                    mend = "The tunnel %s has it already: change one of them." % shown(title(taken[key]))
+                    raise FieldError(field, value, mend)
+        except FieldError as error:
+            broken.append(_describe(record, error))
+            continue
+        good.append(record)
+        taken.update((key, record) for _field, _value, key in claims)
+    return good, broken
+
+
+def _claims(record):
+    """``(field, value, key)`` of all that this record has for itself alone."""
+    yield "id", record["id"], ("id", record["id"])
+    yield "uuid", record["uuid"], ("uuid", record["uuid"])
+    if record["name"] is not None:
+        yield "name", record["name"], ("name", record["name"])
+    for role, end in record["ends"].items():
+        node = end["node"]
+        for key in ("port", "interface"):
+            yield "%s.%s on %s" % (role, key, node), end[key], (key, node, end[key])
+        for address in end["addresses"]:
+            place = str(ipaddress.ip_interface(address).network)
+            yield "%s.addresses on %s" % (role, node), address, ("network", node, place)
+        if record["active"]:
+            # Two active tunnels with one route would take it from each other at every run.
+            peer = record["ends"]["target" if role == "source" else "source"]
+            for route in peer["routes"]:
+                yield "routes on %s" % node, route, ("route", node, route)
+
+
+def _describe(record, error):
+    nodes = [record["ends"][role]["node"] for role in _checks.ROLES]
+    return {"id": record["id"], "uuid": record["uuid"], "name": record["name"], "nodes": nodes, "error": str(error)}
+
+
+def _broken(raw, error):
+    """What can be told about a tunnel that is no record."""
+
+    def safe(check, value, *more):
+        try:
+            return check(value, "", *more)
+        except FieldError:
+            return None
+
+    raw = raw if isinstance(raw, dict) else {}
+    nodes = [safe(_checks.node_name, raw.get(role + "_node_name")) for role in _checks.ROLES]
+    return {
+        "id": safe(_checks.whole, raw.get("id"), 1, MAX_ID),
+        "uuid": safe(_checks.uuid, raw.get("uuid")),
+        "name": safe(_checks.tunnel_name, raw.get("name")),
+        "nodes": [node for node in nodes if node is not None],
+        "error": str(error),
+    }
+
+
+# Hand-written lists
+
+
+def panel_id(name):
+    """The id of the panel that a hand-written list stands for: a UUIDv5 of its ``name``."""
+    return str(uuid.uuid5(_NAMESPACE, _checks.tunnel_name(name, "panel")))
+
+
+def from_list(listed, panel):
+    """``(records, broken)`` of a hand-written list. ``panel`` is its name. Raises FieldError if it is no list."""
+    place = panel_id(panel)
+    if not isinstance(listed, (list, tuple)):
+        raise FieldError("records", listed, "Give a list of tunnels.")
+    node_ids = {}
+    raws, broken = [], []
+    for index, item in enumerate(listed):
+        try:
+            raws.append(_as_the_panel_has_it(item, "records[%d]" % index, place, node_ids))
+        except FieldError as error:
+            item = item if isinstance(item, dict) else {}
+            known = dict(item, source_node_name=item.get("source"), target_node_name=item.get("target"))
+            broken.append(_broken(known, error))
+    records, refused = parse_all(raws)
+    return records, broken + refused
+
+
+def _as_the_panel_has_it(item, field, place, node_ids):
+    """A hand-written tunnel in the shape of the wire, so that it passes the same checks."""
+    _checks.mapping(item, field)
+    for key in sorted(set(item) - set(_HAND_WRITTEN)):
+        raise FieldError(field, key, "There is no such key: the keys are %s." % ", ".join(_HAND_WRITTEN))
+    name = _checks.tunnel_name(item.get("name"), field + ".name")
+    number = _checks.whole(item.get("id"), field + ".id", 1, MAX_ID)
+    config = _checks.config(item.get("config", {}), field + ".config")
+    public = _checks.mapping(item.get("public") or {}, field + ".public")
+    nodes = {role: _checks.node_name(item.get(role), "%s.%s" % (field, role)) for role in _checks.ROLES}
+    for node in sorted(set(public) - set(nodes.values())):
+        raise FieldError(
+            field + ".public", node, "It is at neither end: the ends are %s." % " and ".join(nodes.values())
+        )
+    raw = {
+        "id": number,
+        "uuid": str(uuid.uuid5(uuid.UUID(place), name)),
+        "name": name,
+        "tunnel_type": item.get("type", "wireguard"),
+        "is_active": item.get("active", True),
+        "version": 1,
+        "status": "connecting",
+        "config": json.dumps(config),
+        "ends": [],
+    }
+    for role, node in nodes.items():
+        chosen = config.get(role) or {}
+        for key in ("endpoint", "port", "addresses"):
+            if chosen.get(key) is None:
+                where = "%s.config.%s.%s" % (field, role, key)
+                raise FieldError(where, None, "A list without a panel has to give it: nobody chooses it for you.")
+        node_id = node_ids.setdefault(node, len(node_ids) + 1)
+        raw["%s_node_id" % role] = node_id
+        raw["%s_node_name" % role] = node
+        end = {"role": role, "node": node, "node_id": node_id, "public": public.get(node)}
+        end.update((key, chosen[key]) for key in ("endpoint", "port", "addresses"))
+        end["interface"] = chosen.get("interface") or "mz%d" % number
+        end["routes"] = chosen.get("routes") or []
+        raw["ends"].append(end)
+    return raw

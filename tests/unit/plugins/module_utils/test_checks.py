@@ -1,0 +1,351 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The allow-lists: what passes, what doesn't, and that an error names field, value and mend."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, PanelError, printable, shown
+from hypothesis import given
+from hypothesis import strategies as st
+
+KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+GOOD = [
+    (
+        _checks.node_name,
+        ["de-1", "DE 1 (Frankfurt) #2", "تهران ۱", "🇩🇪 Berlin", "👨‍👩‍👧 home", "a" * 128, "नमस्ते", "1", "👍🏽"],
+    ),
+    (_checks.tunnel_name, ["localhost", "all", "de_fi.1"]),
+    (
+        _checks.endpoint,
+        ["203.0.113.7", "2001:db8::1", "node-1.example.com", "xn--bcher-kva.example", "127.0.0.1", "_x.y"],
+    ),
+    (_checks.port, [1, 65535]),
+    (_checks.interface, ["mz12", "a=b+c.d_e-f", "wg0", "x" * 15, "tun0"]),
+    (
+        _checks.interface_address,
+        ["10.201.0.24/31", "fd6d:7a00::18/127", "10.0.0.1/24", "10.9.9.9/32", "169.254.1.1/30"],
+    ),
+    (_checks.network, ["192.168.1.0/24", "2001:db8::/32", "0.0.0.0/0"]),
+    (_checks.route, ["192.168.1.0/24", "10.0.0.0/8", "fd00::/8", "203.0.113.7/32"]),
+    (_checks.mtu, [1280, 1420, 9200]),
+    (_checks.keepalive, [0, 25, 65535]),
+    (_checks.uuid, ["1b4e28ba-2fa1-41d2-883f-0016d3cca427"]),
+    (_checks.tunnel_type, ["wireguard", "openvpn", "ipsec"]),
+    (_checks.wireguard_key, [KEY]),
+    (_checks.flag, [True, False]),
+    (_checks.number, [0, 0.5, 12]),
+]
+BAD = [
+    (
+        _checks.node_name,
+        [
+            *(
+                "",
+                " a",
+                "a ",
+                "a  b",
+                "a\nb",
+                "a'b",
+                'a"b',
+                "a;b",
+                "$(a)",
+                "../a",
+                "a/b",
+                "a" * 300,
+                "a\u202eb",
+                "a\u200db",
+            ),
+            *(
+                "a@b",
+                "{{ a }}",
+                "a:b",
+                "a,b",
+                "a*",
+                "[a]",
+                "!a",
+                "&a",
+                "~a",
+                "-a",
+                ".a",
+                "_a",
+                "a\\b",
+                "a\x00b",
+                "a\u00a0b",
+            ),
+            *(
+                "localhost",
+                "LocalHost",
+                "localhost.",
+                "localhost.localdomain",
+                "foo.localhost",
+                "ip6-localhost",
+                "127.0.0.1",
+            ),
+            *(
+                "127.1",
+                "0.0.0.0",
+                "::1",
+                "all",
+                "ALL",
+                "ungrouped",
+                "marzban_nodes",
+                "Marzban_x",
+                "ｌｏｃａｌｈｏｓｔ",
+                "\ud800",
+            ),
+            *(None, 1, True, ["a"], {"a": 1}, b"a", "\u200d", "🇩🇪\u200d", "\u0301a"),
+        ],
+    ),
+    (_checks.tunnel_name, ["", "a\r", "a`b`", "<b>", "a%s", "\ufeffa", "a\u2028b"]),
+    (
+        _checks.endpoint,
+        [
+            *(
+                "",
+                " not a host ",
+                "[2001:db8::1]",
+                "1.2.3.4:5",
+                "http://a",
+                "-oProxyCommand=x",
+                "a b",
+                "a\n",
+                "1.2.3",
+                "0x7f.1",
+            ),
+            *(
+                "999.1.1.1",
+                "01.2.3.4",
+                "fe80::1%eth0",
+                "::ffff:1.2.3.4",
+                "a..b",
+                "a.",
+                ".",
+                "bücher.example",
+                "a" * 64,
+                "a@b",
+            ),
+            *("0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "a-.b", "2130706433", None, 16909060, True, ["a"]),
+        ],
+    ),
+    (_checks.port, [0, -1, 65536, 99999, "22", True, 22.0, None, [22]]),
+    (
+        _checks.interface,
+        [
+            *(
+                "",
+                ".",
+                "..",
+                "lo",
+                "all",
+                "default",
+                "eth0",
+                "ens3",
+                "enp1s0",
+                "wlan0",
+                "x" * 16,
+                "a b",
+                "a/b",
+                "-a",
+                "a\n",
+            ),
+            *("mz%d", "a;b", "ü", None, 5),
+        ],
+    ),
+    (
+        _checks.interface_address,
+        [
+            *(
+                "10.0.0.1",
+                "10.0.0.1/33",
+                "10.0.0.0/24",
+                "10.0.0.255/24",
+                "127.0.0.1/8",
+                "0.0.0.0/0",
+                "10.0.0.1/0",
+                "fe80::1/64",
+            ),
+            *(
+                "fd00::/64",
+                "224.0.0.1/32",
+                "10.0.0.1/24 ",
+                "10.0.0.1/+24",
+                "10.0.0.1/024",
+                "10.0.0.1/255.255.255.0",
+                "a/24",
+            ),
+            *(None, 5, "10.0.0.1/24/24", "/24", "10.0.0.1/２４"),
+        ],
+    ),
+    (_checks.network, ["192.168.1.1/24", "192.168.1.0", "2001:db8::1/32", "", None, "192.168.1.0/24\n"]),
+    (
+        _checks.route,
+        [
+            "0.0.0.0/0",
+            "::/0",
+            "0.0.0.0/1",
+            "128.0.0.0/1",
+            "::/1",
+            "2000::/3",
+            "127.0.0.0/8",
+            "224.0.0.0/4",
+            "fe80::/10",
+        ],
+    ),
+    (_checks.mtu, [1279, 9201, "1420", True, None]),
+    (_checks.keepalive, [-1, 65536, "25", False]),
+    (_checks.uuid, ["", "1B4E28BA-2FA1-41D2-883F-0016D3CCA427", "1b4e28ba2fa141d2883f0016d3cca427", "../x", None]),
+    (_checks.tunnel_type, ["gre", "WireGuard", None, ["wireguard"], {}]),
+    (
+        _checks.wireguard_key,
+        ["", KEY[:-1], KEY + "=", KEY.replace("Y=", "Z="), "A" * 43 + "=", KEY + "\n", None, "é" * 44],
+    ),
+    (_checks.flag, [1, 0, "true", None]),
+    (_checks.number, [-1, "1", True, float("nan"), float("inf"), 2**63, None]),
+]
+
+
+def cases(table):
+    return [
+        pytest.param(check, value, id=f"{check.__name__}-{n}")
+        for check, values in table
+        for n, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(("check", "value"), cases(GOOD))
+def test_good_values_pass_and_are_canonical(check, value):
+    assert check(value, "here") == value
+
+
+@pytest.mark.parametrize(("check", "value"), cases(BAD))
+def test_bad_values_are_refused_with_field_value_and_mend(check, value):
+    with pytest.raises(FieldError) as caught:
+        check(value, "config.source.x")
+    text = str(caught.value)
+    assert text.startswith("config.source.x: " + shown(value))
+    assert len(text.split(" can't be used. ")[1]) > 10
+    assert text.isprintable()
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "canonical"),
+    [
+        (_checks.endpoint, "Node.Example.COM", "node.example.com"),
+        (_checks.endpoint, "2001:DB8:0::1", "2001:db8::1"),
+        (_checks.interface_address, "FD00:0::5/127", "fd00::5/127"),
+        (_checks.network, "2001:DB8::/32", "2001:db8::/32"),
+    ],
+)
+def test_canonical_forms(check, value, canonical):
+    assert check(value, "x") == canonical
+
+
+def test_a_default_route_says_why():
+    with pytest.raises(FieldError, match="cuts the node off from its operator"):
+        _checks.route("0.0.0.0/0", "routes[0]")
+
+
+def test_host_bits_name_the_right_network():
+    with pytest.raises(FieldError, match=r"did you mean 192\.168\.1\.0/24\?"):
+        _checks.network("192.168.1.5/24", "routes[0]")
+
+
+@given(st.sampled_from([check for check, _values in BAD]), anything)
+def test_a_check_raises_field_errors_only_and_passes_nothing_dangerous(check, value):
+    try:
+        passed = check(value, "x")
+    except FieldError as error:
+        assert str(error).isprintable()
+    else:
+        assert not set(str(passed)) & set("@\n\r'\"\\;$`{}<>|&*?!~\x00%")
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_addresses_and_networks_agree_with_ipaddress(address, prefix):
+    text = f"{address}/{min(prefix, address.max_prefixlen)}"
+    try:
+        passed = _checks.interface_address(text)
+    except FieldError:
+        return
+    assert ipaddress.ip_interface(passed) == ipaddress.ip_interface(text)
+
+
+def test_config_is_returned_as_given_with_unknown_keys():
+    config = {"mtu": 1400, "later": {"x": [1, None, "é"]}, "source": {"port": 20000, "colour": "red"}, "dial": None}
+    assert _checks.config(config) is config
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ([], "config"),
+        ("{}", "config"),
+        ({1: 2}, "config"),
+        ({"mtu": "1400"}, "config.mtu"),
+        ({"mtu": 100}, "config.mtu"),
+        ({"dial": "nobody"}, "config.dial"),
+        ({"transport": "sctp"}, "config.transport"),
+        ({"post_quantum": True}, "config.post_quantum"),
+        ({"keepalive": -1}, "config.keepalive"),
+        ({"source": "de-1"}, "config.source"),
+        ({"source": {"port": 0}}, "config.source.port"),
+        ({"target": {"addresses": []}}, "config.target.addresses"),
+        ({"target": {"addresses": ["10.0.0.1/31", "10.0.0.1/31"]}}, "config.target.addresses[1]"),
+        ({"target": {"routes": ["10.0.0.0/8"] * 65}}, "config.target.routes"),
+        ({"target": {"routes": ["0.0.0.0/0"]}}, "config.target.routes[0]"),
+        ({"target": {"endpoint": "a b"}}, "config.target.endpoint"),
+        ({"source": {"interface": "eth0"}}, "config.source.interface"),
+        ({"x": float("inf")}, "config"),
+        ({"x": "\ud800"}, "config"),
+        ({"x": {1, 2}}, "config"),
+    ],
+)
+def test_config_names_what_is_wrong(config, field):
+    with pytest.raises(FieldError) as caught:
+        _checks.config(config)
+    assert caught.value.field == field
+
+
+def test_config_that_is_nested_deep_is_refused():
+    deep: dict = {}
+    for _level in range(100_000):
+        deep = {"x": deep}
+    with pytest.raises(FieldError, match="nested too deep"):
+        _checks.config(deep)
+
+
+def test_public_half_keeps_the_public_key_only():
+    assert _checks.public_half({"public_key": KEY, "private_key": "s3cret"}, "p", "wireguard") == {"public_key": KEY}
+    with pytest.raises(FieldError) as caught:
+        _checks.public_half({"private_key": "s3cret"}, "source.public", "wireguard")
+    assert caught.value.field == "source.public.public_key"
+    assert "s3cret" not in str(caught.value)
+
+
+@given(anything)
+def test_shown_is_short_and_printable(value):
+    text = shown(value)
+    assert text.isprintable()
+    assert len(text) <= 120
+
+
+def test_printable_keeps_words_and_escapes_the_rest():
+    assert printable("one\n two\u202e\x1b[31m") == "one two\\u202e\\x1b[31m"
+    assert len(printable("x" * 10_000)) == 500
+
+
+def test_panel_error_says_what_to_do():
+    error = PanelError("login", "https://panel.example answered 401", 401)
+    assert (error.kind, error.status) == ("login", 401)
+    assert str(error).startswith("https://panel.example answered 401. Check username")
