@@ -77,8 +77,8 @@ def views(records, nodes, panel):
 def publish(records, published, nodes):
     """Copies of ``records`` with the public halves of ``published`` ``{host: [{"uuid", "public"}]}``.
 
-    For hand-written lists, where no panel passes them on; ``nodes`` is ``{host: node name}``. What a host says about a tunnel that doesn't end there
-    is left out. Raises FieldError on a public half that is none.
+    For hand-written lists, where no panel passes them on. ``nodes`` is ``{host: node name}``; what a host says about
+    a tunnel that doesn't end there is left out. Raises FieldError on a public half that is none.
     """
     halves = {}
     for host, keys in published.items():
