@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Processes of a lab, held together by control groups (version 2): /marzban-tunnels-lab/<lab>/<host>.
+
+A lab ends by its group's `cgroup.kill`, so nothing is ever ended by a name that somebody else may bear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import machine
+
+TOP = "marzban-tunnels-lab"
+#: Where the hierarchy is mounted on a machine that has none.
+OWN_MOUNT = Path("/run/marzban-tunnels-lab.cgroup")
+
+
+def hierarchy() -> Path:
+    """Where the machine's cgroup2 is mounted; on a machine without it, it is mounted now."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    found = [where for _, where, kind, *_ in mounts if kind == "cgroup2"]
+    if found:
+        return Path(found[-1])  # the last one: in a keeper's view it covers the others
+    OWN_MOUNT.mkdir(exist_ok=True)
+    machine.run(["mount", "-t", "cgroup2", "none", str(OWN_MOUNT)])
+    return OWN_MOUNT
+
+
+def group(*names: str) -> Path:
+    """The folder of a group, which need not exist: group("demo", "a")."""
+    return hierarchy().joinpath(TOP, *names)
+
+
+def joining(path: Path, command: Sequence[str]) -> list[str]:
+    """The command that runs `command` inside the group, which is made when it is missing."""
+    path.mkdir(parents=True, exist_ok=True)
+    return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(path / "cgroup.procs"), *command]
+
+
+def processes(path: Path) -> list[int]:
+    """Numbers of the processes in exactly this group."""
+    try:
+        return [int(word) for word in (path / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill(path: Path) -> None:
+    """End every process in the group and below, wait until they are gone, and remove the groups."""
+    if not path.exists():
+        return
+    with contextlib.suppress(FileNotFoundError):
+        (path / "cgroup.kill").write_text("1")
+        events = path / "cgroup.events"
+        machine.until(f"end of the processes in {path}", lambda: "populated 0" in events.read_text(), 20, 0.005)
+    for folder, _, _ in os.walk(path, topdown=False):
+        # A dying process can hold its group for an instant.
+        machine.until(f"empty group {folder}", lambda folder=folder: _removed(folder), 5, 0.005)
+
+
+def _removed(folder: str) -> bool:
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

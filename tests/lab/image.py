@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Root file systems of Debian releases, built once and kept as read-only layers for overlays.
+
+An image is named `bookworm` (bare: what a fresh server has) or `bookworm+wireguard` (a variant: the bare one, and on
+top a second layer with the packages that a role would install). Each stands in the cache under a hash of its recipe:
+`<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole file system as one archive).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from . import apt, machine
+from .machine import LabError, Progress
+
+RELEASES = ("bullseye", "bookworm", "trixie", "forky")
+BARE = (
+    *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "python3", "sudo", "iproute2"),
+    *("iputils-ping", "procps", "kmod", "nftables", "ca-certificates"),
+)
+VARIANTS = {
+    "wireguard": (
+        *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
+        "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
+    ),
+}
+#: bullseye has no wireguard-go, and can't run bookworm's (newer glibc).
+ABSENT = {"bullseye": {"wireguard-go"}}
+
+#: What makes a minimal system a lab host; run by sh with the root file system as $1.
+FINISH = r"""
+set -eu
+ln -sf /dev/null "$1/etc/systemd/system/systemd-networkd.service"
+for unit in systemd-networkd.socket systemd-networkd-wait-online.service console-getty.service getty@.service \
+            apt-daily.timer apt-daily-upgrade.timer systemd-resolved.service; do
+    ln -sf /dev/null "$1/etc/systemd/system/$unit"
+done
+# Keys of their own for each host, made by the lab, so that they are known before the first login.
+rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/hostname" "$1/etc/resolv.conf"
+: > "$1/etc/machine-id"
+rm -f "$1/var/lib/dbus/machine-id"
+mkdir -p -m 0700 "$1/root/.ssh"
+# Recommends of wireguard-tools would pull a kernel, which no lab host can boot.
+cat > "$1/etc/apt/preferences.d/lab" <<END
+Package: linux-image-* linux-headers-* wireguard-dkms
+Pin: release *
+Pin-Priority: -1
+END
+if ls "$1"/usr/local/share/ca-certificates/*.crt > /dev/null 2>&1; then
+    chroot "$1" update-ca-certificates > /dev/null 2>&1
+fi
+"""
+
+#: Installs "$2"… into the file system "$1"; in a mount and process namespace of its own, which end with it.
+ADD = r"""
+set -eu
+root=$1; shift
+mount -t proc proc "$root/proc"
+mount -t tmpfs tmpfs "$root/dev"
+for node in null zero full random urandom tty; do mknod -m 666 "$root/dev/$node" c $(stat -c '%Hr %Lr' "/dev/$node"); done
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+cat "$RESOLV" > "$root/etc/resolv.conf"
+chroot "$root" apt-get update -q
+chroot "$root" apt-get install -y -q --no-install-recommends -o DPkg::Options::=--force-unsafe-io "$@"
+chroot "$root" apt-get clean
+rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root/etc/resolv.conf"
+"""
+
+
+def cache() -> Path:
+    """The folder of the images: MARZBAN_LAB_CACHE, or /var/cache/marzban-tunnels-lab."""
+    return Path(os.environ.get("MARZBAN_LAB_CACHE") or "/var/cache/marzban-tunnels-lab").absolute()
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image, by name; `ready()` builds what is missing of it."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        release, _, variant = self.name.partition("+")
+        if release not in RELEASES or (variant and variant not in VARIANTS) or self.name.endswith("+"):
+            raise LabError(
+                f"no image {self.name!r}: one of {', '.join(RELEASES)}, with or without {', '.join('+' + v for v in VARIANTS)}"
+            )
+
+    @property
+    def release(self) -> str:
+        return self.name.partition("+")[0]
+
+    @property
+    def base(self) -> Image | None:
+        """The image below this one; None for a bare release."""
+        return Image(self.release) if "+" in self.name else None
+
+    @property
+    def packages(self) -> list[str]:
+        wanted = VARIANTS[self.name.partition("+")[2]] if self.base else BARE
+        return [package for package in wanted if package not in ABSENT.get(self.release, ())]
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that the image is made from, the machine's apt settings included."""
+        below = self.base.key if self.base else "\n".join([FINISH, apt.sources(self.release), apt.settings()])
+        recipe = "\n".join([self.name, ADD if self.base else "", *self.packages, below])
+        return hashlib.sha256(recipe.encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        return cache() / f"{self.name}-{self.key}"
+
+    @property
+    def archive(self) -> Path:
+        """The whole file system as one .tar.zst."""
+        return self.folder / "root.tar.zst"
+
+    @property
+    def layers(self) -> list[Path]:
+        """Read-only folders, the uppermost first: an overlay's lowerdir."""
+        return [self.folder / "layer", *(self.base.layers if self.base else [])]
+
+    def ready(self, progress: Progress) -> Image:
+        """Build the image unless the cache has it; two runs at once build it once."""
+        if self.folder.is_dir():
+            return self
+        if self.base:
+            self.base.ready(progress)
+        cache().mkdir(parents=True, exist_ok=True)
+        with machine.lock(cache() / f".{self.name}.lock"):
+            if not self.folder.is_dir():
+                self._build(progress)
+        return self
+
+    def _build(self, progress: Progress) -> None:
+        new = cache() / f".{self.name}.new"
+        machine.unmount_below(new)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        if self.base:
+            progress(f"building the root file system {self.name} on top of {self.base.name} (once, about 15 s)")
+            self._add(new)
+        else:
+            progress(f"building the root file system {self.name} (once, about 20 s)")
+            self._bootstrap(new)
+        new.rename(self.folder)
+
+    def _bootstrap(self, new: Path) -> None:
+        files = new / "settings"
+        apt.write_settings(files)
+        finish = new / "finish"
+        finish.write_text(f"#!/bin/sh\n{FINISH}")
+        finish.chmod(0o755)
+        machine.run(
+            [
+                *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet"),
+                f"--include={','.join(self.packages)}",
+                "--dpkgopt=force-unsafe-io",
+                '--aptopt=Acquire::Languages "none"',
+                f"--setup-hook=cp -a {files}/. \"$1\"",
+                f"--customize-hook={finish}",
+                *(self.release, str(new / "layer"), "-"),
+            ],
+            input=apt.sources(self.release),
+            timeout=900,
+        )
+        finish.unlink()
+        shutil.rmtree(files)
+        _pack(new / "layer", new / "root.tar.zst")
+
+    def _add(self, new: Path) -> None:
+        assert self.base
+        merged, work = new / "merged", new / "work"
+        for folder in (merged, work, new / "layer"):
+            folder.mkdir()
+        overlay(self.base.layers, new / "layer", work, merged)
+        try:
+            machine.run(
+                [
+                    *("env", f"RESOLV={apt.resolv_conf()}", "unshare", "--mount", "--pid", "--fork", "--kill-child"),
+                    *("sh", "-c", ADD, "sh", str(merged), *self.packages),
+                ],
+                timeout=900,
+            )
+            _pack(merged, new / "root.tar.zst")
+        finally:
+            machine.unmount_below(new)
+        shutil.rmtree(work)
+        merged.rmdir()
+
+
+def overlay(lower: list[Path], upper: Path, work: Path, where: Path) -> None:
+    """Mount the layers (the uppermost first) with a writable one on top of them."""
+    options = f"lowerdir={':'.join(map(str, lower))},upperdir={upper},workdir={work}"
+    machine.run(["mount", "-t", "overlay", "overlay", "-o", options, str(where)])
+
+
+def _pack(root: Path, archive: Path) -> None:
+    command = ["tar", "--create", "--one-file-system", "--numeric-owner", "--xattrs", "--directory", str(root), "."]
+    with archive.open("wb") as file, subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
+        subprocess.run(["zstd", "-q", "-3", "-T0"], stdin=tar.stdout, stdout=file, check=True)
+    if tar.returncode:
+        raise LabError(f"tar of {root} ended with {tar.returncode}")

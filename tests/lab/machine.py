@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The machine that carries the labs: whether it can, the Debian packages it needs, and how a command is run on it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+Progress = Callable[[str], None]
+
+#: Command on the machine → Debian package that brings it.
+PACKAGES = {
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "ping": "iputils-ping",
+    "iperf3": "iperf3",
+    "zstd": "zstd",
+    "tar": "tar",
+}
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class LabError(Exception):
+    """Something in a lab did not work; the text says what, and what the command printed."""
+
+
+class Unable(LabError):
+    """This machine can't carry a lab; the text is one line that says why."""
+
+
+def run(
+    command: Sequence[str], *, input: str | None = None, check: bool = True, timeout: float | None = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a command on the machine. Raises LabError with its output when it fails and `check` is set."""
+    environment = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        done = subprocess.run(
+            command, input=input or "", capture_output=True, text=True, errors="replace", timeout=timeout, env=environment
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{command[0]}: no such command on this machine") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"no end after {timeout} s: {' '.join(command)}") from error
+    if check and done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        raise LabError(f"exit {done.returncode}: {' '.join(command)}\n{said}")
+    return done
+
+
+def check() -> None:
+    """Raise Unable, in one line and before anything is installed, when this machine can't carry a lab."""
+    if sys.platform != "linux":
+        raise Unable(f"lab hosts need Linux, and this is {sys.platform}")
+    if os.geteuid() != 0:
+        raise Unable("lab hosts need root: run this as root, or with sudo")
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise Unable(f"lab hosts need /dev/net/tun, which can't be opened ({error.strerror}): try `modprobe tun`") from error
+    if not shutil.which("apt-get", path=SYSTEM_PATH):
+        raise Unable("lab hosts are made from Debian's packages, and this machine has no apt-get")
+
+
+def prepare(progress: Progress) -> None:
+    """Install the Debian packages that are missing; where none is, nothing is run."""
+    missing = sorted({package for command, package in PACKAGES.items() if not shutil.which(command, path=SYSTEM_PATH)})
+    if not missing:
+        return
+    with lock(Path("/run/marzban-tunnels-lab.packages.lock")):
+        progress(f"installing on this machine: {' '.join(missing)}")
+        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *missing]
+        # Package lists may be old or absent: they are fetched only when it does not work without.
+        if run(install, check=False, timeout=600).returncode:
+            run(["apt-get", "update", "-q"], timeout=300)
+            run(install, timeout=600)
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the file's lock, waiting for it; a killed process lets go of it by itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def until(what: str, holds: Callable[[], object], timeout: float, every: float = 0.02) -> None:
+    """Wait until `holds()` is true. Raises LabError that names `what` after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > end:
+            raise LabError(f"no {what} after {timeout:g} s")
+        time.sleep(every)
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file by rename, so that nobody reads half of it."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    new.replace(path)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mount points at or below the folder, deepest first."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return sorted((p for p in points if p == str(folder) or p.startswith(f"{folder}/")), key=len, reverse=True)
+
+
+def unmount_below(folder: Path) -> None:
+    """Take away every mount at or below the folder; a busy one is detached."""
+    for point in mounts_below(folder):
+        run(["umount", "--lazy", point])
