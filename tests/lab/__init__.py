@@ -2,10 +2,10 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """Real Debian hosts on one machine: each has systemd, sshd, apt, a network of its own and /dev/net/tun.
 
-    from tests.lab import Lab
+from tests.lab import Lab
 
-    with Lab.up("try", {"a": "bookworm", "b": "trixie"}) as lab:
-        lab.host("a").run(["ping", "-c1", lab.host("b").address])
+with Lab.up("try", {"a": "bookworm", "b": "trixie"}) as lab:
+    lab.host("a").run(["ping", "-c1", lab.host("b").address])
 """
 
 from __future__ import annotations

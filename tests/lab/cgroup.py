@@ -57,16 +57,12 @@ def kill(path: Path) -> None:
         (path / "cgroup.kill").write_text("1")
         events = path / "cgroup.events"
         machine.until(f"end of the processes in {path}", lambda: "populated 0" in events.read_text(), 20, 0.005)
+    # A dying process can hold its group for an instant.
+    machine.until(f"removal of {path}", lambda: _removed(path), 5, 0.005)
+
+
+def _removed(path: Path) -> bool:
     for folder, _, _ in os.walk(path, topdown=False):
-        # A dying process can hold its group for an instant.
-        machine.until(f"empty group {folder}", lambda folder=folder: _removed(folder), 5, 0.005)
-
-
-def _removed(folder: str) -> bool:
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+    return not path.exists()

@@ -59,7 +59,7 @@ class Host:
 
     @property
     def root(self) -> Path:
-        """Its file system as seen from outside, also while it is off. /run, /proc and /sys are only seen from inside."""
+        """Its file system as seen from outside, also while it is off; without /run, /proc and /sys."""
         return self.directory / "root"
 
     @property
@@ -93,7 +93,8 @@ class Host:
             raise LabError(f"{self.name} is off")
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
         inside = [
-            *("nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"),
+            *("nsenter", f"--target={leader}"),
+            *("--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"),
             *("env", "-i", f"PATH={machine.SYSTEM_PATH}", "HOME=/root", "USER=root", "LANG=C.UTF-8"),
             # Ended from inside: a killed nsenter would leave its child behind, holding the pipes.
             *("timeout", "--kill-after=2", f"{timeout:g}", *words),

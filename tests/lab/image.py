@@ -53,9 +53,6 @@ Package: linux-image-* linux-headers-* wireguard-dkms
 Pin: release *
 Pin-Priority: -1
 END
-if ls "$1"/usr/local/share/ca-certificates/*.crt > /dev/null 2>&1; then
-    chroot "$1" update-ca-certificates > /dev/null 2>&1
-fi
 """
 
 #: Installs "$2"… into the file system "$1"; in a mount and process namespace of its own, which end with it.
@@ -64,7 +61,9 @@ set -eu
 root=$1; shift
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/dev"
-for node in null zero full random urandom tty; do mknod -m 666 "$root/dev/$node" c $(stat -c '%Hr %Lr' "/dev/$node"); done
+for node in null zero full random urandom tty; do
+    mknod -m 666 "$root/dev/$node" c $(stat -c '%Hr %Lr' "/dev/$node")
+done
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
@@ -91,9 +90,8 @@ class Image:
     def __post_init__(self) -> None:
         release, _, variant = self.name.partition("+")
         if release not in RELEASES or (variant and variant not in VARIANTS) or self.name.endswith("+"):
-            raise LabError(
-                f"no image {self.name!r}: one of {', '.join(RELEASES)}, with or without {', '.join('+' + v for v in VARIANTS)}"
-            )
+            known = f"{', '.join(RELEASES)}, each also with {', '.join('+' + name for name in VARIANTS)}"
+            raise LabError(f"no image {self.name!r}: there are {known}")
 
     @property
     def release(self) -> str:
@@ -167,7 +165,7 @@ class Image:
                 f"--include={','.join(self.packages)}",
                 "--dpkgopt=force-unsafe-io",
                 '--aptopt=Acquire::Languages "none"',
-                f"--setup-hook=cp -a {files}/. \"$1\"",
+                f'--setup-hook=cp -a {files}/. "$1"',
                 f"--customize-hook={finish}",
                 *(self.release, str(new / "layer"), "-"),
             ],

@@ -54,9 +54,7 @@ class Lab:
     # -- up and down -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def up(
-        cls, name: str, hosts: Mapping[str, str], *, reuse: bool = False, progress: Progress = quiet
-    ) -> Lab:
+    def up(cls, name: str, hosts: Mapping[str, str], *, reuse: bool = False, progress: Progress = quiet) -> Lab:
         """Bring up a lab: {"a": "bookworm", "b": "trixie+wireguard"} are its hosts and their images.
 
         A lab of this name that a killed run left behind is taken down first. With `reuse` it is kept as it is, when it
@@ -165,7 +163,7 @@ class Lab:
 
     def healthy(self) -> bool:
         """Whether every host runs, has its file system and answers."""
-        return all(host.leader is not None and os.path.ismount(host.root) and host.answers() for host in self.hosts.values())
+        return all(h.leader is not None and os.path.ismount(h.root) and h.answers() for h in self.hosts.values())
 
     # -- the way in --------------------------------------------------------------------------------------------------
 

@@ -44,10 +44,10 @@ def run(
     command: Sequence[str], *, input: str | None = None, check: bool = True, timeout: float | None = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on the machine. Raises LabError with its output when it fails and `check` is set."""
-    environment = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    env = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(
-            command, input=input or "", capture_output=True, text=True, errors="replace", timeout=timeout, env=environment
+            command, input=input or "", capture_output=True, text=True, errors="replace", timeout=timeout, env=env
         )
     except FileNotFoundError as error:
         raise LabError(f"{command[0]}: no such command on this machine") from error
@@ -68,7 +68,7 @@ def check() -> None:
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        raise Unable(f"lab hosts need /dev/net/tun, which can't be opened ({error.strerror}): try `modprobe tun`") from error
+        raise Unable(f"lab hosts need /dev/net/tun ({error.strerror} when opened): try `modprobe tun`") from error
     if not shutil.which("apt-get", path=SYSTEM_PATH):
         raise Unable("lab hosts are made from Debian's packages, and this machine has no apt-get")
 
@@ -80,7 +80,16 @@ def prepare(progress: Progress) -> None:
         return
     with lock(Path("/run/marzban-tunnels-lab.packages.lock")):
         progress(f"installing on this machine: {' '.join(missing)}")
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *missing]
+        install = [
+            "apt-get",
+            "-y",
+            "-q",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            "install",
+            "--no-install-recommends",
+            *missing,
+        ]
         # Package lists may be old or absent: they are fetched only when it does not work without.
         if run(install, check=False, timeout=600).returncode:
             run(["apt-get", "update", "-q"], timeout=300)
