@@ -54,6 +54,7 @@ class PanelError(Error):
         "Nothing was removed anywhere.",
         "conflict": "Choose another value, or leave it out where the panel can choose one.",
         "outdated": "The record was changed by somebody else in the meantime: look at it, and run again.",
+        "busy": "The panel limits how often it is asked: wait a minute and run again.",
         "invalid": "Correct the value and run again.",
         "bad_answer": "Check that url is the panel's own address (not its dashboard's), and look into the panel's log.",
     }

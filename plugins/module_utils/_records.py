@@ -10,6 +10,7 @@ A record is ``{"id", "uuid", "name"?, "type", "active", "version", "status", "co
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import uuid
@@ -253,11 +254,20 @@ def from_list(listed, panel):
         try:
             raws.append(_as_the_panel_has_it(item, "records[%d]" % index, place, node_ids))
         except FieldError as error:
-            item = item if isinstance(item, dict) else {}
-            known = dict(item, source_node_name=item.get("source"), target_node_name=item.get("target"))
-            broken.append(_broken(known, error))
+            broken.append(_broken(_as_far_as_known(item, place), error))
     records, refused = parse_all(raws)
     return records, broken + refused
+
+
+def _as_far_as_known(item, place):
+    """What a hand-written tunnel that is wrong tells about itself."""
+    if not isinstance(item, dict):
+        return {}
+    known = {"id": item.get("id"), "name": item.get("name")}
+    known.update(("%s_node_name" % role, item.get(role)) for role in _checks.ROLES)
+    with contextlib.suppress(FieldError):
+        known["uuid"] = str(uuid.uuid5(uuid.UUID(place), _checks.tunnel_name(item.get("name"))))
+    return known
 
 
 def _as_the_panel_has_it(item, field, place, node_ids):

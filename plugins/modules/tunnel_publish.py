@@ -1,0 +1,185 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_publish
+short_description: Hand the public halves of tunnels to the panel
+version_added: 0.1.0
+description:
+  - Gives the panel the public halves (never anything private) that nodes have made, all in one request. The other end
+    of each tunnel finds them in its view.
+  - What the panel has already is not sent again.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+attributes:
+  check_mode:
+    description: It says what it would publish, and sends nothing.
+    support: full
+  diff_mode:
+    description: It shows the public halves before and after.
+    support: full
+options:
+  results:
+    description:
+      - What M(marzban.tunnels.tunnel_apply) answered on each host, C({inventory host: answer}).
+      - Published is what has C(publish) set there.
+    type: dict
+  nodes:
+    description:
+      - The hosts of O(results) and the names of their nodes, C({inventory host: node name}); an empty name stands for
+        the host's own. With it, a host can publish for its own node only.
+    type: dict
+  keys:
+    description: The public halves themselves, instead of O(results).
+    type: list
+    elements: dict
+    suboptions:
+      uuid:
+        description: The tunnel's UUID.
+        type: str
+        required: true
+      node:
+        description: The name of the node at that end.
+        type: str
+        required: true
+      public:
+        description: The public half, such as C({"public_key":}) for WireGuard.
+        type: dict
+        required: true
+seealso:
+  - module: marzban.tunnels.tunnel_apply
+  - module: marzban.tunnels.tunnel_views
+"""
+
+EXAMPLES = r"""
+- name: Publish what the nodes of this play have made
+  marzban.tunnels.tunnel_publish:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+  run_once: true
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+updated:
+  description: How many public halves the panel took (in check mode, would take).
+  returned: success
+  type: int
+  sample: 2
+keys:
+  description: The public halves that were sent (in check mode, would be).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+      node: de-1
+      public: {public_key: 3yRcvhYNOUBQWBvdqO3OjQuWm5yu4kwZLZCQ4U1wWGo=}
+rejected:
+  description: What was not taken, each with the reason in C(detail).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+      node: us-1
+      detail: The tunnel does not end at this node.
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, printable
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+
+def offered(results, nodes):
+    """``(keys, rejected)`` out of the answers of tunnel_apply."""
+    keys, rejected = [], []
+    for host, answer in results.items():
+        for end in (answer.get("tunnels") if isinstance(answer, dict) else None) or []:
+            if not end.get("publish") or not end.get("public"):
+                continue
+            key = {"uuid": end.get("uuid"), "node": end.get("node"), "public": end["public"]}
+            if nodes is not None and key["node"] != (nodes.get(host) or host):
+                detail = "The host %s speaks for another node than its own: it may be compromised." % host
+                rejected.append(dict(key, detail=detail))
+            else:
+                keys.append(key)
+    return keys, rejected
+
+
+def ends_of(records):
+    """``{(uuid, node): (type, public half or None)}``."""
+    return {
+        (record["uuid"], end["node"]): (record["type"], end["public"])
+        for record in records
+        for end in record["ends"].values()
+    }
+
+
+def work(module):
+    if module.params["keys"] is not None:
+        keys, rejected = module.params["keys"], []
+    else:
+        keys, rejected = offered(module.params["results"], module.params["nodes"])
+    news, before = [], []
+    panel = open_panel(module)
+    ends = ends_of(_records.parse_all(panel.tunnels())[0]) if keys else {}
+    for key in keys:
+        try:
+            uuid = _checks.uuid(key["uuid"])
+            node = _checks.node_name(key["node"], "node")
+            if (uuid, node) not in ends:
+                raise FieldError("uuid", uuid, "The panel has no such tunnel that ends at %s and is in order." % node)
+            kind, known = ends[uuid, node]
+            public = _checks.public_half(key["public"], "public", kind)
+        except FieldError as error:
+            rejected.append(dict(key, detail=str(error)))
+            continue
+        if public != known:
+            news.append({"uuid": uuid, "node": node, "public": public})
+            before.append({"uuid": uuid, "node": node, "public": known})
+    updated = len(news)
+    if news and not module.check_mode:
+        answer = panel.post_keys(news)
+        updated = _checks.whole(answer.get("updated"), "updated", 0, len(news))
+        rejected += refusals(answer)
+    for one in rejected:
+        module.warn("Not published for %s: %s" % (printable(str(one.get("node"))), printable(str(one.get("detail")))))
+    diff = {"before": {"keys": before}, "after": {"keys": news}}
+    return {"changed": updated > 0, "updated": updated, "keys": news, "rejected": rejected, "diff": diff}
+
+
+def refusals(answer):
+    """The panel's list of what it did not take; empty where it is no list."""
+    listed = answer.get("rejected")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def main():
+    key = {
+        "uuid": {"type": "str", "required": True},
+        "node": {"type": "str", "required": True},
+        "public": {"type": "dict", "required": True},
+    }
+    run(
+        work,
+        {
+            "results": {"type": "dict"},
+            "nodes": {"type": "dict"},
+            "keys": {"type": "list", "elements": "dict", "options": key, "no_log": False},
+        },
+        required_one_of=[("results", "keys")],
+        mutually_exclusive=[("results", "keys")],
+    )
+
+
+if __name__ == "__main__":
+    main()

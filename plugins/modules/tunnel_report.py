@@ -1,0 +1,202 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_report
+short_description: Tell the panel and the operator how the tunnels are
+version_added: 0.1.0
+description:
+  - Makes a table of the tunnels out of what the hosts of a run have answered. A tunnel is one row, also when both its
+    ends answered.
+  - Gives the panel what was measured, all in one request. That is not counted as a change.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+attributes:
+  check_mode:
+    description: It makes the table and sends nothing.
+    support: full
+  diff_mode:
+    description: It changes no record.
+    support: none
+options:
+  results:
+    description:
+      - What M(marzban.tunnels.tunnel_apply) or M(marzban.tunnels.tunnel_health) answered on each host,
+        C({inventory host: answer}).
+    type: dict
+    required: true
+  unreachable:
+    description: Inventory hosts that could not be reached.
+    type: list
+    elements: str
+    default: []
+  broken:
+    description: The records that can't be used, as M(marzban.tunnels.tunnel_views) answers them.
+    type: list
+    elements: dict
+    default: []
+  nodes:
+    description:
+      - The hosts and the names of their nodes, C({inventory host: node name}); an empty name stands for the host's own.
+      - With it, a host can report for its own node only.
+    type: dict
+  post:
+    description: Whether the panel is told. Without that, none of the panel's options is needed.
+    type: bool
+    default: true
+seealso:
+  - module: marzban.tunnels.tunnel_apply
+  - module: marzban.tunnels.tunnel_health
+"""
+
+EXAMPLES = r"""
+- name: Report
+  marzban.tunnels.tunnel_report:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+    unreachable: "{{ ansible_play_hosts_all | difference(ansible_play_hosts) }}"
+  run_once: true
+  delegate_to: localhost
+  register: report
+
+- name: Show the table
+  ansible.builtin.debug:
+    msg: "{{ report.table }}"
+  run_once: true
+"""
+
+RETURN = r"""
+table:
+  description: The lines of the table.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "name   ends          type       status      handshake  rtt     loss  note"
+    - "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.5 ms  0 %"
+    - "de-us  de-1 -> us-1  wireguard  connecting  -          -       -     waiting for us-1"
+problems:
+  description: A sentence for each thing that somebody has to look at.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "us-1 could not be reached: its ends were left as they are."
+reported:
+  description: How many ends the panel took a report for. 0 in check mode and without O(post).
+  returned: success
+  type: int
+  sample: 3
+rejected:
+  description: Reports that the panel did not take (the record was changed during the run, for one), each with C(detail).
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _table
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, printable
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+MEASURES = ("handshake_age", "rx_bytes", "tx_bytes", "rtt_ms", "loss_percent")
+
+
+def checked_end(end, field, own):
+    """One end of an answer, as far as the table and the panel want it. A node may be compromised: all is checked."""
+    _checks.mapping(end, field)
+    measured = _checks.mapping(end.get("measured") or {}, field + ".measured")
+    checked = {
+        "uuid": _checks.uuid(end.get("uuid"), field + ".uuid"),
+        "id": _checks.whole(end.get("id"), field + ".id", 1, 2**31 - 1),
+        "name": None if end.get("name") is None else _checks.tunnel_name(end["name"], field + ".name"),
+        "version": _checks.whole(end.get("version"), field + ".version", 0, 2**63 - 1),
+        "type": _checks.tunnel_type(end.get("type"), field + ".type"),
+        "node": _checks.node_name(end.get("node"), field + ".node"),
+        "peer": _checks.node_name(end.get("peer"), field + ".peer"),
+        "role": None if end.get("role") is None else _checks.choice(end["role"], field + ".role", _checks.ROLES),
+        "status": _checks.choice(end.get("status"), field + ".status", _checks.STATUSES),
+        "error": printable(str(end["error"])) if end.get("error") else None,
+        "waiting_for": printable(str(end["waiting_for"]), 128) if end.get("waiting_for") else None,
+        "measured": {
+            key: _checks.number(measured[key], "%s.measured.%s" % (field, key))
+            for key in MEASURES
+            if measured.get(key) is not None
+        },
+    }
+    if own is not None and checked["node"] != own:
+        raise FieldError(field + ".node", checked["node"], "This host is the node %s, and speaks for that only." % own)
+    return checked
+
+
+def checked_results(results, nodes):
+    """``(results, problems)``: what of the answers can be used, and a sentence for each end that can't."""
+    checked, problems = {}, []
+    for host, answer in results.items():
+        own = None if nodes is None else nodes.get(host) or host
+        checked[host] = {"tunnels": []}
+        for number, end in enumerate((answer.get("tunnels") if isinstance(answer, dict) else None) or []):
+            try:
+                checked[host]["tunnels"].append(checked_end(end, "tunnels[%d]" % number, own))
+            except FieldError as error:
+                # A tunnel that the node refused may lack what it can't tell; it says why.
+                said = end.get("error") if isinstance(end, dict) else None
+                problems.append("%s: %s" % (host, printable(str(said or error))))
+    return checked, problems
+
+
+def reports_of(results):
+    """The body of the panel's call."""
+    return [
+        dict({key: end[key] for key in ("uuid", "node", "version", "status", "error")}, measured=end["measured"])
+        for ends in _table.merge(results)
+        for end in ends
+    ]
+
+
+def work(module):
+    results, problems = checked_results(module.params["results"], module.params["nodes"])
+    broken = [dict(one, error=printable(str(one.get("error") or "broken"))) for one in module.params["broken"]]
+    table, found = _table.report(results, module.params["unreachable"], broken, module.params["nodes"])
+    problems = found + problems
+    answer = {"changed": False, "table": table, "problems": problems, "reported": 0, "rejected": []}
+    reports = reports_of(results)
+    if not (module.params["post"] and reports and not module.check_mode):
+        return answer
+    try:
+        taken = open_panel(module).post_status(reports)
+    except Error as error:
+        # The table is what the operator came for: it is told with the failure.
+        module.fail_json(msg="The panel was not told: %s" % error, **answer)
+    answer["reported"] = _checks.whole(taken.get("updated"), "updated", 0, len(reports))
+    rejected = taken.get("rejected")
+    answer["rejected"] = [one for one in rejected if isinstance(one, dict)] if isinstance(rejected, list) else []
+    for one in answer["rejected"]:
+        words = (printable(str(one.get(key))) for key in ("node", "uuid", "detail"))
+        problems.append("The panel did not take the report of %s about %s: %s" % tuple(words))
+    return answer
+
+
+def main():
+    run(
+        work,
+        {
+            "results": {"type": "dict", "required": True},
+            "unreachable": {"type": "list", "elements": "str", "default": []},
+            "broken": {"type": "list", "elements": "dict", "default": []},
+            "nodes": {"type": "dict"},
+            "post": {"type": "bool", "default": True},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_views
+short_description: Read the tunnels as the nodes of a play see them
+version_added: 0.1.0
+description:
+  - Reads all records of the panel once, and answers for each host which tunnels end there, with all that
+    M(marzban.tunnels.tunnel_apply) needs.
+  - A panel that can't be read, or only in part, fails the task. There is never half a list.
+  - Instead of a panel, a list in O(records) can be read.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+attributes:
+  check_mode:
+    description: It only reads.
+    support: full
+  diff_mode:
+    description: It changes nothing.
+    support: none
+options:
+  nodes:
+    description:
+      - The hosts and the names of their nodes, C({inventory host: node name}).
+      - An empty name stands for the host's own.
+    type: dict
+    required: true
+  records:
+    description:
+      - A list of tunnels, instead of a panel. Each has C(name), C(id), C(source), C(target) (names of nodes) and
+        C(config), and may have C(type), C(active) and C(public).
+      - C(config.source) and C(config.target) give C(endpoint), C(port) and C(addresses).
+    type: list
+    elements: dict
+  panel:
+    description: The name of that list. What a list of another name has put on a node is left alone.
+    type: str
+    default: local
+  published:
+    description:
+      - With O(records), the public halves that the hosts of this run have made,
+        C({inventory host: [{"uuid":, "public":}]}). Further keys are ignored.
+    type: dict
+    default: {}
+  orphans:
+    description:
+      - Tunnels that M(marzban.tunnels.tunnel_apply) found on hosts and that are not in their views,
+        C({inventory host: [{"id":, "uuid":}]}). The panel is asked for each one by itself.
+    type: dict
+    default: {}
+seealso:
+  - module: marzban.tunnels.tunnel_apply
+  - module: marzban.tunnels.tunnel_info
+"""
+
+EXAMPLES = r"""
+- name: Read the tunnels of this play's hosts
+  marzban.tunnels.tunnel_views:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+    nodes: {de-1: de-1, fi-1: fi-1}
+  run_once: true
+  delegate_to: localhost
+  register: now
+
+- name: The same without a panel
+  marzban.tunnels.tunnel_views:
+    nodes: {de-1: de-1, fi-1: fi-1}
+    panel: home
+    records:
+      - name: de-fi
+        id: 1
+        source: de-1
+        target: fi-1
+        config:
+          source: {endpoint: 203.0.113.1, port: 20001, addresses: [10.201.0.0/31]}
+          target: {endpoint: 203.0.113.2, port: 20001, addresses: [10.201.0.1/31]}
+  run_once: true
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+panel:
+  description: The id of the panel, or of the hand-written list.
+  returned: success
+  type: str
+  sample: 9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f
+views:
+  description: For each host of O(nodes) its tunnels, ordered by id.
+  returned: success
+  type: dict
+  sample:
+    de-1:
+      - panel: 9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f
+        id: 3
+        uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+        name: de-fi
+        type: wireguard
+        active: true
+        version: 4
+        interface: mz3
+        mtu: null
+        keepalive: 25
+        dial: true
+        transport: udp
+        post_quantum: auto
+        routes: [192.168.2.0/24]
+        local:
+          node: de-1
+          role: source
+          endpoint: 203.0.113.1
+          port: 20003
+          addresses: [10.201.0.6/31, fd6d:7a00::6/127]
+          routes: [192.168.1.0/24]
+          public: {public_key: 3yRcvhYNOUBQWBvdqO3OjQuWm5yu4kwZLZCQ4U1wWGo=}
+        peer:
+          node: fi-1
+          role: target
+          endpoint: 203.0.113.2
+          port: 20003
+          addresses: [10.201.0.7/31, fd6d:7a00::7/127]
+          routes: [192.168.2.0/24]
+          public: null
+gone:
+  description: For each host of O(orphans) the uuids of those that the panel itself says it does not have there.
+  returned: success
+  type: dict
+  sample: {de-1: [1b4e28ba-2fa1-41d2-883f-0016d3cca427]}
+broken:
+  description: Records that can't be used, each with the reason. The others are not touched by that.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - id: 5
+      uuid: 2f1c28ba-2fa1-41d2-883f-0016d3cca427
+      name: de-us
+      nodes: [de-1, us-1]
+      error: "source.port: 99999 can't be used. Give a whole number from 1 to 65535 (without quotes)."
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records, _views
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, PanelError
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+
+def orphans_of(listed):
+    """``{host: [(id, uuid)]}`` of the option, checked."""
+    checked = {}
+    for host, orphans in listed.items():
+        field = "orphans[%s]" % host
+        if not isinstance(orphans, list):
+            raise FieldError(field, orphans, "Give a list of id and uuid.")
+        checked[host] = []
+        for orphan in orphans:
+            _checks.mapping(orphan, field)
+            number = _checks.whole(orphan.get("id"), field + ".id", 1, _records.MAX_ID)
+            checked[host].append((number, _checks.uuid(orphan.get("uuid"), field + ".uuid")))
+    return checked
+
+
+def is_gone(panel, number, uuid, node):
+    """Whether the panel says that this tunnel is not, or does not end at ``node``. In doubt it is not gone."""
+    try:
+        raw = panel.tunnel(number)
+    except PanelError as error:
+        if error.kind == "not_found":
+            return True
+        raise
+    if raw.get("uuid") != uuid:
+        # Its id belongs to another tunnel now: that is a "not found" too, if the answer is sane.
+        try:
+            return _checks.uuid(raw.get("uuid")) != uuid
+        except FieldError:
+            return False
+    try:
+        return _views.role_of(_records.parse(raw), node) is None
+    except FieldError:
+        return False
+
+
+def is_out(records, broken, uuid, node):
+    """The same for a hand-written list. An empty one, or one that holds a tunnel without a name, proves nothing."""
+    if not records or any(one["uuid"] is None or one["uuid"] == uuid for one in broken):
+        return False
+    return all(one["uuid"] != uuid or _views.role_of(one, node) is None for one in records)
+
+
+def work(module):
+    nodes = {host: name or host for host, name in module.params["nodes"].items()}
+    orphans = orphans_of(module.params["orphans"])
+    panel = None
+    if module.params["records"] is not None:
+        place = _records.panel_id(module.params["panel"])
+        records, broken = _records.from_list(module.params["records"], module.params["panel"])
+        records = _views.publish(records, module.params["published"], nodes)
+    else:
+        panel = open_panel(module)
+        records, broken = _records.parse_all(panel.tunnels())
+        place = panel.id
+    views = _views.views(records, nodes, place)
+    gone = {}
+    for host, found in orphans.items():
+        node = nodes.get(host, host)
+        # What is in the host's view is no orphan, whoever says so.
+        seen = {view["uuid"] for view in views.get(host, [])}
+        gone[host] = [
+            uuid
+            for number, uuid in found
+            if uuid not in seen
+            and (is_gone(panel, number, uuid, node) if panel else is_out(records, broken, uuid, node))
+        ]
+    return {"changed": False, "panel": place, "views": views, "gone": gone, "broken": broken}
+
+
+def main():
+    run(
+        work,
+        {
+            "nodes": {"type": "dict", "required": True},
+            "records": {"type": "list", "elements": "dict"},
+            "panel": {"type": "str", "default": "local"},
+            "published": {"type": "dict", "default": {}},
+            "orphans": {"type": "dict", "default": {}},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
