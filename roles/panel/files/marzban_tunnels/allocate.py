@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Hands out addresses, ports and interfaces, and refuses what is taken.
+
+Runs inside a write transaction of ``Tunnels`` (writes come one after the other); the tables' unique constraints stand
+behind it. What was given back is used again as late as possible: a cursor per kind moves on with each allocation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_interface
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from marzban_tunnels.config import ROLES, TunnelConfig
+from marzban_tunnels.errors import Refused
+from marzban_tunnels.settings import Settings
+from marzban_tunnels.tables import Address, End, Panel, Tunnel
+
+_MAPPED = 0xFFFF << 32  # ::ffff:0:0/96
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as the allocator needs it."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an end had before an update: kept where the operator chose nothing, then or now."""
+
+    port: int
+    addresses: list[str]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an end gets."""
+
+    port: int
+    interface: str
+    addresses: list[str]
+
+
+def address_row(tunnel_id: int, role: str, position: int, text: str) -> Address:
+    """The row of one address."""
+    value = ip_interface(text)
+    network = value.network
+    first, last = _span(network)
+    host = _hex(int(value.ip), value.version)
+    return Address(
+        host=host,
+        tunnel_id=tunnel_id,
+        role=role,
+        position=position,
+        address=text,
+        first=first,
+        last=last,
+    )
+
+
+def _hex(number: int, version: int) -> str:
+    return f"{number | _MAPPED if version == 4 else number:032x}"
+
+
+def _span(network: IPv4Network | IPv6Network) -> tuple[str, str]:
+    return _hex(int(network[0]), network.version), _hex(int(network[-1]), network.version)
+
+
+def _number(text: str, version: int) -> int:
+    value = int(text, 16)
+    return value ^ _MAPPED if version == 4 else value
+
+
+class Allocator:
+    """Allocation for one tunnel; the tunnel's own former rows must be gone from the session's transaction."""
+
+    def __init__(self, session: Session, settings: Settings, panel: Panel) -> None:
+        self._session = session
+        self._settings = settings
+        self._panel = panel
+        self._steps = 0  # how far the ports' cursor moves on
+
+    def ends(
+        self,
+        tunnel_id: int,
+        nodes: dict[str, Node],
+        config: TunnelConfig,
+        before: dict[str, Held],
+        chosen_before: TunnelConfig,
+    ) -> dict[str, Given]:
+        """What both ends get. Raises ``Refused``: 409 for what is taken, 422 for a reserved interface, 507 when a pool
+        is used up. ``before`` is empty for a new tunnel."""
+        ports = {role: self._port(role, nodes[role], config, before, chosen_before) for role in ROLES}
+        self._panel.next_port += self._steps  # both ends looked from the same place: mostly they get the same number
+        interfaces = {role: self._interface(tunnel_id, role, nodes[role], config) for role in ROLES}
+        addresses = self._addresses(config, before, chosen_before)
+        return {role: Given(ports[role], interfaces[role], addresses[role]) for role in ROLES}
+
+    def _port(
+        self, role: str, node: Node, config: TunnelConfig, before: dict[str, Held], chosen_before: TunnelConfig
+    ) -> int:
+        chosen = config.end(role).port
+        if chosen is not None:
+            owner = self._owner(End.node_id == node.id, End.port == chosen)
+            if owner:
+                raise Refused(
+                    409,
+                    f'config.{role}.port: {chosen} on node "{node.name}" is taken by {owner};'
+                    " choose another, or leave it out to get a free one",
+                )
+            return chosen
+        held = before.get(role)
+        if held and chosen_before.end(role).port is None and self._port_free(node, held.port):
+            return held.port
+        return self._new_port(node)
+
+    def _port_free(self, node: Node, port: int) -> bool:
+        return self._session.scalar(select(End.port).where(End.node_id == node.id, End.port == port)) is None
+
+    def _new_port(self, node: Node) -> int:
+        first, size = self._settings.first_port, self._settings.last_port - self._settings.first_port + 1
+        start = self._panel.next_port % size
+        port = first + start
+        if not self._port_free(node, port):
+            taken = set(self._session.scalars(select(End.port).where(End.node_id == node.id)))
+            free = (first + (start + step) % size for step in range(size))
+            port = next((port for port in free if port not in taken), 0)
+            if not port:
+                raise Refused(
+                    507,
+                    f'No port is left on node "{node.name}" (TUNNEL_PORT_RANGE {first}-{first + size - 1});'
+                    " widen the range, or choose one outside it in config",
+                )
+        self._steps = max(self._steps, (port - first - start) % size + 1)
+        return port
+
+    def _interface(self, tunnel_id: int, role: str, node: Node, config: TunnelConfig) -> str:
+        own = f"mz{tunnel_id}"
+        chosen = config.end(role).interface or own
+        if chosen != own and chosen.startswith("mz") and chosen[2:].isdecimal():
+            raise Refused(
+                422,
+                {f"config.{role}.interface": f"{chosen} is kept for tunnel {chosen[2:]}; choose a name that is not mz<number>"},
+            )
+        owner = self._owner(End.node_id == node.id, End.interface == chosen)
+        if owner:
+            raise Refused(
+                409,
+                f'config.{role}.interface: {chosen} on node "{node.name}" is taken by {owner};'
+                " choose another, or leave it out",
+            )
+        return chosen
+
+    def _addresses(
+        self, config: TunnelConfig, before: dict[str, Held], chosen_before: TunnelConfig
+    ) -> dict[str, list[str]]:
+        if config.source.addresses and config.target.addresses:
+            chosen = {"source": config.source.addresses, "target": config.target.addresses}
+            for role, texts in chosen.items():
+                for text in texts:
+                    self._refuse_overlap(role, text)
+            return chosen
+        if before and chosen_before.source.addresses is None:
+            return {role: held.addresses for role, held in before.items()}
+        pairs = [self._pair(4), self._pair(6)]
+        return {"source": [pair[0] for pair in pairs], "target": [pair[1] for pair in pairs]}
+
+    def _refuse_overlap(self, role: str, text: str) -> None:
+        first, last = _span(ip_interface(text).network)
+        query = select(Address.address, Tunnel.id, Tunnel.name).join(Tunnel, Tunnel.id == Address.tunnel_id)
+        taken = self._session.execute(query.where(Address.first <= last, Address.last >= first).limit(1)).first()
+        if taken:
+            raise Refused(
+                409,
+                f"config.{role}.addresses: {text} overlaps {taken[0]}, taken by {_called(taken[1], taken[2])};"
+                " choose another network, or leave addresses out to get a free one",
+            )
+
+    def _pair(self, version: int) -> tuple[str, str]:
+        """The two addresses of a free /31 or /127. The pool's first and last block are never used: their addresses
+        look like the pool's network and broadcast address."""
+        pool = self._settings.ipv4_pool if version == 4 else self._settings.ipv6_pool
+        cursor = "next_ipv4" if version == 4 else "next_ipv6"
+        base, blocks = int(pool[0]), pool.num_addresses // 2
+        wanted = getattr(self._panel, cursor)
+        start = wanted if 1 <= wanted < blocks - 1 else 1
+        block = start if self._block_free(base, start, version) else self._next_free(pool, start)
+        setattr(self._panel, cursor, block + 1)
+        low, high = pool[2 * block], pool[2 * block + 1]
+        length = pool.max_prefixlen - 1
+        return f"{low}/{length}", f"{high}/{length}"
+
+    def _block_free(self, base: int, block: int, version: int) -> bool:
+        first, last = _hex(base + 2 * block, version), _hex(base + 2 * block + 1, version)
+        query = select(Address.host).where(Address.first <= last, Address.last >= first).limit(1)
+        return self._session.scalar(query) is None
+
+    def _next_free(self, pool: IPv4Network | IPv6Network, start: int) -> int:
+        """The first free block from ``start`` on, once around. Looks at all of the pool's rows: only needed where the
+        cursor met a taken block."""
+        first, last = _span(pool)
+        query = select(Address.first, Address.last).where(Address.first <= last, Address.last >= first)
+        base, blocks = int(pool[0]), pool.num_addresses // 2
+        spans = sorted(
+            ((_number(low, pool.version) - base) // 2, (_number(high, pool.version) - base) // 2)
+            for low, high in set(self._session.execute(query).tuples())
+        )
+        for begin, end in ((start, blocks - 1), (1, start)):
+            block = begin
+            for low, high in spans:
+                if low > block:
+                    break
+                block = max(block, high + 1)
+            if block < end:
+                return block
+        raise Refused(
+            507,
+            f"No address is left in the pool {pool} (TUNNEL_IPV{pool.version}_POOL); use a larger pool,"
+            " or choose addresses in config",
+        )
+
+    def _owner(self, *where: object) -> str | None:
+        query = select(Tunnel.id, Tunnel.name).join(End, End.tunnel_id == Tunnel.id).where(*where)  # type: ignore[arg-type]
+        row = self._session.execute(query).first()
+        return _called(row[0], row[1]) if row else None
+
+
+def _called(tunnel_id: int, name: str | None) -> str:
+    return f'tunnel {tunnel_id} "{name}"' if name else f"tunnel {tunnel_id}"

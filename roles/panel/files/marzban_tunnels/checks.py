@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Allow-lists, one per kind of value. Pure: each returns the value in its canonical form or raises ValueError
+with a sentence that holds the value and the mend."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+
+from marzban_tunnels.errors import shown
+
+NAME_LENGTH = 128
+_NAME_SIGNS = frozenset("._-()# ")
+_JOINER = "\u200d"  # joins emoji to one sign
+_INTERFACE = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}\Z")
+_TAKEN_INTERFACES = re.compile(r"(lo|all|default|\.{1,2}|(eth|en|wl).*)\Z")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.IGNORECASE)
+_NOT_ROUTED = [
+    ip_network(network) for network in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
+]  # fmt: skip
+
+
+def _emoji(char: str) -> bool:
+    return unicodedata.category(char) == "So" or "\U0001f3fb" <= char <= "\U0001f3ff"
+
+
+def name(text: str) -> str:
+    """A tunnel's name: letters, marks, digits, emoji, ``. _ - ( ) #`` and single spaces inside."""
+    if not 1 <= len(text) <= NAME_LENGTH:
+        raise ValueError(f"A name has 1 to {NAME_LENGTH} characters, this one has {len(text)}")
+    if text != text.strip(" ") or "  " in text:
+        raise ValueError(f"{shown(text)}: no space at the start or end of a name, and single ones inside")
+    for position, char in enumerate(text):
+        if char == _JOINER:
+            before, after = text[:position].rstrip("\ufe0f")[-1:], text[position + 1 : position + 2]
+            fine = bool(before and after) and _emoji(before) and _emoji(after)
+        else:
+            fine = char in _NAME_SIGNS or unicodedata.category(char)[0] in "LM" or char.isdecimal() or _emoji(char)
+        if not fine:
+            raise ValueError(f"{shown(text)}: {shown(char)} can't be in a name; use letters, digits, spaces and . _ - ( ) #")
+    if not any(char.isalnum() or _emoji(char) for char in text):
+        raise ValueError(f"{shown(text)}: a name needs a letter, a digit or an emoji")
+    return text
+
+
+def interface(text: str) -> str:
+    """The name of a network interface that may be made on a node."""
+    if not _INTERFACE.match(text):
+        raise ValueError(f"{shown(text)} is no interface name: 1 to 15 letters, digits and _ = + . -")
+    if _TAKEN_INTERFACES.match(text):
+        raise ValueError(f"{shown(text)} can be the system's own interface; choose another name, such as wg-{text[:12]}")
+    return text
+
+
+def address(text: str) -> str:
+    """An address inside the tunnel with its prefix, such as 10.9.0.1/30."""
+    try:
+        if "/" not in text:
+            raise ValueError
+        value = ip_interface(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is no address with a prefix; write it as 10.9.0.1/30 or fd00:9::1/64") from None
+    if str(value) != text:
+        raise ValueError(f"{shown(text)}: write it as {value}")
+    host = value.ip  # an interface's own is_loopback looks at its network
+    if isinstance(host, IPv6Address) and (host.scope_id or host.ipv4_mapped):
+        raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
+    if host.is_loopback or host.is_multicast or host.is_unspecified or (host.version == 4 and host.is_reserved):
+        raise ValueError(f"{shown(text)} is no address for a host; take one of a private network, or leave addresses out")
+    network = value.network
+    if network.num_addresses > 2:
+        if host == network.network_address:
+            raise ValueError(f"{shown(text)} is the network itself; take {network[1]}/{network.prefixlen}")
+        if value.version == 4 and host == network.broadcast_address:
+            raise ValueError(f"{shown(text)} is the network's broadcast address; take {network[1]}/{network.prefixlen}")
+    return text
+
+
+def route(text: str) -> str:
+    """A network that stands behind an end, such as 192.168.1.0/24."""
+    try:
+        if "/" not in text:
+            raise ValueError
+        value = ip_network(text)
+    except ValueError:
+        try:
+            mend = f"; write it as {ip_network(text, strict=False)}"
+        except ValueError:
+            mend = "; write it as 192.168.1.0/24"
+        raise ValueError(f"{shown(text)} is no network{mend}") from None
+    if str(value) != text:
+        raise ValueError(f"{shown(text)}: write it as {value}")
+    if value.prefixlen == 0:
+        raise ValueError(f"{text}: a default route through a tunnel cuts the node off and isn't supported; name the networks")
+    if value.prefixlen < (8 if value.version == 4 else 7):
+        raise ValueError(f"{text}: too large, it works like a default route and cuts the node off; name the networks")
+    for other in _NOT_ROUTED:
+        if other.version == value.version and value.overlaps(other):  # type: ignore[arg-type]
+            raise ValueError(f"{text} covers addresses that are never routed ({other}); name the networks behind the node")
+    return text
+
+
+def endpoint(text: str) -> str:
+    """Where an end is reached from outside: a host name or an address."""
+    try:
+        value: IPv4Address | IPv6Address | None = ip_address(text)
+    except ValueError:
+        value = None
+    if value is not None:
+        link_local = value.version == 6 and value.is_link_local
+        if value.is_loopback or value.is_multicast or value.is_unspecified or link_local:
+            raise ValueError(f"{shown(text)} is reached from no other host; give the node's public address or name")
+        if isinstance(value, IPv6Address) and (value.scope_id or value.ipv4_mapped):
+            raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
+        return text
+    labels = text[:-1].split(".") if text.endswith(".") else text.split(".")
+    plain = len(text) <= 253 and all(_LABEL.match(label) for label in labels) and not labels[-1].isdecimal()
+    if not plain:
+        raise ValueError(f"{shown(text)} is neither a host name nor an address (without brackets and port)")
+    if labels[-1].lower() in ("localhost", "localdomain") or labels[0].lower() in ("ip6-localhost", "ip6-loopback"):
+        raise ValueError(f"{shown(text)} is reached from no other host; give the node's public address or name")
+    return text
+
+
+def wireguard_key(text: str) -> str:
+    """A WireGuard public key: canonical base64 of 32 bytes that are not all zero."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32 or base64.b64encode(raw).decode() != text or not any(raw):
+        # the value is not shown: what was sent by mistake may be a secret
+        raise ValueError("This is no WireGuard public key: 44 characters of base64, as `wg pubkey` prints it")
+    return text
+
+
+def one_line(text: str, length: int) -> str:
+    """Text for people: control and format characters become spaces, and it is cut to ``length`` characters."""
+    plain = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in text)
+    return " ".join(plain.split())[:length]

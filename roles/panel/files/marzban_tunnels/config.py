@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What an operator may choose for a tunnel: the JSON object in a record's ``config``."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from marzban_tunnels import checks
+from marzban_tunnels.errors import Refused, by_field, invalid, shown
+
+LENGTH = 64 * 1024  # bytes of UTF-8
+ROLES = ("source", "target")
+_SECRET_KEY = re.compile(r"private|preshared|psk|secret|passw", re.IGNORECASE)
+
+
+class EndConfig(BaseModel):
+    """One end. What is left out is allocated (port, addresses, interface) or is the node's address (endpoint)."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    endpoint: Annotated[str, AfterValidator(checks.endpoint)] = Field(default=None)
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=None)
+    addresses: Annotated[list[Annotated[str, AfterValidator(checks.address)]], Field(min_length=1, max_length=8)] = (
+        Field(default=None)
+    )
+    interface: Annotated[str, AfterValidator(checks.interface)] = Field(default=None)
+    routes: list[Annotated[str, AfterValidator(checks.route)]] = Field(default_factory=list)
+
+
+class TunnelConfig(BaseModel):
+    """The object in ``config``; ``{}`` is complete. Unknown keys are kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    source: EndConfig = Field(default_factory=EndConfig)
+    target: EndConfig = Field(default_factory=EndConfig)
+    dial: Literal["both", "source", "target"] = "both"
+    mtu: Annotated[int, Field(ge=1280, le=9200)] = Field(default=None)
+    keepalive: Annotated[int, Field(ge=0, le=65535)] = 25
+    transport: Literal["udp", "tcp"] = "udp"
+    post_quantum: Literal["auto", "require", "off"] = "auto"
+
+    def end(self, role: str) -> EndConfig:
+        """The choices for one end."""
+        return self.source if role == "source" else self.target
+
+
+def parse(text: str, tunnel_type: str) -> TunnelConfig:
+    """The checked ``config`` of a record. Raises ``Refused`` (422) that names each field."""
+    chosen = _load(text)
+    try:
+        config = TunnelConfig.model_validate(chosen)
+    except ValidationError as error:
+        raise Refused(422, by_field(error.errors(), prefix="config")) from None
+    problems = _between_ends(config)
+    if tunnel_type == "wireguard" and config.transport == "tcp":
+        problems["config.transport"] = "WireGuard speaks UDP only: leave transport out, or make it 'udp'"
+    if problems:
+        raise Refused(422, problems)
+    return config
+
+
+def lenient(text: str) -> dict[str, Any]:
+    """The object in a ``config`` that is already stored, ``{}`` when it is broken (a database is written by others too)."""
+    try:
+        value = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def stored(text: str) -> TunnelConfig:
+    """The choices in a stored ``config``; none when it breaks the schema."""
+    try:
+        return TunnelConfig.model_validate(lenient(text))
+    except ValidationError:
+        return TunnelConfig()
+
+
+def _load(text: str) -> dict[str, Any]:
+    size = len(text.encode())
+    if size > LENGTH:
+        raise invalid("config", f"At most {LENGTH} bytes, these are {size}")
+    try:
+        value = json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate can't be written again
+    except RecursionError:
+        raise invalid("config", "Nested too deep") from None
+    except UnicodeEncodeError:
+        raise invalid("config", "Holds half of a surrogate pair: write the whole character") from None
+    except ValueError as error:
+        raise invalid("config", f"Has to be a string that holds a JSON object, such as '{{}}': {error}") from None
+    if not isinstance(value, dict):
+        raise invalid("config", f"Has to hold a JSON object, such as '{{}}' (got {shown(value)})")
+    _no_secrets(value, "config")
+    return value
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return value
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _no_secrets(value: Any, field: str) -> None:
+    """Unknown keys are kept and shown, so one that names a secret is refused before it is stored."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if _SECRET_KEY.search(key):
+                raise invalid(f"{field}.{key}"[:200], "The panel stores no secret: keys are made on the nodes and stay there")
+            _no_secrets(inner, f"{field}.{key}")
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            _no_secrets(inner, f"{field}.{position}")
+
+
+def _between_ends(config: TunnelConfig) -> dict[str, str]:
+    """What is right for each end alone, and wrong together."""
+    problems = {}
+    for role, other in (ROLES, ROLES[::-1]):
+        end, peer = config.end(role), config.end(other)
+        if end.addresses is None and peer.addresses is not None:
+            problems[f"config.{role}.addresses"] = f"{other} has addresses: give them for both ends, or for none"
+        if end.addresses and peer.addresses and _families(end.addresses) - _families(peer.addresses):
+            problems[f"config.{other}.addresses"] = f"{role} has IPv4 and IPv6 that {other} lacks: give both ends the same"
+        if len(set(end.routes)) != len(end.routes):
+            problems[f"config.{role}.routes"] = "A network stands there twice"
+    hosts = [text.partition("/")[0] for end in (config.source, config.target) for text in end.addresses or ()]
+    twice = sorted({host for host in hosts if hosts.count(host) > 1})
+    if twice:
+        problems["config.target.addresses"] = f"{twice[0]} stands there twice: each end needs an address of its own"
+    both = sorted(set(config.source.routes) & set(config.target.routes))
+    if both:
+        problems["config.target.routes"] = f"{both[0]} stands behind the source as well: keep it at one end"
+    return problems
+
+
+def _families(addresses: list[str]) -> set[bool]:
+    return {":" in text for text in addresses}

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The two bulk calls: public halves and measurements of many ends, within the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Table, select, update
+from sqlalchemy.orm import Session
+
+from marzban_tunnels import answers
+from marzban_tunnels.errors import shown
+from marzban_tunnels.schemas import EndKey, Report
+from marzban_tunnels.tables import End, Tunnel
+
+_CHUNK = 500  # uuids in one query
+
+
+@dataclass
+class _End:
+    tunnel_id: int
+    role: str
+    version: int
+    tunnel_type: str
+    public: str | None
+
+
+class _Rejected(Exception):
+    pass
+
+
+def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[str, Any]:
+    """Store public halves. One that stands there already changes nothing and isn't counted."""
+
+    def store(found: dict[str, _End], item: EndKey) -> bool:
+        end = found[item.node]
+        if end.tunnel_type != "wireguard":
+            raise _Rejected(f"public: the tunnel's type is {end.tunnel_type}, and this is a WireGuard key; run the playbook again")
+        public = json.dumps(item.public.model_dump(), sort_keys=True)
+        if any(public == other.public for other in found.values() if other is not end):
+            raise _Rejected(
+                "public: the other end has the same key; the nodes are copies of each other: make a new key on one of them"
+            )
+        if end.public == public:
+            return False
+        _set(session, end, public=public)
+        end.public = public
+        return True
+
+    return _each(session, nodes, keys, store)
+
+
+def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> dict[str, Any]:
+    """Store what was measured. A report about an older version of the record is rejected."""
+    moment = answers.now()
+
+    def store(found: dict[str, _End], item: Report) -> bool:
+        end = found[item.node]
+        if item.version != end.version:
+            raise _Rejected(f"version: {item.version} isn't the record's, which is at {end.version}; run the playbook again")
+        measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
+        _set(session, end, status=item.status, error=item.error, measured=measured, reported_at=moment)
+        return True
+
+    return _each(session, nodes, reports, store)
+
+
+def _each(session: Session, nodes: Table, items: Sequence[Any], store: Any) -> dict[str, Any]:
+    tunnels = _find(session, nodes, {item.uuid for item in items})
+    updated, rejected, seen = 0, [], set()
+    for item in items:
+        try:
+            found = tunnels.get(item.uuid)
+            if found is None:
+                raise _Rejected("uuid: there is no such tunnel; it was removed, or belongs to another panel")
+            if item.node not in found:
+                names = " and ".join(shown(name) for name in found)
+                raise _Rejected(f"node: {shown(item.node)} is no end of this tunnel, which joins {names}")
+            if (item.uuid, item.node) in seen:
+                raise _Rejected("This end stands in the list twice; the first one was taken")
+            seen.add((item.uuid, item.node))
+            updated += store(found, item)
+        except _Rejected as error:
+            rejected.append({"uuid": item.uuid, "node": item.node, "detail": str(error)})
+    return {"updated": updated, "rejected": rejected}
+
+
+def _find(session: Session, nodes: Table, uuids: set[str]) -> dict[str, dict[str, _End]]:
+    """Ends by uuid and by the name of their node."""
+    found: dict[str, dict[str, _End]] = {}
+    wanted = sorted(uuids)
+    columns = (Tunnel.uuid, nodes.c.name, Tunnel.id, End.role, Tunnel.version, Tunnel.tunnel_type, End.public)
+    query = select(*columns).join_from(Tunnel, End, End.tunnel_id == Tunnel.id).join(nodes, nodes.c.id == End.node_id)
+    for start in range(0, len(wanted), _CHUNK):
+        for row in session.execute(query.where(Tunnel.uuid.in_(wanted[start : start + _CHUNK]))):
+            found.setdefault(row[0], {})[row[1]] = _End(*row[2:])
+    return found
+
+
+def _set(session: Session, end: _End, **values: Any) -> None:
+    session.execute(update(End).where(End.tunnel_id == end.tunnel_id, End.role == end.role).values(**values))

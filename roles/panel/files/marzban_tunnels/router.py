@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The routes under ``/api/tunnels``, for either door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
+
+from marzban_tunnels import schemas
+from marzban_tunnels.errors import Refused, by_field
+from marzban_tunnels.service import Tunnels
+
+PANEL_HEADER = "Marzban-Panel-Id"
+_TEXTS = {
+    400: "The tunnel's ends are the same node",
+    401: "No token, or one that isn't valid",
+    403: "The admin isn't sudo",
+    404: "Tunnel or node not found",
+    409: "The name, or a chosen port, address or interface is taken",
+    412: "If-Match names an older version",
+    503: "The database is busy",
+    507: "A pool of addresses or ports is used up",
+}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"description": _TEXTS[status], "model": schemas.Problem} for status in (401, 403, 503, *statuses)
+    }
+    responses[422] = {"description": "A field isn't valid", "model": schemas.FieldProblems}
+    return responses
+
+
+def _answer(body: Any, status: int = 200, version: int | None = None) -> Response:
+    """Plain dicts straight to JSON: a page of 1000 tunnels isn't walked through a model first."""
+    headers = {} if version is None else {"ETag": f'"{version}"'}
+    return Response(json.dumps(body, ensure_ascii=False), status, headers, "application/json")
+
+
+def _route_class(tunnels: Tunnels) -> type[APIRoute]:
+    """Routes whose answers, errors included, have our shape and name the panel, whatever app they are mounted in."""
+
+    class TunnelRoute(APIRoute):
+        def get_route_handler(self) -> Callable[..., Any]:
+            handler = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                try:
+                    response: Response = await handler(request)
+                except RequestValidationError as error:
+                    response = _answer({"detail": by_field(error.errors(), skip=1)}, 422)
+                except Refused as error:
+                    response = _answer({"detail": error.detail}, error.status)
+                    if error.status == 503:
+                        response.headers["Retry-After"] = "2"
+                except HTTPException as error:
+                    response = _answer({"detail": error.detail}, error.status_code)
+                    response.headers.update(error.headers or {})
+                response.headers[PANEL_HEADER] = tunnels.panel_id
+                return response
+
+            return handle
+
+    return TunnelRoute
+
+
+def tunnels_router(
+    tunnels: Tunnels, get_session: Callable[..., Any], require_sudo: Callable[..., Any]
+) -> APIRouter:
+    """All calls of the tunnels API.
+
+    ``get_session`` is a dependency that gives a SQLAlchemy session, ``require_sudo`` one that raises 401 or 403 for
+    everybody but a sudo admin.
+    """
+    router = APIRouter(
+        prefix="/api/tunnels",
+        tags=["Tunnel"],
+        dependencies=[Depends(require_sudo)],
+        route_class=_route_class(tunnels),
+    )
+    given = Depends(get_session)
+    matching = Header(None, description='A version, such as "4": 412 when it is old')
+
+    def list_tunnels(
+        session: Session = given,
+        skip: int = Query(0, ge=0, le=2**31 - 1),
+        limit: int = Query(100, ge=1, le=1000),
+    ) -> Response:
+        """A page of tunnels, ordered by id."""
+        return _answer(tunnels.list(session, skip, limit))
+
+    def create_tunnel(body: schemas.TunnelCreate, session: Session = given) -> Response:
+        """Record a tunnel; what config doesn't choose is allocated."""
+        return _tunnel(tunnels.create(session, body))
+
+    def publish_keys(body: schemas.Keys, session: Session = given) -> Response:
+        """Merge the public halves of many ends, in one transaction."""
+        return _answer(tunnels.store_keys(session, body))
+
+    def report_status(body: schemas.Reports, session: Session = given) -> Response:
+        """Take in what a run measured at many ends, in one transaction."""
+        return _answer(tunnels.store_reports(session, body))
+
+    def get_tunnel(tunnel_id: int, session: Session = given) -> Response:
+        """One tunnel."""
+        return _tunnel(tunnels.get(session, tunnel_id))
+
+    def update_tunnel(
+        tunnel_id: int,
+        body: schemas.TunnelUpdate,
+        session: Session = given,
+        if_match: str | None = matching,
+    ) -> Response:
+        """Change a tunnel; what is left out stays."""
+        return _tunnel(tunnels.update(session, tunnel_id, body, if_match))
+
+    def delete_tunnel(
+        tunnel_id: int,
+        session: Session = given,
+        if_match: str | None = matching,
+    ) -> Response:
+        """Remove a tunnel."""
+        tunnels.delete(session, tunnel_id, if_match)
+        return _answer({"message": f"Tunnel {tunnel_id} deleted"})
+
+    def activate_tunnel(
+        tunnel_id: int,
+        session: Session = given,
+        if_match: str | None = matching,
+    ) -> Response:
+        """Switch a tunnel on."""
+        tunnels.switch(session, tunnel_id, True, if_match)
+        return _answer({"message": f"Tunnel {tunnel_id} activated"})
+
+    def deactivate_tunnel(
+        tunnel_id: int,
+        session: Session = given,
+        if_match: str | None = matching,
+    ) -> Response:
+        """Switch a tunnel off."""
+        tunnels.switch(session, tunnel_id, False, if_match)
+        return _answer({"message": f"Tunnel {tunnel_id} deactivated"})
+
+    def tunnel_status(tunnel_id: int, session: Session = given) -> Response:
+        """A tunnel's status, with the measurements of both ends and their age."""
+        return _answer(tunnels.status(session, tunnel_id))
+
+    one, changed = _errors(404), _errors(404, 412)
+    for method, path, endpoint, model, errors in (
+        ("GET", "", list_tunnels, list[schemas.TunnelOut], _errors()),
+        ("POST", "", create_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 507)),
+        ("POST", "/keys", publish_keys, schemas.BulkOut, _errors()),
+        ("POST", "/status", report_status, schemas.BulkOut, _errors()),
+        ("GET", "/{tunnel_id}", get_tunnel, schemas.TunnelOut, one),
+        ("PUT", "/{tunnel_id}", update_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 412, 507)),
+        ("DELETE", "/{tunnel_id}", delete_tunnel, schemas.Message, changed),
+        ("POST", "/{tunnel_id}/activate", activate_tunnel, schemas.Message, changed),
+        ("POST", "/{tunnel_id}/deactivate", deactivate_tunnel, schemas.Message, changed),
+        ("GET", "/{tunnel_id}/status", tunnel_status, schemas.StatusOut, one),
+    ):
+        router.add_api_route(
+            path, endpoint, methods=[method], response_model=model, responses=errors, name=endpoint.__name__
+        )  # fmt: skip
+    return router
+
+
+def _tunnel(record: dict[str, Any]) -> Response:
+    return _answer(record, version=record["version"])

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The bodies and answers of the tunnels API. Answers are documentation: the service builds plain dicts, so that a row
+that someone else wrote into the database is shown as it is, and never breaks a list."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from marzban_tunnels import checks
+
+TunnelType = Literal["wireguard", "openvpn", "ipsec"]
+Status = Literal["active", "inactive", "error", "connecting"]
+Name = Annotated[str, AfterValidator(checks.name), Field(json_schema_extra={"minLength": 1, "maxLength": 128})]
+NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on this panel")]
+Config = Annotated[str, Field(description="A JSON object in a string of at most 64 KiB; see docs/contract.md")]
+Counter = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class Body(BaseModel):
+    """A request's body: nothing is converted, nothing unknown is let through."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class TunnelCreate(Body):
+    """``POST /api/tunnels``."""
+
+    source_node_id: NodeId
+    target_node_id: NodeId
+    tunnel_type: TunnelType
+    name: Name | None = None
+    config: Config = "{}"
+    is_active: bool = True
+
+
+class TunnelUpdate(Body):
+    """``PUT /api/tunnels/{id}``: what is left out stays. A null name takes the name away."""
+
+    source_node_id: NodeId = Field(default=None)
+    target_node_id: NodeId = Field(default=None)
+    tunnel_type: TunnelType = Field(default=None)
+    name: Name | None = None
+    config: Config = Field(default=None)
+    is_active: bool = Field(default=None)
+
+
+class WireGuardPublic(Body):
+    """The public half of a WireGuard end. Nothing else is taken, so no private half can ever be stored."""
+
+    public_key: Annotated[str, AfterValidator(checks.wireguard_key)]
+
+
+class EndKey(Body):
+    """One end's public half."""
+
+    uuid: Annotated[str, Field(max_length=64)]
+    node: Annotated[str, Field(max_length=1024)]
+    public: WireGuardPublic
+
+
+class Keys(Body):
+    """``POST /api/tunnels/keys``."""
+
+    keys: Annotated[list[EndKey], Field(max_length=20000)]
+
+
+class Measured(Body):
+    """What a run measured at one end. Ages in seconds, round trip in milliseconds."""
+
+    handshake_age: Counter | None = None
+    rx_bytes: Counter | None = None
+    tx_bytes: Counter | None = None
+    rtt_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    loss_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+
+
+class Report(Body):
+    """One end's status. A longer error is cut at 1000 characters."""
+
+    uuid: Annotated[str, Field(max_length=64)]
+    node: Annotated[str, Field(max_length=1024)]
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    status: Status
+    error: Annotated[str, AfterValidator(lambda text: checks.one_line(text, 1000))] | None = None
+    measured: Measured | None = None
+
+
+class Reports(Body):
+    """``POST /api/tunnels/status``."""
+
+    reports: Annotated[list[Report], Field(max_length=20000)]
+
+
+class EndOut(BaseModel):
+    """One end of a tunnel."""
+
+    role: str
+    node: str
+    node_id: int
+    endpoint: str
+    port: int
+    addresses: list[str]
+    interface: str
+    routes: list[str]
+    public: dict[str, str] | None
+    status: str | None
+    error: str | None
+    measured: Measured | None
+    age: int | None = Field(description="Seconds since it was reported")
+
+
+class TunnelOut(BaseModel):
+    """A tunnel."""
+
+    id: int
+    uuid: str
+    version: int
+    source_node_id: int
+    target_node_id: int
+    source_node_name: str
+    target_node_name: str
+    tunnel_type: str
+    name: str | None
+    config: str
+    is_active: bool
+    status: Status
+    created_at: datetime
+    updated_at: datetime
+    ends: list[EndOut]
+
+
+class EndStatus(BaseModel):
+    """One end in a tunnel's status."""
+
+    role: str
+    node: str
+    status: str | None
+    error: str | None
+    measured: Measured | None
+    age: int | None
+    stale: bool
+
+
+class StatusOut(BaseModel):
+    """``GET /api/tunnels/{id}/status``. ``age`` is that of the newest report, in seconds."""
+
+    tunnel_id: int
+    status: Status
+    is_active: bool
+    last_updated: datetime
+    stale: bool
+    age: int | None
+    ends: list[EndStatus]
+
+
+class Rejected(BaseModel):
+    """An item of a bulk call that was not taken."""
+
+    uuid: str
+    node: str
+    detail: str
+
+
+class BulkOut(BaseModel):
+    """``updated`` counts the ends that differ now from what they were before the call."""
+
+    updated: int
+    rejected: list[Rejected]
+
+
+class Message(BaseModel):
+    """A sentence."""
+
+    message: str
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    detail: str
+
+
+class FieldProblems(BaseModel):
+    """A 422: sentences by dotted field."""
+
+    detail: dict[str, str]

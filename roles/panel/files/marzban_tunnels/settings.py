@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What an operator may set for the allocation of addresses and ports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+# 6d7a is "mz". A fixed prefix, so that an operator recognises it; whoever runs two panels over the same nodes
+# gives each a prefix of its own.
+DEFAULT_IPV4_POOL = "10.201.0.0/16"
+DEFAULT_IPV6_POOL = "fd6d:7a00::/64"
+DEFAULT_PORT_RANGE = "20000-32767"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Pools that tunnels get their /31 and /127 from, and the first and last port (both included)."""
+
+    ipv4_pool: IPv4Network
+    ipv6_pool: IPv6Network
+    first_port: int
+    last_port: int
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read TUNNEL_IPV4_POOL, TUNNEL_IPV6_POOL and TUNNEL_PORT_RANGE. Raises ValueError with a sentence."""
+        try:
+            ipv4 = IPv4Network(environ.get("TUNNEL_IPV4_POOL", DEFAULT_IPV4_POOL))
+            if not 8 <= ipv4.prefixlen <= 29:
+                raise ValueError(f"{ipv4} is not between /8 and /29")
+        except ValueError as error:
+            raise ValueError(f"TUNNEL_IPV4_POOL: {error}; give a network such as {DEFAULT_IPV4_POOL}") from None
+        try:
+            ipv6 = IPv6Network(environ.get("TUNNEL_IPV6_POOL", DEFAULT_IPV6_POOL))
+            if not 32 <= ipv6.prefixlen <= 124:
+                raise ValueError(f"{ipv6} is not between /32 and /124")
+        except ValueError as error:
+            raise ValueError(f"TUNNEL_IPV6_POOL: {error}; give a network such as {DEFAULT_IPV6_POOL}") from None
+        text = environ.get("TUNNEL_PORT_RANGE", DEFAULT_PORT_RANGE)
+        first, dash, last = text.partition("-")
+        if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
+            raise ValueError(f"TUNNEL_PORT_RANGE: {text!r} is no range of ports; give one such as {DEFAULT_PORT_RANGE}")
+        return cls(ipv4, ipv6, int(first), int(last))

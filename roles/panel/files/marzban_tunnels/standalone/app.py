@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The standalone panel as an ASGI application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
+
+from marzban_tunnels import __version__, nodes
+from marzban_tunnels.router import tunnels_router
+from marzban_tunnels.service import Tunnels
+from marzban_tunnels.settings import Settings
+from marzban_tunnels.standalone.access_log import AccessLog, Lines
+from marzban_tunnels.standalone.admins import Admins
+from marzban_tunnels.standalone.database import Database
+from marzban_tunnels.standalone.nodes import nodes_router
+from marzban_tunnels.standalone.tables import Node
+
+nodes.follow(Node)
+
+
+def build(database: Database, admins: Admins, settings: Settings, lines: Lines, certificate: str) -> ASGIApp:
+    """The application over a database whose tables are up to date."""
+    admins.start()
+    tunnels = Tunnels(Node.__table__, settings)  # type: ignore[arg-type]
+    with database.reading() as session:
+        tunnels.start(session)
+    app = FastAPI(title="marzban_tunnels", version=__version__, docs_url=None, redoc_url=None)
+    current, sudo = admins.current(), admins.sudo()
+    app.include_router(admins.router())
+    app.include_router(nodes_router(database, admins.session, current, sudo, certificate))
+    app.include_router(tunnels_router(tunnels, admins.session, sudo))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    return AccessLog(app, lines)
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """Marzban's shape of a 422: messages by the last part of the field's place."""
+    assert isinstance(error, RequestValidationError)
+    return JSONResponse({"detail": {str(found["loc"][-1]): str(found["msg"]) for found in error.errors()}}, 422)

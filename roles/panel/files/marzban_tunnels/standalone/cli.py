@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The commands of ``python -m marzban_tunnels``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from marzban_tunnels import __version__, migrate
+from marzban_tunnels.settings import Settings
+from marzban_tunnels.standalone import certificate
+from marzban_tunnels.standalone.access_log import Lines
+from marzban_tunnels.standalone.admins import Admins
+from marzban_tunnels.standalone.app import build
+from marzban_tunnels.standalone.database import Database
+from marzban_tunnels.standalone.serve import listen, serve
+
+_SETTINGS = """settings, by environment:
+  SUDO_USERNAME, SUDO_PASSWORD     the first admin; made, or given this password, at each start
+  JWT_ACCESS_TOKEN_EXPIRE_MINUTES  how long a token is good for (1440; 0: for ever)
+  TUNNEL_IPV4_POOL                 addresses inside the tunnels (10.201.0.0/16)
+  TUNNEL_IPV6_POOL                 the same for IPv6 (fd6d:7a00::/64)
+  TUNNEL_PORT_RANGE                ports of the ends (20000-32767)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the answer is the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (OSError, ValueError, SQLAlchemyError) as error:
+        print(f"marzban_tunnels: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m marzban_tunnels", description="A panel with the tunnels API.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("serve", help="run the panel", epilog=_SETTINGS, formatter_class=raw)
+    _database(command)
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    command.add_argument("--port", type=int, default=8000, help="port, 0 for a free one (%(default)s)")
+    command.add_argument("--port-file", type=Path, help="file that holds the port from the moment requests are taken")
+    command.add_argument("--tls-cert", type=Path, help="certificate (PEM)")
+    command.add_argument("--tls-key", type=Path, help="its private key (PEM)")
+    command.add_argument("--log-file", help="where the log goes, one JSON object a line (stderr)")
+    command.add_argument("--trusted-proxy", help="address of a reverse proxy whose X-Forwarded-For is believed")
+    command.set_defaults(run=_serve)
+
+    command = commands.add_parser("migrate", help="change the database's tables")
+    _database(command)
+    command.add_argument("direction", choices=["upgrade", "downgrade"])
+    command.add_argument("revision", help="head, base, or a revision of one part")
+    command.set_defaults(run=_migrate)
+
+    command = commands.add_parser(
+        "admin", help="add an admin, or set its password", description="The password is read from ADMIN_PASSWORD."
+    )
+    _database(command)
+    command.add_argument("username")
+    command.add_argument("--sudo", action="store_true", help="may use nodes and tunnels")
+    command.set_defaults(run=_admin)
+
+    command = commands.add_parser("certificate", help="make a CA and a server certificate")
+    command.add_argument("directory", type=Path, help="gets ca.pem, server.pem and server-key.pem")
+    command.add_argument("--name", action="append", required=True, help="host name or address; may be repeated")
+    command.set_defaults(run=_certificate)
+    return parser
+
+
+def _database(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--database", required=True, help="SQLite file, or a SQLAlchemy URL")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise ValueError("--tls-cert and --tls-key belong together")
+    settings = Settings.from_env(os.environ)
+    lines = Lines(options.log_file)
+    database = Database(options.database)
+    database.upgrade()
+    admins = Admins(database, _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440")))
+    username, password = os.environ.pop("SUDO_USERNAME", ""), os.environ.pop("SUDO_PASSWORD", "")
+    if username and password:
+        admins.put(username, password, is_sudo=True)
+    if not admins.exist():
+        raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
+    pem = options.tls_cert.read_text() if options.tls_cert else ""
+    app = build(database, admins, settings, lines, pem)
+    bound = listen(options.host, options.port)
+    serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
+
+
+def _minutes(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"JWT_ACCESS_TOKEN_EXPIRE_MINUTES: {text!r} is no whole number of minutes") from None
+
+
+def _migrate(options: argparse.Namespace) -> None:
+    down = options.direction == "downgrade"
+    trees = [tree for tree in migrate.TREES if options.revision in migrate.revisions(tree)]
+    if options.revision == ("base" if down else "head"):
+        trees = list(migrate.TREES)
+    if not trees:
+        raise ValueError(f"{options.revision} is no revision")
+    with Database(options.database).migrating() as connection:
+        for tree in reversed(trees) if down else trees:
+            (migrate.downgrade if down else migrate.upgrade)(connection, tree, options.revision)
+
+
+def _admin(options: argparse.Namespace) -> None:
+    database = Database(options.database)
+    database.upgrade()
+    Admins(database, 0).put(options.username, os.environ.get("ADMIN_PASSWORD", ""), options.sudo)
+
+
+def _certificate(options: argparse.Namespace) -> None:
+    made = certificate.ensure(options.directory, options.name)
+    print(f"{options.directory}: {'made' if made else 'kept'}")

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The tables of the tunnels API.
+
+They have a base of their own, and know nodes only by number: the foreign keys to ``nodes.id`` stand in the migration,
+so the same tables serve beside Marzban's models and beside ours.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+def exact(length: int) -> String:
+    """A VARCHAR that tells upper from lower case on MariaDB too."""
+    text = String(length)
+    return text.with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+class Base(DeclarativeBase):
+    """The base of the tunnels' tables; never Marzban's."""
+
+
+class Panel(Base):
+    """One row: who this panel is, and where the next allocation starts looking. Its lock orders all writes."""
+
+    __tablename__ = "tunnel_panel"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    uuid: Mapped[str] = mapped_column(String(36))
+    writes: Mapped[int] = mapped_column(BigInteger, default=0)
+    next_ipv4: Mapped[int] = mapped_column(BigInteger, default=1)
+    next_ipv6: Mapped[int] = mapped_column(BigInteger, default=1)
+    next_port: Mapped[int] = mapped_column(BigInteger, default=1)
+
+
+class Tunnel(Base):
+    """The operator's record. Times are naive UTC in whole seconds."""
+
+    __tablename__ = "tunnels"
+    __table_args__ = {"sqlite_autoincrement": True}  # an id is never used again
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    version: Mapped[int] = mapped_column(default=1)
+    source_node_id: Mapped[int] = mapped_column(index=True)
+    target_node_id: Mapped[int] = mapped_column(index=True)
+    tunnel_type: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str | None] = mapped_column(exact(128), unique=True)
+    config: Mapped[str] = mapped_column(Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4"), "mysql", "mariadb"))
+    is_active: Mapped[bool]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class End(Base):
+    """One end of a tunnel: what was allocated or chosen for it, and what runs have told about it."""
+
+    __tablename__ = "tunnel_ends"
+    __table_args__ = (
+        UniqueConstraint("node_id", "port", name="uq_tunnel_ends_port"),
+        UniqueConstraint("node_id", "interface", name="uq_tunnel_ends_interface"),
+    )
+
+    tunnel_id: Mapped[int] = mapped_column(ForeignKey("tunnels.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(8), primary_key=True)
+    node_id: Mapped[int]
+    node_created_at: Mapped[datetime | None]  # tells a node from a later one that got its id
+    port: Mapped[int]
+    interface: Mapped[str] = mapped_column(exact(15))
+    public: Mapped[str | None] = mapped_column(String(4096))  # JSON
+    status: Mapped[str | None] = mapped_column(String(16))
+    error: Mapped[str | None] = mapped_column(String(1024))
+    measured: Mapped[str | None] = mapped_column(String(1024))  # JSON
+    reported_at: Mapped[datetime | None]
+
+
+class Address(Base):
+    """An address of an end. ``host``, ``first`` and ``last`` (of its network) are 32 hex digits, IPv4 as ::ffff:0:0/96,
+    so that text compares as numbers do."""
+
+    __tablename__ = "tunnel_addresses"
+
+    host: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tunnel_id: Mapped[int] = mapped_column(ForeignKey("tunnels.id", ondelete="CASCADE"), index=True)
+    role: Mapped[str] = mapped_column(String(8))
+    position: Mapped[int]
+    address: Mapped[str] = mapped_column(String(43))
+    first: Mapped[str] = mapped_column(String(32), index=True)
+    last: Mapped[str] = mapped_column(String(32))
