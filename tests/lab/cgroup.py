@@ -24,7 +24,7 @@ def hierarchy() -> Path:
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = [where for _, where, kind, *_ in mounts if kind == "cgroup2"]
     if found:
-        return Path(found[-1])  # the last one: in a keeper's view it covers the others
+        return Path(found[0])
     OWN_MOUNT.mkdir(exist_ok=True)
     machine.run(["mount", "-t", "cgroup2", "none", str(OWN_MOUNT)])
     return OWN_MOUNT

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""The power supply of one host: a process that boots it, and boots it again when it reboots itself.
-
-It runs in a mount namespace of its own, which shows systemd-nspawn a machine with nothing but cgroup2.
-"""
+"""The power supply of one host: a process that boots it, and boots it again when it reboots itself."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
 #: How systemd-nspawn ends when the host asked for a reboot, and was told to keep its unit.
 REBOOT = 133
 PACKAGE = Path(__file__).resolve().parent
+#: systemd-nspawn sees a machine with cgroup2 alone and no systemd, in a mount namespace of its own.
 CLEAN_VIEW = "mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs -o mode=755 tmpfs /run/systemd"
 
 
@@ -27,8 +25,7 @@ def start(host: Host) -> None:
     """Start the keeper of a host in the background; it survives this process and is ended by the host's group."""
     Path("/run/systemd").mkdir(exist_ok=True)
     keep = [sys.executable, "-I", str(PACKAGE), "keep", host.lab.name, host.name]
-    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f'{CLEAN_VIEW} && exec "$@"', "sh", *keep]
-    command = ["setsid", "--fork", *cgroup.joining(host.group / "keeper", inside)]
+    command = ["setsid", "--fork", *cgroup.joining(host.group / "keeper", keep)]
     with host.log.open("a") as log:
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, cwd="/")
 
@@ -48,9 +45,10 @@ def keep(host: Host) -> None:
 
 def _nspawn(host: Host) -> list[str]:
     return [
+        *("unshare", "--mount", "--propagation", "private", "sh", "-c", f'{CLEAN_VIEW} && exec "$@"', "sh"),
         *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"),
         f"--directory={host.root}",
-        f"--machine={host.lab.name}-{host.name}",
+        f"--machine={host.network.bridge}-{host.name}",
         f"--hostname={host.name}",
         f"--network-namespace-path=/run/netns/{host.network.namespace(host.name)}",
         *("--bind=/dev/net/tun", "--capability=all", "--console=passive"),

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,8 @@ from .network import FIRST_HOST, Cable, HostPlan, Network, SitePlan
 STATE = Path("/var/lib/marzban-tunnels-lab")
 #: Locks: one for each name, one (``*``) for what labs share.
 LOCKS = Path("/run/marzban-tunnels-lab")
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+LAB_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 SSH_OPTIONS = {
     "StrictHostKeyChecking": "yes",
     "GlobalKnownHostsFile": "/dev/null",
@@ -62,7 +63,7 @@ class Lab:
         Raises Unable when this machine can't, LabError when another process has a lab of this name up.
         """
         machine.check()
-        _check_names([name, *hosts])
+        _check_names(name, hosts)
         machine.prepare(progress)
         _claim(name)
         start = time.monotonic()
@@ -277,7 +278,9 @@ def _claim(name: str) -> None:
     _claims[name] = file
 
 
-def _check_names(names: list[str]) -> None:
-    for name in names:
-        if not NAME.fullmatch(name):
-            raise LabError(f"{name!r} is no name for a lab or host: small letters, digits and hyphens, 32 at most")
+def _check_names(lab: str, hosts: Iterable[str]) -> None:
+    if not LAB_NAME.fullmatch(lab):
+        raise LabError(f"{lab!r} is no name for a lab: small letters, digits, hyphens and underscores, 63 at most")
+    for host in hosts:
+        if not HOST_NAME.fullmatch(host):
+            raise LabError(f"{host!r} is no name for a host: small letters, digits and hyphens, 32 at most")

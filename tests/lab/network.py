@@ -87,6 +87,10 @@ class Network:
         """The bridge's end of a host's cable."""
         return f"{self.bridge}h{index}"
 
+    def mac(self, host: HostPlan, interface: str = "eth0", client: bool = False) -> str:
+        """A card keeps its address over a reboot, or the neighbours would send to the old one for a while."""
+        return f"02:6c:{2 if client else 1:02x}:{self.number:02x}:{host.index:02x}:{int(interface[3:]):02x}"
+
     def namespace(self, host: str) -> str:
         return f"lab.{self.lab}.{host}"
 
@@ -103,11 +107,14 @@ class Network:
             f"addr add {self.address6(GATEWAY)}/64 dev {self.bridge} nodad",
             f"link set {self.bridge} up",
         )
-        rule = f'ip saddr {self.subnet} oifname != "{self.bridge}" masquerade'
-        run(
-            ["nft", "-f", "-"],
-            input=f"table ip {self.bridge} {{ chain out {{ type nat hook postrouting priority srcnat; {rule}; }}; }}",
+        out = (
+            f'type nat hook postrouting priority srcnat; ip saddr {self.subnet} oifname != "{self.bridge}" masquerade;'
         )
+        # The machine would route from lab to lab, and they are to know nothing of each other.
+        drop = f'iifname "{self.bridge}" oifname "lab*" oifname != "{self.bridge}" drop'
+        apart = f"type filter hook forward priority 0; {drop};"
+        table = f"table ip {self.bridge} {{ chain out {{ {out} }}; chain apart {{ {apart} }}; }}"
+        run(["nft", "-f", "-"], input=table)
         self._forward(state)
 
     def _forward(self, state: Path) -> None:
@@ -145,7 +152,7 @@ class Network:
         off = f"for s in {switches}; do echo 0 > /proc/sys/$s; done"
         run(["ip", "netns", "exec", namespace, "sh", "-c", off])
         _batch(
-            f"link add {cable} type veth peer name eth0 netns {namespace}",
+            f"link add {cable} type veth peer name eth0 address {self.mac(host)} netns {namespace}",
             f"link set {cable} master {self.bridge}",
         )
         _batch(
@@ -191,7 +198,11 @@ class Network:
             run(["ip", "-n", client, "link", "del", "eth0"], check=False)  # may have gone with the host's last boot
         else:
             run(["ip", "netns", "add", client])
-        _batch(f"link add {inside} type veth peer name eth0 netns {client}", namespace=namespace)
+        _batch(
+            f"link add {inside} address {self.mac(host, inside)} type veth"
+            f" peer name eth0 address {self.mac(host, inside, client=True)} netns {client}",
+            namespace=namespace,
+        )
         _batch(
             *(f"addr add {address} dev {inside}{_nodad(address)}" for address in site.addresses(1)),
             f"link set {inside} up",
