@@ -27,7 +27,10 @@ PACKAGES = Path(__file__).resolve().parents[2] / "roles" / "panel" / "files"
 
 
 class Panel:
-    """A running panel: ``url``, ``username``, ``password``, ``ca_path`` (None without TLS), ``database``, ``log_path``."""
+    """A running panel.
+
+    ``url``, ``username``, ``password``, ``database``, ``log_path``, and ``ca_path`` (None without TLS).
+    """
 
     def __init__(
         self, directory: Path, tls: bool, username: str, password: str, env: dict[str, str], port: int, host: str
@@ -116,13 +119,14 @@ class Panel:
         self.stop()
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The access log so far: ``time``, ``method``, ``path``, ``status``, ``milliseconds``, ``admin``, ``client``. The line
-        of a request is there as soon as its answer has been read."""
+        """The access log so far: ``time``, ``method``, ``path``, ``status``, ``milliseconds``, ``admin``, ``client``.
+        The line of a request is there as soon as its answer has been read."""
         lines = [json.loads(line) for line in self.log_path.read_text().splitlines()]
         return [line for line in lines if "method" in line]
 
     def writes(self) -> list[str]:
-        """The requests so far that could have changed a record, such as ``PUT /api/tunnels/3``. Asking for a token is none."""
+        """The requests so far that could have changed a record, such as ``PUT /api/tunnels/3``.
+        Asking for a token is none."""
         return [
             f"{line['method']} {line['path']}"
             for line in self.log_lines()

@@ -146,7 +146,10 @@ class Allocator:
         if chosen != own and chosen.startswith("mz") and chosen[2:].isdecimal():
             raise Refused(
                 422,
-                {f"config.{role}.interface": f"{chosen} is kept for tunnel {chosen[2:]}; choose a name that is not mz<number>"},
+                {
+                    f"config.{role}.interface": f"{chosen} is kept for tunnel {chosen[2:]};"
+                    " choose a name that is not mz<number>"
+                },
             )
         owner = self._owner(End.node_id == node.id, End.interface == chosen)
         if owner:
@@ -160,13 +163,13 @@ class Allocator:
     def _addresses(
         self, config: TunnelConfig, before: dict[str, Held], chosen_before: TunnelConfig
     ) -> dict[str, list[str]]:
-        if config.source.addresses and config.target.addresses:
-            chosen = {"source": config.source.addresses, "target": config.target.addresses}
+        chosen = {role: config.end(role).addresses or [] for role in ROLES}
+        if all(chosen.values()):
             for role, texts in chosen.items():
                 for text in texts:
                     self._refuse_overlap(role, text)
             return chosen
-        if before and chosen_before.source.addresses is None:
+        if before and chosen_before.end("source").addresses is None:
             return {role: held.addresses for role, held in before.items()}
         pairs = [self._pair(4), self._pair(6)]
         return {"source": [pair[0] for pair in pairs], "target": [pair[1] for pair in pairs]}

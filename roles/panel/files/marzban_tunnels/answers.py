@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row
-
 from marzban_tunnels import config
 
 STALE_AFTER = 300  # seconds
@@ -24,7 +22,7 @@ def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
 
 
-def tunnel(row: Row[Any], ends: Sequence[Row[Any]], addresses: dict[str, list[str]], moment: datetime) -> dict[str, Any]:
+def tunnel(row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], moment: datetime) -> dict[str, Any]:
     """A tunnel as the API shows it; ``row`` holds its columns and the nodes' names and addresses."""
     chosen = config.lenient(row.config)
     shown = [_end(row, end, addresses.get(end.role, []), chosen, moment) for end in ends]
@@ -50,14 +48,17 @@ def tunnel(row: Row[Any], ends: Sequence[Row[Any]], addresses: dict[str, list[st
 def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
     """A tunnel's status, out of its answer."""
     ends = [
-        {key: end[key] for key in ("role", "node", "status", "error", "measured", "age")} | {"stale": _stale(end["age"])}
+        {key: end[key] for key in ("role", "node", "status", "error", "measured", "age")}
+        | {"stale": _stale(end["age"])}
         for end in record["ends"]
     ]
     ages = [end["age"] for end in ends if end["age"] is not None]
     age = min(ages, default=None)
     updated = datetime.fromisoformat(record["updated_at"])
     if age is not None:
-        updated = max(updated, datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp() - age, UTC).replace(tzinfo=None))
+        updated = max(
+            updated, datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp() - age, UTC).replace(tzinfo=None)
+        )
     return {
         "tunnel_id": record["id"],
         "status": record["status"],
@@ -69,9 +70,7 @@ def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
     }
 
 
-def _end(
-    row: Row[Any], end: Row[Any], addresses: list[str], chosen: dict[str, Any], moment: datetime
-) -> dict[str, Any]:
+def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], moment: datetime) -> dict[str, Any]:
     choice = chosen.get(end.role)
     choice = choice if isinstance(choice, dict) else {}
     endpoint, routes = choice.get("endpoint"), choice.get("routes")

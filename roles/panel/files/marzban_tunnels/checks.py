@@ -9,19 +9,19 @@ import base64
 import binascii
 import re
 import unicodedata
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from marzban_tunnels.errors import shown
 
 NAME_LENGTH = 128
 _NAME_SIGNS = frozenset("._-()# ")
 _JOINER = "\u200d"  # joins emoji to one sign
-_INTERFACE = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}\Z")
+_INTERFACE = re.compile(r"[a-zA-Z0-9_=+.][a-zA-Z0-9_=+.-]{0,14}\Z")
 _TAKEN_INTERFACES = re.compile(r"(lo|all|default|\.{1,2}|(eth|en|wl).*)\Z")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.IGNORECASE)
-_NOT_ROUTED = [
-    ip_network(network) for network in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
-]  # fmt: skip
+_NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z", re.IGNORECASE)
+_NOT_ROUTED_IPV4 = [IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")]
+_NOT_ROUTED_IPV6 = [IPv6Network(text) for text in ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")]
 
 
 def _emoji(char: str) -> bool:
@@ -41,18 +41,22 @@ def name(text: str) -> str:
         else:
             fine = char in _NAME_SIGNS or unicodedata.category(char)[0] in "LM" or char.isdecimal() or _emoji(char)
         if not fine:
-            raise ValueError(f"{shown(text)}: {shown(char)} can't be in a name; use letters, digits, spaces and . _ - ( ) #")
-    if not any(char.isalnum() or _emoji(char) for char in text):
-        raise ValueError(f"{shown(text)}: a name needs a letter, a digit or an emoji")
+            raise ValueError(
+                f"{shown(text)}: {shown(char)} can't be in a name; use letters, digits, spaces and . _ - ( ) #"
+            )
+    if not (text[0].isalpha() or text[0].isdecimal() or _emoji(text[0])):
+        raise ValueError(f"{shown(text)}: a name begins with a letter, a digit or an emoji")
     return text
 
 
 def interface(text: str) -> str:
     """The name of a network interface that may be made on a node."""
     if not _INTERFACE.match(text):
-        raise ValueError(f"{shown(text)} is no interface name: 1 to 15 letters, digits and _ = + . -")
+        raise ValueError(f"{shown(text)} is no interface name: 1 to 15 letters, digits and _ = + . - (no - in front)")
     if _TAKEN_INTERFACES.match(text):
-        raise ValueError(f"{shown(text)} can be the system's own interface; choose another name, such as wg-{text[:12]}")
+        raise ValueError(
+            f"{shown(text)} can be the system's own interface; choose another name, such as wg-{text[:12]}"
+        )
     return text
 
 
@@ -63,14 +67,26 @@ def address(text: str) -> str:
             raise ValueError
         value = ip_interface(text)
     except ValueError:
-        raise ValueError(f"{shown(text)} is no address with a prefix; write it as 10.9.0.1/30 or fd00:9::1/64") from None
+        raise ValueError(
+            f"{shown(text)} is no address with a prefix; write it as 10.9.0.1/30 or fd00:9::1/64"
+        ) from None
     if str(value) != text:
         raise ValueError(f"{shown(text)}: write it as {value}")
     host = value.ip  # an interface's own is_loopback looks at its network
     if isinstance(host, IPv6Address) and (host.scope_id or host.ipv4_mapped):
         raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
-    if host.is_loopback or host.is_multicast or host.is_unspecified or (host.version == 4 and host.is_reserved):
-        raise ValueError(f"{shown(text)} is no address for a host; take one of a private network, or leave addresses out")
+    if host.version == 6 and host.is_link_local:
+        raise ValueError(f"{shown(text)} is link-local and can't be routed; take one of fd00::/8")
+    if (
+        value.network.prefixlen == 0
+        or host.is_loopback
+        or host.is_multicast
+        or host.is_unspecified
+        or (host.version == 4 and host.is_reserved)
+    ):
+        raise ValueError(
+            f"{shown(text)} is no address for a host; take one of a private network, or leave addresses out"
+        )
     network = value.network
     if network.num_addresses > 2:
         if host == network.network_address:
@@ -95,12 +111,15 @@ def route(text: str) -> str:
     if str(value) != text:
         raise ValueError(f"{shown(text)}: write it as {value}")
     if value.prefixlen == 0:
-        raise ValueError(f"{text}: a default route through a tunnel cuts the node off and isn't supported; name the networks")
+        raise ValueError(
+            f"{text}: a default route through a tunnel cuts the node off and isn't supported; name the networks"
+        )
     if value.prefixlen < (8 if value.version == 4 else 7):
         raise ValueError(f"{text}: too large, it works like a default route and cuts the node off; name the networks")
-    for other in _NOT_ROUTED:
-        if other.version == value.version and value.overlaps(other):  # type: ignore[arg-type]
-            raise ValueError(f"{text} covers addresses that are never routed ({other}); name the networks behind the node")
+    others = _NOT_ROUTED_IPV4 if value.version == 4 else _NOT_ROUTED_IPV6
+    never = next((other for other in others if value.overlaps(other)), None)
+    if never:
+        raise ValueError(f"{text} covers addresses that are never routed ({never}); name the networks behind the node")
     return text
 
 
@@ -112,13 +131,15 @@ def endpoint(text: str) -> str:
         value = None
     if value is not None:
         link_local = value.version == 6 and value.is_link_local
-        if value.is_loopback or value.is_multicast or value.is_unspecified or link_local:
+        broadcast = str(value) == "255.255.255.255"
+        if value.is_loopback or value.is_multicast or value.is_unspecified or link_local or broadcast:
             raise ValueError(f"{shown(text)} is reached from no other host; give the node's public address or name")
         if isinstance(value, IPv6Address) and (value.scope_id or value.ipv4_mapped):
             raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
         return text
-    labels = text[:-1].split(".") if text.endswith(".") else text.split(".")
-    plain = len(text) <= 253 and all(_LABEL.match(label) for label in labels) and not labels[-1].isdecimal()
+    labels = text.split(".")
+    # a last label that is a number makes a misspelled IPv4 address
+    plain = len(text) <= 253 and all(_LABEL.match(label) for label in labels) and not _NUMBER.match(labels[-1])
     if not plain:
         raise ValueError(f"{shown(text)} is neither a host name nor an address (without brackets and port)")
     if labels[-1].lower() in ("localhost", "localdomain") or labels[0].lower() in ("ip6-localhost", "ip6-loopback"):

@@ -14,6 +14,7 @@ from marzban_tunnels import checks
 from marzban_tunnels.errors import Refused, by_field, invalid, shown
 
 LENGTH = 64 * 1024  # bytes of UTF-8
+DEPTH = 16  # levels
 ROLES = ("source", "target")
 _SECRET_KEY = re.compile(r"private|preshared|psk|secret|passw", re.IGNORECASE)
 
@@ -23,31 +24,31 @@ class EndConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    endpoint: Annotated[str, AfterValidator(checks.endpoint)] = Field(default=None)
-    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=None)
-    addresses: Annotated[list[Annotated[str, AfterValidator(checks.address)]], Field(min_length=1, max_length=8)] = (
-        Field(default=None)
-    )
-    interface: Annotated[str, AfterValidator(checks.interface)] = Field(default=None)
-    routes: list[Annotated[str, AfterValidator(checks.route)]] = Field(default_factory=list)
+    endpoint: Annotated[str, AfterValidator(checks.endpoint)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    addresses: (
+        Annotated[list[Annotated[str, AfterValidator(checks.address)]], Field(min_length=1, max_length=8)] | None
+    ) = None
+    interface: Annotated[str, AfterValidator(checks.interface)] | None = None
+    routes: Annotated[list[Annotated[str, AfterValidator(checks.route)]], Field(max_length=64)] | None = None
 
 
 class TunnelConfig(BaseModel):
-    """The object in ``config``; ``{}`` is complete. Unknown keys are kept."""
+    """The object in ``config``; ``{}`` is complete, null is the same as left out, unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    source: EndConfig = Field(default_factory=EndConfig)
-    target: EndConfig = Field(default_factory=EndConfig)
-    dial: Literal["both", "source", "target"] = "both"
-    mtu: Annotated[int, Field(ge=1280, le=9200)] = Field(default=None)
-    keepalive: Annotated[int, Field(ge=0, le=65535)] = 25
-    transport: Literal["udp", "tcp"] = "udp"
-    post_quantum: Literal["auto", "require", "off"] = "auto"
+    source: EndConfig | None = None
+    target: EndConfig | None = None
+    dial: Literal["both", "source", "target"] | None = None
+    mtu: Annotated[int, Field(ge=1280, le=9200)] | None = None
+    keepalive: Annotated[int, Field(ge=0, le=65535)] | None = None
+    transport: Literal["udp", "tcp"] | None = None
+    post_quantum: Literal["auto", "require", "off"] | None = None
 
     def end(self, role: str) -> EndConfig:
         """The choices for one end."""
-        return self.source if role == "source" else self.target
+        return (self.source if role == "source" else self.target) or EndConfig()
 
 
 def parse(text: str, tunnel_type: str) -> TunnelConfig:
@@ -66,7 +67,7 @@ def parse(text: str, tunnel_type: str) -> TunnelConfig:
 
 
 def lenient(text: str) -> dict[str, Any]:
-    """The object in a ``config`` that is already stored, ``{}`` when it is broken (a database is written by others too)."""
+    """The object in a ``config`` that is already stored, ``{}`` when it is broken: others may write there."""
     try:
         value = json.loads(text)
     except (ValueError, TypeError, RecursionError):
@@ -88,9 +89,10 @@ def _load(text: str) -> dict[str, Any]:
         raise invalid("config", f"At most {LENGTH} bytes, these are {size}")
     try:
         value = json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate can't be written again
+        _no_deeper(value)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999 and half a character can't be written
     except RecursionError:
-        raise invalid("config", "Nested too deep") from None
+        raise invalid("config", f"Nested too deep: at most {DEPTH} levels") from None
     except UnicodeEncodeError:
         raise invalid("config", "Holds half of a surrogate pair: write the whole character") from None
     except ValueError as error:
@@ -112,12 +114,21 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
+def _no_deeper(value: Any, depth: int = 0) -> None:
+    if depth > DEPTH:
+        raise RecursionError
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _no_deeper(inner, depth + 1)
+
+
 def _no_secrets(value: Any, field: str) -> None:
     """Unknown keys are kept and shown, so one that names a secret is refused before it is stored."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if _SECRET_KEY.search(key):
-                raise invalid(f"{field}.{key}"[:200], "The panel stores no secret: keys are made on the nodes and stay there")
+                raise invalid(
+                    f"{field}.{key}"[:200], "The panel stores no secret: keys are made on the nodes and stay there"
+                )
             _no_secrets(inner, f"{field}.{key}")
     elif isinstance(value, list):
         for position, inner in enumerate(value):
@@ -127,19 +138,22 @@ def _no_secrets(value: Any, field: str) -> None:
 def _between_ends(config: TunnelConfig) -> dict[str, str]:
     """What is right for each end alone, and wrong together."""
     problems = {}
-    for role, other in (ROLES, ROLES[::-1]):
+    for role, other in (("source", "target"), ("target", "source")):
         end, peer = config.end(role), config.end(other)
+        routes = end.routes or []
         if end.addresses is None and peer.addresses is not None:
             problems[f"config.{role}.addresses"] = f"{other} has addresses: give them for both ends, or for none"
         if end.addresses and peer.addresses and _families(end.addresses) - _families(peer.addresses):
-            problems[f"config.{other}.addresses"] = f"{role} has IPv4 and IPv6 that {other} lacks: give both ends the same"
-        if len(set(end.routes)) != len(end.routes):
+            problems[f"config.{other}.addresses"] = (
+                f"{role} has IPv4 and IPv6 that {other} lacks: give both ends the same"
+            )
+        if len(set(routes)) != len(routes):
             problems[f"config.{role}.routes"] = "A network stands there twice"
-    hosts = [text.partition("/")[0] for end in (config.source, config.target) for text in end.addresses or ()]
+    hosts = [text.partition("/")[0] for role in ROLES for text in config.end(role).addresses or ()]
     twice = sorted({host for host in hosts if hosts.count(host) > 1})
     if twice:
         problems["config.target.addresses"] = f"{twice[0]} stands there twice: each end needs an address of its own"
-    both = sorted(set(config.source.routes) & set(config.target.routes))
+    both = sorted(set(config.end("source").routes or ()) & set(config.end("target").routes or ()))
     if both:
         problems["config.target.routes"] = f"{both[0]} stands behind the source as well: keep it at one end"
     return problems

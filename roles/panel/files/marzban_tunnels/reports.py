@@ -39,11 +39,13 @@ def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[s
     def store(found: dict[str, _End], item: EndKey) -> bool:
         end = found[item.node]
         if end.tunnel_type != "wireguard":
-            raise _Rejected(f"public: the tunnel's type is {end.tunnel_type}, and this is a WireGuard key; run the playbook again")
+            raise _Rejected(
+                f"public: the tunnel's type is {end.tunnel_type}, and this is a WireGuard key; run the playbook again"
+            )
         public = json.dumps(item.public.model_dump(), sort_keys=True)
         if any(public == other.public for other in found.values() if other is not end):
             raise _Rejected(
-                "public: the other end has the same key; the nodes are copies of each other: make a new key on one of them"
+                "public: the other end has the same key, so the nodes are copies of each other; make a new key on one"
             )
         if end.public == public:
             return False
@@ -61,7 +63,9 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
     def store(found: dict[str, _End], item: Report) -> bool:
         end = found[item.node]
         if item.version != end.version:
-            raise _Rejected(f"version: {item.version} isn't the record's, which is at {end.version}; run the playbook again")
+            raise _Rejected(
+                f"version: {item.version} isn't the record's, which is at {end.version}; run the playbook again"
+            )
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
         _set(session, end, status=item.status, error=item.error, measured=measured, reported_at=moment)
         return True

@@ -72,9 +72,7 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
     return TunnelRoute
 
 
-def tunnels_router(
-    tunnels: Tunnels, get_session: Callable[..., Any], require_sudo: Callable[..., Any]
-) -> APIRouter:
+def tunnels_router(tunnels: Tunnels, get_session: Callable[..., Any], require_sudo: Callable[..., Any]) -> APIRouter:
     """All calls of the tunnels API.
 
     ``get_session`` is a dependency that gives a SQLAlchemy session, ``require_sudo`` one that raises 401 or 403 for
@@ -95,7 +93,7 @@ def tunnels_router(
         limit: int = Query(100, ge=1, le=1000),
     ) -> Response:
         """A page of tunnels, ordered by id."""
-        return _answer(tunnels.list(session, skip, limit))
+        return _answer(tunnels.page(session, skip, limit))
 
     def create_tunnel(body: schemas.TunnelCreate, session: Session = given) -> Response:
         """Record a tunnel; what config doesn't choose is allocated."""

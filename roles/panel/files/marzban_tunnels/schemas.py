@@ -6,7 +6,7 @@ that someone else wrote into the database is shown as it is, and never breaks a 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -37,15 +37,18 @@ class TunnelCreate(Body):
     is_active: bool = True
 
 
+_LEFT_OUT: Any = None  # as a default; null in a body is refused
+
+
 class TunnelUpdate(Body):
     """``PUT /api/tunnels/{id}``: what is left out stays. A null name takes the name away."""
 
-    source_node_id: NodeId = Field(default=None)
-    target_node_id: NodeId = Field(default=None)
-    tunnel_type: TunnelType = Field(default=None)
+    source_node_id: NodeId = _LEFT_OUT
+    target_node_id: NodeId = _LEFT_OUT
+    tunnel_type: TunnelType = _LEFT_OUT
     name: Name | None = None
-    config: Config = Field(default=None)
-    is_active: bool = Field(default=None)
+    config: Config = _LEFT_OUT
+    is_active: bool = _LEFT_OUT
 
 
 class WireGuardPublic(Body):

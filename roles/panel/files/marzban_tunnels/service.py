@@ -40,7 +40,7 @@ class Tunnels:
         self.panel_id = ""
 
     def start(self, session: Session) -> None:
-        """Once, after the migrations: give the panel its id, and purge what nodes left behind while we weren't there."""
+        """Once, after the migrations: give the panel its id, and purge what nodes left while we weren't there."""
         if session.get(Panel, 1) is None:
             session.add(Panel(id=1, uuid=str(uuid.uuid4())))
             session.commit()
@@ -49,7 +49,7 @@ class Tunnels:
 
     # reading
 
-    def list(self, session: Session, skip: int, limit: int) -> list[dict[str, Any]]:
+    def page(self, session: Session, skip: int, limit: int) -> list[dict[str, Any]]:
         """A page of tunnels, ordered by id."""
         return self._read(session, skip=skip, limit=limit)
 
@@ -201,7 +201,7 @@ class Tunnels:
         if if_match is not None and not _matches(if_match, record.version):
             raise Refused(
                 412,
-                f"If-Match: {if_match[:40]} is old, the tunnel is at version {record.version}; read it again, then decide",
+                f"If-Match: {if_match[:40]} is old, the tunnel is at version {record.version}; read it again",
             )
         return record
 
@@ -218,7 +218,7 @@ class Tunnels:
             if record.source_node_id == record.target_node_id:
                 raise Refused(
                     400,
-                    f"target_node_id: {record.target_node_id} is the source node as well; a tunnel joins two different nodes",
+                    f"target_node_id: {record.target_node_id} is the source node as well; give two different nodes",
                 )
             if record.name is not None:
                 query = select(Tunnel.id).where(Tunnel.name == record.name)

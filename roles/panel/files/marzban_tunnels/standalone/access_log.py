@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ class Lines:
         self._lock = threading.Lock()
         self._stream: IO[str] = sys.stderr
         if path:
-            self._stream = open(path, "a", encoding="utf-8", opener=_private)
+            self._stream = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115
 
     def write(self, **fields: Any) -> None:
         """One line, with the time in front."""
@@ -105,6 +106,4 @@ class AccessLog:
 
 
 def _private(path: str, flags: int) -> int:
-    import os
-
     return os.open(path, flags, 0o600)

@@ -8,6 +8,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jwt
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -119,7 +120,7 @@ class Admins:
             """Who asks."""
             return admin
 
-        unknown = {401: {"model": schemas.Detail}}
+        unknown: dict[int | str, dict[str, Any]] = {401: {"model": schemas.Detail}}
         router.add_api_route(
             "/admin/token",
             admin_token,
@@ -127,7 +128,7 @@ class Admins:
             response_model=schemas.Token,
             responses={**unknown, 429: {"model": schemas.Detail}, 422: {"model": schemas.FieldDetail}},
         )
-        router.add_api_route("/admin", get_current_admin, response_model=schemas.AdminOut, responses={**unknown})
+        router.add_api_route("/admin", get_current_admin, response_model=schemas.AdminOut, responses=unknown)
         return router
 
     def _login(self, username: str, password: str) -> Admin | None:

@@ -111,6 +111,6 @@ def _usage(**on: bool) -> x509.KeyUsage:
 def _write(path: Path, data: bytes, mode: int) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
-    with open(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
         file.write(data)
-    os.replace(fresh, path)
+    fresh.replace(path)

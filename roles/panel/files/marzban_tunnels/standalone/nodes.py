@@ -92,16 +92,17 @@ def nodes_router(
             version=MARZBAN_VERSION, mem_total=total, mem_used=total - free, cpu_cores=os.cpu_count() or 1
         )  # fmt: skip
 
-    missing, taken = {404: {"model": schemas.Detail}}, {409: {"model": schemas.Detail}}
+    none: dict[int | str, dict[str, Any]] = {}
+    missing, taken = none | {404: {"model": schemas.Detail}}, none | {409: {"model": schemas.Detail}}
     for method, path, endpoint, model, responses in (
-        ("GET", "/nodes", get_nodes, list[schemas.NodeOut], {}),
-        ("GET", "/node/settings", get_node_settings, schemas.NodeSettings, {}),
+        ("GET", "/nodes", get_nodes, list[schemas.NodeOut], none),
+        ("GET", "/node/settings", get_node_settings, schemas.NodeSettings, none),
         ("POST", "/node", add_node, schemas.NodeOut, taken),
         ("GET", "/node/{node_id}", get_node, schemas.NodeOut, missing),
         ("PUT", "/node/{node_id}", modify_node, schemas.NodeOut, missing | taken),
         ("DELETE", "/node/{node_id}", remove_node, None, missing),
         ("POST", "/node/{node_id}/reconnect", reconnect_node, schemas.Detail, missing),
-        ("GET", "/system", get_system_stats, schemas.System, {}),
+        ("GET", "/system", get_system_stats, schemas.System, none),
     ):
         router.add_api_route(
             path,

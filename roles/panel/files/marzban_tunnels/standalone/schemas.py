@@ -18,7 +18,7 @@ class Token(BaseModel):
     """A bearer token."""
 
     access_token: str
-    token_type: str = "bearer"
+    token_type: str = "bearer"  # noqa: S105
 
 
 class AdminOut(BaseModel):

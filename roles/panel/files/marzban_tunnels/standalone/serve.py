@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class _Server(uvicorn.Server):
         if self._port_file and not self.should_exit:
             fresh = self._port_file.with_name(self._port_file.name + ".new")
             fresh.write_text(f"{self._port}\n")
-            os.replace(fresh, self._port_file)
+            fresh.replace(self._port_file)
 
 
 def listen(host: str, port: int) -> socket.socket:
