@@ -253,8 +253,8 @@ def network(value, field="network"):
 def route(value, field="routes"):
     """A network that stands behind an end of a tunnel."""
     found = ipaddress.ip_network(network(value, field))
-    if found.prefixlen < 4:
-        # Also the two halves of the Internet, which hide the default route just as well.
+    if found.prefixlen < (8 if found.version == 4 else 7):
+        # Also the halves of the Internet and the like, which hide the default route just as well.
         raise FieldError(
             field,
             value,

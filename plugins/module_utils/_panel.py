@@ -319,9 +319,9 @@ class Panel:
 
     @staticmethod
     def _kind_of_404(path, detail, from_our_routes):
-        # A missing route says "Not Found" (or HTML), a missing object names what is missing.
+        # A missing route says "Not Found" (or HTML). A missing object says what is missing, and our routes who they are.
         if path.startswith(TUNNELS_PATH):
-            missing = from_our_routes and detail in ("Tunnel not found", "Node not found")
+            missing = from_our_routes and isinstance(detail, str) and detail != "Not Found"
             return "not_found" if missing else "no_tunnels_api"
         return "not_found" if detail == "Node not found" else "bad_answer"
 

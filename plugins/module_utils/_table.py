@@ -110,7 +110,7 @@ def row(ends, lost=()):
 def report(results, unreachable=(), broken=(), nodes=None):
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
-    ``unreachable`` are hosts, ``nodes`` is ``{host: node name}`` (default: their own); ``broken`` comes from tunnel_views.
+    ``unreachable``: hosts; ``nodes``: ``{host: node name}`` (default: their own); ``broken`` as tunnel_views answers.
     """
     lost = [(nodes or {}).get(host) or host for host in unreachable]
     tunnels = merge(results)

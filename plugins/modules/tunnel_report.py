@@ -96,7 +96,7 @@ reported:
   type: int
   sample: 3
 rejected:
-  description: Reports that the panel did not take (the record was changed during the run, for one), each with C(detail).
+  description: Reports that the panel did not take (a record changed during the run, for one), each with C(detail).
   returned: success
   type: list
   elements: dict
@@ -107,7 +107,19 @@ from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _t
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, printable
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
-MEASURES = ("handshake_age", "rx_bytes", "tx_bytes", "rtt_ms", "loss_percent")
+
+def counter(value, field):
+    """A whole number from 0 upwards."""
+    return _checks.whole(value, field, 0, 2**63 - 1)
+
+
+MEASURES = {
+    "handshake_age": counter,
+    "rx_bytes": counter,
+    "tx_bytes": counter,
+    "rtt_ms": _checks.number,
+    "loss_percent": _checks.number,
+}
 
 
 def checked_end(end, field, own):
@@ -127,8 +139,8 @@ def checked_end(end, field, own):
         "error": printable(str(end["error"])) if end.get("error") else None,
         "waiting_for": printable(str(end["waiting_for"]), 128) if end.get("waiting_for") else None,
         "measured": {
-            key: _checks.number(measured[key], "%s.measured.%s" % (field, key))
-            for key in MEASURES
+            key: check(measured[key], "%s.measured.%s" % (field, key))
+            for key, check in MEASURES.items()
             if measured.get(key) is not None
         },
     }

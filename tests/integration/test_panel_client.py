@@ -1,0 +1,480 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The panel's client against a real panel, and against a real server that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
+from tests.faulty import HTML_404, NO_ROUTE, Answer, Faulty, Request, answer, drop
+from tests.panel.running import Panel
+
+ID = "9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
+OTHER_ID = "11111111-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
+SECRET = "s3cret-Passw0rd"
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
+    with Panel.start(tmp_path_factory.mktemp("panel"), password=SECRET) as running:
+        nodes = [running.add_node(name, f"203.0.113.{n}")["id"] for n, name in enumerate(("de-1", "fi-1", "us-1"), 1)]
+        for n in range(3):
+            running.add_tunnel(nodes[n], nodes[(n + 1) % 3], f"t{n}")
+        yield running
+
+
+@pytest.fixture
+def faulty(panel: Panel) -> Iterator[Faulty]:
+    with Faulty.before(panel) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def alone() -> Iterator[Faulty]:
+    """A server on plain http with no panel behind it: every answer is the test's."""
+    with Faulty() as server:
+        server.on("POST", "/api/admin/token", answer(200, {"access_token": "abc.def", "token_type": "bearer"}))
+        yield server
+
+
+def client(panel: Panel | Faulty, ca: Panel | None = None, **more: Any) -> _panel.Panel:
+    options: dict[str, Any] = {"username": "admin", "password": SECRET, "timeout": 5, "retries": 2}
+    if ca is not None:
+        options["ca_path"] = ca.ca_path
+    elif isinstance(panel, Panel):
+        options["ca_path"] = panel.ca_path
+    options.update(more)
+    return _panel.Panel(panel.url, **options)
+
+
+def refused(kind: str, work: Any, *words: str) -> PanelError:
+    with pytest.raises(PanelError) as caught:
+        work()
+    text = str(caught.value)
+    assert caught.value.kind == kind, text
+    for word in words:
+        assert word in text
+    assert text.endswith(PanelError.MENDS[kind])
+    assert SECRET not in text
+    assert text.isprintable()
+    return caught.value
+
+
+# A panel in order
+
+
+def test_nodes_and_tunnels(panel: Panel) -> None:
+    one = client(panel)
+    assert [node["name"] for node in one.nodes()] == ["de-1", "fi-1", "us-1"]
+    assert one.id is None
+    assert [tunnel["name"] for tunnel in one.tunnels()] == ["t0", "t1", "t2"]
+    assert one.id is not None
+    assert one.tunnel(1)["name"] == "t0"
+
+
+def test_one_login_for_all(panel: Panel) -> None:
+    before = len(panel.log_lines())
+    one = client(panel)
+    one.nodes()
+    one.tunnels()
+    one.tunnel(2)
+    lines = [f"{line['method']} {line['path']}" for line in panel.log_lines()[before:]]
+    assert lines == ["POST /api/admin/token", "GET /api/nodes", "GET /api/tunnels", "GET /api/tunnels/2"]
+
+
+def test_a_token_is_enough(panel: Panel) -> None:
+    one = client(panel, username=None, password=None, token=panel.token())
+    assert len(one.nodes()) == 3
+
+
+def test_a_write_needs_the_version_that_was_read(panel: Panel) -> None:
+    one = client(panel)
+    tunnel = one.tunnel(3)
+    changed = one.update_tunnel(3, {"config": '{"mtu": 1400}'}, tunnel["version"])
+    assert changed["version"] == tunnel["version"] + 1
+    refused("outdated", lambda: one.update_tunnel(3, {"config": "{}"}, tunnel["version"]), "412", "/api/tunnels/3")
+    refused("outdated", lambda: one.delete_tunnel(3, tunnel["version"]), "412")
+
+
+# What the panel refuses
+
+
+def test_wrong_password(panel: Panel) -> None:
+    before = len(panel.log_lines())
+    refused("login", client(panel, password="wrong").nodes, "401", "Incorrect username or password")
+    assert len(panel.log_lines()) == before + 1, "a wrong password must not be tried twice"
+
+
+def test_no_sudo_admin(panel: Panel) -> None:
+    panel.add_admin("bob", SECRET)
+    refused("forbidden", client(panel, username="bob").nodes, "403", "You're not allowed")
+
+
+def test_a_bad_token_without_a_password(panel: Panel) -> None:
+    refused("login", client(panel, username=None, password=None, token="rubbish").nodes, "401")
+
+
+def test_a_token_that_expired_is_replaced_once(panel: Panel) -> None:
+    before = len(panel.log_lines())
+    assert len(client(panel, token="expired").nodes()) == 3
+    lines = [(line["path"], line["status"]) for line in panel.log_lines()[before:]]
+    assert lines == [("/api/nodes", 401), ("/api/admin/token", 200), ("/api/nodes", 200)]
+
+
+def test_no_such_tunnel_is_told_from_no_tunnels_api(panel: Panel) -> None:
+    refused("not_found", lambda: client(panel).tunnel(99999), "Tunnel not found")
+
+
+@pytest.mark.parametrize("rule", [NO_ROUTE, HTML_404], ids=["json", "html"])
+def test_a_panel_without_the_tunnels_api(faulty: Faulty, panel: Panel, rule: Any) -> None:
+    faulty.on("GET", "/api/tunnels.*", rule)
+    one = client(faulty, panel)
+    assert len(one.nodes()) == 3
+    refused("no_tunnels_api", one.tunnels, "404", "marzban.tunnels.panel")
+    refused("no_tunnels_api", lambda: one.tunnel(1))
+
+
+def test_tunnel_not_found_from_somebody_else_proves_nothing(faulty: Faulty, panel: Panel) -> None:
+    faulty.on("GET", "/api/tunnels/1", answer(404, {"detail": "Tunnel not found"}))
+    refused("no_tunnels_api", lambda: client(faulty, panel).tunnel(1))
+
+
+def test_conflict_and_invalid(panel: Panel) -> None:
+    one = client(panel)
+    refused("conflict", lambda: one.create_node({"name": "de-1", "address": "203.0.113.9"}), "already exists")
+    body = {"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "config": '{"mtu": 5}'}
+    refused("invalid", lambda: one.create_tunnel(body), "config.mtu: ")
+    refused("not_found", lambda: one.create_tunnel(dict(body, config="{}", target_node_id=77)), "target_node_id: there")
+
+
+# Faults
+
+
+def test_get_is_tried_again_and_then_told(faulty: Faulty, panel: Panel) -> None:
+    faulty.on("GET", "/api/nodes", answer(500, "Internal Server Error", "text/plain"), times=1)
+    faulty.on("GET", "/api/nodes", drop, times=1)
+    assert len(client(faulty, panel).nodes()) == 3
+    assert faulty.seen("GET", "/api/nodes") == 3
+    faulty.on("GET", "/api/nodes", answer(500, "Internal Server Error", "text/plain"))
+    refused("bad_answer", client(faulty, panel).nodes, "500", "Internal Server Error")
+    assert faulty.seen("GET", "/api/nodes") == 6
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_without_its_panel(alone: Faulty, status: int) -> None:
+    alone.on("GET", "/api/nodes", answer(status, "<html>bad gateway", "text/html"))
+    refused("unreachable", client(alone, retries=1).nodes, str(status), "a page of HTML")
+    assert alone.seen("GET", "/api/nodes") == 2
+
+
+def test_a_create_is_not_sent_twice(faulty: Faulty, panel: Panel) -> None:
+    faulty.on("POST", "/api/node", drop)
+    refused(
+        "unreachable", lambda: client(faulty, panel).create_node({"name": "x", "address": "y"}), "POST", "/api/node"
+    )
+    assert faulty.seen("POST", "/api/node") == 1
+    faulty.behave()
+    faulty.on("POST", "/api/node", answer(503, {"detail": "busy"}))
+    refused("unreachable", lambda: client(faulty, panel).create_node({"name": "x", "address": "y"}), "503")
+    assert faulty.seen("POST", "/api/node") == 2
+
+
+def test_an_update_by_version_is_not_sent_twice(faulty: Faulty, panel: Panel) -> None:
+    faulty.on("PUT", "/api/tunnels/1", drop)
+    refused("unreachable", lambda: client(faulty, panel).update_tunnel(1, {"name": "x"}, 1))
+    assert faulty.seen("PUT", "/api/tunnels/1") == 1
+
+
+def test_a_delete_whose_answer_was_lost_is_done(faulty: Faulty, panel: Panel) -> None:
+    number = panel.add_node("short-lived", "203.0.113.99")["id"]
+
+    def does_it_and_breaks_off(request: Request) -> Answer:
+        faulty.forward(request)
+        return drop(request)
+
+    faulty.on("DELETE", f"/api/node/{number}", does_it_and_breaks_off, times=1)
+    client(faulty, panel).delete_node(number)
+    assert faulty.seen("DELETE", f"/api/node/{number}") == 2
+    assert "short-lived" not in [node["name"] for node in panel.call("GET", "/api/nodes")]
+
+
+def test_retry_after_is_followed(faulty: Faulty, panel: Panel) -> None:
+    faulty.on("GET", "/api/nodes", answer(429, {"detail": "slow down"}, Retry_After="1"), times=1)
+    begin = time.monotonic()
+    assert len(client(faulty, panel).nodes()) == 3
+    assert time.monotonic() - begin >= 1
+
+
+def test_a_long_retry_after_is_told_at_once(alone: Faulty) -> None:
+    alone.on("GET", "/api/nodes", answer(429, {"detail": "slow down"}, Retry_After="86400"))
+    refused("busy", client(alone).nodes, "429", "slow down")
+    assert alone.seen("GET", "/api/nodes") == 1
+
+
+def test_no_redirect_is_followed(alone: Faulty) -> None:
+    with Faulty() as other:
+        for status in (301, 302, 303, 307, 308):
+            alone.behave()
+            alone.on("POST", "/api/admin/token", answer(200, {"access_token": "abc.def"}))
+            alone.on("GET", "/api/nodes", answer(status, "", "text/plain", Location=other.url + "/api/nodes"))
+            refused("bad_answer", client(alone).nodes, str(other.url), "redirect")
+        alone.behave()
+        alone.on("POST", "/api/admin/token", answer(307, "", "text/plain", Location=other.url + "/api/admin/token"))
+        refused("bad_answer", client(alone).nodes, "redirect")
+        assert other.requests == []
+
+
+def test_a_server_that_refuses_the_connection() -> None:
+    with Faulty() as gone:
+        url = gone.url
+    with pytest.raises(PanelError, match=r"no answer \(connection refused\)") as caught:
+        _panel.Panel(url, "admin", SECRET, retries=1, timeout=2).nodes()
+    assert caught.value.kind == "unreachable"
+
+
+def test_a_name_that_does_not_exist() -> None:
+    one = _panel.Panel("https://panel.invalid:8000", "admin", SECRET, retries=0, timeout=5)
+    refused("unreachable", one.nodes, "panel.invalid")
+
+
+def test_a_panel_that_never_answers(alone: Faulty) -> None:
+    def sleeps(request: Request) -> Answer:
+        time.sleep(3)  # longer than the client waits
+        return drop(request)
+
+    alone.on("GET", "/api/nodes", sleeps)
+    refused("unreachable", client(alone, timeout=1, retries=0).nodes, "nothing within 1 s")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        answer(200, b"{", "application/json"),
+        answer(200, b"\xff\xfe", "application/json"),
+        answer(200, b"[" * 200_000, "application/json"),
+        answer(200, b"1" * 10_000, "application/json"),
+        answer(200, {"nodes": []}),
+        answer(200, [1, 2]),
+        answer(200, None),
+        answer(200, "<html>", "text/html"),
+        answer(204, b""),
+        answer(418, {"detail": {"a": "\u202e\x1b[31m" * 1000}}),
+        answer(418, {"detail": [{"loc": ["body", 1], "msg": "bad"}, 5]}),
+        answer(418, [[]]),
+    ],
+)
+def test_answers_that_are_none(alone: Faulty, rule: Any) -> None:
+    alone.on("GET", "/api/nodes", rule)
+    error = refused("bad_answer", client(alone, retries=0).nodes, "GET ", "/api/nodes answered")
+    assert len(str(error)) < 1200
+
+
+def test_an_answer_without_end(alone: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_panel, "MAX_ANSWER", 2**20)
+    alone.on("GET", "/api/nodes", answer(200, b"[" + b" " * 2**21 + b"]", "application/json"))
+    refused("bad_answer", client(alone).nodes, "more than 1 MiB")
+
+
+def test_an_echo_of_the_password_is_not_passed_on(alone: Faulty) -> None:
+    alone.behave()
+    alone.on("POST", "/api/admin/token", answer(401, {"detail": f"wrong: {SECRET}"}))
+    refused("login", client(alone).nodes, "wrong: ********")
+
+
+@pytest.mark.parametrize("token", [None, 5, "", "a\nb", "ü", "x" * 9000])
+def test_a_token_that_is_none(alone: Faulty, token: Any) -> None:
+    alone.behave()
+    alone.on("POST", "/api/admin/token", answer(200, {"access_token": token}))
+    refused("bad_answer", client(alone).nodes, "without a token")
+
+
+# TLS and addresses
+
+
+def test_an_unknown_authority_is_explained(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    refused("tls", client(panel, ca_path=None).nodes, "issuer certificate", "ca_path")
+
+
+def test_ca_path_beats_the_environment(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = tmp_path / "other.pem"
+    panel.run("certificate", str(tmp_path), "--name", "other")
+    (tmp_path / "ca.pem").rename(wrong)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(wrong))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(wrong))
+    assert len(client(panel).nodes()) == 3
+    refused("tls", client(panel, ca_path=None).nodes)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(panel.ca_path))
+    assert len(client(panel, ca_path=None).nodes()) == 3
+
+
+def test_netrc_does_not_replace_the_token(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login eve password evil\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert len(client(panel).nodes()) == 3
+
+
+def test_a_panel_on_this_machine_is_not_asked_through_a_proxy(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Faulty() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("https_proxy", proxy.url)
+        assert len(client(panel).nodes()) == 3
+        one = _panel.Panel("http://panel.invalid", "admin", SECRET, retries=0, timeout=2)
+        assert one._session.proxies.get("https") == proxy.url
+        assert proxy.requests == []
+
+
+def test_certificates_are_not_checked_on_demand(panel: Panel) -> None:
+    assert len(client(panel, ca_path=None, validate_certs=False).nodes()) == 3
+
+
+def test_tls_where_there_is_none(alone: Faulty) -> None:
+    one = _panel.Panel(alone.url.replace("http:", "https:"), "admin", SECRET, retries=0, timeout=2)
+    refused("tls", one.nodes, "does not speak TLS on this port")
+
+
+def test_a_ca_path_that_is_none(panel: Panel, tmp_path: Path) -> None:
+    with pytest.raises(FieldError, match="ca_path"):
+        client(panel, ca_path=str(tmp_path / "none.pem"))
+    (tmp_path / "empty.pem").write_text("no certificate")
+    with pytest.raises(Error):
+        client(panel, ca_path=str(tmp_path / "empty.pem")).nodes()
+
+
+def test_plain_http_is_warned_of_except_on_loopback() -> None:
+    def warnings(url: str) -> list[str]:
+        said: list[str] = []
+        _panel.Panel(url, token="x", warn=said.append)
+        return said
+
+    assert len(warnings("http://panel.example.com")) == 1
+    assert "without TLS" in warnings("HTTP://203.0.113.7:8000")[0]
+    for url in ("http://127.0.0.1:8000", "http://[::1]:8000", "http://localhost", "https://panel.example.com"):
+        assert warnings(url) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "panel.example.com",
+        "ftp://x",
+        "https://",
+        "https://a b",
+        "https://x:99999",
+        "https://x/?a=b",
+        "https://x/#/",
+    ],
+)
+def test_an_address_that_is_none(url: Any) -> None:
+    with pytest.raises(FieldError, match=r"^url: .* Give "):
+        _panel.Panel(url, token="x")
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    with pytest.raises(FieldError) as caught:
+        _panel.Panel(f"https://admin:{SECRET}@panel.example.com", token="x")
+    assert SECRET not in str(caught.value)
+
+
+def test_no_login_at_all() -> None:
+    with pytest.raises(Error, match="No login"):
+        _panel.Panel("https://panel.example.com", username="admin")
+
+
+# Pages
+
+
+class ManyTunnels:
+    """A list of numbers that a server hands out in pages, and that may change between them."""
+
+    def __init__(self, server: Faulty, count: int) -> None:
+        self.ids = list(range(1, count + 1))
+        self.between: list[Any] = []
+        server.on("GET", "/api/tunnels", self.page)
+
+    def page(self, request: Request) -> Answer:
+        skip, limit = int(request.query["skip"]), int(request.query["limit"])
+        body = json.dumps([{"id": number} for number in self.ids[skip : skip + limit]])
+        if self.between:
+            self.between.pop(0)(self.ids)
+        return Answer(200, body.encode(), {"Content-Type": "application/json", "Marzban-Panel-Id": ID})
+
+
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (999, 1), (1000, 2), (1001, 2), (1999, 3), (2500, 3)])
+def test_all_pages_are_read(alone: Faulty, count: int, requests: int) -> None:
+    ManyTunnels(alone, count)
+    assert [one["id"] for one in client(alone).tunnels()] == list(range(1, count + 1))
+    assert alone.seen("GET", "/api/tunnels") == requests
+
+
+@pytest.mark.parametrize("gone", [1, 500, 1000, 1001])
+def test_a_tunnel_deleted_between_pages_loses_no_other(alone: Faulty, gone: int) -> None:
+    many = ManyTunnels(alone, 1500)
+    many.between.append(lambda ids: ids.remove(gone))
+    assert [one["id"] for one in client(alone).tunnels()] == [n for n in range(1, 1501) if n != gone]
+
+
+def test_a_tunnel_added_between_pages_is_no_trouble(alone: Faulty) -> None:
+    many = ManyTunnels(alone, 1000)
+    many.between.append(lambda ids: ids.append(1001))
+    assert len(client(alone).tunnels()) == 1001
+
+
+def test_a_list_that_never_stands_still_is_refused(alone: Faulty) -> None:
+    many = ManyTunnels(alone, 1500)
+    many.between += [lambda ids: ids.pop(0)] * 100
+    refused("bad_answer", client(alone).tunnels, "another list each time")
+
+
+def test_a_page_that_fails_fails_all(faulty: Faulty, panel: Panel) -> None:
+    faulty.one_page_then_fails()
+    refused("bad_answer", client(faulty, panel, retries=0).tunnels, "500")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        [{"id": 2}, {"id": 1}],
+        [{"id": 1}, {"id": 1}],
+        [{"id": "1"}],
+        [{"id": True}],
+        [{}],
+        [1],
+        {},
+        None,
+        [{"id": 1}] * 1001,
+    ],
+)
+def test_pages_that_are_none(alone: Faulty, page: Any) -> None:
+    alone.on("GET", "/api/tunnels", answer(200, page, Marzban_Panel_Id=ID))
+    refused("bad_answer", client(alone).tunnels)
+
+
+def test_a_list_without_the_panels_id_is_refused(alone: Faulty) -> None:
+    alone.on("GET", "/api/tunnels", answer(200, []))
+    refused("bad_answer", client(alone).tunnels, "without the header Marzban-Panel-Id")
+
+
+def test_an_id_that_is_none(alone: Faulty) -> None:
+    alone.on("GET", "/api/tunnels", answer(200, [], Marzban_Panel_Id="../../etc"))
+    refused("bad_answer", client(alone).tunnels, "Marzban-Panel-Id: '../../etc'")
+
+
+def test_two_panels_behind_one_address(alone: Faulty) -> None:
+    alone.on("GET", "/api/tunnels", answer(200, [], Marzban_Panel_Id=ID))
+    alone.on("GET", "/api/tunnels/1", answer(404, {"detail": "Tunnel not found"}, Marzban_Panel_Id=OTHER_ID))
+    one = client(alone)
+    one.tunnels()
+    refused("bad_answer", lambda: one.tunnel(1), "as two panels")
