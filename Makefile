@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# One line each; what they do stands in tools/. Everything that they make stands in .cache/ (root file systems: see docs).
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# Virtual environments are made when a recipe first asks for one, and again when their lock changes.
+venv = $$(tools/venv $(1))
+# Some machines name a bundle of CAs that requests prefers to the one a client was given.
+pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE "$(call venv,$(1))/bin/python" -m pytest $(2) $(PYTEST)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo demo-down
+demo: ## three lab hosts, a panel, tunnels between them, and a table of what passes
+	@tools/preflight && tools/demo up
+
+demo-down: ## takes the demo down; Debian packages and cached root file systems stay
+	@tools/preflight && tools/demo down
+
+.PHONY: test test-matrix
+test: ## everything: lint, sanity, unit, panel and integration tests, build (log of each: .cache/logs)
+	@tools/preflight && tools/stages 'unit panel panel-marzban integration' 'sanity lint build'
+
+test-matrix: ## import, sanity and units on ansible-core 2.17 to 2.21, integration on the oldest and the newest
+	@tools/preflight && tools/matrix
+
+.PHONY: lint docs-lint sanity
+lint: ## ruff, mypy, yamllint, shellcheck, ansible-lint, antsibull
+	@tools/lint
+
+docs-lint: ## only what concerns the documentation in plugins and roles
+	@tools/lint antsibull-docs antsibull-changelog
+
+sanity: ## ansible-test sanity without ignore files; SANITY="--test pep8" for one test
+	@tools/sanity test -- $(SANITY)
+
+.PHONY: unit panel panel-marzban integration bench
+unit: ## unit tests; PYTEST="-k name -x" for some of them, likewise below
+	@$(call pytest,test,tests/unit)
+
+panel: ## the embedded panel's tests, on the newest versions of its libraries
+	@$(call pytest,test,tests/panel)
+
+panel-marzban: ## the same on the versions that Marzban 0.8.4 pins
+	@$(call pytest,marzban-0.8.4,tests/panel)
+
+integration: ## the collection on lab hosts
+	@tools/preflight && $(call pytest,test,tests/integration)
+
+bench: ## how long runs take, by the number of hosts and tunnels
+	@tools/preflight && $(call pytest,test,tests/bench -s)
+
+.PHONY: setup lock build clean
+setup: ## only the virtual environment, and the link under which this checkout is marzban.tunnels
+	@tools/venv test >/dev/null
+
+lock: ## requirements/*.txt out of requirements/*.in; UPGRADE=1 takes the newest versions
+	@UPGRADE=$(UPGRADE) tools/lock
+
+build: ## the collection as a file, in .cache/build
+	@tools/build
+
+clean: ## removes .cache
+	@rm -rf .cache
