@@ -1,0 +1,308 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes one host match its views: all tunnels, all protocols, one call.
+
+The order: check every view, look once, plan every tunnel, and only then change something. A crash anywhere is mended by
+the next run, because each run compares what is wanted with what it finds, and because a folder of ours names an
+interface before anything of that name is made, and until everything of that name is gone.
+
+A **protocol** is one file with one class, listed in PROTOCOLS. ``uuid`` names a tunnel's folder, a *public half* is a dict:
+
+- ``missing()`` → capabilities that this host lacks; ``check(view)`` raises FieldError for what it can't run
+- ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half; ``key_path``, ``fingerprint``
+- ``look(interfaces)`` → the live state of all interfaces in one go; ``look_briefly`` → what ``up`` and ``measured`` want
+- ``stands(live, interface)`` → what bears that name on the host, or None
+- ``plan(view, template, public, peer_public, state, live, routes, resolved)`` → a plan with ``files``, ``changes``; pure but for reading
+- ``do(plans)`` → {uuid: Error} of those that failed; ``applied(view, live)`` → what the state remembers of it
+- ``release({interface: uuid})`` → {interface: Error}: takes down and removes all but the folder; works without any record
+- ``up(view, live)`` → (runs, seconds?); ``service(interface)`` → its name; ``measured(view, live, ping)`` → MEASURED
+"""
+
+from __future__ import annotations
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _host, _received
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._files import STATE, state_text
+from ansible_collections.marzban.tunnels.plugins.module_utils._guard import route_refusal
+from ansible_collections.marzban.tunnels.plugins.module_utils._tunnel import accept, find_peer, measure
+from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
+
+PROTOCOLS = {WireGuard.name: WireGuard}
+
+
+class Apply:
+    """One run on one host."""
+
+    def __init__(self, host, folders, panel, types, probe=True):
+        self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
+        self.protocols = {kind: PROTOCOLS[kind](host, folders) for kind in types}
+        self.states, self.missing, self.removed, self.diff = {}, [], [], []
+
+    def run(self, raws, templates, remove=(), remove_all=False):
+        """The answer of tunnel_apply. ``templates`` are ``{"text"} or {"error"}`` in the order of ``raws``. Raises Error."""
+        remove = [_checks.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
+        if not self.host.check:
+            lock = self.folders.lock()  # noqa: F841 - held until the process ends
+            self.folders.sweep()
+        self.states = self.folders.states()
+        mine = {uuid: state for uuid, state in self.states.items() if self._is_mine(state)}
+        tunnels = accept(raws, templates, self.panel, self.types)
+        named = {tunnel.uuid for tunnel in tunnels}
+        self._take_states(tunnels)
+        for uuid in remove:
+            if uuid in named:
+                raise FieldError("remove", uuid, "It stands in views too, so it exists: remove one of them.")
+        going = mine if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
+
+        for protocol in self.protocols.values():
+            self._one_protocol(protocol, [one for one in tunnels if one.seen["type"] == protocol.name], going)
+        if not self.host.check and remove_all:
+            self.folders.drop_root()
+        return {
+            "changed": bool(self.removed or any(one.changes for one in tunnels)),
+            "diff": self.diff + [part for one in tunnels for part in one.diff],
+            "missing": self.missing,
+            "tunnels": [one.answer() for one in tunnels],
+            "removed": self.removed,
+            "orphans": [_known(s) for u, s in mine.items() if u not in named and u not in going],
+            "foreign": [
+                {"uuid": uuid, "panel": (state or {}).get("panel"), "interface": (state or {}).get("interface")}
+                for uuid, state in self.states.items()
+                if state is None or state["panel"] != self.panel
+            ],
+        }
+
+    def _is_mine(self, state):
+        return state is not None and state["panel"] == self.panel and state["type"] in self.types
+
+    def _take_states(self, tunnels):
+        for tunnel in tunnels:
+            if tunnel.refused:
+                continue
+            try:
+                tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
+                if "text" not in (tunnel.template or {}):
+                    raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")
+            except Error as error:
+                tunnel.refuse(error)
+
+    # One protocol
+
+    def _one_protocol(self, protocol, tunnels, going):
+        going = {uuid: state for uuid, state in going.items() if state["type"] == protocol.name}
+        self._preflight(protocol, tunnels)
+        self._keys(protocol, tunnels)
+        for tunnel in tunnels:
+            if not tunnel.refused and tunnel.view["active"]:
+                find_peer(tunnel)
+        names = {one.view["interface"] for one in tunnels if one.view}
+        names |= {state["interface"] for state in self._of(protocol).values() if state["interface"]}
+        live = protocol.look(sorted(names)) if tunnels or going else None
+        leaving = self._leaving(tunnels)
+        self._plan(protocol, tunnels, live, leaving, going)
+        self._refuse_what_is_not_free(tunnels, leaving)
+        self._release(protocol, tunnels, leaving, going)
+        plans = [one for one in tunnels if one.plan and not one.refused and one.changes]
+        if plans and not self.host.check:
+            self._do(protocol, plans)
+            live = protocol.look(sorted(names))
+        for tunnel in tunnels:
+            if tunnel.wanted and tunnel.plan:
+                self._remember(protocol, tunnel, protocol.applied(tunnel.view, live))
+        measure(self.host, protocol, tunnels, self.probe)
+
+    def _of(self, protocol):
+        return {u: s for u, s in self.states.items() if self._is_mine(s) and s["type"] == protocol.name}
+
+    def _preflight(self, protocol, tunnels):
+        for tunnel in tunnels:
+            if not tunnel.refused:
+                try:
+                    protocol.check(tunnel.view)
+                except FieldError as error:
+                    tunnel.refuse(error)
+        wanted = [one for one in tunnels if not one.refused and one.view["active"]]
+        lacks = protocol.missing() if wanted else []
+        self.missing += [name for name in lacks if name not in self.missing]
+        if lacks and not self.host.check:
+            for tunnel in wanted:
+                tunnel.refuse("This host lacks %s: install it (the role %s does)." % (", ".join(lacks), protocol.name))
+
+    def _keys(self, protocol, tunnels):
+        for tunnel in tunnels:
+            if tunnel.refused:
+                continue
+            try:
+                there, tunnel.public = protocol.load_key(tunnel.uuid)
+                if not there and tunnel.view["active"]:
+                    self._make_key(protocol, tunnel)
+            except Error as error:
+                if tunnel.view["active"]:  # one that stops needs no key
+                    tunnel.refuse(error)
+
+    def _make_key(self, protocol, tunnel):
+        tunnel.changes.append("key made")
+        after = "a new key\n"
+        if not self.host.check:
+            if tunnel.state is None:
+                self._save(tunnel, new_state(tunnel.view))
+            tunnel.public = protocol.make_key(tunnel.uuid)
+            after = protocol.fingerprint(tunnel.public) + "\n"
+        tunnel.diff.append(file_diff(protocol.key_path(tunnel.uuid), None, after))
+
+    def _leaving(self, tunnels):
+        """The interfaces that our tunnels give up: those that stop, and the old name of those that got a new one."""
+        leaving = {}
+        for tunnel in tunnels:
+            name = (tunnel.state or {}).get("interface")
+            if not tunnel.refused and name and (name != tunnel.view["interface"] or not tunnel.view["active"]):
+                leaving[name] = tunnel
+        return leaving
+
+    def _plan(self, protocol, tunnels, live, leaving, going):
+        wanted = [one for one in tunnels if one.wanted]
+        if not wanted:
+            return
+        routes = _host.look_routes(self.host)
+        controllers = _host.controllers(self.host) if any(one.view["routes"] for one in wanted) else []
+        resolved = _host.resolve({one.view["peer"]["endpoint"] for one in wanted})
+        free = set(leaving) | {state["interface"] for state in going.values()}
+        owners = {s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free}
+        planned = {}
+        for tunnel in wanted:
+            view, name = tunnel.view, tunnel.view["interface"]
+            try:
+                owner = owners.get(name)
+                stands = protocol.stands(live, name) if owner is None and name not in free else None
+                if owner not in (None, tunnel.uuid):
+                    raise FieldError("interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner))
+                if stands:
+                    mend = "%s is on this host and was not made by marzban.tunnels: choose another interface, or remove it."
+                    raise FieldError("interface", name, (mend % stands))
+                ours = {name, (tunnel.state or {}).get("interface")} | free
+                for route in view["routes"]:
+                    if route in planned:
+                        raise FieldError("routes", route, "The tunnel %s takes it already." % planned[route])
+                    why = route_refusal(route, controllers, resolved.get(view["peer"]["endpoint"]) or [], routes, ours)
+                    if why:
+                        raise FieldError("routes", route, why)
+                tunnel.plan = protocol.plan(
+                    view, tunnel.template["text"], tunnel.public, tunnel.peer_public, tunnel.state, live, routes, resolved
+                )
+            except Error as error:
+                tunnel.refuse(error)
+                continue
+            planned.update((route, _received.title(view)) for route in view["routes"])
+            if leaving.get((tunnel.state or {}).get("interface")) is tunnel:
+                tunnel.changes.append("interface %s instead of %s" % (name, tunnel.state["interface"]))
+            tunnel.changes += tunnel.plan.changes
+            tunnel.diff += [file_diff(*one) for one in tunnel.plan.files]
+
+    def _refuse_what_is_not_free(self, tunnels, leaving):
+        """An interface that its tunnel was to give up, and doesn't, is nobody else's."""
+        again = True
+        while again:
+            again = False
+            for tunnel in tunnels:
+                holder = leaving.get(tunnel.view["interface"]) if tunnel.plan and not tunnel.refused else None
+                if holder not in (None, tunnel) and holder.refused:
+                    tunnel.refuse(FieldError("interface", tunnel.view["interface"], "Another tunnel keeps it: %s." % holder.error))
+                    again = True
+
+    def _release(self, protocol, tunnels, leaving, going):
+        """Takes down what stops, what moves to another interface, and what is removed."""
+        places = {name: one.uuid for name, one in leaving.items() if not one.refused}
+        places.update((state["interface"], uuid) for uuid, state in going.items() if state["interface"])
+        failed = {} if self.host.check else protocol.release(places)
+        for name, tunnel in leaving.items():
+            if name in failed:
+                tunnel.refuse(failed[name])
+            elif not tunnel.refused:
+                if not tunnel.wanted:
+                    tunnel.changes.append("stopped")
+                self._remember_nothing(tunnel)
+        self._refuse_what_is_not_free(tunnels, leaving)
+        for tunnel in tunnels:
+            if tunnel.plan and not tunnel.refused and tunnel.view["interface"] in failed:
+                tunnel.refuse(failed[tunnel.view["interface"]])
+        for uuid, state in going.items():
+            entry = dict(_known(state), error=None)
+            try:
+                if state["interface"] in failed:
+                    raise failed[state["interface"]]
+                if not self.host.check:
+                    self.folders.drop(uuid)
+            except Error as error:
+                entry["error"] = str(error)
+            self.removed.append(entry)
+            self.diff.append(file_diff(self.folders.path(uuid, STATE), state_text(_shown_state(state)), None))
+
+    def _do(self, protocol, tunnels):
+        ready = []
+        for tunnel in tunnels:
+            try:  # from here on the interface is ours
+                state = tunnel.state or new_state(tunnel.view)
+                self._save(tunnel, dict(state, interface=tunnel.view["interface"]))
+                ready.append(tunnel)
+            except Error as error:
+                tunnel.refuse(error)
+        failed = protocol.do([one.plan for one in ready])
+        for tunnel in ready:
+            if tunnel.uuid in failed:
+                tunnel.refuse(failed[tunnel.uuid])
+
+    # State
+
+    def _save(self, tunnel, state):
+        if state != tunnel.state:
+            if not self.host.check:
+                self.folders.write_state(state)
+            tunnel.state = state
+
+    def _remember(self, protocol, tunnel, applied):
+        """Writes down what was applied, when it isn't written yet."""
+        before = self.states.get(tunnel.uuid)
+        state = new_state(tunnel.view)
+        state["interface"] = tunnel.view["interface"]
+        state["peer"] = {"node": tunnel.view["peer"]["node"], "public": tunnel.peer_public}
+        state["applied"] = applied
+        try:
+            self._save(tunnel, state)
+        except Error as error:
+            tunnel.refuse(error)
+        if _shown_state(before) != _shown_state(state):
+            path = self.folders.path(tunnel.uuid, STATE)
+            tunnel.diff.append(file_diff(path, before and state_text(_shown_state(before)), state_text(_shown_state(state))))
+            if not tunnel.changes:
+                tunnel.changes.append("state written")
+
+    def _remember_nothing(self, tunnel):
+        """Nothing on this host bears the tunnel's interface any more; the key and the peer's half stay."""
+        try:
+            self._save(tunnel, dict(tunnel.state, interface=None, applied={}))
+        except Error as error:
+            tunnel.refuse(error)
+
+
+def new_state(view):
+    """The state of a tunnel of which nothing stands on the host yet."""
+    state = {key: view[key] for key in ("panel", "id", "uuid", "name", "type")}
+    return dict(state, interface=None, peer=None, applied={})
+
+
+def _known(state):
+    return {key: state.get(key) for key in ("id", "uuid", "name", "type", "interface")}
+
+
+def _shown_state(state):
+    """The state as a diff shows it: without what only tells whether the rules are still those that were loaded."""
+    if state is None:
+        return None
+    return dict(state, applied={key: value for key, value in state["applied"].items() if key != "rules"})
+
+
+def file_diff(path, before, after):
+    """One part of a diff: a file that was ``before`` and is ``after`` (None: no such file)."""
+    return {"before_header": path, "after_header": path, "before": before or "", "after": after or ""}

@@ -1,0 +1,276 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host: commands, and looks at what all protocols ask about. Nothing here changes anything but ``Host.run``."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, printable
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TIMEOUT = 30  # seconds that a command may take
+RESOLVE = 5  # seconds that all names together may take to resolve
+SSH_PORT = 22
+
+
+class CommandError(Error):
+    """A command that failed. Its text never holds what the command read or what a secret command printed."""
+
+
+class Host:
+    """This host. ``check`` is check mode: a command that would change something is refused by an assertion."""
+
+    def __init__(self, check=False):
+        self.check = check
+        path = os.environ.get("PATH", "")
+        self._environment = {"LC_ALL": "C", "PATH": PATH + (":" + path if path else "")}
+
+    def has(self, program):
+        """Whether a program is on the PATH."""
+        return shutil.which(program, path=self._environment["PATH"]) is not None
+
+    def look(self, *argv, **options):
+        """The output of a command that changes nothing, and None when it fails or isn't there. Options as ``run``."""
+        try:
+            return self._run(argv, **options)
+        except CommandError:
+            return None
+
+    def look_json(self, *argv):
+        """What a command says in JSON; an empty list when it fails."""
+        try:
+            return json.loads(self.look(*argv) or "[]")
+        except ValueError:
+            return []
+
+    def run(self, *argv, **options):
+        """The output of a command that may change the host. ``stdin`` is a text, ``timeout`` seconds. Raises CommandError.
+
+        With ``secret`` the error doesn't show what the command printed.
+        """
+        assert not self.check, argv
+        return self._run(argv, **options)
+
+    def attempt(self, *argv):
+        """``run`` for what may fail because it is done already."""
+        try:
+            self.run(*argv)
+        except CommandError:
+            pass
+
+    def _run(self, argv, stdin=None, timeout=TIMEOUT, secret=False):
+        name = " ".join(argv)
+        try:
+            done = subprocess.run(
+                argv,
+                input="" if stdin is None else stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                cwd="/",
+                timeout=timeout,
+                universal_newlines=True,
+                errors="replace",
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandError("%s did not end in %d s" % (printable(name), timeout)) from None
+        except OSError as error:
+            raise CommandError("%s can't be run: %s" % (printable(name), error.strerror)) from None
+        if done.returncode:
+            said = "" if secret else ": " + printable(done.stderr.strip() or done.stdout.strip())
+            raise CommandError("%s ended with %d%s" % (printable(name), done.returncode, said.rstrip(".")))
+        return done.stdout
+
+
+# Interfaces and routes
+
+
+def look_links(host):
+    """``{interface: {"kind", "up", "mtu", "addresses": [canonical]}}`` of all interfaces. Link-local ones are left out."""
+    links = {}
+    for link in host.look_json("ip", "-j", "-d", "addr", "show"):
+        if "ifname" not in link:  # older iproute2 prints empty objects
+            continue
+        addresses = [
+            str(ipaddress.ip_interface("%s/%d" % (one["local"], one["prefixlen"])))
+            for one in link.get("addr_info", [])
+            if "local" in one and one.get("scope") != "link"
+        ]
+        links[link["ifname"]] = {
+            "kind": link.get("linkinfo", {}).get("info_kind"),
+            "up": "UP" in link.get("flags", []),
+            "mtu": link.get("mtu"),
+            "addresses": addresses,
+        }
+    return links
+
+
+def look_routes(host):
+    """``[(network, interface or None, made by the kernel)]`` of the main table, both families."""
+    routes = []
+    for family, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
+        for route in host.look_json("ip", "-j", family, "route", "show", "table", "main"):
+            text = everything if route.get("dst") == "default" else route.get("dst")
+            try:
+                network = ipaddress.ip_network(text)
+            except ValueError:
+                continue
+            if network.version == 6 and (network.is_link_local or network.is_multicast):
+                continue
+            routes.append((str(network), route.get("dev"), route.get("protocol") == "kernel"))
+    return routes
+
+
+def covers(route, addresses):
+    """The first of ``addresses`` (texts) that lies in the network ``route``, or None."""
+    network = ipaddress.ip_network(route)
+    for address in addresses:
+        found = ipaddress.ip_address(address)
+        if found.version == network.version and found in network:
+            return address
+    return None
+
+
+def path_mtu(host, address, links):
+    """The MTU of the route to ``address`` in bytes, or None where there is no route."""
+    for route in host.look_json("ip", "-j", "route", "get", address):
+        for metrics in route.get("metrics") or []:
+            if "mtu" in metrics:
+                return metrics["mtu"]
+        return links.get(route.get("dev"), {}).get("mtu")
+    return None
+
+
+def udp_ports(host):
+    """The UDP ports that something on this host listens at."""
+    ports = set()
+    for line in (host.look("ss", "-H", "-l", "-u", "-n") or "").splitlines():
+        words = line.split()
+        if len(words) >= 4 and words[3].rpartition(":")[2].isdigit():
+            ports.add(int(words[3].rpartition(":")[2]))
+    return ports
+
+
+# Names
+
+
+def resolve(names):
+    """``{name: [addresses]}`` of host names and addresses; a name that can't be resolved in time has none."""
+    answers = {}
+    unknown = []
+    for name in set(names):
+        try:
+            answers[name] = [str(ipaddress.ip_address(name))]
+        except ValueError:
+            unknown.append(name)
+    if unknown:
+        # Not as a context manager: leaving it would wait for a resolver that hangs.
+        pool = ThreadPoolExecutor(max_workers=min(32, len(unknown)))
+        futures = {name: pool.submit(_addresses, name) for name in unknown}
+        for name, future in futures.items():
+            try:
+                answers[name] = future.result(timeout=RESOLVE)
+            except Exception:  # whatever a resolver raises, and the time-out
+                answers[name] = []
+        pool.shutdown(wait=False)
+    return answers
+
+
+def _addresses(name):
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    return sorted({one[4][0] for one in found if "%" not in one[4][0]})
+
+
+# Who drives this host
+
+
+def _ancestors():
+    pid = os.getpid()
+    while pid > 1:
+        yield pid
+        try:
+            with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as stream:
+                pid = int(stream.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return
+
+
+def _ssh_connection(pid):
+    """``(the other side's address, our port)`` in a process's SSH_CONNECTION, or None."""
+    try:
+        with open("/proc/%d/environ" % pid, "rb") as stream:
+            variables = stream.read().split(b"\0")
+    except OSError:
+        return None
+    for variable in variables:
+        if variable.startswith(b"SSH_CONNECTION="):
+            words = variable.partition(b"=")[2].decode("ascii", "replace").split()
+            if len(words) == 4 and words[3].isdigit():
+                return words[0], int(words[3])
+    return None
+
+
+def controllers(host):
+    """The addresses that drive this host: of this process's SSH session, and of all established inbound SSH sessions."""
+    found = set()
+    ports = {SSH_PORT}
+    for pid in _ancestors():
+        connection = _ssh_connection(pid)
+        if connection:
+            found.add(connection[0])
+            ports.add(connection[1])
+    for line in (host.look("ss", "-H", "-t", "-n", "state", "established") or "").splitlines():
+        words = line.split()
+        if len(words) >= 4:
+            port = words[2].rpartition(":")[2]
+            if port.isdigit() and int(port) in ports:
+                found.add(words[3].rpartition(":")[0].strip("[]"))
+    return sorted(filter(None, (_plain_address(text) for text in found)))
+
+
+def _plain_address(text):
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return None if address.is_loopback else str(getattr(address, "ipv4_mapped", None) or address)
+
+
+# Units
+
+
+def look_units(host, units):
+    """``{unit: {"load", "active", "enabled", "since"}}``; ``since`` is seconds of the monotonic clock, or None."""
+    answer = {}
+    if not units:
+        return answer
+    names = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
+    for block in (host.look("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        if "Id" in values:
+            since = values.get("ActiveEnterTimestampMonotonic", "0")
+            answer[values["Id"]] = {
+                "load": values.get("LoadState"),
+                "active": values.get("ActiveState"),
+                "enabled": values.get("UnitFileState") == "enabled",
+                "since": int(since) / 1e6 if since.isdigit() and int(since) else None,
+            }
+    return answer
+
+
+def last_words(host, unit):
+    """The end of what a unit's last start said, as one line."""
+    text = host.look("journalctl", "--no-pager", "--output=cat", "--lines=6", "--unit", unit) or ""
+    lines = [line for line in text.splitlines() if line.strip() and not re.match(r"(\[#\]|Starting|Started|Stopp)", line)]
+    return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

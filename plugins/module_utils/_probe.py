@@ -1,0 +1,89 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether packets pass: a ping inside the tunnel, and what it says about one end. Only a ping that came back is `active`."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+AT_ONCE = 32  # pings that run at the same time
+PING = ("ping", "-n", "-q", "-c", "3", "-i", "0.1", "-w", "1")
+PING_TIMEOUT = 5  # seconds
+NOTHING = {"rtt_ms": None, "loss_percent": None}  # what is known without a probe
+# After this time without a handshake the other end isn't just late: WireGuard's own limit for a session.
+PATIENCE = 180
+_SENT = re.compile(r"(\d+) packets transmitted, (\d+) (?:packets )?received")
+_TIMES = re.compile(r"= [\d.]+/([\d.]+)/")
+
+
+def measure(host, targets):
+    """Pings ``{key: (interface, address)}``: ``{key: {"rtt_ms"?, "loss_percent"?}}``, both None where ping failed."""
+    if not targets:
+        return {}
+    with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(targets))) as pool:
+        return dict(zip(targets, pool.map(lambda one: _ping(host, *one), targets.values())))
+
+
+def _ping(host, interface, address):
+    # ping ends with 1 when nothing came back, and says so on its output all the same.
+    argv = PING + ("-I", interface, address)
+    return parse_ping(host.look("sh", "-c", '"$@" || true', "ping", *argv, timeout=PING_TIMEOUT) or "")
+
+
+def parse_ping(text):
+    """``{"rtt_ms"?, "loss_percent"?}`` in the output of ping."""
+    sent = _SENT.search(text)
+    if not sent or not int(sent.group(1)):
+        return dict(NOTHING)
+    lost = 100.0 * (int(sent.group(1)) - int(sent.group(2))) / int(sent.group(1))
+    times = _TIMES.search(text)
+    return {"rtt_ms": float(times.group(1)) if times else None, "loss_percent": round(max(lost, 0.0), 1)}
+
+
+def status(view, measured, up):
+    """``(status, error?)`` of the end of an active ``view`` that runs, after a probe.
+
+    ``measured`` as docs/contract.md has it, ``up`` the seconds since its service started (None: unknown).
+    """
+    peer = view["peer"]
+    age = measured["handshake_age"]
+    if measured["loss_percent"] is not None and measured["loss_percent"] < 100:
+        return "active", None
+    if measured["loss_percent"] is None and age is not None and age < PATIENCE:
+        return "connecting", None  # nothing was measured
+    if age is None:
+        if up is None or up < PATIENCE:
+            return "connecting", None
+        return "error", "no handshake with %s in %s: %s" % (peer["node"], _duration(up), _advice(view))
+    if age >= PATIENCE:
+        return "error", "the last handshake with %s was %s ago: %s" % (peer["node"], _duration(age), _advice(view))
+    return "error", "the handshake with %s is %s old, and %s did not answer 3 pings inside the tunnel: %s" % (
+        peer["node"],
+        _duration(age),
+        peer["addresses"][0].split("/")[0],
+        "does a firewall there drop traffic from %s, or is its tunnel interface without its address?" % view["interface"],
+    )
+
+
+def _duration(seconds):
+    seconds = int(seconds)
+    if seconds < 120:
+        return "%d s" % seconds
+    if seconds < 7200:
+        return "%d min" % (seconds // 60)
+    return "%d h" % (seconds // 3600)
+
+
+def _advice(view):
+    peer, local = view["peer"], view["local"]
+    if view["dial"]:
+        return "is UDP %d open at %s, and was the tunnel applied on %s?" % (peer["port"], peer["endpoint"], peer["node"])
+    return "%s dials, is UDP %d open here at %s, and was the tunnel applied on %s?" % (
+        peer["node"],
+        local["port"],
+        local["endpoint"],
+        peer["node"],
+    )

@@ -1,0 +1,108 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One tunnel during one run on a node, what its answer says, and how its status is found."""
+
+from __future__ import annotations
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _probe, _received
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+
+
+class Tunnel:
+    """One tunnel in this run. ``view`` is None when the panel's words can't be used, and ``error`` then says why."""
+
+    def __init__(self, raw, template=None):
+        self.seen = _received.seen(raw)
+        self.uuid = self.seen["uuid"]
+        self.template = template  # {"text": …} or {"error": …}, what the controller made of its view
+        self.view = self.state = self.plan = None
+        self.public = self.peer_public = None
+        self.error = self.waiting_for = self.measured = None
+        self.refused = False
+        self.status = "connecting"
+        self.changes, self.diff = [], []
+
+    def refuse(self, error):
+        """This tunnel is left as it is, and the others go on."""
+        self.refused = True
+        self.fail(error)
+
+    def fail(self, error):
+        """Something is wrong with this tunnel."""
+        name = _received.title(self.view) if self.view else self.seen["name"] or self.uuid or "?"
+        where = " on %s" % self.seen["node"] if self.seen["node"] else ""
+        self.status, self.error = "error", "tunnel %s%s: %s" % (name, where, error)
+
+    @property
+    def wanted(self):
+        """Whether it should run, as far as is known by now."""
+        return not self.refused and self.view["active"] and not self.waiting_for
+
+    def answer(self):
+        """Its part of the answer of tunnel_apply."""
+        published = (self.view or {}).get("local", {}).get("public")
+        return dict(
+            self.seen,
+            status=self.status,
+            error=self.error,
+            refused=self.refused,
+            waiting_for=self.waiting_for,
+            public=self.public,
+            publish=self.public is not None and self.public != published,
+            changes=self.changes,
+            measured=self.measured,
+        )
+
+
+def accept(raws, templates, panel, types):
+    """The Tunnels of the views of these types, of which those that can't be used are refused. ``raws`` holds anything."""
+    tunnels, taken = [], {}
+    for raw, template in zip(raws, templates):
+        tunnel = Tunnel(raw, template)
+        if tunnel.seen["type"] is not None and tunnel.seen["type"] not in types:
+            continue
+        tunnels.append(tunnel)
+        try:
+            view = _received.view(raw, panel)
+            for key in ("uuid", "interface", "port"):
+                value = view["local"]["port"] if key == "port" else view[key]
+                other = taken.setdefault((key, value), tunnel)
+                if other is not tunnel:
+                    raise FieldError(key, value, "The tunnel %s of this host has it too." % _received.title(other.view))
+            tunnel.view = view
+        except FieldError as error:
+            tunnel.refuse(error)
+    return tunnels
+
+
+def find_peer(tunnel):
+    """Takes the peer's public half from the view, else the one last applied for the same node; else the tunnel waits."""
+    peer = tunnel.view["peer"]
+    last = (tunnel.state or {}).get("peer") or {}
+    tunnel.peer_public = peer["public"] or (last.get("public") if last.get("node") == peer["node"] else None)
+    tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
+
+
+def measure(host, protocol, tunnels, probe=True):
+    """Finds the status of those ``tunnels`` that were not refused; all pings run at the same time."""
+    names = sorted(one.view["interface"] for one in tunnels if one.wanted)
+    live = protocol.look_briefly(names)
+    running = {}
+    for tunnel in tunnels:
+        if tunnel.refused:
+            continue
+        tunnel.status, tunnel.error = ("connecting" if tunnel.view["active"] else "inactive"), None
+        if tunnel.wanted and protocol.up(tunnel.view, live)[0]:
+            running[tunnel.uuid] = tunnel
+    pings = {}
+    if probe and running:
+        targets = {u: (t.view["interface"], t.view["peer"]["addresses"][0].split("/")[0]) for u, t in running.items()}
+        pings = _probe.measure(host, targets)
+        live = protocol.look_briefly(names)
+    for uuid, tunnel in running.items():
+        tunnel.measured = protocol.measured(tunnel.view, live, pings.get(uuid) or dict(_probe.NOTHING))
+        tunnel.status, error = _probe.status(tunnel.view, tunnel.measured, protocol.up(tunnel.view, live)[1])
+        if error:
+            tunnel.fail(error)

@@ -1,0 +1,212 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""WireGuard's texts, pure: the conf of wg-quick, the table of nftables, what `wg show all dump` says, and how they differ."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+
+STALE = 180  # seconds after which WireGuard drops a session, so that the endpoint it used says nothing any more
+_HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
+_NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
+
+
+def table(uuid):
+    """The name of the tunnel's own table in the family inet."""
+    return "marzban-%s" % uuid
+
+
+def rules(view, mtu):
+    """What nft loads for a tunnel: it replaces the tunnel's own table in one transaction, and touches no other.
+
+    With ``Table = off`` wg-quick does not refuse packets to the tunnel's address that come from elsewhere; this does.
+    The segment size is clamped for what is forwarded into the tunnel, and for what comes out of it.
+    """
+    name, interface = table(view["uuid"]), view["interface"]
+    lines = ["table inet %s" % name, "delete table inet %s" % name, "table inet %s {" % name, "\tchain guard {"]
+    lines.append("\t\ttype filter hook prerouting priority raw; policy accept;")
+    for address in view["local"]["addresses"]:
+        found = ipaddress.ip_interface(address)
+        family = "ip" if found.version == 4 else "ip6"
+        lines.append('\t\tiifname != "%s" %s daddr %s fib saddr type != local drop' % (interface, family, found.ip))
+    lines += ["\t}", "\tchain clamp {", "\t\ttype filter hook forward priority mangle; policy accept;"]
+    for family, headers in (("ipv4", 40), ("ipv6", 60)):
+        for direction in ("iifname", "oifname"):
+            lines.append(
+                '\t\t%s "%s" meta nfproto %s tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
+                % (direction, interface, family, mtu - headers)
+            )
+    return "\n".join(lines + ["\t}", "}"]) + "\n"
+
+
+def _peer():
+    return {"allowed": set(), "endpoint": None, "keepalive": 0}
+
+
+def parse_conf(text):
+    """What a conf of wg-quick asks for, checked.
+
+    ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint": (host, port)?,
+    "keepalive": seconds}}, "lines": [what wg itself reads]}``. Raises Error.
+    """
+    conf = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
+    section, peer = None, None
+    for line in text.split("\n"):
+        line = line.partition("#")[0].strip()
+        if not line:
+            continue
+        if line.startswith("["):
+            section = line.lower()
+            peer = None
+            if section not in ("[interface]", "[peer]"):
+                raise Error("The conf has a section %s, and wg-quick knows [Interface] and [Peer]." % line)
+            conf["lines"].append(line)
+            continue
+        key, sign, value = (part.strip() for part in line.partition("="))
+        if not sign or section is None:
+            raise Error("The conf has a line that is no setting: %s." % key)
+        try:
+            if section == "[interface]":
+                keep = _interface_line(conf, key.lower(), value)
+            else:
+                peer = _peer_line(conf, peer, key.lower(), value)
+                keep = True
+        except (ValueError, FieldError):
+            raise Error("The conf has a %s that can't be used: %s." % (key, value)) from None
+        if keep:
+            conf["lines"].append("%s = %s" % (key, value))
+    if conf["port"] is None or not conf["peers"] or not conf["addresses"]:
+        raise Error("The conf needs an Address, a ListenPort and a [Peer] with its PublicKey: syncconf would reset them.")
+    return conf
+
+
+def _interface_line(conf, key, value):
+    """Takes in a setting of [Interface]; whether wg itself reads it."""
+    if key == "privatekey" or (key == "saveconfig" and value.lower() != "false"):
+        raise Error("The template has %s, which puts the key into the conf. %s" % (key, _NO_SECRET))
+    if key == "address":
+        conf["addresses"] += [str(ipaddress.ip_interface(one.strip())) for one in value.split(",")]
+    elif key == "mtu":
+        conf["mtu"] = int(value)
+    elif key == "listenport":
+        conf["port"] = int(value)
+        return True
+    elif key == "fwmark":
+        conf["fwmark"] = 0 if value == "off" else int(value, 0)
+        return True
+    elif key not in _HOOKS and key != "saveconfig":
+        raise ValueError
+    return False
+
+
+def _peer_line(conf, peer, key, value):
+    """Takes in a setting of a [Peer]; the peer it is about."""
+    if key == "publickey":
+        peer = conf["peers"].setdefault(_checks.wireguard_key(value), _peer())
+    elif peer is None:
+        raise Error("The conf has a [Peer] that does not begin with its PublicKey.")
+    elif key == "allowedips":
+        peer["allowed"] |= {str(ipaddress.ip_network(one.strip())) for one in value.split(",") if one.strip()}
+    elif key == "endpoint":
+        peer["endpoint"] = parse_endpoint(value)
+    elif key == "persistentkeepalive":
+        peer["keepalive"] = 0 if value == "off" else int(value)
+    elif key == "presharedkey":
+        raise Error("The template has a PresharedKey, which is a secret. %s" % _NO_SECRET)
+    else:
+        raise ValueError
+    return peer
+
+
+def parse_endpoint(text):
+    """``(host, port)`` of ``host:port`` or ``[host]:port``. Raises ValueError."""
+    host, _colon, port = text.rpartition(":")
+    return host.strip("[]").partition("%")[0], int(port)
+
+
+def sync_text(conf, private):
+    """What `wg syncconf` reads: complete, or it would reset what is left out. It holds the private key: memory only."""
+    lines = list(conf["lines"])
+    first = lines.index("[Interface]") + 1
+    return "\n".join(lines[:first] + ["PrivateKey = " + private] + lines[first:]) + "\n"
+
+
+def parse_dump(text):
+    """``{interface: {"public"?, "port", "fwmark", "peers": {public key: {…, "handshake", "rx", "tx"}}}}`` of `wg show all dump`.
+
+    The private and pre-shared keys in it are left out here, and the text goes nowhere else.
+    """
+    interfaces = {}
+    for line in text.splitlines():
+        words = line.split("\t")
+        if len(words) == 5:
+            interfaces[words[0]] = {
+                "public": None if words[2] == "(none)" else words[2],
+                "port": int(words[3]),
+                "fwmark": 0 if words[4] == "off" else int(words[4], 0),
+                "peers": {},
+            }
+        elif len(words) == 9 and words[0] in interfaces:
+            interfaces[words[0]]["peers"][words[1]] = {
+                "endpoint": None if words[3] == "(none)" else parse_endpoint(words[3]),
+                "allowed": set() if words[4] == "(none)" else set(words[4].split(",")),
+                "handshake": int(words[5]),
+                "rx": int(words[6]),
+                "tx": int(words[7]),
+                "keepalive": 0 if words[8] == "off" else int(words[8]),
+            }
+    return interfaces
+
+
+def differences(conf, live, public, before, resolved, now):
+    """What `wg syncconf` has to put right on an interface: texts for ``changes``, empty when there is nothing to do.
+
+    ``conf`` is what is wanted, ``live`` what the dump says, ``before`` the conf written last (or None), ``resolved``
+    ``{host: [addresses]}``, ``now`` seconds of the clock. A peer may have moved: its live endpoint counts only when
+    there is no session that uses it.
+    """
+    found = []
+    if live["public"] != public:
+        found.append("private key loaded")
+    if live["port"] != conf["port"]:
+        found.append("listen port %d instead of %d" % (conf["port"], live["port"]))
+    if live["fwmark"] != conf["fwmark"]:
+        found.append("firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"]))
+    found += ["peer %s… removed" % key[:8] for key in live["peers"] if key not in conf["peers"]]
+    for key, wanted in conf["peers"].items():
+        peer = live["peers"].get(key)
+        if peer is None:
+            found.append("peer %s… added" % key[:8])
+            continue
+        if {_canonical(one) for one in peer["allowed"]} != wanted["allowed"]:
+            found.append("allowed IPs %s" % ", ".join(sorted(wanted["allowed"])))
+        if peer["keepalive"] != wanted["keepalive"]:
+            found.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
+        if wanted["endpoint"] and _lost(key, wanted["endpoint"], peer, before, resolved, now):
+            found.append("endpoint %s port %d" % wanted["endpoint"])
+    return found
+
+
+def _canonical(network):
+    return str(ipaddress.ip_network(network))
+
+
+def _lost(key, endpoint, peer, before, resolved, now):
+    """Whether the endpoint of a peer has to be set."""
+    if before and key in before["peers"] and before["peers"][key]["endpoint"] != endpoint:
+        return True
+    if now - peer["handshake"] <= STALE:
+        return False
+    host, port = endpoint
+    addresses = resolved.get(host) or []
+    return bool(addresses) and peer["endpoint"] not in [(address, port) for address in addresses]
+
+
+def handshake_age(peer, now):
+    """Seconds since the last handshake with a peer of the dump, or None when there was none."""
+    return max(0, int(now - peer["handshake"])) if peer["handshake"] else None

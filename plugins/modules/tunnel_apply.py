@@ -1,0 +1,250 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes a host match its views. The work is in module_utils/_apply.py, the rendering in the action plugin."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_apply
+short_description: Make a node match its tunnels
+version_added: 0.1.0
+description:
+  - Makes missing keys, writes configurations, starts, changes, stops and removes the tunnels of one host, in one call for all of them.
+  - It compares the live state too. What somebody changed by hand is put back, and named in RV(tunnels[].changes).
+  - A tunnel that can't be applied gets an RV(tunnels[].error), and the others go on. The task does not fail for it.
+  - What is not in O(views) stays as it is. Only O(remove) and O(remove_all) remove something, and only what this panel's
+    runs made.
+  - Private keys stay on the host. They are in no argument, return value, diff or log.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+requirements:
+  - systemd
+  - Python 3.8 or newer, and its cryptography (on the host)
+  - wireguard-tools, nftables, iproute2, ping, and a kernel with WireGuard or wireguard-go (on the host). What is missing is
+    answered in RV(missing).
+options:
+  views:
+    description:
+      - The tunnels as this host sees them, as M(marzban.tunnels.tunnel_views) answers them for one host.
+      - An empty list is a list. Anything else, such as an undefined variable, is refused.
+    type: list
+    elements: raw
+    required: true
+  panel:
+    description:
+      - The id of the panel that the views are from, as M(marzban.tunnels.tunnel_views) answers it.
+    type: str
+    required: true
+  types:
+    description:
+      - The types of tunnels that this task handles. Tunnels of other types are left alone.
+    type: list
+    elements: str
+    choices: [wireguard]
+    default: [wireguard]
+  remove:
+    description:
+      - The uuids of tunnels that are gone from the panel for certain. What isn't there is fine.
+    type: list
+    elements: str
+    default: []
+  remove_all:
+    description:
+      - Removes everything of this panel and O(types) from the host. O(views) must then be empty.
+    type: bool
+    default: false
+  config_dir:
+    description:
+      - Where the host keeps one folder per tunnel.
+      - The default is E(TUNNEL_CONFIG_DIR) of the controller, else V(/etc/marzban/tunnels).
+    type: str
+  templates:
+    description:
+      - Templates of your own, by type, as paths on the controller.
+      - They see C(view) and C(node), and Jinja2's own filters only. RV(tunnels[].error) says what is wrong with one.
+    type: dict
+    default: {}
+  probe:
+    description:
+      - Whether to send pings through the tunnels that run. Without them no tunnel is called V(active).
+    type: bool
+    default: true
+  rendered:
+    description:
+      - Set by the action plugin. Leave it out.
+    type: list
+    elements: dict
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be done, also on a host that has none of the packages yet.
+  diff_mode:
+    support: full
+    description: Shows files before and after, and of a new key its fingerprint.
+  platform:
+    platforms: linux
+    support: full
+    description: Linux with systemd.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+seealso:
+  - module: marzban.tunnels.tunnel_views
+  - module: marzban.tunnels.tunnel_health
+  - module: marzban.tunnels.tunnel_keys
+"""
+
+EXAMPLES = r"""
+- name: Read the records
+  marzban.tunnels.tunnel_views:
+    nodes: {"de-1": "de-1"}
+  run_once: true
+  delegate_to: localhost
+  register: read
+
+- name: Make this host match them
+  marzban.tunnels.tunnel_apply:
+    panel: "{{ read.panel }}"
+    views: "{{ read.views[inventory_hostname] }}"
+    remove: "{{ read.gone[inventory_hostname] | default([]) }}"
+
+- name: Take everything of this panel off
+  marzban.tunnels.tunnel_apply:
+    panel: "{{ read.panel }}"
+    views: []
+    remove_all: true
+"""
+
+RETURN = r"""
+missing:
+  description: Capabilities that the tunnels need and this host lacks. Nothing is applied until they are there.
+  type: list
+  elements: str
+  returned: always
+  sample: [cryptography, wireguard-tools, wireguard-go, nftables, ping, iproute2]
+tunnels:
+  description: One entry for each of the views.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    uuid:
+      description: The tunnel's uuid. This and the next fields are null where the view holds no such thing.
+      type: str
+    id:
+      description: Its number on the panel.
+      type: int
+    name:
+      description: Its name on the panel.
+      type: str
+    version:
+      description: The version of the record.
+      type: int
+    type:
+      description: Its protocol.
+      type: str
+    interface:
+      description: Its interface on this host.
+      type: str
+    node:
+      description: This node.
+      type: str
+    peer:
+      description: The node at the other end.
+      type: str
+    status:
+      description: V(active) (a ping came back), V(inactive), V(connecting) or V(error).
+      type: str
+      sample: active
+    error:
+      description: What was expected, what was seen, and what to do.
+      type: str
+    refused:
+      description: Whether the tunnel could not be applied. Without it an error is about the traffic.
+      type: bool
+    waiting_for:
+      description: The node whose public half nobody knows yet.
+      type: str
+    public:
+      description: The public half of this end.
+      type: dict
+      sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
+    publish:
+      description: Whether the panel lacks this public half, or has another.
+      type: bool
+    changes:
+      description: What was changed, or would be in check mode.
+      type: list
+      elements: str
+      sample: [key made, conf written, enabled, started]
+    measured:
+      description: C(handshake_age) in seconds, C(rx_bytes), C(tx_bytes), C(rtt_ms), C(loss_percent); each may be null.
+      type: dict
+removed:
+  description: What was taken off, each with C(id), C(uuid), C(name), C(type), C(interface), C(error).
+  type: list
+  elements: dict
+  returned: always
+orphans:
+  description: Tunnels of this panel that are on the host and in none of the views. They are left as they are.
+  type: list
+  elements: dict
+  returned: always
+foreign:
+  description: Folders of other panels (or with a state that can't be read), each with C(uuid), C(panel), C(interface). Never touched.
+  type: list
+  elements: dict
+  returned: always
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils._apply import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
+from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
+
+
+def work(module):
+    """The answer. Raises Error."""
+    given = module.params
+    views, rendered = given["views"], given["rendered"]
+    if rendered is None or len(rendered) != len(views):
+        raise Error("The controller did not render the templates: call this as marzban.tunnels.tunnel_apply.")
+    if given["remove_all"] and views:
+        raise FieldError("remove_all", True, "There are views too: leave them out, or leave it out.")
+    folders = Folders(given["config_dir"] or CONFIG_DIR)
+    run = Apply(Host(module.check_mode), folders, _checks.uuid(given["panel"], "panel"), given["types"], given["probe"])
+    return run.run(views, rendered, given["remove"], given["remove_all"])
+
+
+def main():
+    """The module."""
+    module = AnsibleModule(
+        argument_spec={
+            "views": {"type": "list", "elements": "raw", "required": True},
+            "panel": {"type": "str", "required": True},
+            "types": {"type": "list", "elements": "str", "choices": ["wireguard"], "default": ["wireguard"]},
+            "remove": {"type": "list", "elements": "str", "default": []},
+            "remove_all": {"type": "bool", "default": False},
+            "config_dir": {"type": "str"},
+            "templates": {"type": "dict", "default": {}},
+            "probe": {"type": "bool", "default": True},
+            "rendered": {"type": "list", "elements": "dict"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        answer = work(module)
+    except Error as error:
+        module.fail_json(msg=str(error))
+    if not module._diff:
+        answer.pop("diff")
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The status of a host's tunnels. The work is in module_utils/_health.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_health
+short_description: Measure a node's tunnels
+version_added: 0.1.0
+description:
+  - Tells the status of each tunnel of one host as the panel knows it, with the age of the handshake, the counters, and the round
+    trip and loss of pings inside the tunnel. All tunnels are measured at the same time.
+  - It can wait until traffic passes. When the time is over it answers what it sees, and does not fail.
+  - It changes nothing.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+requirements:
+  - what M(marzban.tunnels.tunnel_apply) needs
+options:
+  views:
+    description:
+      - The tunnels as this host sees them, as M(marzban.tunnels.tunnel_views) answers them for one host.
+    type: list
+    elements: raw
+    required: true
+  panel:
+    description:
+      - The id of the panel that the views are from, as M(marzban.tunnels.tunnel_views) answers it.
+    type: str
+    required: true
+  types:
+    description:
+      - The types of tunnels that this task handles.
+    type: list
+    elements: str
+    choices: [wireguard]
+    default: [wireguard]
+  config_dir:
+    description:
+      - Where the host keeps one folder per tunnel.
+      - The default is E(TUNNEL_CONFIG_DIR) of the controller, else V(/etc/marzban/tunnels).
+    type: str
+  wait:
+    description:
+      - Seconds to wait until every active tunnel is V(active), but for those that wait for the other end's public half. From 0 to 600.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    support: full
+    description: It changes nothing at any time.
+  diff_mode:
+    support: none
+    description: It changes nothing.
+  platform:
+    platforms: linux
+    support: full
+    description: Linux with systemd.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+seealso:
+  - module: marzban.tunnels.tunnel_apply
+"""
+
+EXAMPLES = r"""
+- name: Wait until traffic passes in all tunnels
+  marzban.tunnels.tunnel_health:
+    panel: "{{ read.panel }}"
+    views: "{{ read.views[inventory_hostname] }}"
+    wait: 15
+  register: health
+
+- name: Insist on it
+  ansible.builtin.assert:
+    that: health.tunnels | rejectattr('status', 'in', ['active', 'inactive']) | length == 0
+"""
+
+RETURN = r"""
+tunnels:
+  description: One entry for each of the views.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    uuid:
+      description: The tunnel's uuid. This and the next fields are null where the view holds no such thing.
+      type: str
+    id:
+      description: Its number on the panel.
+      type: int
+    name:
+      description: Its name on the panel.
+      type: str
+    version:
+      description: The version of the record.
+      type: int
+    type:
+      description: Its protocol.
+      type: str
+    interface:
+      description: Its interface on this host.
+      type: str
+    node:
+      description: This node.
+      type: str
+    peer:
+      description: The node at the other end.
+      type: str
+    status:
+      description:
+        - V(inactive), the record is not active.
+        - V(connecting), it waits for the other end's public half, or never had a handshake in the 3 minutes since it was started.
+        - V(active), a ping inside the tunnel came back.
+        - V(error), anything else.
+      type: str
+      sample: active
+    error:
+      description: What was expected, what was seen, and what to do.
+      type: str
+    refused:
+      description: Whether the view can't be used.
+      type: bool
+    waiting_for:
+      description: The node whose public half nobody knows yet.
+      type: str
+    measured:
+      description: C(handshake_age) in seconds, C(rx_bytes), C(tx_bytes), C(rtt_ms), C(loss_percent); each may be null.
+      type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
+from ansible_collections.marzban.tunnels.plugins.module_utils._health import health
+from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
+
+
+def work(module):
+    """The answer. Raises Error."""
+    given = module.params
+    folders = Folders(given["config_dir"] or CONFIG_DIR)
+    wait = _checks.whole(given["wait"], "wait", 0, 600)
+    return health(Host(check=True), folders, _checks.uuid(given["panel"], "panel"), given["types"], given["views"], wait)
+
+
+def main():
+    """The module."""
+    module = AnsibleModule(
+        argument_spec={
+            "views": {"type": "list", "elements": "raw", "required": True},
+            "panel": {"type": "str", "required": True},
+            "types": {"type": "list", "elements": "str", "choices": ["wireguard"], "default": ["wireguard"]},
+            "config_dir": {"type": "str"},
+            "wait": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        answer = work(module)
+    except Error as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

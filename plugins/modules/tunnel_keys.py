@@ -1,0 +1,188 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Shows and makes the key of one end of a tunnel. The key code is in module_utils/_keys.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_keys
+short_description: Show or make the key of one end of a tunnel
+version_added: 0.1.0
+description:
+  - Shows the public half of a tunnel's key on one host, and makes the key where there is none.
+  - The private half stays on the host, in a file that root alone can read.
+  - M(marzban.tunnels.tunnel_apply) makes missing keys itself. This is for looking, for mending a broken key and for changing one.
+    After a change the panel, and then the other end, have to learn the new public half, so run the apply playbook next.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+requirements:
+  - Python 3.8 or newer, and its cryptography (on the host)
+options:
+  uuid:
+    description:
+      - The tunnel's uuid.
+    type: str
+    required: true
+  panel:
+    description:
+      - The id of the panel that the tunnel is from. A folder of another panel is refused.
+    type: str
+    required: true
+  id:
+    description:
+      - The tunnel's number on the panel. It is written down where the tunnel has no folder yet.
+    type: int
+  type:
+    description:
+      - The tunnel's protocol.
+    type: str
+    choices: [wireguard]
+    default: wireguard
+  regenerate:
+    description:
+      - What happens to a key that is there. A missing key is made in any case.
+      - V(never), it is left as it is, even if it is broken. RV(valid) tells.
+      - V(fail), a broken key fails the task.
+      - V(if_invalid), a broken key is replaced.
+      - V(always), it is replaced, at each run. Traffic stops until both ends were applied again.
+    type: str
+    choices: [never, fail, if_invalid, always]
+    default: fail
+  config_dir:
+    description:
+      - Where the host keeps one folder per tunnel.
+      - The default is E(TUNNEL_CONFIG_DIR) of the controller, else V(/etc/marzban/tunnels).
+    type: str
+attributes:
+  check_mode:
+    support: full
+    description: Makes no key. RV(public) is null where one would be made.
+  diff_mode:
+    support: full
+    description: Shows the fingerprints of the public halves.
+  platform:
+    platforms: linux
+    support: full
+    description: Linux.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+seealso:
+  - module: marzban.tunnels.tunnel_apply
+"""
+
+EXAMPLES = r"""
+- name: Show the public key of this end
+  marzban.tunnels.tunnel_keys:
+    uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+    panel: 0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81
+  check_mode: true
+  register: key
+
+- name: Mend a key that somebody damaged
+  marzban.tunnels.tunnel_keys:
+    uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+    panel: 0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81
+    regenerate: if_invalid
+"""
+
+RETURN = r"""
+uuid:
+  description: The tunnel's uuid.
+  type: str
+  returned: success
+public:
+  description: The public half, null where it is not known (a broken key, or one that check mode did not make).
+  type: dict
+  returned: success
+  sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
+fingerprint:
+  description: What a diff shows of it.
+  type: str
+  returned: success
+  sample: public key SHA256:9b1yZ8Qx0TqfFJm7m0hJ4gVvGfK8sSeQY2lqJ0cVb0k
+valid:
+  description: Whether there is a key now that can be used.
+  type: bool
+  returned: success
+"""
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _keys
+from ansible_collections.marzban.tunnels.plugins.module_utils._apply import PROTOCOLS, file_diff
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
+from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
+
+
+def work(module):
+    """The answer. Raises Error."""
+    given, check = module.params, module.check_mode
+    folders = Folders(given["config_dir"] or CONFIG_DIR)
+    protocol = PROTOCOLS[given["type"]](Host(check), folders)
+    uuid, panel = _checks.uuid(given["uuid"]), _checks.uuid(given["panel"], "panel")
+    if not check:
+        folders.lock()
+        folders.sweep()
+    state = folders.own(uuid, panel, given["type"])
+    there, before, broken = True, None, None
+    try:
+        there, before = protocol.load_key(uuid)
+    except _keys.BrokenKey as error:
+        broken = error
+        if given["regenerate"] == "fail":
+            raise
+    make = not there or given["regenerate"] == "always" or (broken and given["regenerate"] == "if_invalid")
+    public = None if make else before
+    if make and not check:
+        if state is None:
+            new = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"]}
+            folders.write_state(dict(new, interface=None, peer=None, applied={}))
+        public = protocol.make_key(uuid)
+    shown = [protocol.fingerprint(one) if one else None for one in (before, public)]
+    old = shown[0] or ("a broken key" if broken else None)
+    new = shown[1] or ("a new key" if make else old)
+    return {
+        "changed": bool(make),
+        "uuid": uuid,
+        "public": public,
+        "fingerprint": shown[1],
+        "valid": bool(make) or broken is None,
+        "diff": [file_diff(protocol.key_path(uuid), *(text and text + "\n" for text in (old, new)))],
+    }
+
+
+def main():
+    """The module."""
+    module = AnsibleModule(
+        argument_spec={
+            "uuid": {"type": "str", "required": True},
+            "panel": {"type": "str", "required": True},
+            "id": {"type": "int"},
+            "type": {"type": "str", "choices": ["wireguard"], "default": "wireguard"},
+            "regenerate": {
+                "type": "str",
+                "choices": ["never", "fail", "if_invalid", "always"],
+                "default": "fail",
+                "no_log": False,
+            },
+            "config_dir": {"type": "str"},
+        },
+        supports_check_mode=True,
+    )
+    if not _keys.HAS_CRYPTOGRAPHY and not module.check_mode:
+        module.fail_json(msg=missing_required_lib("cryptography"))
+    try:
+        answer = work(module)
+    except Error as error:
+        module.fail_json(msg=str(error))
+    if not module._diff:
+        answer.pop("diff")
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()
