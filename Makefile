@@ -10,7 +10,7 @@ pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE "$(call venv,$(1))/bin/pyth
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo demo-down
 demo: ## three lab hosts, a panel, tunnels between them, and a table of what passes
