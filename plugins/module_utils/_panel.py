@@ -319,7 +319,7 @@ class Panel:
 
     @staticmethod
     def _kind_of_404(path, detail, from_our_routes):
-        # A missing route says "Not Found" (or HTML). A missing object says what is missing, and our routes who they are.
+        # A missing route says "Not Found" (or HTML). A missing object names itself, and our routes say whose they are.
         if path.startswith(TUNNELS_PATH):
             missing = from_our_routes and isinstance(detail, str) and detail != "Not Found"
             return "not_found" if missing else "no_tunnels_api"
