@@ -235,6 +235,26 @@ def _broken(raw, error):
     }
 
 
+NO_INFO = dict.fromkeys(
+    ("id", "uuid", "name", "type", "active", "version", "status", "source", "target", "config", "error")
+)
+
+
+def info(raw):
+    """A tunnel of the panel for a person to read; where it is broken, what can be told and the reason in ``error``."""
+    try:
+        record = parse(raw)
+    except FieldError as error:
+        broken = _broken(raw, error)
+        names = {
+            role: broken["nodes"][n] if len(broken["nodes"]) == 2 else None for n, role in enumerate(_checks.ROLES)
+        }
+        del broken["nodes"]
+        return dict(NO_INFO, ends=[], **broken, **names)
+    names = {role: record["ends"][role]["node"] for role in _checks.ROLES}
+    return dict(NO_INFO, **dict(record, **names, ends=[record["ends"][role] for role in _checks.ROLES]))
+
+
 # Hand-written lists
 
 

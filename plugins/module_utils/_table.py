@@ -94,7 +94,7 @@ def row(ends, lost=()):
     handshakes, rtts, losses = measured("handshake_age"), measured("rtt_ms"), measured("loss_percent")
     notes = ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error")]
     notes += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
-    notes += ["%s unreachable" % node for node in both if node in lost]
+    notes += ["%s is unreachable" % node for node in both if node in lost]
     return [
         one.get("name") or "#%s" % one["id"],
         "%s -> %s" % (source, target),

@@ -27,12 +27,12 @@ attributes:
 options:
   results:
     description:
-      - What M(marzban.tunnels.tunnel_apply) answered on each host, C({inventory host: answer}).
+      - What M(marzban.tunnels.tunnel_apply) answered on each host, from inventory host to answer.
       - Published is what has C(publish) set there.
     type: dict
   nodes:
     description:
-      - The hosts of O(results) and the names of their nodes, C({inventory host: node name}); an empty name stands for
+      - The hosts of O(results) and the names of their nodes, from inventory host to node name; an empty name stands for
         the host's own. With it, a host can publish for its own node only.
     type: dict
   keys:
@@ -49,7 +49,7 @@ options:
         type: str
         required: true
       public:
-        description: The public half, such as C({"public_key":}) for WireGuard.
+        description: The public half, such as C(public_key) for WireGuard.
         type: dict
         required: true
 seealso:

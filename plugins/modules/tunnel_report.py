@@ -28,7 +28,7 @@ options:
   results:
     description:
       - What M(marzban.tunnels.tunnel_apply) or M(marzban.tunnels.tunnel_health) answered on each host,
-        C({inventory host: answer}).
+        from inventory host to answer.
     type: dict
     required: true
   unreachable:
@@ -43,7 +43,7 @@ options:
     default: []
   nodes:
     description:
-      - The hosts and the names of their nodes, C({inventory host: node name}); an empty name stands for the host's own.
+      - The hosts and the names of their nodes, from inventory host to node name; an empty name stands for the host's own.
       - With it, a host can report for its own node only.
     type: dict
   post:

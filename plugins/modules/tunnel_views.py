@@ -28,7 +28,7 @@ attributes:
 options:
   nodes:
     description:
-      - The hosts and the names of their nodes, C({inventory host: node name}).
+      - The hosts and the names of their nodes, from inventory host to node name.
       - An empty name stands for the host's own.
     type: dict
     required: true
@@ -46,13 +46,13 @@ options:
   published:
     description:
       - With O(records), the public halves that the hosts of this run have made,
-        C({inventory host: [{"uuid":, "public":}]}). Further keys are ignored.
+        from inventory host to a list of C(uuid) and C(public). Further keys are ignored.
     type: dict
     default: {}
   orphans:
     description:
       - Tunnels that M(marzban.tunnels.tunnel_apply) found on hosts and that are not in their views,
-        C({inventory host: [{"id":, "uuid":}]}). The panel is asked for each one by itself.
+        from inventory host to a list of C(id) and C(uuid). The panel is asked for each one by itself.
     type: dict
     default: {}
 seealso:

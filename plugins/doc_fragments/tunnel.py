@@ -1,0 +1,40 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    # What one tunnel is declared by, in M(marzban.tunnels.tunnel)
+    DOCUMENTATION = r"""
+options:
+  name:
+    description: The tunnel's name. Case counts.
+    type: str
+    required: true
+  source:
+    description:
+      - Name or id of one node (case counts). A name comes first, so C("7") is the node that is called so, if there is
+        one.
+      - Needed to create a tunnel.
+    type: str
+  target:
+    description: Name or id of the other node, as in O(source).
+    type: str
+  type:
+    description: The protocol. A new tunnel is V(wireguard) unless this says otherwise.
+    type: str
+    choices: [wireguard, openvpn, ipsec]
+  config:
+    description:
+      - What is chosen for the tunnel instead of being left to the panel, as docs/contract.md lists it - C(mtu),
+        C(keepalive), C(dial), and for each end under C(source) and C(target) C(endpoint), C(port), C(addresses),
+        C(interface) and C(routes).
+      - It replaces the panel's config as a whole. Keys that this version doesn't know are passed on.
+      - Numbers are numbers here. In a template write C("{{ port | int }}").
+    type: dict
+  active:
+    description: Whether the tunnel is to run. A new tunnel does unless this says otherwise.
+    type: bool
+"""

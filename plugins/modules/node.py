@@ -1,0 +1,180 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node
+short_description: Record, change or delete a node on the panel
+version_added: 0.1.0
+description:
+  - Makes the panel's record of one node as it is declared. What is not given is left as it is on the panel.
+  - The panel connects anew to a node with each change of its record, so nothing is sent when nothing differs.
+  - A new node gets no subscription hosts (C(add_as_new_host) is false).
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+attributes:
+  check_mode:
+    description: It answers what would be, and sends no write.
+    support: full
+  diff_mode:
+    description: It shows what is declared, before and after.
+    support: full
+options:
+  name:
+    description: The node's name. Case counts.
+    type: str
+    required: true
+  state:
+    description:
+      - Whether the node is to be there. With V(absent) the panel deletes the tunnels that end at it too.
+    type: str
+    choices: [present, absent]
+    default: present
+  new_name:
+    description: The name that the node is to get. It is no change when it has it already.
+    type: str
+  address:
+    description: Host name or IP address of the node. Needed to create it.
+    type: str
+  port:
+    description: Port of the node's service. A new node gets the panel's default, 62050.
+    type: int
+  api_port:
+    description: Port of the node's Xray API. A new node gets the panel's default, 62051.
+    type: int
+  usage_coefficient:
+    description: What traffic through the node counts, above 0. A new node gets the panel's default, 1.
+    type: float
+  status:
+    description: Whether the panel uses the node.
+    type: str
+    choices: [enabled, disabled]
+seealso:
+  - module: marzban.tunnels.node_info
+"""
+
+EXAMPLES = r"""
+- name: Record a node
+  marzban.tunnels.node:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+    name: de-1
+    address: 203.0.113.1
+  delegate_to: localhost
+
+- name: Take it out of use
+  marzban.tunnels.node:
+    url: https://panel.example.com:8000
+    token: "{{ vault_marzban_token }}"
+    name: de-1
+    status: disabled
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+node:
+  description: The node as it is now (in check mode, as it would be). The C(id) of a node that would be created is null.
+  returned: when O(state=present)
+  type: dict
+  sample:
+    id: 1
+    name: de-1
+    address: 203.0.113.1
+    port: 62050
+    api_port: 62051
+    status: connecting
+    usage_coefficient: 1.0
+    xray_version: null
+    message: null
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _nodes, _records
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+
+def find(raws, name, new_name):
+    """``(node or None, name that it is to have)``. Raises FieldError where the new name is another node's."""
+    by_name = {raw.get("name"): raw for raw in raws}
+    if new_name is None or new_name == name:
+        return by_name.get(name), name
+    if name in by_name and new_name in by_name:
+        # The panel answers this with a 500.
+        raise FieldError("new_name", new_name, "Another node has this name: choose another, or delete that node.")
+    if name not in by_name and new_name not in by_name:
+        raise FieldError("name", name, "The panel has no such node to rename.")
+    return by_name.get(name) or by_name[new_name], new_name
+
+
+def change(module, panel, raw, want):
+    """Brings the node ``raw`` to what is wanted; answers ``(changed, node)``."""
+    status = module.params["status"]
+    body = _nodes.difference(want, raw)
+    was_disabled = raw.get("status") == "disabled"
+    disabled = was_disabled if status is None else status == "disabled"
+    if not body and disabled == was_disabled:
+        return False, raw
+    if disabled:
+        body["status"] = "disabled"  # left out, the panel enables the node
+    if module.check_mode:
+        return True, dict(raw, **body, **({} if disabled else {"status": "connecting"}))
+    return True, panel.update_node(_checks.whole(raw.get("id"), "id", 1, _records.MAX_ID), body)
+
+
+def create(module, panel, want):
+    """The new node. What the panel does not take at creation is sent afterwards."""
+    if "address" not in want:
+        raise FieldError("address", None, "The node is not there yet: give its address to create it.")
+    if module.check_mode:
+        node = dict(_nodes.DEFAULTS, status="connecting")
+        node.update(want)
+    else:
+        sent = {key: value for key, value in want.items() if key != "usage_coefficient"}
+        node = panel.create_node(dict(sent, add_as_new_host=False))
+    return change(module, panel, node, want)[1]
+
+
+def work(module):
+    options = module.params
+    panel = open_panel(module)
+    want = _nodes.wanted(options)
+    raw, name = find(panel.nodes(), options["name"], options["new_name"])
+    before = _nodes.declared(raw) if raw else {}
+    if options["state"] == "absent":
+        if raw and not module.check_mode:
+            panel.delete_node(_checks.whole(raw.get("id"), "id", 1, _records.MAX_ID))
+        return {"changed": raw is not None, "diff": {"before": before, "after": {}}}
+    if raw is None or raw.get("name") != name:
+        want["name"] = _checks.node_name(name, "name" if options["new_name"] is None else "new_name")
+    changed, node = change(module, panel, raw, want) if raw else (True, create(module, panel, want))
+    return {
+        "changed": changed,
+        "node": _nodes.info(node),
+        "diff": {"before": before, "after": _nodes.declared(node)},
+    }
+
+
+def main():
+    run(
+        work,
+        {
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "new_name": {"type": "str"},
+            "address": {"type": "str"},
+            "port": {"type": "int"},
+            "api_port": {"type": "int"},
+            "usage_coefficient": {"type": "float"},
+            "status": {"type": "str", "choices": ["enabled", "disabled"]},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel
+short_description: Record, change or delete a tunnel on the panel
+version_added: 0.1.0
+description:
+  - Makes the panel's record of one tunnel as it is declared. What is not given is left as it is on the panel.
+  - The nodes are not touched. That is the business of the playbook P(marzban.tunnels.apply#playbook) or of
+    M(marzban.tunnels.tunnel_apply).
+  - A record that somebody else changes at the same moment is not overwritten. The task fails, and can be run again.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+  - marzban.tunnels.tunnel
+attributes:
+  check_mode:
+    description: It answers what would be, and sends no write.
+    support: full
+  diff_mode:
+    description: It shows what is declared, before and after.
+    support: full
+options:
+  state:
+    description: Whether the record is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: marzban.tunnels.tunnel_set
+  - module: marzban.tunnels.tunnel_info
+"""
+
+EXAMPLES = r"""
+- name: Join two nodes
+  marzban.tunnels.tunnel:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+    name: de-fi
+    source: de-1
+    target: fi-1
+    config:
+      source:
+        routes: [192.168.1.0/24]
+  delegate_to: localhost
+
+- name: Switch it off and change nothing else
+  marzban.tunnels.tunnel:
+    url: https://panel.example.com:8000
+    token: "{{ vault_marzban_token }}"
+    name: de-fi
+    active: false
+  delegate_to: localhost
+
+- name: Delete it
+  marzban.tunnels.tunnel:
+    url: https://panel.example.com:8000
+    token: "{{ vault_marzban_token }}"
+    name: de-fi
+    state: absent
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+tunnel:
+  description:
+    - The record as it is now (in check mode, as it would be), as M(marzban.tunnels.tunnel_info) answers it.
+    - In check mode the panel has not chosen yet what it chooses at creation, so C(id), C(uuid) and C(ends) are empty.
+  returned: when O(state=present)
+  type: dict
+  sample:
+    id: 3
+    uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+    name: de-fi
+    type: wireguard
+    active: true
+    version: 1
+    status: connecting
+    source: de-1
+    target: fi-1
+    config: {source: {routes: [192.168.1.0/24]}}
+    ends: []
+    error: null
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _wanted
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+
+def delete(module, panel):
+    raw = _wanted.find(panel.tunnels(), module.params["name"])
+    if raw and not module.check_mode:
+        panel.delete_tunnel(raw["id"], _wanted.version(raw))
+    return {"changed": raw is not None, "diff": {"before": _wanted.declared(raw) if raw else {}, "after": {}}}
+
+
+def work(module):
+    options = module.params
+    panel = open_panel(module)
+    if options["state"] == "absent":
+        return delete(module, panel)
+    nodes = _wanted.Nodes(panel.nodes()) if options["source"] or options["target"] else None
+    want = _wanted.wanted(options, nodes)
+    raw = _wanted.find(panel.tunnels(), want["name"])
+    before = _wanted.declared(raw) if raw else {}
+    body = _wanted.body_to_update(want, raw) if raw else _wanted.body_to_create(want)
+    if raw and not body:
+        return {"changed": False, "tunnel": _records.info(raw), "diff": {"before": before, "after": before}}
+    after = _wanted.declared(dict(raw or {}, **body), nodes)
+    if module.check_mode:
+        tunnel = _wanted.predicted(raw, body, nodes)
+    elif raw:
+        sent = _wanted.to_wire(body)
+        tunnel = _records.info(panel.update_tunnel(raw["id"], sent, _wanted.version(raw)))
+    else:
+        tunnel = _records.info(panel.create_tunnel(_wanted.to_wire(body)))
+    return {"changed": True, "tunnel": tunnel, "diff": {"before": before, "after": after}}
+
+
+def main():
+    state = {"type": "str", "choices": ["present", "absent"], "default": "present"}
+    run(work, dict(_wanted.tunnel_argument_spec(), state=state))
+
+
+if __name__ == "__main__":
+    main()

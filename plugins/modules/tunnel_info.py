@@ -1,0 +1,152 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_info
+short_description: Read the panel's tunnels
+version_added: 0.1.0
+description:
+  - Answers the panel's records of tunnels, all or one.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+attributes:
+  check_mode:
+    description: It only reads.
+    support: full
+  diff_mode:
+    description: It changes nothing.
+    support: none
+options:
+  name:
+    description: Only the tunnel of this name (case counts).
+    type: str
+  id:
+    description: Only the tunnel of this id.
+    type: int
+seealso:
+  - module: marzban.tunnels.tunnel
+"""
+
+EXAMPLES = r"""
+- name: Read all tunnels
+  marzban.tunnels.tunnel_info:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+  delegate_to: localhost
+  register: panel
+
+- name: Name those that are not active
+  ansible.builtin.debug:
+    msg: "{{ panel.tunnels | rejectattr('status', 'eq', 'active') | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+tunnels:
+  description: The tunnels, ordered by id. None that fits is an empty list.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The panel's number of the tunnel, never used again.
+      type: int
+    uuid:
+      description: The tunnel's UUID.
+      type: str
+    name:
+      description: Its name, or null.
+      type: str
+    type:
+      description: Its protocol.
+      type: str
+    active:
+      description: Whether it is to run.
+      type: bool
+    version:
+      description: A number that grows with each change of the record.
+      type: int
+    status:
+      description: V(active), V(inactive), V(error) or V(connecting), as the last run found it.
+      type: str
+    source:
+      description: The name of one node.
+      type: str
+    target:
+      description: The name of the other node.
+      type: str
+    config:
+      description: What was chosen for it.
+      type: dict
+    ends:
+      description: The source's and the target's end - addresses, port, interface, public half, and what was measured.
+      type: list
+      elements: dict
+    error:
+      description: Why the record can't be used, or null. If so, the fields that can't be told are null.
+      type: str
+  sample:
+    - id: 3
+      uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
+      name: de-fi
+      type: wireguard
+      active: true
+      version: 1
+      status: active
+      source: de-1
+      target: fi-1
+      config: {}
+      error: null
+      ends:
+        - role: source
+          node: de-1
+          node_id: 1
+          endpoint: 203.0.113.1
+          port: 20003
+          addresses: [10.201.0.6/31, fd6d:7a00::6/127]
+          interface: mz3
+          routes: []
+          public: {public_key: 3yRcvhYNOUBQWBvdqO3OjQuWm5yu4kwZLZCQ4U1wWGo=}
+          status: active
+          error: null
+          measured: {handshake_age: 5, rx_bytes: 1480, tx_bytes: 1480, rtt_ms: 0.5, loss_percent: 0}
+          age: 12
+panel:
+  description: The id of the panel.
+  returned: success
+  type: str
+  sample: 9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+
+def work(module):
+    name, number = module.params["name"], module.params["id"]
+    panel = open_panel(module)
+    if number is not None:
+        try:
+            raws = [panel.tunnel(_checks.whole(number, "id", 1, _records.MAX_ID))]
+        except PanelError as error:
+            if error.kind != "not_found":
+                raise
+            raws = []
+    else:
+        raws = [raw for raw in panel.tunnels() if name is None or raw.get("name") == name]
+    return {"changed": False, "tunnels": [_records.info(raw) for raw in raws], "panel": panel.id}
+
+
+def main():
+    run(work, {"name": {"type": "str"}, "id": {"type": "int"}}, mutually_exclusive=[("name", "id")])
+
+
+if __name__ == "__main__":
+    main()

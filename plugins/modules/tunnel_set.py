@@ -1,0 +1,207 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tunnel_set
+short_description: Record many tunnels on the panel in one call
+version_added: 0.1.0
+description:
+  - Makes the panel's records of many tunnels as they are declared, with one reading of the nodes and the tunnels and
+    one request for each difference. What is not given for a tunnel is left as it is on the panel.
+  - All tunnels are checked before the first one is written. One that the panel refuses does not stop the others. The
+    task fails at its end then, and says what was done.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel
+attributes:
+  check_mode:
+    description: It answers what would be, and sends no write.
+    support: full
+  diff_mode:
+    description: It shows what is declared, before and after, for each tunnel that differs.
+    support: full
+options:
+  tunnels:
+    description: The tunnels.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The tunnel's name. Case counts.
+        type: str
+        required: true
+      source:
+        description: Name or id of one node. Needed to create a tunnel.
+        type: str
+      target:
+        description: Name or id of the other node. Needed to create a tunnel.
+        type: str
+      type:
+        description: The protocol. A new tunnel is V(wireguard) unless this says otherwise.
+        type: str
+        choices: [wireguard, openvpn, ipsec]
+      config:
+        description: What is chosen for the tunnel, as in M(marzban.tunnels.tunnel). It replaces the panel's as a whole.
+        type: dict
+      active:
+        description: Whether the tunnel is to run. A new tunnel does unless this says otherwise.
+        type: bool
+  purge:
+    description: Whether the panel's tunnels that are not in O(tunnels) are deleted, those without a name too.
+    type: bool
+    default: false
+  purge_all:
+    description: Whether O(purge) may delete every tunnel of the panel when O(tunnels) is empty.
+    type: bool
+    default: false
+seealso:
+  - module: marzban.tunnels.tunnel
+"""
+
+EXAMPLES = r"""
+- name: A ring of three nodes, and nothing else
+  marzban.tunnels.tunnel_set:
+    url: https://panel.example.com:8000
+    username: admin
+    password: "{{ vault_marzban_password }}"
+    tunnels:
+      - {name: de-fi, source: de-1, target: fi-1}
+      - {name: fi-us, source: fi-1, target: us-1}
+      - {name: us-de, source: us-1, target: de-1, config: {mtu: 1380}}
+    purge: true
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+tunnels:
+  description: What was done (in check mode, would be) for each of O(tunnels), in that order, then for what was deleted.
+  returned: success, and failure after the first write
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The tunnel's name, or null.
+      type: str
+    change:
+      description: V(created), V(updated), V(unchanged), V(deleted) or V(failed).
+      type: str
+    error:
+      description: Why it failed, or null.
+      type: str
+    tunnel:
+      description: The record, as M(marzban.tunnels.tunnel_info) answers it. Null if it was deleted or failed.
+      type: dict
+  sample:
+    - name: de-fi
+      change: unchanged
+      error: null
+      tunnel: {id: 3, name: de-fi}
+"""
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _wanted
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+
+# What is about one tunnel only: the others go on.
+OWN = ("conflict", "outdated", "invalid", "not_found")
+
+
+def plans_of(items, raws, nodes):
+    """``[(wanted, raw or None, body)]``, all checked. Raises FieldError for the first that is wrong."""
+    plans, names = [], set()
+    for index, item in enumerate(items):
+        field = "tunnels[%d]." % index
+        want = _wanted.wanted(item, nodes, field)
+        if want["name"] in names:
+            raise FieldError(field + "name", want["name"], "It stands in the list twice: remove one.")
+        names.add(want["name"])
+        raw = _wanted.find(raws, want["name"])
+        body = _wanted.body_to_update(want, raw, field) if raw else _wanted.body_to_create(want, field)
+        plans.append((want, raw, body))
+    return plans
+
+
+def write(panel, raw, body):
+    """Sends one difference; answers the record as it is then."""
+    sent = _wanted.to_wire(body)
+    answer = panel.update_tunnel(raw["id"], sent, _wanted.version(raw)) if raw else panel.create_tunnel(sent)
+    return _records.info(answer)
+
+
+def work(module):
+    items, purge = module.params["tunnels"], module.params["purge"]
+    if purge and not items and not module.params["purge_all"]:
+        raise FieldError("tunnels", items, "With purge this deletes every tunnel: say so with purge_all: true.")
+    panel = open_panel(module)
+    nodes = _wanted.Nodes(panel.nodes())
+    raws = panel.tunnels()
+    plans = plans_of(items, raws, nodes)
+    named = {want["name"] for want, _raw, _body in plans}
+    going = [raw for raw in raws if raw.get("name") not in named] if purge else []
+    for raw in [*going, *(raw for _want, raw, body in plans if raw and body)]:
+        _wanted.version(raw)  # checked before the first write
+    diffs = [{"before": _wanted.declared(raw), "after": {}} for raw in going]
+    done, deleted = {}, []
+
+    def attempt(name, change, action):
+        try:
+            return {"name": name, "change": change, "error": None, "tunnel": None if module.check_mode else action()}
+        except PanelError as error:
+            if error.kind not in OWN:
+                raise
+            return {"name": name, "change": "failed", "error": str(error), "tunnel": None}
+
+    def report():
+        return [done[want["name"]] for want, _raw, _body in plans if want["name"] in done] + deleted
+
+    try:
+        # First what goes, which may hold what the others are to have; then what is there, then what is new.
+        for raw in going:
+            name = raw.get("name")
+            deleted.append(attempt(name, "deleted", lambda raw=raw: panel.delete_tunnel(raw["id"], raw["version"])))
+        for want, raw, body in sorted(plans, key=lambda plan: plan[1] is None):
+            name = want["name"]
+            if raw and not body:
+                done[name] = {"name": name, "change": "unchanged", "error": None, "tunnel": _records.info(raw)}
+                continue
+            change = "updated" if raw else "created"
+            done[name] = attempt(name, change, lambda raw=raw, body=body: write(panel, raw, body))
+            after = _wanted.declared(dict(raw or {}, **body), nodes)
+            diffs.append({"before": _wanted.declared(raw) if raw else {}, "after": after})
+            if module.check_mode:
+                done[name]["tunnel"] = _wanted.predicted(raw, body, nodes)
+    except Error as error:
+        changed = any(one["change"] not in ("unchanged", "failed") for one in report())
+        module.fail_json(msg=str(error), changed=changed, tunnels=report())
+    result = {"tunnels": report(), "diff": diffs}
+    result["changed"] = any(one["change"] not in ("unchanged", "failed") for one in result["tunnels"])
+    errors = ["%s: %s" % (one["name"], one["error"]) for one in result["tunnels"] if one["error"]]
+    if errors:
+        module.fail_json(msg="%d of %d failed. %s" % (len(errors), len(result["tunnels"]), " ".join(errors)), **result)
+    return result
+
+
+def main():
+    run(
+        work,
+        {
+            "tunnels": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": _wanted.tunnel_argument_spec(),
+            },
+            "purge": {"type": "bool", "default": False},
+            "purge_all": {"type": "bool", "default": False},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
