@@ -143,7 +143,9 @@ class Allocator:
     def _interface(self, tunnel_id: int, role: str, node: Node, config: TunnelConfig) -> str:
         own = f"mz{tunnel_id}"
         chosen = config.end(role).interface or own
-        if chosen != own and chosen.startswith("mz") and chosen[2:].isdecimal():
+        if chosen == own:
+            return own  # nobody else gets it
+        if chosen.startswith("mz") and chosen[2:].isdecimal():
             raise Refused(
                 422,
                 {

@@ -28,6 +28,10 @@ class _End:
     tunnel_type: str
     public: str | None
 
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"tunnel_id": self.tunnel_id, "role": self.role}
+
 
 class _Rejected(Exception):
     pass
@@ -49,11 +53,14 @@ def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[s
             )
         if end.public == public:
             return False
-        _set(session, end, public=public)
         end.public = public
+        changes.append({**end.key, "public": public})
         return True
 
-    return _each(session, nodes, keys, store)
+    changes: list[dict[str, Any]] = []
+    answer = _each(session, nodes, keys, store)
+    _write(session, changes)
+    return answer
 
 
 def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> dict[str, Any]:
@@ -67,10 +74,14 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
                 f"version: {item.version} isn't the record's, which is at {end.version}; run the playbook again"
             )
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
-        _set(session, end, status=item.status, error=item.error, measured=measured, reported_at=moment)
+        told = {"status": item.status, "error": item.error, "measured": measured, "reported_at": moment}
+        changes.append({**end.key, **told})
         return True
 
-    return _each(session, nodes, reports, store)
+    changes: list[dict[str, Any]] = []
+    answer = _each(session, nodes, reports, store)
+    _write(session, changes)
+    return answer
 
 
 def _each(session: Session, nodes: Table, items: Sequence[Any], store: Any) -> dict[str, Any]:
@@ -105,5 +116,7 @@ def _find(session: Session, nodes: Table, uuids: set[str]) -> dict[str, dict[str
     return found
 
 
-def _set(session: Session, end: _End, **values: Any) -> None:
-    session.execute(update(End).where(End.tunnel_id == end.tunnel_id, End.role == end.role).values(**values))
+def _write(session: Session, changes: list[dict[str, Any]]) -> None:
+    """Change many ends by one statement; every dict holds an end's key and the same columns."""
+    if changes:
+        session.execute(update(End), changes)

@@ -207,13 +207,12 @@ class Tunnels:
 
     def _check(self, session: Session, record: Tunnel) -> dict[str, Any]:
         """Both nodes exist and differ, the name is free. Answers the nodes by role."""
-        nodes = {}
+        wanted = {role: getattr(record, f"{role}_node_id") for role in ROLES}
+        columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at)
         with session.no_autoflush:  # an error here is clearer than the database's
-            for role in ROLES:
-                node_id = getattr(record, f"{role}_node_id")
-                columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at)
-                nodes[role] = session.execute(select(*columns).where(self._nodes.c.id == node_id)).first()
-                if nodes[role] is None:
+            found = {row.id: row for row in session.execute(select(*columns).where(columns[0].in_(wanted.values())))}
+            for role, node_id in wanted.items():
+                if node_id not in found:
                     raise Refused(404, f"{role}_node_id: there is no node {node_id}; GET /api/nodes lists them")
             if record.source_node_id == record.target_node_id:
                 raise Refused(
@@ -227,7 +226,7 @@ class Tunnels:
                 other = session.scalar(query)
                 if other is not None:
                     raise Refused(409, f'name: "{record.name}" is the name of tunnel {other}; choose another')
-        return nodes
+        return {role: found[node_id] for role, node_id in wanted.items()}
 
     def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:
         """Take the ends' rows away, so that two ends can swap what they hold. Answers what stood there."""
