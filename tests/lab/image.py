@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,9 @@ VARIANTS = {
 }
 #: bullseye has no wireguard-go, and can't run bookworm's (newer glibc).
 ABSENT = {"bullseye": {"wireguard-go"}}
+
+#: What nobody reads on a lab host; dpkg leaves it out there, too.
+UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 #: What makes a minimal system a lab host; run by sh with the root file system as $1.
 FINISH = r"""
@@ -70,7 +74,7 @@ printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 cat "$RESOLV" > "$root/etc/resolv.conf"
 chroot "$root" apt-get update -q
-chroot "$root" apt-get install -y -q --no-install-recommends -o DPkg::Options::=--force-unsafe-io "$@"
+chroot "$root" apt-get install -y -q --no-install-recommends "$@"
 chroot "$root" apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root/etc/resolv.conf"
 """
@@ -110,7 +114,7 @@ class Image:
     @cached_property
     def key(self) -> str:
         """A hash of all that the image is made from, the machine's apt settings included."""
-        below = self.base.key if self.base else "\n".join([FINISH, apt.sources(self.release), apt.settings()])
+        below = self.base.key if self.base else "\n".join([FINISH, *UNREAD, apt.sources(self.release), apt.settings()])
         recipe = "\n".join([self.name, ADD if self.base else "", *self.packages, below])
         return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
@@ -141,65 +145,50 @@ class Image:
         return self
 
     def _build(self, progress: Progress) -> None:
+        """Build in the upper layer of an overlay, on the base or on nothing, without waiting for the disk."""
         new = cache() / f".{self.name}.new"
         machine.unmount_below(new)
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        if self.base:
-            progress(f"building the root file system {self.name} on top of {self.base.name} (once, about 15 s)")
-            self._add(new)
-        else:
-            progress(f"building the root file system {self.name} (once, about 20 s)")
-            self._bootstrap(new)
-        new.rename(self.folder)
-
-    def _bootstrap(self, new: Path) -> None:
-        files = new / "settings"
-        apt.write_settings(files)
-        finish = new / "finish"
-        finish.write_text(f"#!/bin/sh\n{FINISH}")
-        finish.chmod(0o755)
-        machine.run(
-            [
-                *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet"),
-                f"--include={','.join(self.packages)}",
-                "--dpkgopt=force-unsafe-io",
-                '--aptopt=Acquire::Languages "none"',
-                f'--setup-hook=cp -a {files}/. "$1"',
-                f"--customize-hook={finish}",
-                *(self.release, str(new / "layer"), "-"),
-            ],
-            input=apt.sources(self.release),
-            timeout=900,
-        )
-        finish.unlink()
-        shutil.rmtree(files)
-        _pack(new / "layer", new / "root.tar.zst")
-
-    def _add(self, new: Path) -> None:
-        assert self.base
-        merged, work = new / "merged", new / "work"
-        for folder in (merged, work, new / "layer"):
-            folder.mkdir()
-        overlay(self.base.layers, new / "layer", work, merged)
+        layer, work, merged, nothing = (new / name for name in ("layer", "work", "merged", "nothing"))
+        for folder in (layer, work, merged, nothing):
+            folder.mkdir(parents=True)
+        below = f" on top of {self.base.name}" if self.base else ""
+        progress(f"building the root file system {self.name}{below} (once, about half a minute)")
+        overlay(self.base.layers if self.base else [nothing], layer, work, merged)
         try:
-            machine.run(
-                [
-                    *("env", f"RESOLV={apt.resolv_conf()}", "unshare", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("sh", "-c", ADD, "sh", str(merged), *self.packages),
-                ],
-                timeout=900,
-            )
+            (self._add if self.base else self._bootstrap)(merged)
             _pack(merged, new / "root.tar.zst")
         finally:
             machine.unmount_below(new)
-        shutil.rmtree(work)
-        merged.rmdir()
+        for folder in (work, merged, nothing):
+            shutil.rmtree(folder)
+        new.rename(self.folder)
+
+    def _bootstrap(self, root: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="marzban-lab-") as temporary:
+            settings, finish = Path(temporary) / "settings", Path(temporary) / "finish"
+            apt.write_settings(settings)
+            finish.write_text(f"#!/bin/sh\n{FINISH}")
+            finish.chmod(0o755)
+            command = [
+                *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet"),
+                f"--include={','.join(self.packages)}",
+                *('--aptopt=Acquire::Languages "none"', *(f"--dpkgopt=path-exclude={path}" for path in UNREAD)),
+                f'--setup-hook=cp -a {settings}/. "$1"',
+                f"--customize-hook={finish}",
+                *(self.release, str(root), "-"),
+            ]
+            machine.run(command, input=apt.sources(self.release), timeout=900)
+
+    def _add(self, root: Path) -> None:
+        alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        resolver = f"RESOLV={apt.resolv_conf()}"
+        machine.run(["env", resolver, *alone, "sh", "-c", ADD, "sh", str(root), *self.packages], timeout=900)
 
 
 def overlay(lower: list[Path], upper: Path, work: Path, where: Path) -> None:
-    """Mount the layers (the uppermost first) with a writable one on top of them."""
-    options = f"lowerdir={':'.join(map(str, lower))},upperdir={upper},workdir={work}"
+    """Mount the layers (the uppermost first) with a writable one on top of them, which is never synced to the disk."""
+    options = f"lowerdir={':'.join(map(str, lower))},upperdir={upper},workdir={work},volatile"
     machine.run(["mount", "-t", "overlay", "overlay", "-o", options, str(where)])
 
 
