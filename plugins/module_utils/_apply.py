@@ -8,15 +8,17 @@ The order: check every view, look once, plan every tunnel, and only then change 
 the next run, because each run compares what is wanted with what it finds, and because a folder of ours names an
 interface before anything of that name is made, and until everything of that name is gone.
 
-A **protocol** is one file with one class, listed in PROTOCOLS. ``uuid`` names a tunnel's folder, a *public half* is a dict:
+A **protocol** is one file with one class, listed in PROTOCOLS, made with ``(host, folders)``. ``uuid`` names a tunnel's
+folder, a *public half* is a dict, ``?`` may be None:
 
 - ``missing()`` → capabilities that this host lacks; ``check(view)`` raises FieldError for what it can't run
-- ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half; ``key_path``, ``fingerprint``
-- ``look(interfaces)`` → the live state of all interfaces in one go; ``look_briefly`` → what ``up`` and ``measured`` want
+- ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half;
+  ``key_path(uuid)`` and ``fingerprint(public half)`` for diffs
+- ``look(interfaces)`` → the live state of all in one go; ``look_briefly`` → what ``up`` and ``measured`` want
 - ``stands(live, interface)`` → what bears that name on the host, or None
-- ``plan(view, template, public, peer_public, state, live, routes, resolved)`` → a plan with ``files``, ``changes``; pure but for reading
+- ``plan(view, template, public?, peer_public, state?, live, routes, resolved)`` → a plan with ``files`` and ``changes``
 - ``do(plans)`` → {uuid: Error} of those that failed; ``applied(view, live)`` → what the state remembers of it
-- ``release({interface: uuid})`` → {interface: Error}: takes down and removes all but the folder; works without any record
+- ``release({interface: uuid})`` → {interface: Error}: takes down and removes all but the folder, without any record
 - ``up(view, live)`` → (runs, seconds?); ``service(interface)`` → its name; ``measured(view, live, ping)`` → MEASURED
 """
 
@@ -41,7 +43,7 @@ class Apply:
         self.states, self.missing, self.removed, self.diff = {}, [], [], []
 
     def run(self, raws, templates, remove=(), remove_all=False):
-        """The answer of tunnel_apply. ``templates`` are ``{"text"} or {"error"}`` in the order of ``raws``. Raises Error."""
+        """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``."""
         remove = [_checks.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
         if not self.host.check:
             lock = self.folders.lock()  # noqa: F841 - held until the process ends
@@ -169,7 +171,9 @@ class Apply:
         controllers = _host.controllers(self.host) if any(one.view["routes"] for one in wanted) else []
         resolved = _host.resolve({one.view["peer"]["endpoint"] for one in wanted})
         free = set(leaving) | {state["interface"] for state in going.values()}
-        owners = {s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free}
+        owners = {
+            s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free
+        }
         planned = {}
         for tunnel in wanted:
             view, name = tunnel.view, tunnel.view["interface"]
@@ -177,9 +181,11 @@ class Apply:
                 owner = owners.get(name)
                 stands = protocol.stands(live, name) if owner is None and name not in free else None
                 if owner not in (None, tunnel.uuid):
-                    raise FieldError("interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner))
+                    raise FieldError(
+                        "interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner)
+                    )
                 if stands:
-                    mend = "%s is on this host and was not made by marzban.tunnels: choose another interface, or remove it."
+                    mend = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
                     raise FieldError("interface", name, (mend % stands))
                 ours = {name, (tunnel.state or {}).get("interface")} | free
                 for route in view["routes"]:
@@ -189,7 +195,14 @@ class Apply:
                     if why:
                         raise FieldError("routes", route, why)
                 tunnel.plan = protocol.plan(
-                    view, tunnel.template["text"], tunnel.public, tunnel.peer_public, tunnel.state, live, routes, resolved
+                    view,
+                    tunnel.template["text"],
+                    tunnel.public,
+                    tunnel.peer_public,
+                    tunnel.state,
+                    live,
+                    routes,
+                    resolved,
                 )
             except Error as error:
                 tunnel.refuse(error)
@@ -208,7 +221,9 @@ class Apply:
             for tunnel in tunnels:
                 holder = leaving.get(tunnel.view["interface"]) if tunnel.plan and not tunnel.refused else None
                 if holder not in (None, tunnel) and holder.refused:
-                    tunnel.refuse(FieldError("interface", tunnel.view["interface"], "Another tunnel keeps it: %s." % holder.error))
+                    tunnel.refuse(
+                        FieldError("interface", tunnel.view["interface"], "Another tunnel keeps it: %s." % holder.error)
+                    )
                     again = True
 
     def _release(self, protocol, tunnels, leaving, going):
@@ -274,7 +289,9 @@ class Apply:
             tunnel.refuse(error)
         if _shown_state(before) != _shown_state(state):
             path = self.folders.path(tunnel.uuid, STATE)
-            tunnel.diff.append(file_diff(path, before and state_text(_shown_state(before)), state_text(_shown_state(state))))
+            tunnel.diff.append(
+                file_diff(path, before and state_text(_shown_state(before)), state_text(_shown_state(state)))
+            )
             if not tunnel.changes:
                 tunnel.changes.append("state written")
 

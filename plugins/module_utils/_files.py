@@ -11,6 +11,7 @@ leaves behind has a name that begins with a dot, and the next run sweeps it up.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -140,7 +141,7 @@ class Folders:
         return state
 
     def own(self, uuid, panel, kind):
-        """The state of a tunnel of ``panel`` and type ``kind``, None without a folder. Raises Error if it isn't ours to use."""
+        """The state of a tunnel of ``panel`` and type ``kind``, or None. Raises Error on a folder that isn't that."""
         path = self.path(uuid)
         if not os.path.lexists(path):
             return None
@@ -217,16 +218,15 @@ class Folders:
             os.close(handle)
             if time.monotonic() > end:
                 raise Error(
-                    "Another run has been changing the tunnels of this host for %d s: wait for it, then run again." % wait
+                    "Another run has been changing the tunnels of this host for %d s: wait for it, then run again."
+                    % wait
                 )
             time.sleep(0.1)
 
     def drop_root(self):
         """Removes the place of the folders when none is left."""
-        try:
+        with contextlib.suppress(OSError):
             os.rmdir(self.root)
-        except OSError:
-            pass
 
 
 def state_text(state):

@@ -17,11 +17,16 @@ def route_refusal(route, controllers, endpoints, routes, ours):
     """
     address = covers(route, controllers)
     if address:
-        return "It covers %s, from where this host is driven: the connection would be cut. Take it out of the record." % address
+        return (
+            "It covers %s, from where this host is driven: the connection would be cut. Take it out of the record."
+            % address
+        )
     address = covers(route, endpoints)
     if address:
         return "It covers %s, where the tunnel's own packets go: name the networks behind the peer only." % address
     for network, interface, _kernel in routes:
         if network == route and interface not in ours:
-            return "This host has this route already, by %s: remove it there, or take it out of the record." % (interface or "hand")
+            return "This host has this route already, by %s: remove it there, or take it out of the record." % (
+                interface or "hand"
+            )
     return None

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -54,19 +55,17 @@ class Host:
             return []
 
     def run(self, *argv, **options):
-        """The output of a command that may change the host. ``stdin`` is a text, ``timeout`` seconds. Raises CommandError.
+        """The output of a command that may change the host. Raises CommandError.
 
-        With ``secret`` the error doesn't show what the command printed.
+        ``stdin`` is a text, ``timeout`` seconds. With ``secret`` the error doesn't show what the command printed.
         """
         assert not self.check, argv
         return self._run(argv, **options)
 
-    def attempt(self, *argv):
+    def attempt(self, *argv, **options):
         """``run`` for what may fail because it is done already."""
-        try:
-            self.run(*argv)
-        except CommandError:
-            pass
+        with contextlib.suppress(CommandError):
+            self.run(*argv, **options)
 
     def _run(self, argv, stdin=None, timeout=TIMEOUT, secret=False):
         name = " ".join(argv)
@@ -97,9 +96,9 @@ class Host:
 
 
 def look_links(host):
-    """``{interface: {"kind", "up", "mtu", "addresses": [canonical]}}`` of all interfaces. Link-local ones are left out."""
+    """``{interface: {"up", "mtu", "addresses": [canonical]}}`` of all interfaces, link-local addresses left out."""
     links = {}
-    for link in host.look_json("ip", "-j", "-d", "addr", "show"):
+    for link in host.look_json("ip", "-j", "addr", "show"):
         if "ifname" not in link:  # older iproute2 prints empty objects
             continue
         addresses = [
@@ -108,7 +107,6 @@ def look_links(host):
             if "local" in one and one.get("scope") != "link"
         ]
         links[link["ifname"]] = {
-            "kind": link.get("linkinfo", {}).get("info_kind"),
             "up": "UP" in link.get("flags", []),
             "mtu": link.get("mtu"),
             "addresses": addresses,
@@ -222,7 +220,7 @@ def _ssh_connection(pid):
 
 
 def controllers(host):
-    """The addresses that drive this host: of this process's SSH session, and of all established inbound SSH sessions."""
+    """The addresses that drive this host: of this process's SSH session, and of all inbound ones."""
     found = set()
     ports = {SSH_PORT}
     for pid in _ancestors():
@@ -272,5 +270,7 @@ def look_units(host, units):
 def last_words(host, unit):
     """The end of what a unit's last start said, as one line."""
     text = host.look("journalctl", "--no-pager", "--output=cat", "--lines=6", "--unit", unit) or ""
-    lines = [line for line in text.splitlines() if line.strip() and not re.match(r"(\[#\]|Starting|Started|Stopp)", line)]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not re.match(r"(\[#\]|Starting|Started|Stopp)", line)
+    ]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Static X25519 keys, as WireGuard writes them: base64 of 32 bytes. The private half never leaves this file's callers."""
+"""Static X25519 keys, as WireGuard writes them: base64 of 32 bytes."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def public_key(private):
     if not any(raw):
         raise BrokenKey("it is all zero")
     public = X25519PrivateKey.from_private_bytes(raw).public_key()
-    return base64.b64encode(
-        public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    ).decode("ascii")
+    return base64.b64encode(public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)).decode(
+        "ascii"
+    )
 
 
 def fingerprint(public):

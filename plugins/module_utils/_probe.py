@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether packets pass: a ping inside the tunnel, and what it says about one end. Only a ping that came back is `active`."""
+"""Whether packets pass: a ping inside the tunnel, and what it says about one end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measure(host, targets):
 
 def _ping(host, interface, address):
     # ping ends with 1 when nothing came back, and says so on its output all the same.
-    argv = PING + ("-I", interface, address)
+    argv = (*PING, "-I", interface, address)
     return parse_ping(host.look("sh", "-c", '"$@" || true', "ping", *argv, timeout=PING_TIMEOUT) or "")
 
 
@@ -64,7 +64,8 @@ def status(view, measured, up):
         peer["node"],
         _duration(age),
         peer["addresses"][0].split("/")[0],
-        "does a firewall there drop traffic from %s, or is its tunnel interface without its address?" % view["interface"],
+        "does a firewall there drop traffic from %s, or is its tunnel interface without its address?"
+        % view["interface"],
     )
 
 
@@ -80,7 +81,11 @@ def _duration(seconds):
 def _advice(view):
     peer, local = view["peer"], view["local"]
     if view["dial"]:
-        return "is UDP %d open at %s, and was the tunnel applied on %s?" % (peer["port"], peer["endpoint"], peer["node"])
+        return "is UDP %d open at %s, and was the tunnel applied on %s?" % (
+            peer["port"],
+            peer["endpoint"],
+            peer["node"],
+        )
     return "%s dials, is UDP %d open here at %s, and was the tunnel applied on %s?" % (
         peer["node"],
         local["port"],

@@ -57,7 +57,7 @@ class Tunnel:
 
 
 def accept(raws, templates, panel, types):
-    """The Tunnels of the views of these types, of which those that can't be used are refused. ``raws`` holds anything."""
+    """The Tunnels of the views of these types; those that can't be used are refused. ``raws`` holds anything."""
     tunnels, taken = [], {}
     for raw, template in zip(raws, templates):
         tunnel = Tunnel(raw, template)
@@ -78,7 +78,7 @@ def accept(raws, templates, panel, types):
 
 
 def find_peer(tunnel):
-    """Takes the peer's public half from the view, else the one last applied for the same node; else the tunnel waits."""
+    """Finds the peer's public half: the view's, else the one last applied for the same node. Else the tunnel waits."""
     peer = tunnel.view["peer"]
     last = (tunnel.state or {}).get("peer") or {}
     tunnel.peer_public = peer["public"] or (last.get("public") if last.get("node") == peer["node"] else None)

@@ -17,15 +17,16 @@ import re
 import time
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _host, _keys, _render
+from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_plan as _plan
 from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_text as text
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 
 CONF_DIR = "/etc/wireguard"
 RULES = "rules.nft"
-PORT_TAKEN = "UDP %d is taken by another program on this host (see ss -ulnp): stop it, or choose another port for the tunnel."
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
 _UNIT_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
 OUTSIDE = {4: 60, 6: 80}  # bytes that WireGuard and the outer packet take
+LEAST, USUAL, MOST = 1280, 1420, 9200  # bytes of an MTU
 
 
 def unit(interface):
@@ -53,19 +54,6 @@ def kernel_has_wireguard():
     return False
 
 
-class Plan:
-    """What has to happen to one tunnel. ``hot`` are commands, in order; the flags say what else."""
-
-    def __init__(self, view):
-        self.view = view
-        self.interface = view["interface"]
-        self.files = []  # (path, before or None, after)
-        self.enable = self.start = self.unlink = self.sync = self.load = False
-        self.hot = []
-        self.conf = None
-        self.changes = []
-
-
 class WireGuard:
     """The protocol ``wireguard``."""
 
@@ -85,7 +73,9 @@ class WireGuard:
             lacks.append("wireguard-tools")
         if not has("wireguard-go") and not kernel_has_wireguard():
             lacks.append("wireguard-go")
-        return lacks + [name for name, program in (("nftables", "nft"), ("ping", "ping"), ("iproute2", "ip")) if not has(program)]
+        return lacks + [
+            name for name, program in (("nftables", "nft"), ("ping", "ping"), ("iproute2", "ip")) if not has(program)
+        ]
 
     def check(self, view):
         """Refuses a view that this protocol can't run. Raises FieldError."""
@@ -93,13 +83,15 @@ class WireGuard:
             mend = "systemd can't run wg-quick@ for a name with = or +: choose one such as mz%d." % view["id"]
             raise FieldError("interface", view["interface"], mend)
         if view["transport"] != "udp":
-            raise FieldError("transport", view["transport"], "WireGuard speaks udp only: change it, or the tunnel's type.")
+            raise FieldError(
+                "transport", view["transport"], "WireGuard speaks udp only: change it, or the tunnel's type."
+            )
         if view["post_quantum"] == "require":
             mend = "WireGuard has no post-quantum key exchange in this version: use auto or off."
             raise FieldError("post_quantum", view["post_quantum"], mend)
 
     def load_key(self, uuid):
-        """``(there, public half or None)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
+        """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
         folder = self.folders.path(uuid)
         if not os.path.lexists(os.path.join(folder, _keys.FILE)):
             return False, None
@@ -141,7 +133,7 @@ class WireGuard:
         }
 
     def _look_tables(self):
-        """``{table: digest of what nft lists}`` of our tables. nft's own form differs between releases, so it is not parsed."""
+        """``{table: digest of what nft lists}`` of our tables. How nft lists differs between releases: nothing parses it."""
         tables = []
         listed = self.host.look("nft", "list", "tables") or ""
         for line in listed.splitlines():
@@ -166,115 +158,51 @@ class WireGuard:
             return conf_path(interface)
         return None
 
-    # What is wanted
+    # What is to be done
 
-    def values(self, view, peer_public, live, resolved, conf_before):
-        """What the template's tokens stand for."""
-        return {
-            "dir": self.folders.path(view["uuid"]),
-            "mtu": self._mtu(view, live, resolved, conf_before),
+    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
+        """What has to happen so that this host matches an active ``view``. Reads, and changes nothing. Raises Error.
+
+        ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
+        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
+        """
+        uuid, interface = view["uuid"], view["interface"]
+        stood = bool(state) and state["interface"] == interface
+        before = _plan.Before(
+            rules=_files.read(self.folders.path(uuid, RULES)),
+            conf=_files.read(conf_path(interface)) if stood else None,
+            applied=(state or {}).get("applied") or {},
+        )
+        values = {
+            "dir": self.folders.path(uuid),
+            "mtu": self._mtu(view, live, resolved, before),
             "peer_public_key": peer_public["public_key"],
         }
+        conf_text = _render.fill(template, values)
+        conf = text.parse_conf(conf_text)
+        rules = text.rules(view, conf["mtu"] or values["mtu"])
+        plan = _plan.Plan(view, conf)
+        plan.write(self.folders.path(uuid, RULES), before.rules, rules)
+        plan.write(conf_path(interface), before.conf, conf_text)
+        _plan.compare(plan, before, public and public["public_key"], live, routes, resolved)
+        return plan
 
-    def _mtu(self, view, live, resolved, conf_before):
+    def _mtu(self, view, live, resolved, before):
         if view["mtu"] is not None:
             return view["mtu"]
         found = []
         for address in resolved.get(view["peer"]["endpoint"]) or []:
             size = _host.path_mtu(self.host, address, live["links"])
             if size:
-                found.append(min(size, 9200) - OUTSIDE[6 if ":" in address else 4])
+                found.append(min(size, MOST) - OUTSIDE[6 if ":" in address else 4])
         if found:
-            return max(1280, min(found))
-        return (conf_before and conf_before["mtu"]) or 1420  # no route now: leave it, or be careful
-
-    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
-        """What has to happen so that this host matches an active ``view``. Changes nothing. Raises Error.
-
-        ``template`` is the rendered text with its tokens, ``public`` this end's half (None in check mode without a key),
-        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
-        """
-        plan = Plan(view)
-        name, applied = view["interface"], (state or {}).get("applied") or {}
-        same_place = bool(state) and state["interface"] == name
-        conf_before = _files.read(conf_path(name)) if same_place else None
-        before = _parsed(conf_before)
-        values = self.values(view, peer_public, live, resolved, before)
-        wanted_text = _render.fill(template, values)
-        plan.conf = conf = text.parse_conf(wanted_text)
-        rules = text.rules(view, conf["mtu"] or values["mtu"])
-        rules_path = self.folders.path(view["uuid"], RULES)
-        rules_before = _files.read(rules_path)
-        plan.files = [
-            (path, old, new)
-            for path, old, new in ((rules_path, rules_before, rules), (conf_path(name), conf_before, wanted_text))
-            if old != new
-        ]
-        if conf_before != wanted_text:
-            plan.changes.append("conf written" if conf_before is None else "conf changed")
-
-        link, wg = live["links"].get(name), live["wg"].get(name)
-        service = live["units"].get(name, {})
-        plan.enable = not service.get("enabled")
-        if plan.enable:
-            plan.changes.append("enabled")
-        if wg is None or link is None or service.get("active") != "active":
-            plan.start, plan.unlink = True, link is not None
-            plan.changes.append("started")
-            if conf["port"] in live["ports"]:
-                raise Error(PORT_TAKEN % conf["port"])
-        else:
-            self._plan_hot(plan, link, wg, public, before, applied, routes, resolved, live)
-            stands = live["tables"].get(text.table(view["uuid"]))
-            if rules_before != rules or stands is None or stands != applied.get("rules"):
-                plan.load = True
-                plan.changes.append("firewall rules loaded")
-        dials = [peer["endpoint"][0] for peer in conf["peers"].values() if peer["endpoint"]]
-        if plan.start or plan.sync:
-            for host in dials:
-                if not resolved.get(host, True):
-                    raise FieldError("peer.endpoint", host, "This host can't resolve the name: correct it, or the host's DNS.")
-        return plan
-
-    def _plan_hot(self, plan, link, wg, public, before, applied, routes, resolved, live):
-        """What differs on an interface that runs."""
-        name, conf, view = plan.interface, plan.conf, plan.view
-
-        def hot(change, *argv):
-            plan.changes.append(change)
-            plan.hot.append(("ip",) + argv)
-
-        if not link["up"]:
-            hot("link up", "link", "set", "dev", name, "up")
-        if conf["mtu"] and link["mtu"] != conf["mtu"]:
-            hot("MTU %d instead of %s" % (conf["mtu"], link["mtu"]), "link", "set", "dev", name, "mtu", str(conf["mtu"]))
-        for address in conf["addresses"]:
-            if address not in link["addresses"]:
-                hot("address %s added" % address, "addr", "add", address, "dev", name)
-        ours = list(applied.get("addresses") or []) + (before["addresses"] if before else [])
-        for address in link["addresses"]:
-            if address in ours and address not in conf["addresses"]:
-                hot("address %s removed" % address, "addr", "del", address, "dev", name)
-        there = [network for network, device, _kernel in routes if device == name]
-        for route in view["routes"]:
-            if route not in there:
-                hot("route %s added" % route, "route", "add", route, "dev", name)
-        for route in applied.get("routes") or []:
-            if route in there and route not in view["routes"]:
-                hot("route %s removed" % route, "route", "del", route, "dev", name)
-        if public is not None:
-            public = public["public_key"]
-        wrong = text.differences(conf, wg, public, before, resolved, live["now"])
-        if wrong:
-            plan.sync = True
-            plan.changes += wrong
-            if conf["port"] != wg["port"] and conf["port"] in live["ports"]:
-                raise Error(PORT_TAKEN % conf["port"])
+            return max(LEAST, min(found))
+        return (before.parsed and before.parsed["mtu"]) or USUAL  # no route now: leave it, or be careful
 
     # Doing it
 
     def do(self, plans):
-        """Carries the plans out: what runs is changed hot, what doesn't is started together. ``{uuid: Error}`` of what failed."""
+        """Carries the plans out: what runs is changed hot, what doesn't is started together. What failed: ``{uuid: Error}``."""
         failed = {}
         for plan in plans:
             try:
@@ -343,15 +271,13 @@ class WireGuard:
         }
 
     def release(self, places):
-        """Takes interfaces of ours down and removes what belongs to them: ``{interface: uuid}``. ``{interface: Error}``."""
+        """Takes ``{interface: uuid}`` down and removes what belongs to them. What failed: ``{interface: Error}``."""
         failed = {}
         if not places:
             return failed
         units = [unit(name) for name in sorted(places)]
-        try:
-            self.host.run("systemctl", "disable", "--quiet", "--now", *units, timeout=START_TIMEOUT + 2 * len(units))
-        except Error:
-            pass  # what didn't come down is looked at below
+        # What didn't come down is looked at below.
+        self.host.attempt("systemctl", "disable", "--quiet", "--now", *units, timeout=START_TIMEOUT + 2 * len(units))
         self.host.attempt("systemctl", "reset-failed", *units)
         live = self.look(list(places))
         for name, uuid in places.items():
@@ -391,11 +317,3 @@ class WireGuard:
         there = view["interface"] in live["wg"] and service.get("active") == "active"
         since = service.get("since")
         return there, None if since is None else time.monotonic() - since
-
-
-def _parsed(conf_text):
-    """The conf written last, or None when somebody broke it: then it says nothing."""
-    try:
-        return text.parse_conf(conf_text) if conf_text else None
-    except Error:
-        return None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""WireGuard's texts, pure: the conf of wg-quick, the table of nftables, what `wg show all dump` says, and how they differ."""
+"""WireGuard's texts: the conf of wg-quick, the table of nftables, what `wg show all dump` says. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rules(view, mtu):
                 '\t\t%s "%s" meta nfproto %s tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
                 % (direction, interface, family, mtu - headers)
             )
-    return "\n".join(lines + ["\t}", "}"]) + "\n"
+    return "\n".join([*lines, "\t}", "}"]) + "\n"
 
 
 def _peer():
@@ -51,8 +51,8 @@ def _peer():
 def parse_conf(text):
     """What a conf of wg-quick asks for, checked.
 
-    ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint": (host, port)?,
-    "keepalive": seconds}}, "lines": [what wg itself reads]}``. Raises Error.
+    ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint":
+    (host, port)?, "keepalive": seconds}}, "lines": [what wg itself reads]}``. Raises Error.
     """
     conf = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
     section, peer = None, None
@@ -81,7 +81,9 @@ def parse_conf(text):
         if keep:
             conf["lines"].append("%s = %s" % (key, value))
     if conf["port"] is None or not conf["peers"] or not conf["addresses"]:
-        raise Error("The conf needs an Address, a ListenPort and a [Peer] with its PublicKey: syncconf would reset them.")
+        raise Error(
+            "The conf needs an Address, a ListenPort and a [Peer] with its PublicKey: syncconf would reset them."
+        )
     return conf
 
 
@@ -133,13 +135,14 @@ def sync_text(conf, private):
     """What `wg syncconf` reads: complete, or it would reset what is left out. It holds the private key: memory only."""
     lines = list(conf["lines"])
     first = lines.index("[Interface]") + 1
-    return "\n".join(lines[:first] + ["PrivateKey = " + private] + lines[first:]) + "\n"
+    return "\n".join([*lines[:first], "PrivateKey = " + private, *lines[first:]]) + "\n"
 
 
 def parse_dump(text):
-    """``{interface: {"public"?, "port", "fwmark", "peers": {public key: {…, "handshake", "rx", "tx"}}}}`` of `wg show all dump`.
+    """``{interface: {"public"?, "port", "fwmark", "peers": {public key: {…, "handshake", "rx", "tx"}}}}``.
 
-    The private and pre-shared keys in it are left out here, and the text goes nowhere else.
+    ``text`` is the output of `wg show all dump`. The private and pre-shared keys in it are left out here, and it goes
+    nowhere else.
     """
     interfaces = {}
     for line in text.splitlines():

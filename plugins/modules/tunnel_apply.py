@@ -12,19 +12,19 @@ module: tunnel_apply
 short_description: Make a node match its tunnels
 version_added: 0.1.0
 description:
-  - Makes missing keys, writes configurations, starts, changes, stops and removes the tunnels of one host, in one call for all of them.
-  - It compares the live state too. What somebody changed by hand is put back, and named in RV(tunnels[].changes).
+  - Makes missing keys, writes configurations, starts, changes, stops and removes tunnels, all of one host in one call.
+  - It compares the live state too. What somebody changed by hand is put back, and RV(tunnels[].changes) names it.
   - A tunnel that can't be applied gets an RV(tunnels[].error), and the others go on. The task does not fail for it.
-  - What is not in O(views) stays as it is. Only O(remove) and O(remove_all) remove something, and only what this panel's
-    runs made.
+  - What is not in O(views) stays as it is. Only O(remove) and O(remove_all) remove something, and only
+    what runs for this panel made.
   - Private keys stay on the host. They are in no argument, return value, diff or log.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 requirements:
   - systemd
   - Python 3.8 or newer, and its cryptography (on the host)
-  - wireguard-tools, nftables, iproute2, ping, and a kernel with WireGuard or wireguard-go (on the host). What is missing is
-    answered in RV(missing).
+  - wireguard-tools, nftables, iproute2, ping, and a kernel with WireGuard or wireguard-go (on the host).
+    RV(missing) says which of them are not there.
 options:
   views:
     description:
@@ -193,7 +193,7 @@ orphans:
   elements: dict
   returned: always
 foreign:
-  description: Folders of other panels (or with a state that can't be read), each with C(uuid), C(panel), C(interface). Never touched.
+  description: Folders of other panels, or with a state that can't be read, each with C(uuid), C(panel), C(interface).
   type: list
   elements: dict
   returned: always

@@ -12,8 +12,8 @@ module: tunnel_health
 short_description: Measure a node's tunnels
 version_added: 0.1.0
 description:
-  - Tells the status of each tunnel of one host as the panel knows it, with the age of the handshake, the counters, and the round
-    trip and loss of pings inside the tunnel. All tunnels are measured at the same time.
+  - Tells the status of each tunnel of one host as the panel knows it, with the age of the handshake, the counters, and
+    the round trip and loss of pings inside the tunnel. All tunnels are measured at the same time.
   - It can wait until traffic passes. When the time is over it answers what it sees, and does not fail.
   - It changes nothing.
 author:
@@ -46,7 +46,8 @@ options:
     type: str
   wait:
     description:
-      - Seconds to wait until every active tunnel is V(active), but for those that wait for the other end's public half. From 0 to 600.
+      - Seconds to wait until every active tunnel is V(active), from 0 to 600.
+      - Those that wait for the other end's public half are not waited for.
     type: int
     default: 0
 attributes:
@@ -113,7 +114,7 @@ tunnels:
     status:
       description:
         - V(inactive), the record is not active.
-        - V(connecting), it waits for the other end's public half, or never had a handshake in the 3 minutes since it was started.
+        - V(connecting), it waits for the other end's public half, or had no handshake in the 3 minutes since it was started.
         - V(active), a ping inside the tunnel came back.
         - V(error), anything else.
       type: str
@@ -146,7 +147,9 @@ def work(module):
     given = module.params
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     wait = _checks.whole(given["wait"], "wait", 0, 600)
-    return health(Host(check=True), folders, _checks.uuid(given["panel"], "panel"), given["types"], given["views"], wait)
+    return health(
+        Host(check=True), folders, _checks.uuid(given["panel"], "panel"), given["types"], given["views"], wait
+    )
 
 
 def main():
