@@ -99,7 +99,7 @@ class Panel:
                     "serve",
                     *("--database", str(cls.database)),
                     *("--host", "127.0.0.1", "--port", port, "--port-file", str(cls.port_file)),
-                    *("--tls-cert", str(cls.directory / "server.pem"), "--tls-key", str(cls.directory / "server.key")),
+                    *("--tls-cert", str(cls.directory / "server.pem"), "--tls-key", str(cls.directory / "server-key.pem")),
                 ],
                 env=env,
                 stdin=subprocess.DEVNULL,

@@ -13,6 +13,6 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         result = self._execute_module(task_vars=task_vars)
-        if self._task.args.get("show", True) and result.get("table"):
+        if result.get("table"):
             self._display.display("\n%s\n" % "\n".join(result["table"]))
         return result

@@ -107,21 +107,28 @@ def row(ends, lost=()):
     ]
 
 
-def report(results, unreachable=(), broken=(), nodes=None):
+def report(results, unreachable=(), broken=(), nodes=None, columns=None):
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
+
+    ``columns``: more of them, ``{name: {uuid: text}}``, before the note.
 
     ``unreachable``: hosts; ``nodes``: ``{host: node name}`` (default: their own); ``broken`` as tunnel_views answers.
     """
     lost = [(nodes or {}).get(host) or host for host in unreachable]
     tunnels = merge(results)
-    rows = [row(ends, lost) for ends in tunnels]
+    columns = columns or {}
+    header = (*HEADER[:-1], *columns, HEADER[-1])
+    rows = []
+    for ends in tunnels:
+        *cells, note = row(ends, lost)
+        rows.append([*cells, *(str(texts.get(ends[0]["uuid"], "-")) for texts in columns.values()), note])
     for one in broken:
         name = one.get("name") or ("#%s" % one["id"] if one.get("id") else "?")
-        rows.append([name, " -> ".join(one.get("nodes") or ["?"]), "-", "broken", "-", "-", "-", one["error"]])
+        rows.append([name, " -> ".join(one.get("nodes") or ["?"]), "-", "broken", "-", "-", "-", *["-"] * len(columns), one["error"]])
     left_out = len(rows) - MAX_ROWS
     if left_out > 0:
-        rows.sort(key=lambda cells: (("broken", *_WORST_FIRST).index(cells[3]), not cells[7]))
-    table = lines(HEADER, rows[:MAX_ROWS]) if rows else ["No tunnel ends at these hosts."]
+        rows.sort(key=lambda cells: (("broken", *_WORST_FIRST).index(cells[3]), not cells[-1]))
+    table = lines(header, rows[:MAX_ROWS]) if rows else ["No tunnel ends at these hosts."]
     if left_out > 0:
         table.append("… and %d more" % left_out)
     problems = [

@@ -11,7 +11,7 @@ short_description: Tell the panel and the operator how the tunnels are
 version_added: 0.1.0
 description:
   - Makes a table of the tunnels out of what the hosts of a run have answered. A tunnel is one row, also when both its
-    ends answered.
+    ends answered. The table is printed as the task runs, and answered as well.
   - Gives the panel what was measured, all in one request. That is not counted as a change.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
@@ -46,6 +46,10 @@ options:
       - The hosts and the names of their nodes, from inventory host to node name; an empty name stands for the host's own.
       - With it, a host can report for its own node only.
     type: dict
+  columns:
+    description:
+      - More columns for the table, before its last one, C({name of the column: {uuid of the tunnel: text}}).
+    type: dict
   post:
     description: Whether the panel is told. Without that, none of the panel's options is needed.
     type: bool
@@ -67,9 +71,9 @@ EXAMPLES = r"""
   delegate_to: localhost
   register: report
 
-- name: Show the table
+- name: Show what somebody has to look at
   ansible.builtin.debug:
-    msg: "{{ report.table }}"
+    msg: "{{ report.problems }}"
   run_once: true
 """
 
@@ -177,7 +181,11 @@ def reports_of(results):
 def work(module):
     results, problems = checked_results(module.params["results"], module.params["nodes"])
     broken = [dict(one, error=printable(str(one.get("error") or "broken"))) for one in module.params["broken"]]
-    table, found = _table.report(results, module.params["unreachable"], broken, module.params["nodes"])
+    columns = {
+        printable(name, 32): _checks.mapping(texts, "columns.%s" % name)
+        for name, texts in (module.params["columns"] or {}).items()
+    }
+    table, found = _table.report(results, module.params["unreachable"], broken, module.params["nodes"], columns)
     problems = found + problems
     answer = {"changed": False, "table": table, "problems": problems, "reported": 0, "rejected": []}
     reports = reports_of(results)
@@ -205,6 +213,7 @@ def main():
             "unreachable": {"type": "list", "elements": "str", "default": []},
             "broken": {"type": "list", "elements": "dict", "default": []},
             "nodes": {"type": "dict"},
+            "columns": {"type": "dict"},
             "post": {"type": "bool", "default": True},
         },
     )
