@@ -40,7 +40,7 @@ def b(lab: Lab) -> Host:
 
 def pings(host: Host, address: str, count: int = 3) -> int:
     """How many of `count` pings were answered."""
-    said = host.run(["ping", "-c", str(count), "-i", "0.01", "-W", "1", address], check=False).stdout
+    said = host.run(["ping", "-c", str(count), "-i", "0.005", "-W", "1", address], check=False).stdout
     received = re.search(r"(\d+) received", said)
     assert received, said
     return int(received[1])

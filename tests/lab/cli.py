@@ -27,7 +27,6 @@ def up(args: argparse.Namespace) -> None:
 
 
 def down(args: argparse.Namespace) -> None:
-    machine.check()
     Lab.remove(args.name)
 
 
@@ -45,7 +44,6 @@ def ssh(args: argparse.Namespace) -> None:
 
 
 def image(args: argparse.Namespace) -> None:
-    machine.check()
     machine.prepare(say)
     for name in args.image:
         built = Image(name).ready(say)
@@ -85,6 +83,7 @@ def main() -> int:
 
     args = parser.parse_args()
     try:
+        machine.check()
         args.work(args)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

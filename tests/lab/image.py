@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from . import apt, machine
+from . import apt, cgroup, machine
 from .machine import LabError, Progress
 
 RELEASES = ("bullseye", "bookworm", "trixie", "forky")
@@ -27,6 +26,7 @@ BARE = (
     *("iputils-ping", "procps", "kmod", "nftables", "ca-certificates"),
 )
 VARIANTS = {
+    "demo": ("iperf3",),  # the rest is installed before your eyes
     "wireguard": (
         *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
         "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
@@ -82,7 +82,7 @@ rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root/etc/resol
 
 def cache() -> Path:
     """The folder of the images: MARZBAN_LAB_CACHE, or /var/cache/marzban-tunnels-lab."""
-    return Path(os.environ.get("MARZBAN_LAB_CACHE") or "/var/cache/marzban-tunnels-lab").absolute()
+    return Path(os.environ.get("MARZBAN_LAB_CACHE") or "/var/cache/marzban-tunnels-lab").resolve()
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,16 @@ class Image:
                 self._build(progress)
         return self
 
+    @property
+    def _group(self) -> Path:
+        """Holds what builds the image, so that what a killed run left behind can be ended."""
+        return cgroup.group(f".image-{self.name}")
+
     def _build(self, progress: Progress) -> None:
         """Build in the upper layer of an overlay, on the base or on nothing, without waiting for the disk."""
         new = cache() / f".{self.name}.new"
-        machine.unmount_below(new)
-        shutil.rmtree(new, ignore_errors=True)
+        cgroup.kill(self._group)
+        machine.discard(new)
         layer, work, merged, nothing = (new / name for name in ("layer", "work", "merged", "nothing"))
         for folder in (layer, work, merged, nothing):
             folder.mkdir(parents=True)
@@ -159,9 +164,10 @@ class Image:
             (self._add if self.base else self._bootstrap)(merged)
             _pack(merged, new / "root.tar.zst")
         finally:
-            machine.unmount_below(new)
-        for folder in (work, merged, nothing):
-            shutil.rmtree(folder)
+            cgroup.kill(self._group)
+            machine.discard(merged)
+        machine.discard(work)
+        nothing.rmdir()
         new.rename(self.folder)
 
     def _bootstrap(self, root: Path) -> None:
@@ -178,12 +184,12 @@ class Image:
                 f"--customize-hook={finish}",
                 *(self.release, str(root), "-"),
             ]
-            machine.run(command, input=apt.sources(self.release), timeout=900)
+            machine.run(cgroup.joining(self._group, command), input=apt.sources(self.release), timeout=900)
 
     def _add(self, root: Path) -> None:
-        alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        resolver = f"RESOLV={apt.resolv_conf()}"
-        machine.run(["env", resolver, *alone, "sh", "-c", ADD, "sh", str(root), *self.packages], timeout=900)
+        alone = ["env", f"RESOLV={apt.resolv_conf()}", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        command = [*alone, "sh", "-c", ADD, "sh", str(root), *self.packages]
+        machine.run(cgroup.joining(self._group, command), timeout=900)
 
 
 def overlay(lower: list[Path], upper: Path, work: Path, where: Path) -> None:

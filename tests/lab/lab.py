@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -250,9 +249,8 @@ def _remove(name: str) -> None:
     cgroup.kill(cgroup.group(name))
     with contextlib.suppress(FileNotFoundError):
         Network(name, _read(name)[0]).remove()
-    machine.unmount_below(STATE / name)
     with machine.lock(LOCKS / "*"):
-        shutil.rmtree(STATE / name, ignore_errors=True)
+        machine.discard(STATE / name)
         if not Lab.names():
             network.restore_forwarding(STATE)
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,11 +127,19 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 def mounts_below(folder: Path) -> list[str]:
     """Mount points at or below the folder, deepest first."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return sorted((p for p in points if p == str(folder) or p.startswith(f"{folder}/")), key=len, reverse=True)
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4]) for line in lines]
+    top = str(folder.resolve())
+    return sorted((p for p in points if p == top or p.startswith(f"{top}/")), key=len, reverse=True)
 
 
-def unmount_below(folder: Path) -> None:
-    """Take away every mount at or below the folder; a busy one is detached."""
+def discard(folder: Path) -> None:
+    """Remove a folder with all that is mounted at or below it; a busy mount is detached.
+
+    Raises LabError, before a file is removed, when something stays mounted: it could be the machine's own /dev.
+    """
     for point in mounts_below(folder):
         run(["umount", "--lazy", point])
+    if left := mounts_below(folder):
+        raise LabError(f"still mounted: {', '.join(left)}")
+    shutil.rmtree(folder, ignore_errors=True)
