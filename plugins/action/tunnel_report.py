@@ -14,5 +14,6 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         result = self._execute_module(task_vars=task_vars)
         if result.get("table"):
-            self._display.display("\n%s\n" % "\n".join(result["table"]))
+            problems = ["! %s" % one for one in result.get("problems") or []]
+            self._display.display("\n%s\n" % "\n".join(result["table"] + problems))
         return result
