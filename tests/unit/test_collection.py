@@ -1,0 +1,60 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the collection promises about itself, held against its files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.parent.parent.name for path in TOP.glob("roles/*/meta/argument_specs.yml"))
+MODULES = sorted(path.stem for path in TOP.glob("plugins/modules/*.py"))
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [TOP / name for name in listed.stdout.split("\0") if name and (TOP / name).is_file()]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
+    specs = yaml.safe_load((TOP / "roles" / role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    defaults = yaml.safe_load((TOP / "roles" / role / "defaults/main.yml").read_text())
+    options = specs["main"]["options"]
+    assert {name: option["default"] for name, option in options.items() if "default" in option} == defaults
+    assert all(name.startswith(f"{role}_") for name in options)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_module_is_proven_on_real_things(module: str) -> None:
+    text = "".join(path.read_text() for path in TOP.glob("tests/integration/*.py"))
+    roles = "".join(path.read_text() for path in TOP.glob("roles/*/tasks/*.yml"))
+    assert re.search(rf"\b{module}\b", text) or f"marzban.tunnels.{module}:" in roles
+
+
+def test_the_action_group_holds_the_modules_that_speak_to_the_panel() -> None:
+    runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
+    speakers = {name for name in MODULES if "marzban.tunnels.panel\n" in (TOP / f"plugins/modules/{name}.py").read_text()}
+    group = {name for name in runtime["action_groups"]["panel"] if isinstance(name, str)}  # the other entry is metadata
+    assert group == speakers
+
+
+def test_every_file_of_code_says_its_licence() -> None:
+    code = [path for path in tracked() if path.suffix in (".py", ".yml", ".j2") or path.parent.name == "tools"]
+    silent = [path for path in code if path.stat().st_size and "SPDX-License-Identifier: " not in path.read_text()[:2000]]
+    # antsibull-changelog writes its own file anew at each release, without comments
+    assert [path.relative_to(TOP) for path in silent if path.name != "changelog.yaml"] == []
+
+
+def test_what_lives_beside_marzban_is_agpl() -> None:
+    package = [path for path in tracked() if "roles/panel/files" in str(path) and path.suffix == ".py" and path.stat().st_size]
+    assert package
+    assert [path.name for path in package if "AGPL-3.0-or-later" not in path.read_text()[:300]] == []
