@@ -14,7 +14,9 @@ from tests.panel.running import Panel
 
 
 @pytest.fixture(scope="module")
-def make_world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[..., World]]:
+def make_world(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., World]]:
     """Call it with names of hosts and their images: a fresh panel, a fresh lab, all hosts registered as nodes."""
     open_worlds: list[World] = []
 

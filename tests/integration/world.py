@@ -1,12 +1,13 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the integration tests stand on: an embedded panel, lab hosts, and ansible-playbook as an operator would run it."""
+"""What the integration tests stand on: an embedded panel, lab hosts, and ansible-playbook as an operator runs it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import requests
 
+from tests.lab.host import Host
 from tests.lab.lab import Lab
 from tests.panel.running import Panel
 
@@ -49,7 +51,11 @@ class Run:
 
     def changed(self, *hosts: str) -> list[str]:
         """Names of the tasks that changed something (on these hosts, or at all)."""
-        return [e["task"] for e in self.events if e["changed"] and e["outcome"] == "ok" and (not hosts or e["host"] in hosts)]
+        return [
+            e["task"]
+            for e in self.events
+            if e["changed"] and e["outcome"] == "ok" and (not hosts or e["host"] in hosts)
+        ]
 
     def results(self, action: str, host: str | None = None) -> list[dict[str, Any]]:
         """What a module of the collection answered, in order."""
@@ -65,6 +71,46 @@ class Run:
         assert "[WARNING]" not in self.text, self.text
         assert "[DEPRECATION" not in self.text, self.text
         return self
+
+
+@dataclass
+class Pings:
+    """Pings that run on a host while something else happens, one each ``interval`` seconds."""
+
+    host: Host
+    address: str
+    interval: float = 0.1
+
+    @property
+    def unit(self) -> str:
+        return f"pings-{self.address.replace(':', '-')}.service"
+
+    @property
+    def said(self) -> str:
+        return f"/root/{self.unit}.txt"
+
+    def start(self) -> Pings:
+        """Start them, and answer when the first was answered."""
+        command = f"exec ping -n -i {self.interval} {self.address} >{self.said}"
+        self.host.run(["systemd-run", "--quiet", f"--unit={self.unit}", "sh", "-c", command])
+        until(f"{self.host.name} reaches {self.address}", self.answered)
+        return self
+
+    def answered(self) -> set[int]:
+        """The numbers of those answered so far."""
+        return {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", self.host.run(["cat", self.said]).stdout)}
+
+    def lost(self) -> set[int]:
+        """The numbers of those that were not answered, though a later one was."""
+        answered = self.answered()
+        return set(range(min(answered), max(answered))) - answered
+
+    def stop(self) -> set[int]:
+        """End them, and answer the numbers of those lost; those sent until now are waited for."""
+        last = max(self.answered())
+        until("answers to the last pings", lambda: max(self.answered()) > last)
+        self.host.run(["systemctl", "stop", self.unit])
+        return self.lost()
 
 
 class World:
@@ -104,7 +150,9 @@ class World:
             body = {"name": name, "address": self.lab.hosts[name].address, "add_as_new_host": False}
             self.api("POST", "/node", json=body)
 
-    def tunnel(self, name: str, source: str, target: str, config: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def tunnel(
+        self, name: str, source: str, target: str, config: dict[str, Any] | None = None, **more: Any
+    ) -> dict[str, Any]:
         nodes = {node["name"]: node["id"] for node in self.api("GET", "/nodes")}
         body = {
             "name": name,
@@ -116,10 +164,24 @@ class World:
         }
         return self.api("POST", "/tunnels", json=body)
 
+    def change(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Change a tunnel's record; ``config`` is given as a dict."""
+        if "config" in fields:
+            fields["config"] = json.dumps(fields["config"])
+        return self.api("PUT", f"/tunnels/{self.tunnels()[name]['id']}", json=fields)
+
     def tunnels(self) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in self.api("GET", "/tunnels?limit=1000")}
 
     # Ansible
+
+    def static(self) -> Path:
+        """An inventory of the lab's hosts that asks no panel."""
+        assert self.lab is not None
+        hosts = {name: {"ansible_host": host.address} for name, host in self.lab.hosts.items()}
+        path = self.directory / "static.json"
+        path.write_text(json.dumps({"marzban_nodes": {"hosts": hosts, "vars": self.lab.inventory()}}))
+        return path
 
     def environment(self, **more: str) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MARZBAN_"))}
@@ -141,7 +203,14 @@ class World:
     def command(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Any program of the virtual environment, in the operator's environment."""
         return subprocess.run(
-            words, env=self.environment(**env), cwd=TOP, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, check=False
+            words,
+            env=self.environment(**env),
+            cwd=TOP,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+            check=False,
         )
 
     def play(
@@ -188,6 +257,15 @@ class World:
         host = self.lab.hosts[source]
         return all(
             host.run(["ping", "-n", "-q", "-c", "1", "-W", "1", address], check=False).returncode == 0
+            for address in self.addresses(tunnel, target)
+        )
+
+    def silent(self, tunnel: str, source: str, target: str) -> bool:
+        """Whether ``target`` answers no packet from ``source`` inside the tunnel, neither over IPv4 nor over IPv6."""
+        assert self.lab is not None
+        host = self.lab.hosts[source]
+        return all(
+            host.run(["ping", "-n", "-q", "-c", "2", "-i", "0.2", "-W", "1", address], check=False).returncode != 0
             for address in self.addresses(tunnel, target)
         )
 

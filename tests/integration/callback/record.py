@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""For the tests: writes what happened in a run, a line of JSON per task and host, to the file in MARZBAN_TEST_RECORD."""
+"""For the tests: writes what happened in a run to the file in MARZBAN_TEST_RECORD, a line of JSON per task and host."""
 
 from __future__ import annotations
 
