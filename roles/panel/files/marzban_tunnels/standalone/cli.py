@@ -14,11 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from marzban_tunnels import __version__, migrate
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone import certificate
-from marzban_tunnels.standalone.access_log import Lines
-from marzban_tunnels.standalone.admins import Admins
-from marzban_tunnels.standalone.app import build
 from marzban_tunnels.standalone.database import Database
-from marzban_tunnels.standalone.serve import listen, serve
 
 _SETTINGS = """settings, by environment:
   SUDO_USERNAME, SUDO_PASSWORD     the first admin; made, or given this password, at each start
@@ -83,22 +79,29 @@ def _database(command: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    # a second of imports that the other commands don't need
+    from marzban_tunnels.standalone.access_log import Lines
+    from marzban_tunnels.standalone.admins import Admins
+    from marzban_tunnels.standalone.app import build
+    from marzban_tunnels.standalone.serve import listen, serve
+
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")
     settings = Settings.from_env(os.environ)
+    lifetime = _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440"))
     lines = Lines(options.log_file)
-    database = Database(options.database)
-    database.upgrade()
-    admins = Admins(database, _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440")))
-    username, password = os.environ.pop("SUDO_USERNAME", ""), os.environ.pop("SUDO_PASSWORD", "")
-    if username and password:
-        admins.put(username, password, is_sudo=True)
-    if not admins.exist():
-        raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
     pem = options.tls_cert.read_text() if options.tls_cert else ""
-    app = build(database, admins, settings, lines, pem)
-    bound = listen(options.host, options.port)
-    serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
+    with Database(options.database) as database:
+        database.upgrade()
+        admins = Admins(database, lifetime)
+        username, password = os.environ.pop("SUDO_USERNAME", ""), os.environ.pop("SUDO_PASSWORD", "")
+        if username and password:
+            admins.put(username, password, is_sudo=True)
+        if not admins.exist():
+            raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
+        app = build(database, admins, settings, lines, pem)
+        bound = listen(options.host, options.port)
+        serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
 
 
 def _minutes(text: str) -> int:
@@ -115,15 +118,17 @@ def _migrate(options: argparse.Namespace) -> None:
         trees = list(migrate.TREES)
     if not trees:
         raise ValueError(f"{options.revision} is no revision")
-    with Database(options.database).migrating() as connection:
+    with Database(options.database) as database, database.migrating() as connection:
         for tree in reversed(trees) if down else trees:
             (migrate.downgrade if down else migrate.upgrade)(connection, tree, options.revision)
 
 
 def _admin(options: argparse.Namespace) -> None:
-    database = Database(options.database)
-    database.upgrade()
-    Admins(database, 0).put(options.username, os.environ.get("ADMIN_PASSWORD", ""), options.sudo)
+    from marzban_tunnels.standalone.admins import Admins
+
+    with Database(options.database) as database:
+        database.upgrade()
+        Admins(database, 0).put(options.username, os.environ.get("ADMIN_PASSWORD", ""), options.sudo)
 
 
 def _certificate(options: argparse.Namespace) -> None:

@@ -37,6 +37,12 @@ class Database:
             event.listen(self.engine, "connect", _connected)
             event.listen(self.engine, "begin", _begun)
 
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.engine.dispose()
+
     def upgrade(self) -> None:
         """Bring all tables up to date."""
         with self.migrating() as connection:

@@ -63,7 +63,7 @@ def serve(
         forwarded_allow_ips=trusted_proxy,
         ssl_certfile=str(tls_cert) if tls_cert else None,
         ssl_keyfile=str(tls_key) if tls_key else None,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=2,  # a client that keeps its TLS connection would hold us up
     )
     if port_file:
         port_file.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, String, Text
+from sqlalchemy import BigInteger, Float, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from marzban_tunnels.tables import exact
@@ -38,7 +38,7 @@ class Node(Base):
     address: Mapped[str] = mapped_column(String(256))
     port: Mapped[int]
     api_port: Mapped[int]
-    usage_coefficient: Mapped[float] = mapped_column(default=1.0)
+    usage_coefficient: Mapped[float] = mapped_column(Float, default=1.0)
     xray_version: Mapped[str | None] = mapped_column(String(32))
     status: Mapped[str] = mapped_column(String(16))
     message: Mapped[str | None] = mapped_column(String(1024))

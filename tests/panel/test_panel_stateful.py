@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Whatever is created, updated and deleted: no two ends share an address, or a port or an interface on a node."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import ip_interface
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.panel.conftest import Api, client
+from tests.panel.running import Panel
+
+NODES = 4
+# few values, so that they meet; the pools are small enough to run out and come around
+PORTS = st.one_of(st.none(), st.integers(20000, 20004), st.sampled_from([7, 65535]))
+PAIRS = st.sampled_from(
+    [
+        None,
+        (["10.99.0.3/31"], ["10.99.0.2/31"]),
+        (["10.99.0.1/29"], ["10.99.0.2/29"]),
+        (["10.98.0.1/24", "fd00::1/64"], ["10.98.0.2/24", "fd00::2/64"]),
+        (["10.98.0.7/32"], ["10.98.0.8/32"]),
+        (["fd6d:7a00::5/126"], ["fd6d:7a00::6/126"]),
+    ]
+)
+INTERFACES = st.sampled_from([None, None, "wg0", "wg1"])
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> str:
+    chosen: dict[str, dict[str, Any]] = {"source": {}, "target": {}}
+    pair = draw(PAIRS)
+    for position, end in enumerate(chosen.values()):
+        end.update({key: value for key, value in (("port", draw(PORTS)), ("interface", draw(INTERFACES))) if value})
+        if pair:
+            end["addresses"] = pair[position]
+    return json.dumps(chosen)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    env = {
+        "TUNNEL_IPV4_POOL": "10.99.0.0/27",
+        "TUNNEL_IPV6_POOL": "fd6d:7a00::/123",
+        "TUNNEL_PORT_RANGE": "20000-20009",
+    }
+    with Panel.start(tmp_path_factory.mktemp("small"), env=env) as panel:
+        for number in range(NODES):
+            panel.add_node(f"node-{number}", f"203.0.113.{number + 1}")
+        api = client(panel)
+        yield api
+        api.session.close()
+
+
+class Life(RuleBasedStateMachine):
+    """Keeps what the panel said last about each tunnel, and compares it with what the panel says later."""
+
+    api: ClassVar[Api]
+    nodes: ClassVar[list[int]]
+
+    @initialize()
+    def clean(self) -> None:
+        for tunnel in self.api.send("GET", "/api/tunnels?limit=1000"):
+            self.api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
+        self.known: dict[int, Any] = {}
+        self.highest = 0
+
+    def attempt(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self.api.bare(method, path, json=body)
+        assert answer.status_code in (200, 400, 409, 507), answer.text
+        return answer.json() if answer.status_code == 200 else None
+
+    @rule(
+        ends=st.tuples(st.integers(0, NODES - 1), st.integers(0, NODES - 1)), config=st.one_of(st.just("{}"), configs())
+    )
+    def create(self, ends: tuple[int, int], config: str) -> None:
+        body = {"source_node_id": self.nodes[ends[0]], "target_node_id": self.nodes[ends[1]], "config": config}
+        made = self.attempt("POST", "/api/tunnels", body | {"tunnel_type": "wireguard"})
+        if made:
+            assert made["id"] > self.highest
+            assert made["config"] == config
+            self.highest = made["id"]
+            self.known[made["id"]] = made
+
+    @rule(
+        data=st.data(),
+        node=st.one_of(st.none(), st.tuples(st.sampled_from(["source", "target"]), st.integers(0, NODES - 1))),
+        config=st.one_of(st.none(), st.just("{}"), configs()),
+        active=st.one_of(st.none(), st.booleans()),
+    )
+    def update(
+        self, data: st.DataObject, node: tuple[str, int] | None, config: str | None, active: bool | None
+    ) -> None:
+        if not self.known:
+            return
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        body: dict[str, Any] = {
+            key: value for key, value in (("config", config), ("is_active", active)) if value is not None
+        }
+        if node:
+            body[f"{node[0]}_node_id"] = self.nodes[node[1]]
+        changed = self.attempt("PUT", f"/api/tunnels/{number}", body)
+        if changed:
+            before = self.known[number]
+            same = all(before[key] == value for key, value in body.items())
+            assert changed["version"] == before["version"] + (0 if same else 1)
+            assert body.items() <= changed.items()
+            self.known[number] = changed
+
+    @rule(data=st.data(), active=st.booleans())
+    def switch(self, data: st.DataObject, active: bool) -> None:
+        if self.known:
+            number = data.draw(st.sampled_from(sorted(self.known)))
+            self.api.send("POST", f"/api/tunnels/{number}/{'activate' if active else 'deactivate'}")
+            self.known[number] = self.api.send("GET", f"/api/tunnels/{number}")
+            assert self.known[number]["is_active"] is active
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        if self.known:
+            number = data.draw(st.sampled_from(sorted(self.known)))
+            self.api.send("DELETE", f"/api/tunnels/{number}")
+            del self.known[number]
+
+    @invariant()
+    def nothing_is_shared(self) -> None:
+        listed = self.api.send("GET", "/api/tunnels?limit=1000")
+        assert listed == [self.known[number] for number in sorted(self.known)]
+        ends = [end for tunnel in listed for end in tunnel["ends"]]
+        for kind in (
+            [ip_interface(text).ip for end in ends for text in end["addresses"]],
+            [(end["node_id"], end["port"]) for end in ends],
+            [(end["node_id"], end["interface"]) for end in ends],
+        ):
+            assert [value for value, count in Counter(kind).items() if count > 1] == []
+        networks = [
+            (tunnel["id"], ip_interface(text).network)
+            for tunnel in listed
+            for end in tunnel["ends"]
+            for text in end["addresses"]
+        ]
+        for number, network in networks:
+            for other, against in networks:
+                assert number == other or network.version != against.version or not network.overlaps(against)
+
+    def teardown(self) -> None:
+        for number in getattr(self, "known", {}):
+            assert self.api.send("GET", f"/api/tunnels/{number}") == self.known[number]
+
+
+def test_life_of_tunnels(small: Api) -> None:
+    Life.api = small
+    Life.nodes = [node["id"] for node in small.send("GET", "/api/nodes")]
+    machine = Life.TestCase
+    machine.settings = settings(
+        max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    )  # fmt: skip
+    machine().runTest()
+
+
+def test_pools_run_out_and_come_around(small: Api) -> None:
+    api = small
+    for tunnel in api.send("GET", "/api/tunnels?limit=1000"):
+        api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
+    a, b, c = ({"id": node["id"]} for node in api.send("GET", "/api/nodes")[:3])
+    made = [api.tunnel(a, b) for _ in range(10)]
+    assert "TUNNEL_PORT_RANGE" in api.tunnel(a, c, status=507)["detail"]
+    made += [
+        api.tunnel(b if number % 2 else a, c, config=json.dumps({"source": {"port": 100 + number}}))
+        for number in range(4)
+    ]
+    used = {made["ends"][0]["addresses"][0] for made in made}
+    assert len(used) == 14, "a /27 has 16 blocks, less the first and the last"
+    detail = api.tunnel(a, c, status=507, config='{"source": {"port": 99}}')["detail"]
+    assert "10.99.0.0/27" in detail
+    assert "TUNNEL_IPV4_POOL" in detail
+    api.send("DELETE", f"/api/tunnels/{made[3]['id']}")
+    again = api.tunnel(a, b)
+    assert [end["addresses"] for end in again["ends"]] == [end["addresses"] for end in made[3]["ends"]]
+    assert [end["port"] for end in again["ends"]] == [end["port"] for end in made[3]["ends"]]

@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Contract: the tunnels API (docs/contract.md). Runs against any panel (see conftest)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable
+from ipaddress import ip_interface
+from typing import Any
+
+import pytest
+
+from tests.panel.conftest import Api
+
+Maker = Callable[..., Any]
+Pair = tuple[Any, Any]
+
+
+def key() -> dict[str, str]:
+    return {"public_key": base64.b64encode(os.urandom(32)).decode()}
+
+
+def ends(tunnel: Any) -> tuple[Any, Any]:
+    assert [end["role"] for end in tunnel["ends"]] == ["source", "target"]
+    return tunnel["ends"][0], tunnel["ends"][1]
+
+
+def publish(api: Api, tunnel: Any, node: Any, public: Any) -> Any:
+    return api.send(
+        "POST", "/api/tunnels/keys", {"keys": [{"uuid": tunnel["uuid"], "node": node["name"], "public": public}]}
+    )
+
+
+def report(api: Api, tunnel: Any, node: Any, status: str = "active", **fields: Any) -> Any:
+    item = {"uuid": tunnel["uuid"], "node": node["name"], "version": tunnel["version"], "status": status} | fields
+    return api.send("POST", "/api/tunnels/status", {"reports": [item]})
+
+
+def test_create_with_nothing_chosen(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair, name="Frankfurt - Helsinki")
+    source, target = ends(tunnel)
+    assert uuid.UUID(tunnel["uuid"]).version == 4
+    assert {
+        "version": 1,
+        "source_node_id": pair[0]["id"],
+        "target_node_id": pair[1]["id"],
+        "source_node_name": pair[0]["name"],
+        "target_node_name": pair[1]["name"],
+        "tunnel_type": "wireguard",
+        "name": "Frankfurt - Helsinki",
+        "config": "{}",
+        "is_active": True,
+        "status": "connecting",
+    }.items() <= tunnel.items()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", tunnel["created_at"])
+    assert tunnel["updated_at"] == tunnel["created_at"]
+    for end, node in ((source, pair[0]), (target, pair[1])):
+        assert (end["node"], end["node_id"], end["endpoint"]) == (node["name"], node["id"], node["address"])
+        assert end["interface"] == f"mz{tunnel['id']}"
+        assert 20000 <= end["port"] <= 32767
+        assert (end["routes"], end["public"], end["status"], end["error"]) == ([], None, None, None)
+        assert (end["measured"], end["age"]) == (None, None)
+    for near, far, length in zip(source["addresses"], target["addresses"], (31, 127), strict=True):
+        assert ip_interface(near).network == ip_interface(far).network
+        assert ip_interface(near).network.prefixlen == length
+        assert near != far
+    assert api.send("GET", f"/api/tunnels/{tunnel['id']}") == tunnel
+
+
+def test_create_with_everything_chosen(api: Api, pair: Pair) -> None:
+    chosen = {
+        "source": {
+            "endpoint": "de.example.org",
+            "port": 51820,
+            "addresses": ["10.66.0.1/30", "fd00:66::1/64"],
+            "interface": "wg-de",
+            "routes": ["192.168.1.0/24", "fd00:1::/48"],
+            "rack": "unknown keys are kept",
+        },
+        "target": {"addresses": ["10.66.0.2/30", "fd00:66::2/64"], "endpoint": "2001:db8::7"},
+        "dial": "source",
+        "mtu": 1380,
+        "keepalive": 0,
+        "transport": "udp",
+        "post_quantum": "require",
+        "note": ["kept", {"too": None}],
+    }
+    text = json.dumps(chosen, indent=3) + " "
+    tunnel = api.tunnel(*pair, config=text, is_active=False)
+    source, target = ends(tunnel)
+    assert tunnel["config"] == text, "byte for byte"
+    assert (tunnel["status"], tunnel["name"]) == ("inactive", None)
+    assert {key: source[key] for key in ("endpoint", "port", "addresses", "interface", "routes")} == {
+        key: chosen["source"][key]  # type: ignore[index]
+        for key in ("endpoint", "port", "addresses", "interface", "routes")
+    }
+    assert (target["endpoint"], target["addresses"]) == ("2001:db8::7", ["10.66.0.2/30", "fd00:66::2/64"])
+
+
+def test_headers(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    path = f"/api/tunnels/{tunnel['id']}"
+    one = api.bare("GET", path)
+    panel = one.headers["Marzban-Panel-Id"]
+    assert uuid.UUID(panel).version == 4
+    assert one.headers["ETag"] == '"1"'
+    assert one.headers["Content-Type"] == "application/json"
+    others = [
+        api.bare("GET", "/api/tunnels"),
+        api.bare("GET", "/api/tunnels?skip=1000000"),
+        api.bare("GET", "/api/tunnels", headers={"Authorization": "Bearer bad"}),
+        api.bare("GET", "/api/tunnels?limit=0"),
+        api.bare("GET", "/api/tunnels/2000000000"),
+        api.bare("POST", "/api/tunnels", json={}),
+        api.bare("POST", "/api/tunnels", data="{", headers={"Content-Type": "application/json"}),
+        api.bare("PUT", path, json={"is_active": False}),
+    ]
+    assert [answer.status_code for answer in others] == [200, 200, 401, 422, 404, 422, 422, 200]
+    assert {answer.headers["Marzban-Panel-Id"] for answer in others} == {panel}
+    assert others[-1].headers["ETag"] == '"2"'
+
+
+def test_pages(api: Api, pair: Pair) -> None:
+    made = [api.tunnel(*pair)["id"] for _ in range(5)]
+    every = [tunnel["id"] for tunnel in api.send("GET", "/api/tunnels?limit=1000")]
+    assert every == sorted(every)
+    assert set(made) <= set(every)
+    skip = every.index(made[1])
+    page = api.send("GET", f"/api/tunnels?skip={skip}&limit=2")
+    assert page == [api.send("GET", f"/api/tunnels/{number}") for number in every[skip : skip + 2]]
+    for query, wrong in (("limit=0", "limit"), ("limit=1001", "limit"), ("skip=-1", "skip"), ("limit=x", "limit")):
+        assert set(api.refused("GET", f"/api/tunnels?{query}", None, 422)) == {wrong}
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({}, {"source_node_id", "target_node_id", "tunnel_type"}),
+        ({"source_node_id": "1", "target_node_id": True, "tunnel_type": "gre"},
+         {"source_node_id", "target_node_id", "tunnel_type"}),
+        ({"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "is_active": "yes"}, {"is_active"}),
+        ({"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "config": {}}, {"config"}),
+        ({"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "config": None}, {"config"}),
+        ({"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "private_key": "x"}, {"private_key"}),
+        ({"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "name": "a;b"}, {"name"}),
+        ({"source_node_id": 2**63, "target_node_id": 2, "tunnel_type": "wireguard"}, {"source_node_id"}),
+        ([], {"body"}),
+        ("text", {"body"}),
+    ],
+)  # fmt: skip
+def test_bad_bodies(api: Api, body: Any, wrong: set[str]) -> None:
+    detail = api.refused("POST", "/api/tunnels", body, 422)
+    assert set(detail) == wrong
+    assert all(isinstance(message, str) and message for message in detail.values())
+
+
+def test_config_errors_name_the_field(api: Api, pair: Pair) -> None:
+    config = json.dumps({"source": {"port": 70000, "routes": ["10.0.0.1/24"]}, "mtu": 1000})
+    body = {"source_node_id": pair[0]["id"], "target_node_id": pair[1]["id"], "tunnel_type": "wireguard"}
+    detail = api.refused("POST", "/api/tunnels", body | {"config": config}, 422)
+    assert set(detail) == {"config.source.port", "config.source.routes.0", "config.mtu"}
+    assert "70000" in detail["config.source.port"]
+    assert "10.0.0.0/24" in detail["config.source.routes.0"], "the mend is in the sentence"
+    large = json.dumps({"x": "y" * 65536})
+    assert set(api.refused("POST", "/api/tunnels", body | {"config": large}, 422)) == {"config"}
+    assert set(api.refused("POST", "/api/tunnels", body | {"config": "[]"}, 422)) == {"config"}
+
+
+def test_nodes_must_exist_and_differ(api: Api, pair: Pair) -> None:
+    gone = {"id": 2_000_000_000}
+    assert "target_node_id" in api.tunnel(pair[0], gone, status=404)["detail"]
+    assert "source_node_id" in api.tunnel(gone, pair[0], status=404)["detail"]
+    assert "target_node_id" in api.tunnel(pair[0], pair[0], status=400)["detail"]
+    tunnel = api.tunnel(*pair)
+    path = f"/api/tunnels/{tunnel['id']}"
+    assert "two different nodes" in api.refused("PUT", path, {"source_node_id": pair[1]["id"]}, 400)
+    assert "target_node_id" in api.refused("PUT", path, {"target_node_id": gone["id"]}, 404)
+    assert api.send("GET", path) == tunnel
+
+
+def test_names_are_unique_where_given(api: Api, pair: Pair) -> None:
+    name = f"pair {pair[0]['id']}"
+    first, second = api.tunnel(*pair, name=name), api.tunnel(*pair)
+    api.tunnel(*pair)
+    detail = api.tunnel(*pair, name=name, status=409)["detail"]
+    assert "name" in detail
+    assert f"tunnel {first['id']}" in detail
+    assert f"tunnel {first['id']}" in api.refused("PUT", f"/api/tunnels/{second['id']}", {"name": name}, 409)
+    assert api.tunnel(*pair, name=name.upper())["name"] == name.upper()
+    assert api.send("PUT", f"/api/tunnels/{first['id']}", {"name": None})["name"] is None
+    assert api.send("PUT", f"/api/tunnels/{second['id']}", {"name": name})["name"] == name
+
+
+def test_taken_values_name_the_other_tunnel(api: Api, pair: Pair) -> None:
+    addresses = {"source": {"addresses": ["10.67.0.1/24"]}, "target": {"addresses": ["10.67.0.2/24"]}}
+    first = api.tunnel(*pair, name=f"first {pair[0]['id']}", config=json.dumps(addresses))
+    port = first["ends"][0]["port"]
+    allocated = ip_interface(api.tunnel(*pair)["ends"][0]["addresses"][0])
+    wider = str(ip_interface(f"{allocated.ip}/29"))
+    for config, field in (
+        ({"source": {"port": port}}, "config.source.port"),
+        (
+            {"source": {"addresses": ["10.67.0.129/25"]}, "target": {"addresses": ["10.67.0.130/25"]}},
+            "config.source.addr",
+        ),
+        ({"source": {"addresses": [wider]}, "target": {"addresses": ["10.68.0.1/24"]}}, "config.source.addresses"),
+    ):
+        detail = api.tunnel(*pair, config=json.dumps(config), status=409)["detail"]
+        assert detail.startswith(field)
+        assert "taken by tunnel" in detail
+    named = api.tunnel(*pair, config=json.dumps({"target": {"port": first["ends"][1]["port"]}}), status=409)["detail"]
+    assert f'tunnel {first["id"]} "{first["name"]}"' in named
+    api.tunnel(*pair, config=json.dumps({"source": {"interface": "wg9"}}))
+    taken = api.tunnel(*pair, config=json.dumps({"source": {"interface": "wg9"}}), status=409)["detail"]
+    assert taken.startswith("config.source.interface: wg9")
+    reserved = api.tunnel(*pair, config=json.dumps({"source": {"interface": "mz999999"}}), status=422)["detail"]
+    assert set(reserved) == {"config.source.interface"}
+
+
+def test_same_port_and_interface_on_other_nodes(api: Api, pair: Pair, make_node: Maker) -> None:
+    config = json.dumps({"source": {"port": 5000, "interface": "wg0"}, "target": {"port": 5000, "interface": "wg0"}})
+    api.tunnel(*pair, config=config)
+    source, target = ends(api.tunnel(make_node(), make_node(), config=config))
+    assert (source["port"], target["interface"]) == (5000, "wg0")
+
+
+def test_update_changes_what_it_says(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair, name=f"update {pair[0]['id']}")
+    path = f"/api/tunnels/{tunnel['id']}"
+    for same in ({}, {"is_active": True}, {"config": "{}", "name": tunnel["name"], "source_node_id": pair[0]["id"]}):
+        assert api.send("PUT", path, same)["version"] == 1, "nothing changes, nothing grows"
+    changed = api.send("PUT", path, {"config": '{"mtu": 1400}'})
+    assert (changed["version"], changed["ends"]) == (2, tunnel["ends"])
+    changed = api.send("PUT", path, {"config": '{"target": {"port": 777}}'})
+    assert [end["port"] for end in changed["ends"]] == [tunnel["ends"][0]["port"], 777]
+    assert [end["addresses"] for end in changed["ends"]] == [end["addresses"] for end in tunnel["ends"]]
+    back = api.send("PUT", path, {"config": "{}"})
+    assert 20000 <= back["ends"][1]["port"] <= 32767
+    assert back["version"] == 4
+    chosen = {"source": {"addresses": ["10.69.0.1/32"]}, "target": {"addresses": ["10.69.0.2/32"]}}
+    own = api.send("PUT", path, {"config": json.dumps(chosen)})
+    assert [end["addresses"] for end in own["ends"]] == [["10.69.0.1/32"], ["10.69.0.2/32"]]
+    assert [end["port"] for end in own["ends"]] == [end["port"] for end in back["ends"]]
+    fresh = api.send("PUT", path, {"config": "{}"})
+    assert fresh["ends"][0]["addresses"] != tunnel["ends"][0]["addresses"], "given back, and used again late"
+    for field in ("config", "is_active", "source_node_id", "tunnel_type"):
+        assert set(api.refused("PUT", path, {field: None}, 422)) == {field}
+    assert set(api.refused("PUT", path, {"config": '{"mtu": 1}'}, 422)) == {"config.mtu"}
+    assert set(api.refused("PUT", path, {"name": "a\nb"}, 422)) == {"name"}
+    assert set(api.refused("PUT", path, {"uuid": "x"}, 422)) == {"uuid"}
+    assert api.send("GET", path) == fresh, "a refused update leaves no trace"
+
+
+def test_keys_follow_their_end(api: Api, pair: Pair, make_node: Maker) -> None:
+    tunnel, public = api.tunnel(*pair), [key(), key()]
+    path = f"/api/tunnels/{tunnel['id']}"
+    for node, half in zip(pair, public, strict=True):
+        assert publish(api, tunnel, node, half) == {"updated": 1, "rejected": []}
+        assert publish(api, tunnel, node, half) == {"updated": 0, "rejected": []}, "the same key changes nothing"
+        report(api, tunnel, node, measured={"rtt_ms": 1.5})
+    seen = api.send("GET", path)
+    assert [end["public"] for end in seen["ends"]] == public
+    assert (seen["version"], seen["status"], seen["updated_at"]) == (1, "active", tunnel["updated_at"])
+    renamed = api.send("PUT", path, {"config": '{"source": {"port": 4000}}'})
+    assert [end["public"] for end in renamed["ends"]] == public, "neither lost with a new config"
+    assert [end["status"] for end in renamed["ends"]] == [None, None]
+    assert renamed["status"] == "connecting"
+    third = make_node()
+    moved = api.send("PUT", path, {"source_node_id": third["id"]})
+    assert [end["public"] for end in moved["ends"]] == [None, public[1]]
+    assert (moved["ends"][0]["measured"], moved["ends"][0]["age"]) == (None, None)
+    assert moved["ends"][0]["node"] == third["name"]
+    assert [end["addresses"] for end in moved["ends"]] == [end["addresses"] for end in tunnel["ends"]]
+    swapped = api.send("PUT", path, {"source_node_id": pair[1]["id"], "target_node_id": third["id"]})
+    assert [end["public"] for end in swapped["ends"]] == [None, None]
+    publish(api, tunnel, third, public[0])
+    other = api.send("PUT", path, {"tunnel_type": "openvpn"})
+    assert [end["public"] for end in other["ends"]] == [None, None]
+    assert "openvpn" in publish(api, tunnel, third, public[0])["rejected"][0]["detail"]
+
+
+def test_keys_in_bulk(api: Api, pair: Pair) -> None:
+    first, second = api.tunnel(*pair), api.tunnel(*pair)
+    a, b = key(), key()
+    stranger = str(uuid.uuid4())
+    items = [
+        {"uuid": first["uuid"], "node": pair[0]["name"], "public": a},
+        {"uuid": stranger, "node": pair[0]["name"], "public": a},
+        {"uuid": second["uuid"], "node": "nobody", "public": a},
+        {"uuid": second["uuid"], "node": pair[1]["name"], "public": b},
+        {"uuid": second["uuid"], "node": pair[1]["name"], "public": a},
+        {"uuid": first["uuid"], "node": pair[1]["name"], "public": a},
+    ]
+    answer = api.send("POST", "/api/tunnels/keys", {"keys": items})
+    assert answer["updated"] == 2
+    assert [(item["uuid"], item["node"]) for item in answer["rejected"]] == [
+        (stranger, pair[0]["name"]),
+        (second["uuid"], "nobody"),
+        (second["uuid"], pair[1]["name"]),
+        (first["uuid"], pair[1]["name"]),
+    ]
+    assert all(item["detail"] for item in answer["rejected"])
+    assert [end["public"] for end in api.send("GET", f"/api/tunnels/{second['id']}")["ends"]] == [None, b]
+    assert api.send("POST", "/api/tunnels/keys", {"keys": []}) == {"updated": 0, "rejected": []}
+
+
+@pytest.mark.parametrize(
+    ("public", "wrong"),
+    [
+        ({"public_key": base64.b64encode(bytes(32)).decode()}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(bytes(range(31))).decode()}, "keys.0.public.public_key"),
+        ({"public_key": "A" * 42 + "B="}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(bytes(range(32))).decode() + "\n"}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(bytes(range(32))).decode(), "private_key": "x"}, "keys.0.public.private_key"),
+        ({}, "keys.0.public.public_key"),
+        (None, "keys.0.public"),
+        ("key", "keys.0.public"),
+    ],
+)
+def test_only_public_halves_are_taken(api: Api, pair: Pair, public: Any, wrong: str) -> None:
+    tunnel = api.tunnel(*pair)
+    body = {"keys": [{"uuid": tunnel["uuid"], "node": pair[0]["name"], "public": public}]}
+    detail = api.refused("POST", "/api/tunnels/keys", body, 422)
+    assert set(detail) == {wrong}
+    if isinstance(public, dict) and public.get("public_key"):
+        assert public["public_key"].strip() not in detail[wrong], "what may be a secret isn't sent back"
+    assert [end["public"] for end in api.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"]] == [None, None]
+
+
+def test_status(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    path = f"/api/tunnels/{tunnel['id']}"
+    never = api.send("GET", path + "/status")
+    assert {key: never[key] for key in ("tunnel_id", "status", "is_active", "stale", "age")} == {
+        "tunnel_id": tunnel["id"],
+        "status": "connecting",
+        "is_active": True,
+        "stale": True,
+        "age": None,
+    }
+    assert never["last_updated"] == tunnel["updated_at"]
+    measured = {"handshake_age": 5, "rx_bytes": 2**40, "tx_bytes": 0, "rtt_ms": 0.5, "loss_percent": 12.5}
+    assert report(api, tunnel, pair[0], measured=measured) == {"updated": 1, "rejected": []}
+    seen = api.send("GET", path + "/status")
+    assert (seen["status"], seen["stale"]) == ("active", False)
+    assert seen["age"] < 30
+    source, target = seen["ends"]
+    assert (source["node"], source["status"], source["measured"], source["stale"]) == (
+        pair[0]["name"],
+        "active",
+        measured,
+        False,
+    )
+    assert (target["status"], target["measured"], target["age"], target["stale"]) == (None, None, None, True)
+    report(api, tunnel, pair[1], "error", error="no answer\nfrom \u202efi-1" + "x" * 2000)
+    seen = api.send("GET", path + "/status")
+    assert seen["status"] == "error"
+    assert seen["ends"][1]["error"].startswith("no answer from fi-1x")
+    assert len(seen["ends"][1]["error"]) == 1000
+    assert api.send("GET", path)["status"] == "error"
+    api.send("POST", path + "/deactivate")
+    off = api.send("GET", path + "/status")
+    assert (off["status"], off["is_active"], off["ends"][1]["error"]) == ("inactive", False, None)
+    assert api.refused("GET", "/api/tunnels/2000000000/status", None, 404) == "Tunnel not found"
+
+
+def test_reports_about_another_version(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    api.send("PUT", f"/api/tunnels/{tunnel['id']}", {"is_active": False})
+    answer = report(api, tunnel, pair[0])
+    assert answer["updated"] == 0
+    assert "version" in answer["rejected"][0]["detail"]
+    assert report(api, tunnel | {"version": 2}, pair[0], "inactive")["updated"] == 1
+    assert "nobody" in report(api, tunnel | {"version": 2}, {"name": "nobody"})["rejected"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"status": "fine"}, "reports.0.status"),
+        ({"version": 0}, "reports.0.version"),
+        ({"measured": {"rtt_ms": -1}}, "reports.0.measured.rtt_ms"),
+        ({"measured": {"loss_percent": 101}}, "reports.0.measured.loss_percent"),
+        ({"measured": {"rx_bytes": 1.5}}, "reports.0.measured.rx_bytes"),
+        ({"measured": {"key": "x"}}, "reports.0.measured.key"),
+        ({"private_key": "x"}, "reports.0.private_key"),
+    ],
+)
+def test_bad_reports(api: Api, pair: Pair, fields: Any, wrong: str) -> None:
+    tunnel = api.tunnel(*pair)
+    item = {"uuid": tunnel["uuid"], "node": pair[0]["name"], "version": 1, "status": "active"} | fields
+    assert set(api.refused("POST", "/api/tunnels/status", {"reports": [item]}, 422)) == {wrong}
+
+
+def test_activate_and_deactivate(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    path = f"/api/tunnels/{tunnel['id']}"
+    for call, active, version in (
+        ("activate", True, 1),
+        ("deactivate", False, 2),
+        ("deactivate", False, 2),
+        ("activate", True, 3),
+    ):
+        assert set(api.send("POST", f"{path}/{call}")) == {"message"}
+        seen = api.send("GET", path)
+        assert (seen["is_active"], seen["version"]) == (active, version)
+    assert seen["ends"] == tunnel["ends"]
+    assert api.refused("POST", "/api/tunnels/2000000000/activate", None, 404) == "Tunnel not found"
+
+
+def test_if_match(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    path = f"/api/tunnels/{tunnel['id']}"
+    assert api.send("PUT", path, {"is_active": False}, If_Match='"1"')["version"] == 2
+    for method, place, body in (
+        ("PUT", path, {"is_active": True}),
+        ("POST", path + "/activate", None),
+        ("POST", path + "/deactivate", None),
+        ("DELETE", path, None),
+    ):
+        for old in ('"1"', "2", 'W/"2"', '"x"', ""):
+            detail = api.send(method, place, body, 412, If_Match=old)["detail"]
+            assert "version 2" in detail
+    assert api.send("GET", path)["version"] == 2
+    api.send("POST", path + "/activate", None, If_Match='"7", "2"')
+    api.send("DELETE", path, None, If_Match="*")
+    assert api.refused("GET", path, None, 404) == "Tunnel not found"
+
+
+def test_delete(api: Api, pair: Pair) -> None:
+    tunnel, other = api.tunnel(*pair), api.tunnel(*pair)
+    path = f"/api/tunnels/{other['id']}"
+    assert set(api.send("DELETE", path)) == {"message"}
+    for method in ("GET", "PUT", "DELETE"):
+        assert api.refused(method, path, {} if method == "PUT" else None, 404) == "Tunnel not found"
+    after = api.tunnel(*pair)
+    assert after["id"] > other["id"], "an id is never used again"
+    assert not {text for end in after["ends"] for text in end["addresses"]} & {
+        text for end in other["ends"] for text in end["addresses"]
+    }, "addresses are used again as late as possible"
+    assert after["ends"][0]["port"] != other["ends"][0]["port"]
+    assert api.send("GET", f"/api/tunnels/{tunnel['id']}") == tunnel
+
+
+@pytest.mark.parametrize("number", ["0", "-1", str(2**31), "9" * 30])
+def test_ids_that_nothing_has(api: Api, number: str) -> None:
+    for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/activate"), ("GET", "/status")):
+        answer = api.bare(method, f"/api/tunnels/{number}{path}", json={} if method == "PUT" else None)
+        assert answer.status_code == 404, answer.text
+
+
+def test_ids_that_are_none(api: Api) -> None:
+    assert set(api.refused("GET", "/api/tunnels/one", None, 422)) == {"tunnel_id"}
+
+
+def test_deleting_a_node_takes_its_tunnels(api: Api, make_node: Maker) -> None:
+    a, b, c = make_node(), make_node(), make_node()
+    ab, bc, ca = api.tunnel(a, b), api.tunnel(b, c), api.tunnel(c, a)
+    publish(api, bc, b, key())
+    kept = api.send("GET", f"/api/tunnels/{bc['id']}")
+    assert api.send("DELETE", f"/api/node/{a['id']}") == {}
+    for gone in (ab, ca):
+        assert api.refused("GET", f"/api/tunnels/{gone['id']}", None, 404) == "Tunnel not found"
+    assert api.send("GET", f"/api/tunnels/{bc['id']}") == kept
+    assert {node["id"] for node in api.send("GET", "/api/nodes")} >= {b["id"], c["id"]}
+
+
+def test_renaming_a_node_shows_in_its_tunnels(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    api.send("PUT", f"/api/node/{pair[0]['id']}", {"name": pair[0]["name"] + "-new", "address": "203.0.113.99"})
+    seen = api.send("GET", f"/api/tunnels/{tunnel['id']}")
+    assert seen["source_node_name"] == pair[0]["name"] + "-new"
+    assert (seen["ends"][0]["node"], seen["ends"][0]["endpoint"]) == (pair[0]["name"] + "-new", "203.0.113.99")
+    assert seen["version"] == 1
+
+
+def test_openapi_tells_the_errors(api: Api) -> None:
+    document = api.send("GET", "/openapi.json")
+    for path, item in document["paths"].items():
+        if path.startswith("/api/tunnels"):
+            for method, call in item.items():
+                assert {"200", "401", "403", "422"} <= set(call["responses"]), (method, path)
+                schema = call["responses"]["422"]["content"]["application/json"]["schema"]
+                assert schema["$ref"].endswith("/FieldProblems")
+    assert {"400", "404", "409", "412"} <= set(document["paths"]["/api/tunnels/{tunnel_id}"]["put"]["responses"])
