@@ -50,12 +50,20 @@ class Run:
         return [event for event in self.events if event["host"] == host and event["outcome"] in outcomes]
 
     def changed(self, *hosts: str) -> list[str]:
-        """Names of the tasks that changed something (on these hosts, or at all)."""
+        """Names (without the role's) of the tasks that changed something, on these hosts or at all."""
         return [
-            e["task"]
-            for e in self.events
-            if e["changed"] and e["outcome"] == "ok" and (not hosts or e["host"] in hosts)
+            event["task"].split(" : ")[-1]
+            for event in self.events
+            if event["changed"] and event["outcome"] == "ok" and (not hosts or event["host"] in hosts)
         ]
+
+    def changes(self, host: str) -> dict[str, list[str]]:
+        """What was changed on a host, in all rounds of the run: {tunnel: [change]}."""
+        found: dict[str, list[str]] = {}
+        for answer in self.results("tunnel_apply", host):
+            for one in answer["tunnels"]:
+                found.setdefault(one["name"], []).extend(one["changes"])
+        return {name: changes for name, changes in found.items() if changes}
 
     def results(self, action: str, host: str | None = None) -> list[dict[str, Any]]:
         """What a module of the collection answered, in order."""
