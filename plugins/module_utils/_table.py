@@ -110,9 +110,8 @@ def row(ends, lost=()):
 def report(results, unreachable=(), broken=(), nodes=None, columns=None):
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
+    ``unreachable``: hosts; ``nodes``: ``{host: node name}`` (default: their own); ``broken`` as tunnel_views answers;
     ``columns``: more of them, ``{name: {uuid: text}}``, before the note.
-
-    ``unreachable``: hosts; ``nodes``: ``{host: node name}`` (default: their own); ``broken`` as tunnel_views answers.
     """
     lost = [(nodes or {}).get(host) or host for host in unreachable]
     tunnels = merge(results)
@@ -124,7 +123,8 @@ def report(results, unreachable=(), broken=(), nodes=None, columns=None):
         rows.append([*cells, *(str(texts.get(ends[0]["uuid"], "-")) for texts in columns.values()), note])
     for one in broken:
         name = one.get("name") or ("#%s" % one["id"] if one.get("id") else "?")
-        rows.append([name, " -> ".join(one.get("nodes") or ["?"]), "-", "broken", "-", "-", "-", *["-"] * len(columns), one["error"]])
+        unknown = ["-"] * (3 + len(columns))
+        rows.append([name, " -> ".join(one.get("nodes") or ["?"]), "-", "broken", *unknown, one["error"]])
     left_out = len(rows) - MAX_ROWS
     if left_out > 0:
         rows.sort(key=lambda cells: (("broken", *_WORST_FIRST).index(cells[3]), not cells[-1]))

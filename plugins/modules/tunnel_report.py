@@ -43,12 +43,14 @@ options:
     default: []
   nodes:
     description:
-      - The hosts and the names of their nodes, from inventory host to node name; an empty name stands for the host's own.
+      - The hosts and the names of their nodes, from inventory host to node name. An empty name stands for the host's
+        own.
       - With it, a host can report for its own node only.
     type: dict
   columns:
     description:
-      - More columns for the table, before its last one, C({name of the column: {uuid of the tunnel: text}}).
+      - More columns for the table, before its last one. From the column's name to a dictionary from a tunnel's uuid
+        to the text.
     type: dict
   post:
     description: Whether the panel is told. Without that, none of the panel's options is needed.

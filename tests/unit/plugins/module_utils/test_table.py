@@ -1,0 +1,109 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table that a person reads."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _table
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("abc", 3), ("日本", 4), ("e\u0301", 1), ("تهران", 5), ("🙂", 2), ("🇩🇪", 2), ("a\u200db", 2), ("", 0)],
+)
+def test_width(text, columns):
+    assert _table.width(text) == columns
+
+
+@given(st.text(max_size=40), st.integers(1, 20))
+def test_cut_is_never_too_wide(text, columns):
+    assert _table.width(_table.cut(text, columns)) <= columns
+
+
+@given(st.lists(st.lists(st.text(max_size=60), min_size=3, max_size=3), max_size=5))
+def test_lines_are_aligned_and_printable(rows):
+    marked = [[first, "|", last] for first, _middle, last in rows]
+    lines = _table.lines(("name", "-", "note"), marked)
+    assert len(lines) == len(rows) + 1
+    assert all(line.isprintable() for line in lines)
+    starts = {_table.width(line[: line.rindex("  |") + 2]) for line in lines[1:] if line.count("  |") == 1}
+    assert len(starts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [(None, "-"), (0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172_800, "2 d")],
+)
+def test_seconds(age, text):
+    assert _table.seconds(age) == text
+
+
+def end(node, peer, status="active", number=1, **more):
+    return {
+        "uuid": f"u{number}",
+        "id": number,
+        "name": f"t{number}",
+        "type": "wireguard",
+        "node": node,
+        "peer": peer,
+        "role": "source" if node < peer else "target",
+        "status": status,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "together"),
+    [
+        (["active", "active"], "active"),
+        (["active", "connecting"], "active"),
+        (["active", "error"], "error"),
+        (["connecting"], "connecting"),
+        (["inactive", "error"], "inactive"),
+    ],
+)
+def test_status_of_a_tunnel_is_put_together_as_on_the_panel(told, together):
+    assert _table.status([{"status": one} for one in told]) == together
+
+
+def test_two_ends_are_one_row_whichever_came_first():
+    one, other = end("a", "b", measured={"rtt_ms": 1.0}), end("b", "a", measured={"rtt_ms": 2.04, "handshake_age": 7})
+    row = ["t1", "a -> b", "wireguard", "active", "7 s", "2.0 ms", "-", ""]
+    assert _table.row([one, other]) == _table.row([other, one]) == row
+    assert _table.row([other]) == row
+
+
+def test_the_place_of_an_error_is_not_said_twice():
+    broken = end("a", "b", "error", error="tunnel t1 on a: port 1 is taken")
+    assert _table.row([broken])[-1] == "a: port 1 is taken"
+    table, problems = _table.report({"host": {"tunnels": [broken]}})
+    assert problems == ["t1 on a: port 1 is taken"]
+    assert table[1].endswith("a: port 1 is taken")
+
+
+def test_no_tunnel_at_all():
+    assert _table.report({"host": {}, "other": None}) == (["No tunnel ends at these hosts."], [])
+
+
+def test_a_long_table_shows_the_worst_first():
+    ends = [end("a", "b", "active", number) for number in range(1, 300)]
+    ends[250]["status"], ends[250]["error"] = "error", "broken cable"
+    table, problems = _table.report({"a": {"tunnels": ends}}, broken=[{"id": 999, "name": None, "error": "x"}])
+    assert len(table) == 202
+    assert table[1].startswith("#999")
+    assert "broken cable" in table[2]
+    assert table[-1] == "… and 100 more"
+    assert len(problems) == 2
+
+
+def test_more_columns_stand_before_the_note():
+    table, _problems = _table.report(
+        {"a": {"tunnels": [end("a", "b"), end("a", "b", number=2)]}}, columns={"speed": {"u1": "1 Gbit/s"}}
+    )
+    assert table[0].split()[-2:] == ["speed", "note"]
+    assert table[1].endswith("1 Gbit/s")
+    assert table[2].endswith("-")
