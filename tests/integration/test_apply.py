@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From records on the panel to packets, and through the life of a tunnel."""
+"""From records on the panel to packets, and through the life of three tunnels. The tests build on each other."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import World
+from tests.integration.world import Pings, World, until
+from tests.lab.host import Host
 
 pytestmark = pytest.mark.lab
 TUNNELS = (("a-b", "a", "b"), ("b-c", "b", "c"), ("a-c", "a", "c"))
+OWN = "own0"
+OWN_ADDRESS = {"a": "192.0.2.1", "b": "192.0.2.2"}
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +27,204 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
-def test_the_quartet_on_fresh_hosts(world: World) -> None:
+def own_config(host: Host, peer: Host, private: str, public: str) -> str:
+    return (
+        f"[Interface]\nAddress = {OWN_ADDRESS[host.name]}/24\nListenPort = 7\nPrivateKey = {private}\n"
+        f"[Peer]\nPublicKey = {public}\nAllowedIPs = {OWN_ADDRESS[peer.name]}/32\nEndpoint = {peer.address}:7\n"
+    )
+
+
+def own_look(host: Host) -> str:
+    """All there is to the operator's own tunnel, except for handshakes and counters."""
+    show = "; ".join(f"wg show {OWN} {what}" for what in ("public-key", "listen-port", "peers", "allowed-ips"))
+    commands = f"ip addr show {OWN}; ip route show dev {OWN}; {show}; cat /etc/wireguard/{OWN}.conf"
+    return host.run(f"{commands}; systemctl is-enabled wg-quick@{OWN}").stdout
+
+
+@pytest.fixture(scope="module")
+def own(world: World) -> tuple[Pings, dict[str, str]]:
+    """A tunnel of the operator's own between a and b, made by hand, with pings in it from here to the end."""
+    a, b = world.lab.host("a"), world.lab.host("b")
+    keys = {}
+    for host in (a, b):
+        private = host.run("wg genkey").stdout.strip()
+        keys[host.name] = private, host.run("wg pubkey", input=private).stdout.strip()
+    for host, peer in ((a, b), (b, a)):
+        text = own_config(host, peer, keys[host.name][0], keys[peer.name][1])
+        host.run(f"umask 077; cat >/etc/wireguard/{OWN}.conf", input=text)
+        host.run(f"systemctl enable --quiet --now wg-quick@{OWN}")
+    pings = Pings(a, OWN_ADDRESS["b"]).start()
+    return pings, {host.name: own_look(host) for host in (a, b)}
+
+
+def expect_own_untouched(world: World, own: tuple[Pings, dict[str, str]]) -> None:
+    pings, looks = own
+    for name, look in looks.items():
+        assert own_look(world.lab.host(name)) == look
+    assert pings.lost() == set(), "pings in the operator's own tunnel were lost"
+
+
+def test_the_quartet_on_bare_hosts(world: World) -> None:
     before = len(world.panel.writes())
     predicted = world.apply("--check", "--diff").expect()
-    assert predicted.changed("a") and predicted.changed("b") and predicted.changed("c")
+    for name in "abc":
+        assert "Make the node match its view" in predicted.changed(name)
     assert len(world.panel.writes()) == before, "check mode wrote to the panel"
-    assert not world.lab.hosts["a"].run("ls /etc/marzban /etc/wireguard", check=False).stdout
+    for host in world.lab.hosts.values():
+        assert host.run("ls /etc/marzban /etc/wireguard", check=False).stdout == ""
+        assert host.run("command -v wg", check=False).stdout == ""
 
-    assert world.apply("--diff").expect().changed("a")
+    done = world.apply("--diff").expect()
+    for name in "abc":
+        assert "Make the node match its view" in done.changed(name)
+    world.expect_traffic(*TUNNELS)
+    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+
+    before = len(world.panel.writes())
+    assert world.apply("--check", "--diff").expect().changed() == []
+    assert len(world.panel.writes()) == before, "check mode wrote to the panel"
+    assert world.apply("--diff").expect().changed() == []
     world.expect_traffic(*TUNNELS)
 
-    assert world.apply("--check", "--diff").expect().changed() == []
+
+def test_a_reboot(world: World, own: tuple[Pings, dict[str, str]]) -> None:
+    world.lab.host("c").reboot()
+    world.expect_traffic(*TUNNELS)
     assert world.apply("--diff").expect().changed() == []
-    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+    expect_own_untouched(world, own)
+
+
+def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]) -> None:
+    number = world.tunnels()["a-b"]["id"]
+    world.api("POST", f"/tunnels/{number}/deactivate")
+    stopped = world.apply("--diff").expect()
+    assert stopped.changes("a") == {"a-b": ["stopped"]} == stopped.changes("b")
+    assert stopped.changes("c") == {}
+    assert world.silent("a-b", "a", "b")
+    assert world.silent("a-b", "b", "a")
+    world.expect_traffic(*TUNNELS[1:])
+    assert world.tunnels()["a-b"]["status"] == "inactive"
+    keys = [end["public"] for end in world.tunnels()["a-b"]["ends"]]
+    assert world.apply("--diff").expect().changed() == []
+
+    world.api("POST", f"/tunnels/{number}/activate")
+    started = world.apply("--diff").expect()
+    assert list(started.changes("a")) == ["a-b"] == list(started.changes("b"))
+    world.expect_traffic(*TUNNELS)
+    assert [end["public"] for end in world.tunnels()["a-b"]["ends"]] == keys
+    assert world.apply("--diff").expect().changed() == []
+    expect_own_untouched(world, own)
+
+
+def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, str]]) -> None:
+    a = world.lab.host("a")
+    mine = {end["node"]: end for end in world.tunnels()["a-b"]["ends"]}["a"]
+    interface, address = mine["interface"], mine["addresses"][1]
+    other = {end["node"]: end for end in world.tunnels()["a-c"]["ends"]}["a"]["interface"]
+    for damage, expected in (
+        (f"ip addr del {address} dev {interface}", {"a-b": [f"address {address} added"]}),
+        (f"systemctl stop wg-quick@{interface}", {"a-b": ["started"]}),
+        (f"rm /etc/wireguard/{interface}.conf", {"a-b": ["conf written"]}),
+        (
+            f"ip link set {interface} mtu 1300; systemctl disable --quiet wg-quick@{other}",
+            {"a-b": ["MTU 1440 instead of 1300"], "a-c": ["enabled"]},
+        ),
+    ):
+        a.run(damage)
+        predicted = world.apply("--check", "--diff").expect()
+        assert (damage, predicted.changes("a")) == (damage, expected)
+        repaired = world.apply("--diff", "--limit", "a").expect()
+        assert (damage, repaired.changes("a")) == (damage, expected)
+        world.expect_traffic(*TUNNELS)
+    assert world.apply("--diff").expect().changed() == []
+    expect_own_untouched(world, own)
+
+
+def test_a_fresh_host_in_the_place_of_an_old_one(world: World, own: tuple[Pings, dict[str, str]]) -> None:
+    before = world.tunnels()
+    c = world.lab.host("c")
+    c.replace()
+    assert c.run("command -v wg", check=False).stdout == ""
+    replaced = world.apply("--diff").expect()
+    assert "Install packages" in replaced.changed("c")
+    world.expect_traffic(*TUNNELS)
+    for name, tunnel in world.tunnels().items():
+        for old, new in zip(before[name]["ends"], tunnel["ends"], strict=True):
+            assert (new["public"] != old["public"]) == (new["node"] == "c")
+    assert "a-b" not in replaced.changes("a")
+    assert world.apply("--diff").expect().changed() == []
+    expect_own_untouched(world, own)
+
+
+def traces(host: Host) -> str:
+    """Whatever of ours a host still has: folders, confs, units, interfaces, tables, processes."""
+    return host.run(
+        f"ls -d /etc/marzban 2>/dev/null; ls -A /etc/wireguard | grep -v '^{OWN}.conf$';"
+        f" systemctl list-units --all --no-legend --plain 'wg-quick@*' | grep -v '^wg-quick@{OWN}.service';"
+        f" find /etc/systemd /run/systemd -name 'wg-quick@mz*';"
+        " ip -o link | grep -w 'mz[0-9]*'; ip addr | grep 'inet.* 10\\.201\\.'; ip route | grep -w 'mz[0-9]*';"
+        " nft list tables | grep marzban; pgrep -a wireguard-go | grep -w 'mz[0-9]*'; ls -A /root/.ansible/tmp",
+        check=False,
+    ).stdout
+
+
+def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]) -> None:
+    interface = world.tunnels()["a-c"]["ends"][0]["interface"]
+    before = len(world.panel.writes())
+    world.play("remove", "-e", "tunnel=a-c", "--check", "--diff").expect()
+    assert len(world.panel.writes()) == before, "check mode wrote to the panel"
+    removed = world.play("remove", "-e", "tunnel=a-c", "--diff").expect()
+    for name in "ac":
+        assert [one["name"] for answer in removed.results("tunnel_apply", name) for one in answer["removed"]] == ["a-c"]
+        assert interface not in traces(world.lab.host(name))
+    assert sorted(world.tunnels()) == ["a-b", "b-c"]
+    world.expect_traffic(*TUNNELS[:2])
+    assert world.apply("--diff").expect().changed() == []
+
+    # The records stay, and so does what stands on the hosts that are not in the run.
+    world.play("remove", "-e", "all=true", "--limit", "a,c", "--diff").expect()
+    assert traces(world.lab.host("a")) == ""
+    assert traces(world.lab.host("c")) == ""
+    assert sorted(world.tunnels()) == ["a-b", "b-c"]
+    assert "mz" in traces(world.lab.host("b"))
+    world.play("remove", "-e", "all=true", "--limit", "b", "--diff").expect()
+    assert traces(world.lab.host("b")) == ""
+    assert world.play("remove", "-e", "all=true", "--diff").expect().changed() == []
+    expect_own_untouched(world, own)
+    assert own[0].stop() == set()
+
+    world.apply("--diff").expect()
+    world.expect_traffic(*TUNNELS[:2])
+
+
+def test_networks_behind_two_nodes(world: World) -> None:
+    """Two sites reach each other through a tunnel whose ends name their networks."""
+    a, b = world.lab.host("a"), world.lab.host("b")
+    left = a.add_site("left", "192.168.50.0/24", "fd50::/64")
+    right = b.add_site("right", "192.168.60.0/24", "fd60::/64")
+    for host in (a, b):  # the operator's own decision, which the collection leaves to them
+        host.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+
+    def crosses() -> bool:
+        there = [left.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in right.addresses]
+        back = [right.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in left.addresses]
+        return all(there + back)
+
+    assert not crosses()
+    config = {"source": {"routes": left.plan.networks}, "target": {"routes": right.plan.networks}}
+    world.change("a-b", config=config)
+    routed = world.apply("--diff").expect()
+    assert "route 192.168.60.0/24 added" in routed.changes("a")["a-b"]
+    assert "started" not in routed.changes("a")["a-b"]
+    until("the two sites reach each other", crosses)
+    assert world.apply("--diff").expect().changed() == []
+
+    b.reboot()
+    b.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+    until("the two sites reach each other after a reboot", crosses)
+
+    world.change("a-b", config={})
+    world.apply("--diff").expect()
+    assert not crosses()
+    assert "192.168.60.0/24" not in a.run("ip route").stdout
+    world.expect_traffic(*TUNNELS[:2])
