@@ -1,0 +1,121 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs that reach only a part: --limit, a host that is off, a stale inventory. The tests build on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.world import World, until
+
+pytestmark = pytest.mark.lab
+TUNNELS = (("a-b", "a", "b"), ("b-c", "b", "c"), ("a-c", "a", "c"))
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    world = make_world(a="bookworm+wireguard", b="trixie+wireguard", c="bookworm+wireguard")
+    for name, source, target in TUNNELS:
+        world.tunnel(name, source, target)
+    return world
+
+
+def statuses(world: World) -> dict[str, str]:
+    return {name: one["status"] for name, one in world.tunnels().items()}
+
+
+def test_one_node_after_the_other(world: World) -> None:
+    """On a fresh panel each node is reached by a run of its own, and what waits says for whom."""
+    first = world.apply("--limit", "a", "--diff").expect()
+    waiting = {one["name"]: one["waiting_for"] for one in first.results("tunnel_apply", "a")[-1]["tunnels"]}
+    assert waiting == {"a-b": "b", "a-c": "c"}
+    assert "waiting for b" in first.text
+    assert "waiting for c" in first.text
+    assert statuses(world) == dict.fromkeys(waiting, "connecting") | {"b-c": "connecting"}
+    assert world.apply("--limit", "a", "--diff").expect().changed() == []
+
+    second = world.apply("--limit", "b", "--diff").expect()
+    assert "waiting for a" not in second.text
+    assert "waiting for c" in second.text
+    assert world.silent("a-b", "a", "b")
+    world.apply("--limit", "c", "--diff").expect()
+
+    # b and c know all keys of those before them; a and b learn the later ones now.
+    world.apply("--limit", "a", "--diff").expect()
+    world.expect_traffic(TUNNELS[0], TUNNELS[2])
+    assert statuses(world) == {"a-b": "active", "a-c": "active", "b-c": "connecting"}
+    world.apply("--limit", "b", "--diff").expect()
+    world.expect_traffic(*TUNNELS)
+    assert world.apply("--diff").expect().changed() == []
+    assert set(statuses(world).values()) == {"active"}
+
+
+def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
+    for name in "abc":
+        assert world.apply("--limit", name, "--diff").expect().changed() == []
+        world.expect_traffic(*TUNNELS)
+    # A record that changed is applied at one end; the other follows with its own run, and works until then.
+    world.change("a-b", config={"mtu": 1380})
+    changed = world.apply("--limit", "a", "--diff").expect()
+    assert changed.changes("a") == {"a-b": ["conf changed", "MTU 1380 instead of 1440", "firewall rules loaded"]}
+    world.expect_traffic(*TUNNELS)
+    assert "a-b" in world.apply("--limit", "b", "--diff").expect().changes("b")
+    world.expect_traffic(*TUNNELS)
+    assert world.apply("--diff").expect().changed() == []
+
+
+def test_a_run_while_a_node_is_off(world: World) -> None:
+    c = world.lab.host("c")
+    c.stop()
+    world.change("a-b", config={"mtu": 1400})
+    world.tunnel("second", "a", "b")
+    run = world.apply("--diff", env={"ANSIBLE_SSH_ARGS": "-o ConnectTimeout=3"})
+    assert run.code == 4, run.text  # Ansible's own for hosts that can't be reached
+    assert "c could not be reached" in run.text
+    assert not run.of("a", ["failed"])
+    assert not run.of("b", ["failed"])
+    world.expect_traffic(TUNNELS[0], ("second", "a", "b"))
+    assert statuses(world)["second"] == "active"
+
+    c.start()
+    world.expect_traffic(*TUNNELS)
+    assert world.apply("--diff").expect().changed() == []
+    assert set(statuses(world).values()) == {"active"}
+
+
+def test_an_inventory_of_yesterday(world: World) -> None:
+    """AWX keeps the inventory as a snapshot: what is applied are the records of this moment all the same."""
+    snapshot = world.directory / "snapshot.json"
+    saved = world.command("ansible-inventory", "-i", str(world.inventory), "--list", "--output", str(snapshot))
+    assert saved.returncode == 0, saved.stderr
+    assert world.apply("--diff", inventory=snapshot).expect().changed() == []
+
+    world.change("a-b", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}})
+    world.api("DELETE", f"/tunnels/{world.tunnels()['second']['id']}")
+    world.tunnel("third", "b", "c")
+    stale = world.apply("--diff", inventory=snapshot).expect()
+    assert [one["name"] for answer in stale.results("tunnel_apply", "a") for one in answer["removed"]] == ["second"]
+    assert world.addresses("a-b", "b")[0] == "10.7.0.1"
+    world.expect_traffic(*TUNNELS, ("third", "b", "c"))
+    assert world.apply("--diff").expect().changed() == [], "the live inventory gives another result than the snapshot"
+    assert set(statuses(world).values()) == {"active"}
+
+
+def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> None:
+    """A host that is no node any more keeps what it has until somebody takes it off, and hurts nobody."""
+    snapshot = world.directory / "snapshot.json"
+    nodes = {node["name"]: node["id"] for node in world.api("GET", "/nodes")}
+    world.api("DELETE", f"/node/{nodes['c']}")
+    assert sorted(world.tunnels()) == ["a-b"]
+    run = world.apply("--diff", inventory=snapshot).expect()
+    removed = {
+        name: sorted(one["name"] for answer in run.results("tunnel_apply", name) for one in answer["removed"])
+        for name in "abc"
+    }
+    assert removed == {"a": ["a-c"], "b": ["b-c", "third"], "c": ["a-c", "b-c", "third"]}
+    until("c has nothing of ours", lambda: "mz" not in world.lab.host("c").run("ip -o link").stdout)
+    world.expect_traffic(TUNNELS[0])
+    assert world.apply("--diff", inventory=snapshot).expect().changed() == []

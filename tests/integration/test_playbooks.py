@@ -1,0 +1,142 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The playbooks as an operator calls them: what they ask for, what they say, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.world import World
+
+pytestmark = pytest.mark.lab
+BOTH = (("one", "a", "b"), ("two", "b", "a"))
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    world = make_world(a="bookworm+wireguard", b="trixie+wireguard")
+    for name, source, target in BOTH:
+        world.tunnel(name, source, target)
+    return world
+
+
+def files(world: World, host: str) -> str:
+    """What stands on a host, with the times of its last change."""
+    found = "find /etc/marzban /etc/wireguard -printf '%p %m %s %T@ %i\\n'; ip -o addr; nft -s list ruleset"
+    return world.lab.host(host).run(found).stdout
+
+
+def row(text: str, name: str) -> str:
+    """The tunnel's row of the table that a run has printed."""
+    return next(line for line in text.splitlines() if line.startswith(f"{name} "))
+
+
+def test_apply_with_the_login_in_variables(world: World) -> None:
+    """As from a vault, with nothing of the panel in the environment."""
+    variables = {
+        "marzban_url": world.panel.url,
+        "marzban_username": world.panel.username,
+        "marzban_password": world.panel.password,
+        "marzban_ca_path": world.panel.ca_path,
+    }
+    words = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+    empty = {f"MARZBAN_{name}": "" for name in ("URL", "USERNAME", "PASSWORD", "CA_PATH")}
+    run = world.apply(*words, inventory=world.static(), env=empty).expect()
+    world.expect_traffic(*BOTH)
+    assert "active" in row(run.text, "one")
+    assert world.panel.password not in run.text
+
+
+def test_apply_on_chosen_hosts(world: World) -> None:
+    run = world.apply("-e", "marzban_hosts=a").expect()
+    assert run.changed() == []
+    assert run.of("a")
+    assert not run.of("b")
+
+
+def test_status_measures_and_changes_nothing(world: World) -> None:
+    before = files(world, "a"), files(world, "b")
+    run = world.play("status", "--diff").expect()
+    assert run.changed() == []
+    assert (files(world, "a"), files(world, "b")) == before
+    for name in ("one", "two"):
+        assert "active" in row(run.text, name)
+        number = world.tunnels()[name]["id"]
+        told = world.api("GET", f"/tunnels/{number}/status")
+        assert (told["status"], told["stale"]) == ("active", False)
+        assert all(end["measured"]["rtt_ms"] > 0 for end in told["ends"])
+        assert all(end["measured"]["loss_percent"] == 0 for end in told["ends"])
+
+
+def test_status_in_check_mode_tells_the_panel_nothing(world: World) -> None:
+    before = len(world.panel.writes())
+    run = world.play("status", "--check").expect()
+    assert "active" in row(run.text, "one")
+    assert len(world.panel.writes()) == before
+
+
+def test_status_of_a_tunnel_that_carries_nothing(world: World) -> None:
+    """It is said what was expected, what was seen and where; the other tunnel is as it was."""
+    a = world.lab.host("a")
+    port = next(end["port"] for end in world.tunnels()["one"]["ends"] if end["node"] == "a")
+    other = next(end["port"] for end in world.tunnels()["one"]["ends"] if end["node"] == "b")
+    a.run("nft add table inet blocked")
+    a.run("nft 'add chain inet blocked in { type filter hook input priority 0; }'")
+    a.run(f"nft add rule inet blocked in udp dport {port} drop")
+    a.run(f"nft add rule inet blocked in udp sport {other} drop")
+    try:
+        run = world.play("status").expect()
+        assert "error" in row(run.text, "one")
+        assert "active" in row(run.text, "two")
+        problems = run.results("tunnel_report")[-1]["problems"]
+        assert [problem.split(":")[0] for problem in problems] == ["one on a", "one on b"]
+        assert {name: one["status"] for name, one in world.tunnels().items()} == {"one": "error", "two": "active"}
+    finally:
+        a.run("nft delete table inet blocked")
+    world.expect_traffic(*BOTH)
+    world.play("status").expect()
+    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+
+
+def test_status_while_a_node_is_off(world: World) -> None:
+    b = world.lab.host("b")
+    b.stop()
+    run = world.play("status", env={"ANSIBLE_SSH_ARGS": "-o ConnectTimeout=3"})
+    assert run.code == 4, run.text
+    assert "b could not be reached" in run.text
+    assert "b is unreachable" in row(run.text, "one")
+    b.start()
+    world.expect_traffic(*BOTH)
+
+
+@pytest.mark.parametrize("words", [(), ("-e", "tunnel=one", "-e", "all=true")], ids=["nothing", "both"])
+def test_remove_asks_what_to_remove(world: World, words: tuple[str, ...]) -> None:
+    before = len(world.panel.writes())
+    run = world.play("remove", *words).expect(2)
+    assert "-e tunnel=NAME" in run.text
+    assert "-e all=true" in run.text
+    assert run.results("tunnel_apply") == []
+    assert len(world.panel.writes()) == before
+    world.expect_traffic(*BOTH)
+
+
+def test_remove_of_a_tunnel_that_is_not_there(world: World) -> None:
+    assert world.play("remove", "-e", "tunnel=onne").expect().changed() == []
+    world.expect_traffic(*BOTH)
+
+
+def test_remove_one_end_after_the_other(world: World) -> None:
+    """A host that is not in the run takes the tunnel off with its next one."""
+    interface = world.tunnels()["two"]["ends"][0]["interface"]
+    run = world.play("remove", "-e", "tunnel=two", "--limit", "a", "--diff").expect()
+    assert [one["name"] for answer in run.results("tunnel_apply", "a") for one in answer["removed"]] == ["two"]
+    assert sorted(world.tunnels()) == ["one"]
+    assert interface in world.lab.host("b").run("ip -o link").stdout
+    later = world.apply("--diff").expect()
+    assert [one["name"] for answer in later.results("tunnel_apply", "b") for one in answer["removed"]] == ["two"]
+    assert interface not in world.lab.host("b").run("ip -o link").stdout
+    assert world.apply("--diff").expect().changed() == []
+    world.expect_traffic(BOTH[0])

@@ -1,0 +1,88 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run costs a host does not grow with the number of its tunnels, and a run with nothing to do is one round."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.world import Run, World
+
+pytestmark = pytest.mark.lab
+MANY = 50
+# These happen on the controller.
+LOCAL = re.compile(
+    r"(ansible\.builtin\.)?(include_\w+|import_\w+|validate_argument_spec|assert|fail|debug|set_fact|meta)"
+)
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    return make_world(a="bookworm+wireguard", b="trixie+wireguard")
+
+
+def tasks(run: Run, host: str) -> list[str]:
+    """The modules that ran for this host, in order, by their tasks; those that ran once for all count for each."""
+    return [event["task"] for event in run.events if event["outcome"] == "ok" and event["host"] == host]
+
+
+def rounds(run: Run, host: str) -> list[str]:
+    """The modules that ran on this host itself."""
+    return [
+        event["task"].split(" : ")[-1]
+        for event in run.of(host)
+        if not event["run_once"] and not LOCAL.fullmatch(event["action"])
+    ]
+
+
+def modules(world: World, host: str) -> int:
+    """How many modules have run on a host, as its own journal tells."""
+    return int(world.lab.host(host).run("journalctl -o cat | grep -c 'ansible.* Invoked with'", check=False).stdout)
+
+
+def requests(world: World, run: Callable[[], Run]) -> tuple[Run, list[str]]:
+    """A run, and what it asked of the panel."""
+    before = len(world.panel.log_lines())
+    done = run()
+    return done, [f"{line['method']} {line['path'].partition('?')[0]}" for line in world.panel.log_lines()[before:]]
+
+
+def test_fifty_tunnels_are_as_many_tasks_as_one(world: World) -> None:
+    world.tunnel("t1", "a", "b")
+    one, asked_for_one = requests(world, lambda: world.apply("--diff").expect())
+    world.expect_traffic(("t1", "a", "b"))
+    still_one, still_asked_for_one = requests(world, lambda: world.apply("--diff").expect())
+    assert still_one.changed() == []
+
+    for number in range(2, MANY + 1):
+        world.tunnel(f"t{number}", *(("a", "b") if number % 2 else ("b", "a")))
+    many, asked_for_many = requests(world, lambda: world.apply("--diff").expect())
+    assert len(many.changes("a")) == len(many.changes("b")) == MANY - 1
+    before = modules(world, "a"), modules(world, "b")
+    still_many, still_asked_for_many = requests(world, lambda: world.apply("--diff").expect())
+    assert still_many.changed() == []
+    assert {tunnel["status"] for tunnel in world.tunnels().values()} == {"active"}
+    world.expect_traffic((f"t{MANY}", "a", "b"))
+
+    for host in "ab":
+        assert tasks(many, host) == tasks(one, host)
+        assert tasks(still_many, host) == tasks(still_one, host)
+        assert rounds(still_many, host) == ["Make the node match its view"], "more than one round"
+    assert (modules(world, "a"), modules(world, "b")) == (before[0] + 1, before[1] + 1), "more than one round"
+    assert asked_for_many == asked_for_one
+    assert still_asked_for_many == still_asked_for_one
+    print(still_asked_for_many)
+    assert len(still_asked_for_many) <= 7
+
+
+def test_taking_fifty_off_is_one_module(world: World) -> None:
+    before = modules(world, "a")
+    removed = world.play("remove", "-e", "all=true").expect()
+    assert len(removed.results("tunnel_apply", "a")[-1]["removed"]) == MANY
+    assert modules(world, "a") == before + 1
+    assert rounds(removed, "a") == ["Take every tunnel of this panel off the node"]
+    assert "mz" not in world.lab.host("a").run("ip -o link").stdout
