@@ -13,6 +13,10 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import pri
 HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "note")
 WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others are short by nature
 MAX_ROWS = 200
+LEFT_ALONE = (
+    "the list of tunnels leaves it out, but did not prove that it is deleted, so it was left as it is. If it shall stay, "
+    "look into the panel's log; if not, delete it on the panel, or run marzban.tunnels.remove."
+)
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 
 
@@ -138,5 +142,12 @@ def report(results, unreachable=(), broken=(), nodes=None, columns=None):
         if end.get("error")
     ]
     problems += ["%s: %s" % (one.get("name") or "#%s" % one.get("id"), printable(one["error"])) for one in broken]
+    told = {one.get("uuid") for one in broken}
+    problems += [
+        "%s on %s: %s" % (one.get("name") or "#%s" % one["id"], (nodes or {}).get(host) or host, LEFT_ALONE)
+        for host, answer in results.items()
+        for one in answer.get("orphans") or []
+        if one["uuid"] not in told
+    ]
     problems += ["%s could not be reached: its ends were left as they are." % node for node in lost]
     return table, problems

@@ -109,7 +109,7 @@ rejected:
   sample: []
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _table
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _received, _table
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, printable
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
@@ -168,6 +168,8 @@ def checked_results(results, nodes):
                 # A tunnel that the node refused may lack what it can't tell; it says why.
                 said = end.get("error") if isinstance(end, dict) else None
                 problems.append("%s: %s" % (host, printable(str(said or error))))
+        orphans = (answer.get("orphans") if isinstance(answer, dict) else None) or []
+        checked[host]["orphans"] = [_received.seen(orphan) for orphan in orphans]
     return checked, problems
 
 
