@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stands in for the get-pip script that ansible-test downloads from a site which is no package index, and which not every machine reaches.
+"""Stands in for the get-pip script that ansible-test downloads from a site which is no package index.
 
-ansible-test takes the file from its cache where it finds one. What it asks for is the same: pip, in a virtual environment that has none.
-Python brings one along. It is unpacked in a process of its own, because ensurepip hides pip's configuration from the process it runs in.
+Not every machine reaches that site, and ansible-test takes the file from its cache where it finds one. What it asks
+for is the same: pip, in a virtual environment that has none. Python brings one along. It is unpacked in a process of
+its own, because ensurepip hides pip's configuration from the process that it runs in.
 """
 
 from __future__ import annotations
