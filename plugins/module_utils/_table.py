@@ -146,7 +146,7 @@ def report(results, unreachable=(), broken=(), nodes=None, columns=None):
     problems += [
         "%s on %s: %s" % (one.get("name") or "#%s" % one["id"], (nodes or {}).get(host) or host, LEFT_ALONE)
         for host, answer in results.items()
-        for one in answer.get("orphans") or []
+        for one in (answer.get("orphans") if isinstance(answer, dict) else None) or []
         if one["uuid"] not in told
     ]
     problems += ["%s could not be reached: its ends were left as they are." % node for node in lost]

@@ -107,3 +107,12 @@ def test_more_columns_stand_before_the_note():
     assert table[0].split()[-2:] == ["speed", "note"]
     assert table[1].endswith("1 Gbit/s")
     assert table[2].endswith("-")
+
+
+def test_a_tunnel_that_the_list_left_out_is_told_unless_its_record_is_broken() -> None:
+    orphan = {"id": 4, "uuid": "1b4e28ba-2fa1-41d2-883f-0016d3cca427", "name": "de-fi"}
+    results = {"host-a": {"tunnels": [], "orphans": [orphan]}}
+    _table_lines, problems = _table.report(results, nodes={"host-a": "de-1"})
+    assert problems == ["de-fi on de-1: " + _table.LEFT_ALONE]
+    broken = [{"id": 4, "uuid": orphan["uuid"], "name": "de-fi", "nodes": ["de-1", "fi-1"], "error": "mtu: 1 is none."}]
+    assert _table.report(results, broken=broken)[1] == ["de-fi: mtu: 1 is none."]
