@@ -13,7 +13,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,18 +77,25 @@ def client(panel: Panel) -> Api:
 
 
 @pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """The panel under test."""
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
+    """A standalone panel that all tests share. Its tokens are good for 70 minutes."""
+    env = {"JWT_ACCESS_TOKEN_EXPIRE_MINUTES": "70"}
+    with Panel.start(tmp_path_factory.mktemp("panel"), env=env) as panel:
+        yield panel
+
+
+@pytest.fixture(scope="session")
+def api(request: pytest.FixtureRequest) -> Iterator[Api]:
+    """The panel under test: the shared one, or that of the environment."""
     if os.environ.get("PANEL_URL"):
         ca = os.environ.get("PANEL_CA", True)
         api = Api(os.environ["PANEL_URL"], os.environ["PANEL_USERNAME"], os.environ["PANEL_PASSWORD"], ca).login()
         yield api
         api.session.close()
         return
-    with Panel.start(tmp_path_factory.mktemp("panel")) as panel:
-        api = client(panel)
-        yield api
-        api.session.close()
+    api = client(request.getfixturevalue("panel"))
+    yield api
+    api.session.close()
 
 
 @pytest.fixture
@@ -110,10 +116,3 @@ def make_node(api: Api) -> Iterator[Callable[..., Any]]:
 def pair(make_node: Callable[..., Any]) -> tuple[Any, Any]:
     """Two nodes."""
     return make_node(address="203.0.113.1"), make_node(address="203.0.113.2")
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Panel]:
-    """A standalone panel for one test."""
-    with Panel.start(tmp_path / "panel") as panel:
-        yield panel

@@ -161,7 +161,7 @@ def test_life_of_tunnels(small: Api) -> None:
     Life.nodes = [node["id"] for node in small.send("GET", "/api/nodes")]
     machine = Life.TestCase
     machine.settings = settings(
-        max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
     )  # fmt: skip
     machine().runTest()
 

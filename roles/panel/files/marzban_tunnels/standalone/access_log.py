@@ -53,7 +53,8 @@ class LogHandler(logging.Handler):
 class AccessLog:
     """ASGI middleware: method, path, status, milliseconds, admin, client. No query string, header or body.
 
-    The line is written before the last part of the answer leaves, so that whoever has read an answer finds its line.
+    The line is written before the last part of the answer leaves (of one without a body: before its head), so that
+    whoever has read an answer finds its line.
     """
 
     def __init__(self, app: ASGIApp, lines: Lines) -> None:
@@ -68,6 +69,7 @@ class AccessLog:
         started = time.monotonic()
         scope.setdefault("state", {})
         status, written, read = 500, False, 0
+        head: Message | None = None
 
         def write() -> None:
             nonlocal written
@@ -84,11 +86,15 @@ class AccessLog:
             )
 
         async def count(message: Message) -> None:
-            nonlocal status
+            nonlocal status, head
             if message["type"] == "http.response.start":
-                status = message["status"]
-            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                status, head = message["status"], message
+                return
+            if message["type"] == "http.response.body" and not message.get("more_body"):
                 write()
+            if head is not None:
+                await send(head)
+                head = None
             await send(message)
 
         async def limit() -> Message:

@@ -5,16 +5,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from marzban_tunnels import __version__, migrate
+from marzban_tunnels import __version__
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone import certificate
-from marzban_tunnels.standalone.database import Database
+
+if TYPE_CHECKING:
+    from marzban_tunnels.standalone.database import Database
+
+# FastAPI, SQLAlchemy and Alembic take a second to import: each command imports what it needs.
 
 _SETTINGS = """settings, by environment:
   SUDO_USERNAME, SUDO_PASSWORD     the first admin; made, or given this password, at each start
@@ -30,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (OSError, ValueError, SQLAlchemyError) as error:
+    except (OSError, ValueError) as error:
         print(f"marzban_tunnels: {error}", file=sys.stderr)
         return 1
     return 0
@@ -78,8 +83,20 @@ def _database(command: argparse.ArgumentParser) -> None:
     command.add_argument("--database", required=True, help="SQLite file, or a SQLAlchemy URL")
 
 
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[Database]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from marzban_tunnels.standalone.database import Database
+
+    try:
+        with Database(options.database) as database:
+            yield database
+    except SQLAlchemyError as error:
+        raise ValueError(f"--database: {error}") from error
+
+
 def _serve(options: argparse.Namespace) -> None:
-    # a second of imports that the other commands don't need
     from marzban_tunnels.standalone.access_log import Lines
     from marzban_tunnels.standalone.admins import Admins
     from marzban_tunnels.standalone.app import build
@@ -91,7 +108,7 @@ def _serve(options: argparse.Namespace) -> None:
     lifetime = _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440"))
     lines = Lines(options.log_file)
     pem = options.tls_cert.read_text() if options.tls_cert else ""
-    with Database(options.database) as database:
+    with _opened(options) as database:
         database.upgrade()
         admins = Admins(database, lifetime)
         username, password = os.environ.pop("SUDO_USERNAME", ""), os.environ.pop("SUDO_PASSWORD", "")
@@ -112,13 +129,15 @@ def _minutes(text: str) -> int:
 
 
 def _migrate(options: argparse.Namespace) -> None:
+    from marzban_tunnels import migrate
+
     down = options.direction == "downgrade"
     trees = [tree for tree in migrate.TREES if options.revision in migrate.revisions(tree)]
     if options.revision == ("base" if down else "head"):
         trees = list(migrate.TREES)
     if not trees:
         raise ValueError(f"{options.revision} is no revision")
-    with Database(options.database) as database, database.migrating() as connection:
+    with _opened(options) as database, database.migrating() as connection:
         for tree in reversed(trees) if down else trees:
             (migrate.downgrade if down else migrate.upgrade)(connection, tree, options.revision)
 
@@ -126,7 +145,7 @@ def _migrate(options: argparse.Namespace) -> None:
 def _admin(options: argparse.Namespace) -> None:
     from marzban_tunnels.standalone.admins import Admins
 
-    with Database(options.database) as database:
+    with _opened(options) as database:
         database.upgrade()
         Admins(database, 0).put(options.username, os.environ.get("ADMIN_PASSWORD", ""), options.sudo)
 

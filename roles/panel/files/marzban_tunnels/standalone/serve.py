@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import uvicorn
@@ -36,8 +38,12 @@ def listen(host: str, port: int) -> socket.socket:
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(address)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
     return bound
 
 
@@ -67,6 +73,9 @@ def serve(
     )
     if port_file:
         port_file.unlink(missing_ok=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again when it has shut down: leave in order then, with code 0
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         _Server(config, bound.getsockname()[1], port_file).run(sockets=[bound])
     finally:

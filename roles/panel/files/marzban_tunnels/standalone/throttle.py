@@ -40,7 +40,7 @@ class Throttle:
             if self._clock() - until > 2 * LONGEST:
                 count = 0  # long ago
             count += 1
-            delay = min(LONGEST, 2.0 ** min(count - FREE, 16)) / 2 if count > FREE else 0.0
+            delay = min(LONGEST, 2.0 ** min(count - FREE - 1, 16)) if count > FREE else 0.0
             self._failures[key] = (count, self._clock() + delay)
             if len(self._failures) > _KEPT:
                 self._failures.popitem(last=False)
