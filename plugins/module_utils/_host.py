@@ -268,9 +268,9 @@ def look_units(host, units):
 
 
 def last_words(host, unit):
-    """The end of what a unit's last start said, as one line."""
-    text = host.look("journalctl", "--no-pager", "--output=cat", "--lines=6", "--unit", unit) or ""
-    lines = [
-        line for line in text.splitlines() if line.strip() and not re.match(r"(\[#\]|Starting|Started|Stopp)", line)
-    ]
+    """The end of what the programs of a unit's last start said, as one line; not what systemd said about them."""
+    host.look("journalctl", "--sync")  # what they said last may still be on its way
+    text = host.look("journalctl", "--no-pager", "--output=cat", "--lines=12", "_SYSTEMD_UNIT=%s" % unit) or ""
+    # Not the commands that wg-quick shows, nor the box that it draws where it uses wireguard-go.
+    lines = [line for line in text.splitlines() if line.strip() and not re.match("\\[#\\]|[\u2500-\u257f]", line)]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit
