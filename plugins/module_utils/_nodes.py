@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, printable
 
@@ -23,6 +25,27 @@ def info(raw):
     return answer
 
 
+def checked(raw):
+    """The same for use as a host: name and address are in order (or FieldError), other fields that aren't are None."""
+
+    def maybe(key, check):
+        try:
+            return check(raw.get(key), key)
+        except FieldError:
+            return None
+
+    node = info(raw)
+    node.update(name=_checks.node_name(raw.get("name")), address=_checks.endpoint(raw.get("address"), "address"))
+    node.update({key: maybe(key, check) for key, check in _MAYBE.items()})
+    return node
+
+
+def _version(value, field):
+    if not isinstance(value, str) or not re.match(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,31}\Z", value):
+        raise FieldError(field, value, "Give a version.")
+    return value
+
+
 def coefficient(value, field="usage_coefficient"):
     """More than 0: with less the panel breaks."""
     if _checks.number(value, field) <= 0:
@@ -30,6 +53,14 @@ def coefficient(value, field="usage_coefficient"):
     return float(value)
 
 
+_MAYBE = {
+    "id": lambda value, field: _checks.whole(value, field, 1, 2**63 - 1),
+    "port": _checks.port,
+    "api_port": _checks.port,
+    "status": lambda value, field: _checks.choice(value, field, _checks.NODE_STATUSES),
+    "usage_coefficient": _checks.number,
+    "xray_version": _version,
+}
 _FIELDS = {
     "address": _checks.endpoint,
     "port": _checks.port,

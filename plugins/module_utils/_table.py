@@ -14,8 +14,8 @@ HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "note")
 WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others are short by nature
 MAX_ROWS = 200
 LEFT_ALONE = (
-    "the list of tunnels leaves it out, but did not prove that it is deleted, so it was left as it is. If it shall stay, "
-    "look into the panel's log; if not, delete it on the panel, or run marzban.tunnels.remove."
+    "the list of tunnels leaves it out, but did not prove that it is deleted, so it was left as it is. "
+    "If it shall stay, look into the panel's log; if not, delete it on the panel, or run marzban.tunnels.remove."
 )
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 

@@ -1,0 +1,242 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: nodes
+short_description: The nodes of a Marzban panel as hosts
+version_added: 0.1.0
+description:
+  - Makes a host of each node of the panel, named after the node, with its address as C(ansible_host).
+  - The name of the inventory file ends in C(marzban.yml) or C(marzban.yaml).
+  - A node that can't be a host (a broken name or address, a name that Ansible takes for the controller, a group or
+    another host) is left out with a warning that names it.
+  - Groups are C(marzban_nodes), C(marzban_status_connected) and so on for each status, and C(marzban_type_wireguard)
+    and so on for hosts where a tunnel of that type ends.
+  - A panel without the tunnels API gives its nodes all the same.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+extends_documentation_fragment:
+  - marzban.tunnels.panel.inventory
+  - ansible.builtin.constructed
+  - ansible.builtin.inventory_cache
+notes:
+  - O(url), O(username), O(password), O(token), O(ca_path) and O(hostname) may be templates when they stand in the
+    inventory file. Variables for them come from C(--extra-vars).
+  - The host variables are C(ansible_host), C(marzban_node) (a dictionary with C(id), C(name), C(address), C(port),
+    C(api_port), C(status), C(usage_coefficient), C(xray_version) and C(message)) and C(marzban_tunnels) (the tunnels
+    of that node as M(marzban.tunnels.tunnel_views) answers them, for reading - a run reads them anew). None holds a
+    secret.
+  - The cache holds nodes and tunnels, and no secret. While it is warm the panel is not asked at all.
+options:
+  plugin:
+    description: This plugin's name.
+    type: str
+    required: true
+    choices: [marzban.tunnels.nodes]
+  hostname:
+    description:
+      - A template for the hosts' names, with the host variables at hand. Without it, hosts have their nodes' names.
+    type: str
+  statuses:
+    description:
+      - Only nodes with one of these statuses (V(connected), V(connecting), V(error), V(disabled)). Empty for all.
+    type: list
+    elements: str
+    default: []
+  name_patterns:
+    description:
+      - Only nodes whose name matches one of these patterns with C(*), C(?) and C([…]). Case counts. Empty for all.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+# marzban.yml: all nodes; MARZBAN_URL, MARZBAN_USERNAME and MARZBAN_PASSWORD come from the environment
+plugin: marzban.tunnels.nodes
+
+---
+# Some nodes of a panel with a certificate of its own, with a group per country
+plugin: marzban.tunnels.nodes
+url: https://panel.example.com:8000
+username: admin
+password: "{{ vault_marzban_password }}"
+ca_path: panel-ca.pem
+statuses: [connected, connecting]
+name_patterns: ["de-*", "fi-*"]
+keyed_groups:
+  - key: marzban_node.name.split('-')[0]
+    prefix: country
+compose:
+  ansible_port: 2222
+
+---
+# Other names, and a cache
+plugin: marzban.tunnels.nodes
+hostname: "{{ marzban_node.name | lower }}.example.com"
+cache: true
+cache_plugin: ansible.builtin.jsonfile
+cache_connection: ~/.cache/marzban-inventory
+cache_timeout: 600
+"""
+
+import fnmatch
+import hashlib
+import os
+
+from ansible.errors import AnsibleError
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.utils.unsafe_proxy import wrap_var
+from ansible.utils.vars import combine_vars
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _nodes, _records, _views
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError, shown
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import Panel
+
+TEMPLATED = ("url", "username", "password", "token", "ca_path")
+
+
+def hosts_of(raws, tunnels, panel_id):
+    """``(hosts, problems)`` out of the panel's nodes and tunnels: plain dicts for the cache, and sentences.
+
+    A host is ``{"node": {…}, "tunnels": [VIEW…]}``.
+    """
+    nodes, problems = {}, []
+    for raw in raws:
+        try:
+            node = _nodes.checked(raw)
+            if node["name"] in nodes:
+                raise FieldError("name", node["name"], "Two nodes have it: rename one on the panel.")
+            nodes[node["name"]] = node
+        except FieldError as error:
+            problems.append("Node %s (id %s) is left out: %s" % (shown(raw.get("name")), shown(raw.get("id")), error))
+    records = _records.parse_all(tunnels)[0]
+    views = _views.views(records, {name: name for name in nodes}, panel_id)
+    return [{"node": node, "tunnels": views[name]} for name, node in nodes.items()], problems
+
+
+class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
+    NAME = "marzban.tunnels.nodes"
+
+    def verify_file(self, path):
+        return super().verify_file(path) and path.endswith(("marzban.yml", "marzban.yaml"))
+
+    def parse(self, inventory, loader, path, cache=True):
+        super().parse(inventory, loader, path, cache)
+        self.templar.available_variables = self._vars
+        config = self._read_config_data(path)
+        options = {name: self._option(name, config) for name in TEMPLATED}
+        if options["ca_path"]:
+            base = os.path.dirname(os.path.abspath(path)) if "ca_path" in config else os.getcwd()
+            options["ca_path"] = os.path.join(base, os.path.expanduser(options["ca_path"]))
+        try:
+            found = self._cached(path, options, cache)
+            for problem in found["problems"]:
+                self.display.warning(problem)
+            self._populate([host for host in found["hosts"] if self._is_asked_for(host["node"])])
+        except Error as error:
+            raise AnsibleError("%s: %s" % (self.NAME, error)) from error
+
+    def _option(self, name, config):
+        value = self.get_option(name)
+        if value is None or name not in config:
+            return value  # what comes from the environment is no template: a password may hold any characters
+        try:
+            value = self.templar.template(value)
+        except Exception as error:
+            raise AnsibleError("%s: the template of %s fails: %s" % (self.NAME, name, error)) from error
+        return None if value is None else str(value)
+
+    # The panel and the cache
+
+    def _cached(self, path, options, cache):
+        """What ``_ask`` answers, from the cache when it is wanted and warm."""
+        if not self.get_option("cache"):
+            return self._ask(options)
+        place = "%s %s" % (self.get_cache_key(path), options["url"])
+        key = "marzban_nodes_" + hashlib.sha256(place.encode("utf-8")).hexdigest()[:16]
+        if cache and key in self._cache:
+            return self._cache[key]
+        self._cache[key] = found = self._ask(options)
+        return found
+
+    def _ask(self, options):
+        more = {name: self.get_option(name) for name in ("validate_certs", "timeout", "retries")}
+        panel = Panel(warn=self.display.warning, **options, **more)
+        nodes = panel.nodes()
+        try:
+            tunnels = panel.tunnels()
+        except PanelError as error:
+            if error.kind != "no_tunnels_api":
+                raise
+            self.display.vv("%s: %s" % (self.NAME, error))
+            tunnels = []
+        hosts, problems = hosts_of(nodes, tunnels, panel.id)
+        return {"hosts": hosts, "problems": problems}
+
+    # Hosts
+
+    def _is_asked_for(self, node):
+        statuses, patterns = self.get_option("statuses"), self.get_option("name_patterns")
+        return (not statuses or node["status"] in statuses) and (
+            not patterns or any(fnmatch.fnmatchcase(node["name"], pattern) for pattern in patterns)
+        )
+
+    def _populate(self, hosts):
+        self.inventory.add_group("marzban_nodes")
+        for status in _checks.NODE_STATUSES:
+            self.inventory.add_group("marzban_status_" + status)
+        for kind in _checks.TYPES:
+            self.inventory.add_group("marzban_type_" + kind)
+        names = {}
+        for host in hosts:
+            node = host["node"]
+            # wrap_var marks strings as no templates for core before 2.19; since then they are none unless said so.
+            variables = wrap_var(
+                {"ansible_host": node["address"], "marzban_node": node, "marzban_tunnels": host["tunnels"]}
+            )
+            try:
+                name = self._hostname(variables)
+                if name in names:
+                    raise FieldError("hostname", name, "The node %s has it already." % shown(names[name]))
+                if name in self.inventory.groups:
+                    raise FieldError("hostname", name, "A group is called so: rename one of them.")
+            except FieldError as error:
+                self.display.warning("Node %s is left out: %s" % (shown(node["name"]), error))
+                continue
+            names[name] = node["name"]
+            self._add(name, node, host["tunnels"], variables)
+        for name in names:
+            if name in self.inventory.groups:
+                # By keyed_groups, after the host was made.
+                self.display.warning("Node %s is left out: a group is called so." % shown(names[name]))
+                self.inventory.remove_host(self.inventory.get_host(name))
+
+    def _hostname(self, variables):
+        template = self.get_option("hostname")
+        if not template:
+            return str(variables["marzban_node"]["name"])
+        self.templar.available_variables = combine_vars(variables, self._vars)
+        try:
+            name = self.templar.template(template)
+        except Exception as error:
+            if self.get_option("strict"):
+                raise AnsibleError("%s: the template of hostname fails: %s" % (self.NAME, error)) from error
+            raise FieldError("hostname", template, "The template fails: %s" % error) from None
+        return str(_checks.node_name(name, "hostname"))
+
+    def _add(self, name, node, tunnels, variables):
+        self.inventory.add_host(name, group="marzban_nodes")
+        if node["status"]:
+            self.inventory.add_host(name, group="marzban_status_" + node["status"])
+        for kind in sorted({view["type"] for view in tunnels}):
+            self.inventory.add_host(name, group="marzban_type_" + kind)
+        for key, value in variables.items():
+            self.inventory.set_variable(name, key, value)
+        strict = self.get_option("strict")
+        self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
+        self._add_host_to_composed_groups(self.get_option("groups"), {}, name, strict=strict)
+        self._add_host_to_keyed_groups(self.get_option("keyed_groups"), {}, name, strict=strict)
