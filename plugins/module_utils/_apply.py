@@ -26,7 +26,12 @@ from __future__ import annotations
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _host, _received
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
-from ansible_collections.marzban.tunnels.plugins.module_utils._files import STATE, state_text
+from ansible_collections.marzban.tunnels.plugins.module_utils._files import (
+    STATE,
+    close_to_others,
+    open_to_others,
+    state_text,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._guard import route_refusal
 from ansible_collections.marzban.tunnels.plugins.module_utils._tunnel import accept, find_peer, measure
 from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
@@ -140,6 +145,10 @@ class Apply:
                 there, tunnel.public = protocol.load_key(tunnel.uuid)
                 if not there and tunnel.view["active"]:
                     self._make_key(protocol, tunnel)
+                elif there and open_to_others(protocol.key_path(tunnel.uuid)):
+                    tunnel.changes.append("private key closed to others")
+                    if not self.host.check:
+                        close_to_others(protocol.key_path(tunnel.uuid))
             except Error as error:
                 if tunnel.view["active"]:  # one that stops needs no key
                     tunnel.refuse(error)

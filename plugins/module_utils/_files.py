@@ -84,16 +84,19 @@ def remove(path):
         raise Error("%s can't be removed: %s." % (path, error.strerror)) from None
 
 
-def close_mode(path, wanted=0o600):
-    """Whether the mode of ``path`` gives more than ``wanted``, or it belongs to another user than root."""
+def open_to_others(path):
+    """Whether others than root have a right to a file."""
     found = os.lstat(path)
-    return bool(stat.S_IMODE(found.st_mode) & ~wanted) or found.st_uid != os.geteuid()
+    return bool(stat.S_IMODE(found.st_mode) & 0o077) or found.st_uid != os.geteuid()
 
 
-def close(path, wanted=0o600):
-    """Takes the rights away that ``close_mode`` complains of."""
-    os.chown(path, os.geteuid(), os.getegid())
-    os.chmod(path, wanted)
+def close_to_others(path):
+    """Takes that right away."""
+    try:
+        os.chown(path, os.geteuid(), os.getegid())
+        os.chmod(path, 0o600)
+    except OSError as error:
+        raise Error("%s can't be closed to others: %s." % (path, error.strerror)) from None
 
 
 class Folders:

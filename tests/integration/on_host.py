@@ -1,0 +1,67 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs on a lab host: what the node-side modules do, without the seconds that ssh and Ansible take for each run.
+
+Reads ``{"do", "check", "panel", "views", …}`` from stdin. ``crash`` ends the process, as the power would, before the
+step of that number: a write, a rename, a removal, or a command that may change something.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _host
+from ansible_collections.marzban.tunnels.plugins.module_utils._apply import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._health import health
+
+CRASHED = 99
+
+
+def crash_before(number: int) -> None:
+    left = [number]
+
+    def step() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(CRASHED)
+
+    def wrap(place: object, name: str) -> None:
+        original = getattr(place, name)
+
+        def stepping(*args: object, **options: object) -> object:
+            step()
+            return original(*args, **options)
+
+        setattr(place, name, stepping)
+
+    wrap(_host.Host, "run")
+    for name in ("open", "rename", "unlink", "mkdir"):
+        wrap(os, name)
+    wrap(_files.shutil, "rmtree")
+
+
+def main() -> None:
+    given = json.load(sys.stdin)
+    if given.get("crash") is not None:
+        crash_before(given["crash"])
+    folders = _files.Folders(given.get("config_dir") or _files.CONFIG_DIR)
+    views, panel = given["views"], given["panel"]
+    try:
+        if given["do"] == "tunnel_health":
+            answer = health(_host.Host(check=True), folders, panel, ["wireguard"], views, given.get("wait", 0))
+        else:
+            run = Apply(_host.Host(given["check"]), folders, panel, ["wireguard"], given.get("probe", True))
+            answer = run.run(views, given["rendered"], given.get("remove", []), given.get("remove_all", False))
+    except Error as error:
+        answer = {"failed": True, "msg": str(error)}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
