@@ -93,6 +93,7 @@ class Lab:
             lab.directory.mkdir(mode=0o700)
             lab._save()  # first of all: from here on whatever exists of the lab can be found again
             lab.network.build(STATE)
+            machine.allow_watchers(STATE)
         machine.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {name}", "-f", str(lab.ssh_key)])
         for host in lab.hosts.values():
             host.create()
@@ -253,6 +254,7 @@ def _remove(name: str) -> None:
         machine.discard(STATE / name)
         if not Lab.names():
             network.restore_forwarding(STATE)
+            machine.restore_watchers(STATE)
             with contextlib.suppress(OSError):
                 STATE.rmdir()
             with contextlib.suppress(OSError):

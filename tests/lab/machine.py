@@ -30,6 +30,12 @@ PACKAGES = {
     "zstd": "zstd",
     "tar": "tar",
 }
+#: Watchers that one user may have. All hosts of all labs are the machine's root: a systemd takes several, each
+#: wireguard-go one, and where there is none left it dies a moment after its start. Debian's 128 are soon used up.
+WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
+ENOUGH_WATCHERS = 8192
+#: What that was before the first lab.
+WATCHERS_BEFORE = "watchers"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -95,6 +101,24 @@ def prepare(progress: Progress) -> None:
         if run(install, check=False, timeout=600).returncode:
             run(["apt-get", "update", "-q"], timeout=300)
             run(install, timeout=600)
+
+
+def allow_watchers(state: Path) -> None:
+    """Let the hosts have as many watchers as they need. `state` is the folder of all labs."""
+    before = WATCHERS.read_text().strip()
+    if int(before) < ENOUGH_WATCHERS:
+        write(state / WATCHERS_BEFORE, before)
+        with contextlib.suppress(OSError):  # in a container the file may be read-only: small labs do without
+            WATCHERS.write_text(str(ENOUGH_WATCHERS))
+
+
+def restore_watchers(state: Path) -> None:
+    """Give the machine back the limit that it had before the first lab."""
+    memory = state / WATCHERS_BEFORE
+    if memory.exists():
+        with contextlib.suppress(OSError):
+            WATCHERS.write_text(memory.read_text())
+        memory.unlink()
 
 
 @contextlib.contextmanager
