@@ -18,21 +18,22 @@ def make_world(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., World]]:
     """Call it with names of hosts and their images: a fresh panel, a fresh lab, all hosts registered as nodes."""
-    open_worlds: list[World] = []
+    panels: list[Panel] = []
+    labs: list[Lab] = []
 
     def make(name: str = "", register: bool = True, **hosts: str) -> World:
         directory = tmp_path_factory.mktemp("world")
         label = f"test-{Path(request.node.nodeid).stem.removeprefix('test_')}{name}"
-        panel = Panel.start(directory / "panel")
-        lab = Lab.up(label, hosts) if hosts else None
-        world = World(directory, panel, lab)
-        open_worlds.append(world)
-        if lab and register:
+        panels.append(Panel.start(directory / "panel"))
+        if hosts:
+            labs.append(Lab.up(label, hosts))
+        world = World(directory, panels[-1], labs[-1] if hosts else None)
+        if hosts and register:
             world.register()
         return world
 
     yield make
-    for world in open_worlds:
-        world.panel.stop()
-        if world.lab:
-            world.lab.down()
+    for panel in panels:
+        panel.stop()
+    for lab in labs:
+        lab.down()

@@ -127,7 +127,7 @@ class World:
     def __init__(self, directory: Path, panel: Panel, lab: Lab | None = None):
         self.directory = directory
         self.panel = panel
-        self.lab = lab
+        self._lab = lab
         self.runs = 0
         self.inventory = directory / "marzban.yml"
         self.inventory.write_text("plugin: marzban.tunnels.nodes\n")
@@ -144,6 +144,12 @@ class World:
         answer.raise_for_status()
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
+    @property
+    def lab(self) -> Lab:
+        """The hosts; a world made without them has none."""
+        assert self._lab is not None, "this world has no hosts"
+        return self._lab
+
     # The panel
 
     def api(self, method: str, path: str, expect: int = 200, **more: Any) -> Any:
@@ -153,7 +159,6 @@ class World:
 
     def register(self, *names: str) -> None:
         """The lab's hosts of these names as nodes of the panel."""
-        assert self.lab is not None
         for name in names or self.lab.hosts:
             body = {"name": name, "address": self.lab.hosts[name].address, "add_as_new_host": False}
             self.api("POST", "/node", json=body)
@@ -185,7 +190,6 @@ class World:
 
     def static(self) -> Path:
         """An inventory of the lab's hosts that asks no panel."""
-        assert self.lab is not None
         hosts = {name: {"ansible_host": host.address} for name, host in self.lab.hosts.items()}
         path = self.directory / "static.json"
         path.write_text(json.dumps({"marzban_nodes": {"hosts": hosts, "vars": self.lab.inventory()}}))
@@ -261,7 +265,6 @@ class World:
 
     def passes(self, tunnel: str, source: str, target: str) -> bool:
         """Whether one packet from ``source`` is answered by ``target`` inside the tunnel, over IPv4 and over IPv6."""
-        assert self.lab is not None
         host = self.lab.hosts[source]
         return all(
             host.run(["ping", "-n", "-q", "-c", "1", "-W", "1", address], check=False).returncode == 0
@@ -270,7 +273,6 @@ class World:
 
     def silent(self, tunnel: str, source: str, target: str) -> bool:
         """Whether ``target`` answers no packet from ``source`` inside the tunnel, neither over IPv4 nor over IPv6."""
-        assert self.lab is not None
         host = self.lab.hosts[source]
         return all(
             host.run(["ping", "-n", "-q", "-c", "2", "-i", "0.2", "-W", "1", address], check=False).returncode != 0
