@@ -53,6 +53,10 @@ def _nodes_of(data):
     return data
 
 
+def _is_id(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def checked_url(url):
     """``url`` without a slash at its end. Raises FieldError if it is none for a panel."""
     mend = "Give the panel's address (or set MARZBAN_URL), such as https://panel.example.com:8000, and no more."
@@ -172,7 +176,7 @@ class Panel:
     def _page(self, skip):
         page = self._ask("GET", TUNNELS_PATH, params={"skip": skip, "limit": PAGE})
         good = isinstance(page, list) and len(page) <= PAGE
-        if not good or not all(isinstance(one, dict) and type(one.get("id")) is int for one in page):
+        if not good or not all(isinstance(one, dict) and _is_id(one.get("id")) for one in page):
             raise self._bad("GET", TUNNELS_PATH, "with something that is no page of tunnels")
         return page
 

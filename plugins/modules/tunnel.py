@@ -11,7 +11,7 @@ short_description: Record, change or delete a tunnel on the panel
 version_added: 0.1.0
 description:
   - Makes the panel's record of one tunnel as it is declared. What is not given is left as it is on the panel.
-  - The nodes are not touched. That is the business of the playbook P(marzban.tunnels.apply#playbook) or of
+  - The nodes are not touched. That is the business of the playbook C(marzban.tunnels.apply) or of
     M(marzban.tunnels.tunnel_apply).
   - A record that somebody else changes at the same moment is not overwritten. The task fails, and can be run again.
 author:

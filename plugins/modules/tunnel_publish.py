@@ -74,7 +74,7 @@ updated:
   returned: success
   type: int
   sample: 2
-keys:
+published:
   description: The public halves that were sent (in check mode, would be).
   returned: success
   type: list
@@ -154,7 +154,7 @@ def work(module):
     for one in rejected:
         module.warn("Not published for %s: %s" % (printable(str(one.get("node"))), printable(str(one.get("detail")))))
     diff = {"before": {"keys": before}, "after": {"keys": news}}
-    return {"changed": updated > 0, "updated": updated, "keys": news, "rejected": rejected, "diff": diff}
+    return {"changed": updated > 0, "updated": updated, "published": news, "rejected": rejected, "diff": diff}
 
 
 def refusals(answer):

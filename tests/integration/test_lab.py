@@ -203,7 +203,7 @@ def test_what_a_killed_run_left_is_taken_down() -> None:
         "Host.boot = lambda host: os.kill(os.getpid(), signal.SIGKILL) if host.name == 'b' else boot(host)\n"
         "Lab.up('lab-test-killed', {'a': 'bookworm', 'b': 'bookworm'})"
     )
-    killed = subprocess.run([sys.executable, "-c", half], cwd=REPOSITORY)
+    killed = subprocess.run([sys.executable, "-c", half], cwd=REPOSITORY, check=False)
     assert killed.returncode == -signal.SIGKILL
     number = Lab.load("lab-test-killed").network.number
     assert traces("lab-test-killed", number)
@@ -222,7 +222,7 @@ def test_reuse_changes_nothing(lab: Lab, a: Host) -> None:
 
 def test_a_lab_in_use_is_left_alone(lab: Lab, a: Host) -> None:
     command = [sys.executable, "tests/lab", "down", "lab-test"]
-    refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert re.fullmatch(r"lab: lab 'lab-test' is in use by process \d+: .*\n", refused.stderr)
     assert a.answers()

@@ -509,7 +509,11 @@ def test_tunnel_publish(world: World) -> None:
     options = {"results": results, "nodes": NODES}
     check, apply = quartet(world, "tunnel_publish", options, "POST /api/tunnels/keys")
     assert check["updated"] == apply["updated"] == 1
-    assert check["keys"] == apply["keys"] == [{"uuid": record["uuid"], "node": "de-1", "public": {"public_key": KEY}}]
+    assert (
+        check["published"]
+        == apply["published"]
+        == [{"uuid": record["uuid"], "node": "de-1", "public": {"public_key": KEY}}]
+    )
     ends = {end["node"]: end["public"] for end in world.tunnels()["de-fi"]["ends"]}
     assert ends == {"de-1": {"public_key": KEY}, "fi-1": None}, "only what is flagged is published"
     keys = [{"uuid": record["uuid"], "node": "fi-1", "public": {"public_key": OTHER_KEY}}]

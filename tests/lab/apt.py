@@ -29,7 +29,7 @@ def sources(release: str) -> str:
     if not targets:
         machine.run(["apt-get", "update", "-q"], timeout=300)
         targets = _targets()
-    names = sorted((codename for _, codename in targets), key=len)
+    names = sorted((codename for _component, codename in targets), key=len)
     if not names:
         raise LabError("this machine's apt has no sources of Debian to take the hosts' packages from")
     own = names[0].partition("-")[0]

@@ -22,7 +22,7 @@ OWN_MOUNT = Path("/run/marzban-tunnels-lab.cgroup")
 def hierarchy() -> Path:
     """Where the machine's cgroup2 is mounted; on a machine without it, it is mounted now."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    found = [where for _, where, kind, *_ in mounts if kind == "cgroup2"]
+    found = [where for _source, where, kind, *_rest in mounts if kind == "cgroup2"]
     if found:
         return Path(found[0])
     OWN_MOUNT.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def kill(path: Path) -> None:
 
 
 def _removed(path: Path) -> bool:
-    for folder, _, _ in os.walk(path, topdown=False):
+    for folder, _folders, _files in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(folder)
     return not path.exists()

@@ -20,7 +20,9 @@ def say(text: str) -> None:
 
 def up(args: argparse.Namespace) -> None:
     pairs = (word.partition(":") for word in args.host)
-    lab = Lab.up(args.name, {name: image or "bookworm" for name, _, image in pairs}, reuse=args.reuse, progress=say)
+    lab = Lab.up(
+        args.name, {name: image or "bookworm" for name, _colon, image in pairs}, reuse=args.reuse, progress=say
+    )
     for host in lab.hosts.values():
         say(f"  {host.name:12} {host.address:14} {host.address6}")
     say(f"log in: ssh -F {lab.ssh_config} {next(iter(lab.hosts))}")
@@ -30,7 +32,7 @@ def down(args: argparse.Namespace) -> None:
     Lab.remove(args.name)
 
 
-def show(_: argparse.Namespace) -> None:
+def show(_args: argparse.Namespace) -> None:
     for name in Lab.names():
         lab = Lab.load(name)
         say(f"{name}: {'up' if lab.healthy() else 'not all hosts answer'}")

@@ -92,7 +92,7 @@ class Image:
     name: str
 
     def __post_init__(self) -> None:
-        release, _, variant = self.name.partition("+")
+        release, _plus, variant = self.name.partition("+")
         if release not in RELEASES or (variant and variant not in VARIANTS) or self.name.endswith("+"):
             known = f"{', '.join(RELEASES)}, each also with {', '.join('+' + name for name in VARIANTS)}"
             raise LabError(f"no image {self.name!r}: there are {known}")

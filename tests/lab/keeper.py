@@ -37,7 +37,7 @@ def keep(host: Host) -> None:
         cgroup.kill(box)
         # Read again each time: cables and sites may have changed since the last boot.
         host.network.plug(host.lab.refresh().plans[host.name])
-        code = subprocess.run(cgroup.joining(box, _nspawn(host)), env=_environment()).returncode
+        code = subprocess.run(cgroup.joining(box, _nspawn(host)), env=_environment(), check=False).returncode
         if code != REBOOT:
             host.network.unplug(host.plan)
             return

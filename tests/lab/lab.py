@@ -39,7 +39,7 @@ SSH_OPTIONS = {
 _claims: dict[str, int] = {}
 
 
-def quiet(_: str) -> None:
+def quiet(_text: str) -> None:
     """Progress that nobody wants to see."""
 
 
@@ -144,7 +144,7 @@ class Lab:
 
     def refresh(self) -> Lab:
         """Read again what the lab's file says, which another process may have changed."""
-        _, self.plans = _read(self.name)
+        _number, self.plans = _read(self.name)
         return self
 
     @property

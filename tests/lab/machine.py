@@ -54,7 +54,14 @@ def run(
     env = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(
-            command, input=input or "", capture_output=True, text=True, errors="replace", timeout=timeout, env=env
+            command,
+            input=input or "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env=env,
+            check=False,
         )
     except FileNotFoundError as error:
         raise LabError(f"{command[0]}: no such command on this machine") from error

@@ -20,7 +20,7 @@ THREADS = 8
 def together(panel: Panel, work: Callable[[Api, int], Any]) -> list[Any]:
     """Run ``work(api, number)`` in threads that start at the same moment, each with a connection of its own."""
     barrier = threading.Barrier(THREADS)
-    clients = [client(panel) for _ in range(THREADS)]
+    clients = [client(panel) for _time in range(THREADS)]
 
     def run(number: int) -> Any:
         barrier.wait(30)
@@ -35,7 +35,7 @@ def together(panel: Panel, work: Callable[[Api, int], Any]) -> list[Any]:
 
 
 def test_creating_changing_and_deleting_at_once(panel: Panel, make_node: Maker) -> None:
-    nodes = [make_node() for _ in range(3)]
+    nodes = [make_node() for _time in range(3)]
     stamp, before = nodes[0]["id"], len(panel.log_lines())
 
     def work(api: Api, number: int) -> list[int]:
@@ -88,7 +88,7 @@ def test_nodes_go_while_tunnels_come(panel: Panel, make_node: Maker) -> None:
 
     def work(api: Api, number: int) -> list[int]:
         statuses = []
-        for _ in range(3):
+        for _time in range(3):
             node = api.node()
             body = {"source_node_id": base["id"], "target_node_id": node["id"], "tunnel_type": "wireguard"}
             if number % 2:
@@ -104,7 +104,7 @@ def test_nodes_go_while_tunnels_come(panel: Panel, make_node: Maker) -> None:
 
 
 def test_keys_published_at_once_are_all_there(panel: Panel, make_node: Maker) -> None:
-    nodes = [make_node() for _ in range(THREADS + 1)]
+    nodes = [make_node() for _time in range(THREADS + 1)]
     made = [panel.add_tunnel(nodes[0]["id"], node["id"]) for node in nodes[1:]]
 
     def work(api: Api, number: int) -> Any:

@@ -110,7 +110,7 @@ def test_an_admin_who_is_not_sudo(panel: Panel, make_node: Maker) -> None:
         assert panel.request(method, path, sent, headers=headers) == (403, {"detail": "You're not allowed"}), path
     assert panel.call("GET", f"/api/node/{node['id']}") == node | {"status": "connected"}
 
-    for _ in range(FREE + 1):
+    for _time in range(FREE + 1):
         assert panel.request("POST", "/api/admin/token", form={"username": "guest", "password": "wrong"})[0] == 401
     with logged_in(panel) as api:
         slowed = api.bare("POST", "/api/admin/token", data=dict(zip(("username", "password"), guest, strict=True)))
@@ -148,7 +148,7 @@ def test_the_backoff() -> None:
     now = 1000.0
     throttle = Throttle(lambda: now)
     waits = []
-    for _ in range(FREE + 11):
+    for _time in range(FREE + 11):
         throttle.failed("192.0.2.1", "admin")
         waits.append(throttle.wait("192.0.2.1", "admin"))
     assert waits[:FREE] == [0] * FREE

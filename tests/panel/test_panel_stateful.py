@@ -171,7 +171,7 @@ def test_pools_run_out_and_come_around(small: Api) -> None:
     for tunnel in api.send("GET", "/api/tunnels?limit=1000"):
         api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
     a, b, c = ({"id": node["id"]} for node in api.send("GET", "/api/nodes")[:3])
-    made = [api.tunnel(a, b) for _ in range(10)]
+    made = [api.tunnel(a, b) for _time in range(10)]
     assert "TUNNEL_PORT_RANGE" in api.tunnel(a, c, status=507)["detail"]
     made += [
         api.tunnel(b if number % 2 else a, c, config=json.dumps({"source": {"port": 100 + number}}))

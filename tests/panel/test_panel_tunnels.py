@@ -126,7 +126,7 @@ def test_headers(api: Api, pair: Pair) -> None:
 
 
 def test_pages(api: Api, pair: Pair) -> None:
-    made = [api.tunnel(*pair)["id"] for _ in range(5)]
+    made = [api.tunnel(*pair)["id"] for _time in range(5)]
     every = [tunnel["id"] for tunnel in api.send("GET", "/api/tunnels?limit=1000")]
     assert every == sorted(every)
     assert set(made) <= set(every)

@@ -39,27 +39,27 @@ def nodes_router(
     def existing(node_id: int, session: Session = Depends(get_session)) -> Node:
         return _find(session, node_id)  # before the token is looked at, as on Marzban
 
-    def get_nodes(session: Session = Depends(get_session), _: Any = Depends(sudo)) -> list[Node]:
+    def get_nodes(session: Session = Depends(get_session), _admin: Any = Depends(sudo)) -> list[Node]:
         """All nodes."""
         return list(session.scalars(select(Node).order_by(Node.id)))
 
-    def get_node_settings(_: Any = Depends(sudo)) -> schemas.NodeSettings:
+    def get_node_settings(_admin: Any = Depends(sudo)) -> schemas.NodeSettings:
         """What a node needs to know of its panel."""
         return schemas.NodeSettings(certificate=certificate)
 
-    def add_node(body: schemas.NodeCreate, _: Any = Depends(sudo)) -> schemas.NodeOut:
+    def add_node(body: schemas.NodeCreate, _admin: Any = Depends(sudo)) -> schemas.NodeOut:
         """Add a node."""
         node = Node(status="connected", name=body.name, address=body.address, port=body.port, api_port=body.api_port)
         with database.writing() as session:
             session.add(node)
             return _changed(session, node)
 
-    def get_node(node: Node = Depends(existing), _: Any = Depends(sudo)) -> Node:
+    def get_node(node: Node = Depends(existing), _admin: Any = Depends(sudo)) -> Node:
         """One node."""
         return node
 
     def modify_node(
-        node_id: int, body: schemas.NodeModify, _: Any = Depends(existing), __: Any = Depends(sudo)
+        node_id: int, body: schemas.NodeModify, _node: Any = Depends(existing), _admin: Any = Depends(sudo)
     ) -> schemas.NodeOut:
         """Change a node. Without ``"status": "disabled"`` it is enabled again."""
         with database.writing() as session:
@@ -74,17 +74,17 @@ def nodes_router(
             node.message = None
             return _changed(session, node)
 
-    def reconnect_node(_: Any = Depends(existing), __: Any = Depends(sudo)) -> schemas.Detail:
+    def reconnect_node(_node: Any = Depends(existing), _admin: Any = Depends(sudo)) -> schemas.Detail:
         """Nothing to reconnect here; answers as Marzban does."""
         return schemas.Detail(detail="Reconnection task scheduled")
 
-    def remove_node(node_id: int, _: Any = Depends(existing), __: Any = Depends(sudo)) -> dict[str, Any]:
+    def remove_node(node_id: int, _node: Any = Depends(existing), _admin: Any = Depends(sudo)) -> dict[str, Any]:
         """Delete a node, and the tunnels that end at it."""
         with database.writing() as session:
             session.delete(_find(session, node_id))
         return {}
 
-    def get_system_stats(_: Any = Depends(current)) -> schemas.System:
+    def get_system_stats(_admin: Any = Depends(current)) -> schemas.System:
         """The version whose API this is, and the machine's memory."""
         page = os.sysconf("SC_PAGE_SIZE")
         total, free = (page * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
