@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,5 +283,5 @@ class World:
     def expect_traffic(self, *joined: tuple[str, str, str], seconds: float = 20) -> None:
         """Traffic both ways in each ``(tunnel, node, node)``."""
         for name, a, b in joined:
-            until(f"{name}: {a} reaches {b}", lambda name=name, a=a, b=b: self.passes(name, a, b), seconds)
-            until(f"{name}: {b} reaches {a}", lambda name=name, a=a, b=b: self.passes(name, b, a), seconds)
+            until(f"{name}: {a} reaches {b}", partial(self.passes, name, a, b), seconds)
+            until(f"{name}: {b} reaches {a}", partial(self.passes, name, b, a), seconds)
