@@ -1,0 +1,155 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finds a secret in whatever form it may have got somewhere: as raw bytes, base64, hex, escaped, and in zipped modules."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import os
+import re
+import stat
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+# What Ansible wraps a module in, with its arguments or without: a zip file in base64.
+_PAYLOAD = re.compile(rb"[A-Za-z0-9+/\n]{400,}={0,2}")
+
+
+def _base64_anywhere(data: bytes) -> Iterator[bytes]:
+    """What base64 makes of ``data`` at each of its three places in a longer text, less what its neighbours change."""
+    for before in range(3):
+        text = base64.b64encode(bytes(before) + data).rstrip(b"=")
+        first = (before * 8 + 5) // 6
+        last = (before + len(data)) * 8 // 6
+        yield text[first:last]
+
+
+def forms(data: bytes) -> dict[str, bytes]:
+    """The forms in which ``data`` may stand somewhere; base64 without padding, so that it is found with it too."""
+    found = {"raw": data, "hex": data.hex().encode(), "HEX": data.hex().upper().encode(), "repr": repr(data)[2:-1].encode()}
+    for place, text in enumerate(_base64_anywhere(data)):
+        found[f"base64 at {place}"] = text
+        found[f"urlsafe base64 at {place}"] = text.translate(bytes.maketrans(b"+/", b"-_"))
+        found[f"base64 at {place}, slashes escaped"] = text.replace(b"/", rb"\/")
+        found[f"base64 at {place}, in JSON for HTML"] = text.replace(b"+", rb"\u002b").replace(b"/", rb"\u002f")
+        found[f"base64 at {place}, quoted"] = quote(text, safe="").encode()
+    for codec, errors in (("latin-1", "strict"), ("utf-8", "surrogateescape"), ("utf-8", "replace")):
+        text = json.dumps(data.decode(codec, errors))[1:-1].encode()
+        if text.count(rb"\ufffd") < 4:  # what is mostly replaced can't be told from other rubbish
+            found[f"JSON, {codec}, {errors}"] = text
+    found["numbers"] = ", ".join(map(str, data)).encode()
+    found["numbers in JSON"] = ",".join(map(str, data)).encode()
+    return found
+
+
+def key_forms(text: bytes) -> dict[str, bytes]:
+    """The forms of a WireGuard key, given as the base64 that its file holds: of the 32 bytes, and of that text."""
+    raw = base64.b64decode(text, validate=True)
+    assert len(raw) == 32
+    return {**forms(raw), **{f"the text's {form}": data for form, data in forms(text.rstrip(b"=")).items()}}
+
+
+class Searcher:
+    """``secrets`` is ``{what it is: {form: bytes}}``."""
+
+    def __init__(self, secrets: dict[str, dict[str, bytes]]) -> None:
+        self._needles: dict[bytes, str] = {}
+        for what, shapes in secrets.items():
+            for form, data in shapes.items():
+                assert len(data) >= 12, f"{what}, {form}: too short to mean anything"
+                self._needles.setdefault(data, f"{what} ({form})")
+
+    def find(self, blob: bytes | str) -> set[str]:
+        """Which secrets stand in ``blob``, and in what form."""
+        if isinstance(blob, str):
+            blob = blob.encode("utf-8", "surrogateescape")
+        found = {what for data, what in self._needles.items() if data in blob}
+        for inner in _unpacked(blob):
+            found |= {f"{what}, packed" for data, what in self._needles.items() if data in inner}
+        return found
+
+    def find_in(self, *folders: Path, since: float = 0, leave_out: Iterable[Path] = ()) -> dict[Path, set[str]]:
+        """The plain files below ``folders`` that hold a secret, in their name or their content.
+
+        Those last changed before ``since`` are left out, and what is below ``leave_out``.
+        """
+        found = {}
+        for path in files(folders, since, leave_out):
+            try:
+                there = self.find(os.fsencode(path)) | self.find(path.read_bytes())
+            except OSError:
+                continue  # gone in the meantime
+            if there:
+                found[path] = there
+        return found
+
+
+def files(folders: Iterable[Path], since: float = 0, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
+    """Plain files below ``folders``; no link is followed."""
+    skipped = {str(path) for path in leave_out}
+    for top in folders:
+        for folder, names, plain in os.walk(top):
+            names[:] = [name for name in names if os.path.join(folder, name) not in skipped]
+            for name in plain:
+                path = Path(folder, name)
+                try:
+                    seen = path.lstat()
+                except OSError:
+                    continue
+                if stat.S_ISREG(seen.st_mode) and max(seen.st_mtime, seen.st_ctime) >= since and str(path) not in skipped:
+                    yield path
+
+
+def _unpacked(blob: bytes) -> Iterator[bytes]:
+    """What is compressed in ``blob``: a gzip or zip file, or modules that Ansible has wrapped."""
+    if blob[:2] == b"\x1f\x8b":
+        try:
+            yield gzip.decompress(blob)
+        except (OSError, EOFError, zlib.error):
+            return
+    for zipped in ([blob] if blob[:2] == b"PK" else []) + [
+        base64.b64decode(text) for text in _PAYLOAD.findall(blob) if text.startswith(b"UEsD") and len(text) % 4 == 0
+    ]:
+        try:
+            with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+                for name in archive.namelist():
+                    yield archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError):
+            continue
+
+
+class Processes:
+    """Collects what all processes of this machine, those in the hosts too, show of themselves: words and environment."""
+
+    def __init__(self, interval: float = 0.1) -> None:
+        self.words: set[bytes] = set()
+        self.hosts_environments: set[bytes] = set()  # of processes in a host
+        self._interval = interval
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._collect)
+        self._here = os.readlink("/proc/self/ns/pid")
+
+    def _collect(self) -> None:
+        while not self._end.wait(self._interval):
+            for number in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    self.words.add(Path("/proc", number, "cmdline").read_bytes())
+                    if os.readlink(f"/proc/{number}/ns/pid") != self._here:
+                        self.hosts_environments.add(Path("/proc", number, "environ").read_bytes())
+                except OSError:
+                    continue  # it has ended
+
+    def __enter__(self) -> Processes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end.set()
+        self._thread.join()

@@ -1,0 +1,332 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node's private keys are on that node, in their own files, and nowhere else; the panel's password and tokens are on
+no node, in no output and in no cache.
+
+All runs come first, at -vvv --diff. Then everything is searched that they may have left something in.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faulty import Faulty
+from tests.integration.search import Processes, Searcher, forms, key_forms
+from tests.integration.world import Run, World
+
+pytestmark = pytest.mark.lab
+
+KEYS = "etc/marzban/tunnels"
+LOUD = ("-vvv", "--diff")
+# A wg that fails at syncconf, and says all that it was told.
+BAD_WG = """#!/bin/sh
+if [ "$1" = syncconf ]; then cat "$3" >&2; cat "$3"; exit 1; fi
+exec /usr/bin/wg.real "$@"
+"""
+
+
+@dataclass
+class Evidence:
+    """What the runs were, and what is secret: ``{host: {path of the key's file: its content}}``."""
+
+    world: World
+    proxy: Faulty
+    began: float
+    processes: Processes
+    runs: dict[str, Run] = field(default_factory=dict)
+    keys: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Path:
+        """Where Ansible keeps the modules that it has sent, on the controller and on the hosts."""
+        return self.world.directory / "kept"
+
+    def note_keys(self) -> None:
+        """Every private key that there is now, read from outside."""
+        assert self.world.lab is not None
+        for name, host in self.world.lab.hosts.items():
+            for path in (host.root / KEYS).glob("*/private.key"):
+                content = path.read_bytes().strip()[:44]
+                self.keys.setdefault(name, {})[f"{path.parent.name} {content[:6].decode()}"] = content
+
+    def run(self, what: str, play: Any, *words: str, code: int = 0, **env: str) -> Run:
+        env = {"MARZBAN_URL": self.proxy.url, **env}
+        with self.processes_of_this_run() as seen:
+            done = self.world.play(play, *LOUD, *words, env=env)
+        self.processes.words |= seen.words
+        self.processes.hosts_environments |= seen.hosts_environments
+        self.note_keys()
+        assert done.code == code, f"{what}: exit code {done.code}\n{done.text}"
+        self.runs[what] = done
+        return done
+
+    @staticmethod
+    def processes_of_this_run() -> Processes:
+        return Processes()
+
+    def private(self) -> Searcher:
+        """Finds the private keys of all hosts."""
+        return Searcher({f"{host}'s {key}": key_forms(text) for host, keys in self.keys.items() for key, text in keys.items()})
+
+    def tokens(self) -> set[str]:
+        """All tokens that the panel gave out."""
+        sent = {request.headers.get("Authorization", "").partition(" ")[2] for request in self.proxy.requests}
+        return (sent | {str(self.world.session.headers["Authorization"]).partition(" ")[2]}) - {""}
+
+    def login(self) -> Searcher:
+        """Finds the panel's password, and the tokens."""
+        secrets = {"the password": forms(self.world.panel.password.encode())}
+        secrets |= {f"token …{token[-4:]}": {"plain": token.encode(), "signature": token[-40:].encode()} for token in self.tokens()}
+        return Searcher(secrets)
+
+
+@pytest.fixture(scope="module")
+def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
+    began = time.time()
+    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    assert world.lab is not None
+    for name in ("one", "two"):
+        world.tunnel(name, "a", "b")
+    caches = {
+        "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(world.directory / "facts"),
+        "ANSIBLE_GATHERING": "smart",
+        "ANSIBLE_INVENTORY_CACHE": "true",
+        "ANSIBLE_INVENTORY_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+        "ANSIBLE_INVENTORY_CACHE_CONNECTION": str(world.directory / "inventory"),
+    }
+    facts = {"hosts": "marzban_nodes", "tasks": [{"ansible.builtin.setup": {"gather_subset": ["min"]}}]}
+    with Faulty.before(world.panel) as proxy:
+        proof = Evidence(world, proxy, began, Processes())
+        proof.run("facts", [facts], **caches)
+        proof.run("check on fresh hosts", "apply", "--check", **caches)
+        proof.run("apply", "apply", **caches)
+        assert {len(keys) for keys in proof.keys.values()} == {2}, "each host has made its keys"
+        proof.run("nothing to do", "apply", **caches)
+        world.change("one", config={"mtu": 1330, "keepalive": 11})
+        proof.run("check of a change", "apply", "--check")
+        proof.run("status", "status", **caches)
+
+        # What goes wrong may say too much.
+        host = world.lab.hosts["a"]
+        host.run("mv /usr/bin/wg /usr/bin/wg.real && cat >/usr/bin/wg && chmod 755 /usr/bin/wg", input=BAD_WG)
+        failed = proof.run("an error at syncconf", "apply", code=2)
+        assert "syncconf" in failed.text, "the error was one of syncconf"
+        host.run("mv /usr/bin/wg.real /usr/bin/wg")
+        file = next((host.root / KEYS).glob("*/private.key"))
+        whole = file.read_bytes()
+        file.write_bytes(whole.strip() + b"x\n")
+        proof.run("a damaged key", "apply", code=2)
+        file.write_bytes(whole)
+
+        # The other way that Ansible sends modules: by files, which are kept here.
+        kept = {"ANSIBLE_PIPELINING": "false", "ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_REMOTE_TMP": str(proof.kept)}
+        proof.run("apply without pipelining", "apply", **kept)
+        view = proof.runs["apply"].results("tunnel_views")[0]["views"]["a"][0]
+        keys = {
+            "hosts": "a",
+            "become": True,
+            "gather_facts": False,
+            "tasks": [
+                {"marzban.tunnels.tunnel_keys": {"uuid": view["uuid"], "panel": view["panel"], "regenerate": how}}
+                for how in ("never", "always")
+            ],
+        }
+        proof.run("new keys without pipelining", [keys], **kept)
+        proof.run("new keys", [keys])
+        proof.run("apply with new keys", "apply")
+        assert {name: len(found) for name, found in proof.keys.items()} == {"a": 4, "b": 2}
+        world.expect_traffic(("one", "a", "b"), ("two", "a", "b"))
+        yield proof
+
+
+# The searcher can find something
+
+
+@pytest.mark.parametrize("wrap", ["plain", "zip", "gzip", "module"])
+def test_the_searcher_finds_each_form(wrap: str) -> None:
+    key = base64.b64encode(bytes(range(200, 232)))
+    searcher = Searcher({"key": key_forms(key)})
+    for form, data in key_forms(key).items():
+        blob = b"before " + data + b" after"
+        if wrap == "gzip":
+            blob = gzip.compress(blob)
+        elif wrap != "plain":
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("args", blob + os.urandom(400).hex().encode())
+            blob = packed.getvalue()
+        if wrap == "module":
+            blob = b'ZIPDATA = """' + base64.b64encode(blob) + b'"""'
+        assert searcher.find(blob), form
+    assert not searcher.find(b"before after")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda raw: raw,
+        lambda raw: base64.b64encode(raw),
+        lambda raw: base64.b64encode(raw).rstrip(b"="),
+        lambda raw: base64.urlsafe_b64encode(raw),
+        lambda raw: base64.b64encode(b'{"key": "' + raw + b'"}'),
+        lambda raw: base64.b64encode(b"PrivateKey = " + base64.b64encode(raw) + b"\n"),
+        lambda raw: raw.hex().encode(),
+        lambda raw: raw.hex().upper().encode(),
+        lambda raw: base64.b64encode(raw).hex().encode(),
+        lambda raw: json.dumps({"key": raw.decode("latin-1")}).encode(),
+        lambda raw: json.dumps({"key": raw.decode("utf-8", "surrogateescape")}).encode(),
+        lambda raw: json.dumps({"key": base64.b64encode(raw).decode()}).replace("/", "\\/").encode(),
+        lambda raw: json.dumps({"key": list(raw)}).encode(),
+        lambda raw: str({"key": raw}).encode(),
+    ],
+)
+def test_the_searcher_finds_what_programs_say(said: Callable[[bytes], bytes]) -> None:
+    for seed in range(20):  # with and without the characters that are escaped
+        raw = bytes((seed * 37 + step * 91 + step * step * 7) % 256 for step in range(32))
+        assert Searcher({"key": key_forms(base64.b64encode(raw))}).find(b"<<" + said(raw) + b">>"), seed
+
+
+def test_the_search_of_a_host_finds_a_planted_key(evidence: Evidence) -> None:
+    assert evidence.world.lab is not None
+    host = evidence.world.lab.hosts["b"]
+    foreign = next(iter(evidence.keys["a"].values())).decode()
+    for place in ("/root/.ansible/tmp/planted", "/run/planted", "/var/log/planted", "/tmp/planted"):
+        host.run(f"mkdir -p $(dirname {place}) && cat >{place}", input=foreign)
+        try:
+            assert place in on_host(evidence, "b", evidence.private())
+        finally:
+            host.run(["rm", place])
+
+
+# Where the keys may be, and are not
+
+
+def on_host(evidence: Evidence, name: str, searcher: Searcher) -> dict[str, set[str]]:
+    """Files of a host that hold a secret, by their path in the host: what was written since it was made, and what is in
+    memory only."""
+    assert evidence.world.lab is not None
+    host = evidence.world.lab.hosts[name]
+    found = searcher.find_in(host.directory / "upper")
+    inside = Path(f"/proc/{host.leader}/root")
+    tops = [*(host.directory / "upper",), inside]
+    found |= searcher.find_in(*(inside / place for place in ("run", "tmp", "dev/shm", "var/tmp")))
+    return {f"/{next(path.relative_to(top) for top in tops if path.is_relative_to(top))}": what for path, what in found.items()}
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_host_holds_its_own_keys_in_their_files_only(evidence: Evidence, name: str) -> None:
+    assert evidence.world.lab is not None
+    host = evidence.world.lab.hosts[name]
+    found = on_host(evidence, name, evidence.private())
+    assert "AnsiballZ_tunnel_apply" in host.run(f"ls {evidence.kept}/*").stdout, "modules were kept"
+    own = {f"/{path.relative_to(host.root)}" for path in (host.root / KEYS).glob("*/private.key")}
+    assert len(own) == 2
+    assert set(found) == own
+    for path, what in found.items():
+        assert {one.partition("'s ")[0] for one in what} == {name}, path
+        file = host.root / path.lstrip("/")
+        assert (file.stat().st_mode & 0o7777, file.stat().st_uid) == (0o600, 0)
+        for folder in (file.parent, file.parent.parent):
+            assert (folder.stat().st_mode & 0o7777, folder.stat().st_uid) == (0o700, 0)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_journals_hold_no_key(evidence: Evidence, name: str) -> None:
+    assert evidence.world.lab is not None
+    journal = evidence.world.lab.hosts[name].run(["journalctl", "--no-pager", "--output=json", "--all"]).stdout
+    assert "wg-quick" in journal
+    assert not evidence.private().find(journal)
+    assert not evidence.login().find(journal)
+
+
+def test_no_run_says_a_key(evidence: Evidence) -> None:
+    searcher = evidence.private()
+    for what, run in evidence.runs.items():
+        assert not searcher.find(run.text), what
+        assert not searcher.find(json.dumps(run.events)), what
+
+
+def test_the_controller_holds_no_key(evidence: Evidence) -> None:
+    """Its home with the kept modules, both caches, the records of all results, the panel's database and logs; and all
+    that was written to its temporary folder meanwhile."""
+    world = evidence.world
+    assert list((world.directory / "facts").iterdir())
+    assert list((world.directory / "inventory").iterdir())
+    assert list(evidence.kept.glob("*/AnsiballZ_*")), "modules were kept"
+    assert world.panel.database.is_relative_to(world.directory)
+    assert evidence.private().find_in(world.directory) == {}
+    assert evidence.private().find_in(Path(tempfile.gettempdir()), since=evidence.began, leave_out=[world.directory]) == {}
+
+
+def test_the_panel_answers_no_key(evidence: Evidence) -> None:
+    world = evidence.world
+    answers = [world.api("GET", "/tunnels"), world.api("GET", "/nodes")]
+    answers += [world.api("GET", f"/tunnels/{one['id']}/status") for one in world.tunnels().values()]
+    answers += [request.body.decode() for request in evidence.proxy.requests]
+    assert not evidence.private().find(json.dumps(answers))
+
+
+def test_no_process_shows_a_secret(evidence: Evidence) -> None:
+    shown = b"\0".join(evidence.processes.words | evidence.processes.hosts_environments)
+    assert b"wireguard-go" in shown, "processes in the hosts were seen"
+    assert b"ansible-playbook" in shown
+    assert not evidence.private().find(shown)
+    assert not evidence.login().find(shown)
+
+
+# The panel's password and tokens
+
+
+def test_the_login_is_in_no_output_no_cache_and_on_no_node(evidence: Evidence) -> None:
+    assert evidence.world.lab is not None
+    searcher = evidence.login()
+    assert len(evidence.tokens()) > 1
+    assert searcher.find(f"Authorization: Bearer {next(iter(evidence.tokens()))}")
+    assert searcher.find(json.dumps({"password": evidence.world.panel.password}))
+    for what, run in evidence.runs.items():
+        assert not searcher.find(run.text), what
+        assert not searcher.find(json.dumps(run.events)), what
+    assert searcher.find_in(evidence.world.directory) == {}
+    for name in evidence.world.lab.hosts:
+        assert on_host(evidence, name, searcher) == {}, name
+
+
+def test_a_password_and_a_token_as_variables_are_not_shown(evidence: Evidence, tmp_path: Path) -> None:
+    """As from a vault: they are arguments of the modules that run on the controller, and of no other."""
+    world = evidence.world
+    assert world.lab is not None
+    given = tmp_path / "vault.json"
+    before = evidence.login()
+    for variables in ({"marzban_username": "admin", "marzban_password": world.panel.password}, {"marzban_token": world.panel.token()}):
+        given.write_text(json.dumps(variables))
+        run = world.apply(*LOUD, "-e", f"@{given}", env={"MARZBAN_USERNAME": "", "MARZBAN_PASSWORD": "", "MARZBAN_TOKEN": ""}, inventory=world.static())
+        assert run.code == 0, run.text
+        searcher = Searcher({"given": forms(str(variables.get("marzban_password") or variables["marzban_token"]).encode())})
+        assert not searcher.find(run.text + json.dumps(run.events))
+        assert not before.find(run.text + json.dumps(run.events))
+        for name in world.lab.hosts:
+            assert on_host(evidence, name, searcher) == {}, name
+
+
+def test_removing_leaves_no_key(evidence: Evidence) -> None:
+    """Last of all: the nodes are cleared, and even their own keys are nowhere."""
+    assert evidence.world.lab is not None
+    searcher = evidence.private()
+    run = evidence.run("remove", "remove", "-e", "all=true")
+    assert not searcher.find(run.text + json.dumps(run.events))
+    for name in evidence.world.lab.hosts:
+        assert on_host(evidence, name, searcher) == {}, name
