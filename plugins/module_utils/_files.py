@@ -227,9 +227,12 @@ class Folders:
             time.sleep(0.1)
 
     def drop_root(self):
-        """Removes the place of the folders when none is left."""
+        """Removes the place of the folders when none is left, and an empty ``marzban`` around it."""
+        parent = os.path.dirname(self.root)
         with contextlib.suppress(OSError):
             os.rmdir(self.root)
+            if os.path.basename(parent) == "marzban":
+                os.rmdir(parent)
 
 
 def state_text(state):

@@ -96,9 +96,10 @@ def row(ends, lost=()):
         return [value for value in values if value is not None]
 
     handshakes, rtts, losses = measured("handshake_age"), measured("rtt_ms"), measured("loss_percent")
-    notes = ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error")]
+    # The short ones first, which often explain the long ones: the column is cut.
+    notes = ["%s is unreachable" % node for node in both if node in lost]
     notes += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
-    notes += ["%s is unreachable" % node for node in both if node in lost]
+    notes += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error")]
     return [
         one.get("name") or "#%s" % one["id"],
         "%s -> %s" % (source, target),

@@ -589,8 +589,8 @@ def test_tunnel_report(world: World) -> None:
     assert apply["table"] == [
         "name   ends          type       status      handshake  rtt     loss  note",
         "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.6 ms  0 %",
-        "de-us  de-1 -> us-1  wireguard  connecting  -          -       -     waiting for us-1; us-1 is unreachable",
-        "fi-us  fi-1 -> us-1  wireguard  error       -          -       -     fi-1: no answer; us-1 is unreachable",
+        "de-us  de-1 -> us-1  wireguard  connecting  -          -       -     us-1 is unreachable; waiting for us-1",
+        "fi-us  fi-1 -> us-1  wireguard  error       -          -       -     us-1 is unreachable; fi-1: no answer",
         "bad    de-1 -> fi-1  -          broken      -          -       -     name: 'x\\n'",
     ]
     assert apply["problems"] == [
