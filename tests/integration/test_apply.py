@@ -118,16 +118,17 @@ def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]
 
 def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     a = world.lab.host("a")
-    mine = {end["node"]: end for end in world.tunnels()["a-b"]["ends"]}["a"]
-    interface, address = mine["interface"], mine["addresses"][1]
-    other = {end["node"]: end for end in world.tunnels()["a-c"]["ends"]}["a"]["interface"]
+    ends = {name: {end["node"]: end for end in world.tunnels()[name]["ends"]}["a"] for name in ("a-b", "a-c")}
+    first, second = ends["a-b"]["interface"], ends["a-c"]["interface"]
+    address = ends["a-b"]["addresses"][1]
     for damage, expected in (
-        (f"ip addr del {address} dev {interface}", {"a-b": [f"address {address} added"]}),
-        (f"systemctl stop wg-quick@{interface}", {"a-b": ["started"]}),
-        (f"rm /etc/wireguard/{interface}.conf", {"a-b": ["conf written"]}),
         (
-            f"ip link set {interface} mtu 1300; systemctl disable --quiet wg-quick@{other}",
-            {"a-b": ["MTU 1440 instead of 1300"], "a-c": ["enabled"]},
+            f"ip addr del {address} dev {first}; systemctl stop wg-quick@{second}",
+            {"a-b": [f"address {address} added"], "a-c": ["started"]},
+        ),
+        (
+            f"rm /etc/wireguard/{first}.conf; ip link set {second} mtu 1300; systemctl disable -q wg-quick@{second}",
+            {"a-b": ["conf written"], "a-c": ["enabled", "MTU 1440 instead of 1300"]},
         ),
     ):
         a.run(damage)
