@@ -10,7 +10,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -268,10 +267,10 @@ def look_units(host, units):
     return answer
 
 
-def last_words(host, unit):
-    """The end of what the programs of a unit's last start said, as one line; not what systemd said about them."""
-    host.look("journalctl", "--sync")  # what they said last may still be on its way
-    text = host.look("journalctl", "--no-pager", "--output=cat", "--lines=12", "_SYSTEMD_UNIT=%s" % unit) or ""
-    # Not the commands that wg-quick shows, nor the box that it draws where it uses wireguard-go.
-    lines = [line for line in text.splitlines() if line.strip() and not re.match("\\[#\\]|[\u2500-\u257f]", line)]
+def last_words(host, unit, program):
+    """The end of what ``program`` said in a unit's last start, as one line."""
+    said = host.look(
+        "journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program
+    )
+    lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith("[#]")]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

@@ -160,6 +160,9 @@ class WireGuard:
         """
         uuid, interface = view["uuid"], view["interface"]
         stood = bool(state) and state["interface"] == interface
+        if not stood:
+            # What bears the name now is another tunnel of ours, which leaves before this one comes.
+            live = {key: _without(found, interface) for key, found in live.items()}
         before = _plan.Before(
             rules=_files.read(self.folders.path(uuid, RULES)),
             conf=_files.read(conf_path(interface)) if stood else None,
@@ -249,7 +252,9 @@ class WireGuard:
             name = unit(plan.interface)
             found = units.get(name, {})
             if plan.start and found.get("active") != "active":
-                failed[plan.view["uuid"]] = Error("%s did not start: %s" % (name, _host.last_words(self.host, name)))
+                failed[plan.view["uuid"]] = Error(
+                    "%s did not start: %s" % (name, _host.last_words(self.host, name, "wg-quick"))
+                )
             elif plan.enable and not found.get("enabled"):
                 failed[plan.view["uuid"]] = Error("%s could not be enabled: %s" % (name, trouble))
         return failed
@@ -309,3 +314,8 @@ class WireGuard:
         there = view["interface"] in live["wg"] and service.get("active") == "active"
         since = service.get("since")
         return there, None if since is None else time.monotonic() - since
+
+
+def _without(found, name):
+    """A part of the live state without one interface."""
+    return {key: value for key, value in found.items() if key != name} if isinstance(found, dict) else found
