@@ -187,7 +187,8 @@ def resolve(names):
 
 def _addresses(name):
     found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-    return sorted({one[4][0] for one in found if "%" not in one[4][0]})
+    addresses = {str(one[4][0]) for one in found}
+    return sorted(address for address in addresses if "%" not in address)
 
 
 # Who drives this host

@@ -30,7 +30,7 @@ try:
     import urllib3
     from requests.utils import get_environ_proxies
 except ImportError:  # told when a Panel is made, in words that help
-    requests = None
+    requests = None  # type: ignore[assignment]
 
 PAGE = 1000  # tunnels asked for at once: the most that the panel gives
 REREADS = 5  # how often a list that changes while it is read is begun anew
@@ -102,7 +102,7 @@ class Panel:
             raise Error("No login for the panel. Give username and password, or a token (MARZBAN_USERNAME, …).")
         self.url = checked_url(url)
         self.id = None  # of the panel, known after its first answer about tunnels
-        self._login = (username, password) if username and password else None
+        self._login: tuple = (username, password) if username and password else ()
         self._token = token
         self._logged_in = False
         self._timeout = _checks.whole(timeout, "timeout", 1, 600)
@@ -348,7 +348,7 @@ class Panel:
 
     def _clean(self, text):
         """``text`` without our secrets, whoever put them there."""
-        for secret in filter(None, [self._token, *(self._login or ())[1:]]):
+        for secret in filter(None, [self._token, *self._login[1:]]):
             text = text.replace(secret, "********")
         return text
 

@@ -19,7 +19,7 @@ try:
     from jinja2 import StrictUndefined, TemplateError
     from jinja2.sandbox import SandboxedEnvironment
 except ImportError:  # a managed node: it fills, and never renders
-    SandboxedEnvironment = None
+    SandboxedEnvironment = None  # type: ignore[assignment,misc]
 
 NODE_VALUES = ("dir", "mtu", "peer_public_key")
 _TOKEN = re.compile(r"@node\.([a-z_]+)@")

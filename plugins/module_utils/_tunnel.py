@@ -38,7 +38,7 @@ class Tunnel:
     @property
     def wanted(self):
         """Whether it should run, as far as is known by now."""
-        return not self.refused and self.view["active"] and not self.waiting_for
+        return self.view is not None and not self.refused and self.view["active"] and not self.waiting_for
 
     def answer(self):
         """Its part of the answer of tunnel_apply."""

@@ -54,7 +54,7 @@ def parse_conf(text):
     ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint":
     (host, port)?, "keepalive": seconds}}, "lines": [what wg itself reads]}``. Raises Error.
     """
-    conf = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
+    conf: dict = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
     section, peer = None, None
     for line in text.split("\n"):
         line = line.partition("#")[0].strip()

@@ -139,8 +139,8 @@ def work(module):
     public = None if make else before
     if make and not check:
         if state is None:
-            new = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"]}
-            folders.write_state(dict(new, interface=None, peer=None, applied={}))
+            about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"]}
+            folders.write_state(dict(about, interface=None, peer=None, applied={}))
         public = protocol.make_key(uuid)
     shown = [protocol.fingerprint(one) if one else None for one in (before, public)]
     old = shown[0] or ("a broken key" if broken else None)
