@@ -86,7 +86,12 @@ class Panel:
             return
         cls.stop()
         cls.directory.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, "PYTHONPATH": str(TOP / "roles/panel/files"), "SUDO_USERNAME": "admin", "SUDO_PASSWORD": password}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(TOP / "roles/panel/files"),
+            "SUDO_USERNAME": "admin",
+            "SUDO_PASSWORD": password,
+        }
         package = [sys.executable, "-m", "marzban_tunnels"]
         if not cls.ca.exists():
             subprocess.run([*package, "certificate", str(cls.directory), "--name", "127.0.0.1"], env=env, check=True)
@@ -99,7 +104,12 @@ class Panel:
                     "serve",
                     *("--database", str(cls.database)),
                     *("--host", "127.0.0.1", "--port", port, "--port-file", str(cls.port_file)),
-                    *("--tls-cert", str(cls.directory / "server.pem"), "--tls-key", str(cls.directory / "server-key.pem")),
+                    *(
+                        "--tls-cert",
+                        str(cls.directory / "server.pem"),
+                        "--tls-key",
+                        str(cls.directory / "server-key.pem"),
+                    ),
                 ],
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -127,9 +137,11 @@ class Panel:
 
 def environment(lab: Lab) -> dict[str, str]:
     """The variables that `ansible-playbook -i inventories/demo` wants. The password is made once and kept."""
-    known = dict(
-        line.removeprefix("export ").split("=", 1) for line in ENVIRONMENT.read_text().splitlines()
-    ) if ENVIRONMENT.exists() else {}
+    known = (
+        dict(line.removeprefix("export ").split("=", 1) for line in ENVIRONMENT.read_text().splitlines())
+        if ENVIRONMENT.exists()
+        else {}
+    )
     return {
         "MARZBAN_USERNAME": "admin",
         "MARZBAN_PASSWORD": known.get("MARZBAN_PASSWORD") or secrets.token_urlsafe(12),
@@ -165,8 +177,10 @@ def up() -> None:
         raise SystemExit(f"demo: ansible-playbook ended with {done.returncode}")
     say(f"done in {time.monotonic() - started:.0f} s")
     here = Path.cwd()
-    shown = {name: path.relative_to(here) if path.is_relative_to(here) else path for name, path in
-             {"environment": ENVIRONMENT, "bin": BIN}.items()}
+    shown = {
+        name: path.relative_to(here) if path.is_relative_to(here) else path
+        for name, path in {"environment": ENVIRONMENT, "bin": BIN}.items()
+    }
     print(f"""
 Look around:
   a host        ssh -F {lab.ssh_config} de-1          then: wg show

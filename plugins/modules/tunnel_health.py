@@ -114,7 +114,8 @@ tunnels:
     status:
       description:
         - V(inactive), the record is not active.
-        - V(connecting), it waits for the other end's public half, or had no handshake in the 3 minutes since it was started.
+        - V(connecting), it waits for the other end's public half, or had no handshake in the 3 minutes since it was
+          started.
         - V(active), a ping inside the tunnel came back.
         - V(error), anything else.
       type: str

@@ -31,7 +31,7 @@ def world(make_world: Callable[..., World]) -> World:
 def fastest(run: Callable[[], object]) -> float:
     """Seconds of the fastest of some runs: the others were disturbed."""
     taken = []
-    for _ in range(TIMES):
+    for _time in range(TIMES):
         start = time.monotonic()
         run()
         taken.append(time.monotonic() - start)
@@ -93,7 +93,7 @@ def test_throughput_beside_a_tunnel_made_by_hand(world: World) -> None:
         "the one by hand works", lambda: a.run(["ping", "-c1", "-W1", places["by hand"]], check=False).returncode == 0
     )
     best = dict.fromkeys(places, 0.0)
-    for _ in range(TIMES):  # in turns, so that a disturbance hits all of them
+    for _time in range(TIMES):  # in turns, so that a disturbance hits all of them
         for name, address in places.items():
             best[name] = max(best[name], throughput(a, address))
     ratio = best["ours"] / best["by hand"]

@@ -253,10 +253,14 @@ def test_nothing_is_removed_with_an_inventory_from_that_panel(world: World, faul
     [
         pytest.param(NO_ROUTE, "Give this panel the tunnels API", id="no route"),
         pytest.param(HTML_404, "Give this panel the tunnels API", id="no route, in HTML"),
-        pytest.param(answer(404, {"detail": "Tunnel not found"}), "Give this panel the tunnels API", id="somebody else"),
+        pytest.param(
+            answer(404, {"detail": "Tunnel not found"}), "Give this panel the tunnels API", id="somebody else"
+        ),
         pytest.param(answer(500, "Internal Server Error", "text/plain"), BROKEN, id="500"),
         pytest.param(drop, "Check url, and that the panel runs", id="nothing"),
-        pytest.param(answer(200, {}, Marzban_Panel_Id="11111111-4b5a-4c6d-8e7f-0a1b2c3d4e5f"), BROKEN, id="another panel"),
+        pytest.param(
+            answer(200, {}, Marzban_Panel_Id="11111111-4b5a-4c6d-8e7f-0a1b2c3d4e5f"), BROKEN, id="another panel"
+        ),
     ],
 )
 def test_only_the_panels_own_word_removes(world: World, faulty: Faulty, rule: Rule, says: str) -> None:

@@ -30,7 +30,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 @pytest.fixture(scope="module")
 def pings(world: World) -> Iterator[dict[str, Pings]]:
-    """Each steady tunnel under pings both ways: IPv4 one way, IPv6 the other. They run from the first test to the last."""
+    """Each steady tunnel under pings both ways, IPv4 one way, IPv6 the other: from the first test to the last."""
     assert world.lab is not None
     running = {}
     for tunnel, source, target in STEADY:

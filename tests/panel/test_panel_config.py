@@ -117,7 +117,7 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
            "ff00::/8", "10.0.0.0/255.0.0.0", "FD00::/8", "x", "10.0.0.0/24; reboot")),
         ({"source": {"routes": ["10.0.0.0/24", "10.0.0.0/24"]}}, "config.source.routes", "twice"),
         ({"source": {"routes": ["10.0.0.0/24"]}, "target": {"routes": ["10.0.0.0/24"]}}, "config.target.routes",
-        "10.0.0.0/24"),
+         "10.0.0.0/24"),
         ({"source": []}, "config.source", ""),
         ({"mtu": 1279}, "config.mtu", "1279"),
         ({"mtu": 9201}, "config.mtu", "9201"),

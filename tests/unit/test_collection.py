@@ -42,19 +42,25 @@ def test_each_module_is_proven_on_real_things(module: str) -> None:
 
 def test_the_action_group_holds_the_modules_that_speak_to_the_panel() -> None:
     runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
-    speakers = {name for name in MODULES if "marzban.tunnels.panel\n" in (TOP / f"plugins/modules/{name}.py").read_text()}
+    speakers = {
+        name for name in MODULES if "marzban.tunnels.panel\n" in (TOP / f"plugins/modules/{name}.py").read_text()
+    }
     group = {name for name in runtime["action_groups"]["panel"] if isinstance(name, str)}  # the other entry is metadata
     assert group == speakers
 
 
 def test_every_file_of_code_says_its_licence() -> None:
     code = [path for path in tracked() if path.suffix in (".py", ".yml", ".j2") or path.parent.name == "tools"]
-    silent = [path for path in code if path.stat().st_size and "SPDX-License-Identifier: " not in path.read_text()[:2000]]
+    silent = [
+        path for path in code if path.stat().st_size and "SPDX-License-Identifier: " not in path.read_text()[:2000]
+    ]
     # antsibull-changelog writes its own file anew at each release, without comments
     assert [path.relative_to(TOP) for path in silent if path.name != "changelog.yaml"] == []
 
 
 def test_what_lives_beside_marzban_is_agpl() -> None:
-    package = [path for path in tracked() if "roles/panel/files" in str(path) and path.suffix == ".py" and path.stat().st_size]
+    package = [
+        path for path in tracked() if "roles/panel/files" in str(path) and path.suffix == ".py" and path.stat().st_size
+    ]
     assert package
     assert [path.name for path in package if "AGPL-3.0-or-later" not in path.read_text()[:300]] == []
