@@ -9,6 +9,7 @@ nothing behind on it.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -69,6 +70,24 @@ class Api:
     def refused(self, method: str, path: str, body: Any, status: int) -> Any:
         """The detail of an error."""
         return self.send(method, path, body, status)["detail"]
+
+
+def key() -> dict[str, str]:
+    """A public half."""
+    return {"public_key": base64.b64encode(os.urandom(32)).decode()}
+
+
+def publish(api: Api, tunnel: Any, node: Any, public: Any) -> Any:
+    """Publish one end's public half."""
+    return api.send(
+        "POST", "/api/tunnels/keys", {"keys": [{"uuid": tunnel["uuid"], "node": node["name"], "public": public}]}
+    )
+
+
+def report(api: Api, tunnel: Any, node: Any, status: str = "active", **fields: Any) -> Any:
+    """Report one end\'s status."""
+    item = {"uuid": tunnel["uuid"], "node": node["name"], "version": tunnel["version"], "status": status} | fields
+    return api.send("POST", "/api/tunnels/status", {"reports": [item]})
 
 
 def client(panel: Panel) -> Api:

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Contract: public halves and measurements (docs/contract.md). Runs against any panel (see conftest)."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.panel.conftest import Api, key, publish, report
+
+Maker = Callable[..., Any]
+Pair = tuple[Any, Any]
+
+
+def test_keys_follow_their_end(api: Api, pair: Pair, make_node: Maker) -> None:
+    tunnel, public = api.tunnel(*pair), [key(), key()]
+    path = f"/api/tunnels/{tunnel['id']}"
+    for node, half in zip(pair, public, strict=True):
+        assert publish(api, tunnel, node, half) == {"updated": 1, "rejected": []}
+        assert publish(api, tunnel, node, half) == {"updated": 0, "rejected": []}, "the same key changes nothing"
+        report(api, tunnel, node, measured={"rtt_ms": 1.5})
+    seen = api.send("GET", path)
+    assert [end["public"] for end in seen["ends"]] == public
+    assert (seen["version"], seen["status"], seen["updated_at"]) == (1, "active", tunnel["updated_at"])
+    renamed = api.send("PUT", path, {"config": '{"source": {"port": 4000}}'})
+    assert [end["public"] for end in renamed["ends"]] == public, "neither lost with a new config"
+    assert [end["status"] for end in renamed["ends"]] == [None, None]
+    assert renamed["status"] == "connecting"
+    third = make_node()
+    moved = api.send("PUT", path, {"source_node_id": third["id"]})
+    assert [end["public"] for end in moved["ends"]] == [None, public[1]]
+    assert (moved["ends"][0]["measured"], moved["ends"][0]["age"]) == (None, None)
+    assert moved["ends"][0]["node"] == third["name"]
+    assert [end["addresses"] for end in moved["ends"]] == [end["addresses"] for end in tunnel["ends"]]
+    swapped = api.send("PUT", path, {"source_node_id": pair[1]["id"], "target_node_id": third["id"]})
+    assert [end["public"] for end in swapped["ends"]] == [None, None]
+    publish(api, tunnel, third, public[0])
+    other = api.send("PUT", path, {"tunnel_type": "openvpn"})
+    assert [end["public"] for end in other["ends"]] == [None, None]
+    assert "openvpn" in publish(api, tunnel, third, public[0])["rejected"][0]["detail"]
+
+
+def test_keys_in_bulk(api: Api, pair: Pair) -> None:
+    first, second = api.tunnel(*pair), api.tunnel(*pair)
+    a, b = key(), key()
+    stranger = str(uuid.uuid4())
+    items = [
+        {"uuid": first["uuid"], "node": pair[0]["name"], "public": a},
+        {"uuid": stranger, "node": pair[0]["name"], "public": a},
+        {"uuid": second["uuid"], "node": "nobody", "public": a},
+        {"uuid": second["uuid"], "node": pair[1]["name"], "public": b},
+        {"uuid": second["uuid"], "node": pair[1]["name"], "public": a},
+        {"uuid": first["uuid"], "node": pair[1]["name"], "public": a},
+    ]
+    answer = api.send("POST", "/api/tunnels/keys", {"keys": items})
+    assert answer["updated"] == 2
+    assert [(item["uuid"], item["node"]) for item in answer["rejected"]] == [
+        (stranger, pair[0]["name"]),
+        (second["uuid"], "nobody"),
+        (second["uuid"], pair[1]["name"]),
+        (first["uuid"], pair[1]["name"]),
+    ]
+    assert all(item["detail"] for item in answer["rejected"])
+    assert [end["public"] for end in api.send("GET", f"/api/tunnels/{second['id']}")["ends"]] == [None, b]
+    assert api.send("POST", "/api/tunnels/keys", {"keys": []}) == {"updated": 0, "rejected": []}
+
+
+@pytest.mark.parametrize(
+    ("public", "wrong"),
+    [
+        ({"public_key": base64.b64encode(bytes(32)).decode()}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(bytes(range(31))).decode()}, "keys.0.public.public_key"),
+        ({"public_key": "A" * 42 + "B="}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(bytes(range(32))).decode() + "\n"}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(bytes(range(32))).decode(), "private_key": "x"}, "keys.0.public.private_key"),
+        ({}, "keys.0.public.public_key"),
+        (None, "keys.0.public"),
+        ("key", "keys.0.public"),
+    ],
+)
+def test_only_public_halves_are_taken(api: Api, pair: Pair, public: Any, wrong: str) -> None:
+    tunnel = api.tunnel(*pair)
+    body = {"keys": [{"uuid": tunnel["uuid"], "node": pair[0]["name"], "public": public}]}
+    detail = api.refused("POST", "/api/tunnels/keys", body, 422)
+    assert set(detail) == {wrong}
+    if isinstance(public, dict) and public.get("public_key"):
+        assert public["public_key"].strip() not in detail[wrong], "what may be a secret isn't sent back"
+    assert [end["public"] for end in api.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"]] == [None, None]
+
+
+def test_status(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    path = f"/api/tunnels/{tunnel['id']}"
+    never = api.send("GET", path + "/status")
+    assert {key: never[key] for key in ("tunnel_id", "status", "is_active", "stale", "age")} == {
+        "tunnel_id": tunnel["id"],
+        "status": "connecting",
+        "is_active": True,
+        "stale": True,
+        "age": None,
+    }
+    assert never["last_updated"] == tunnel["updated_at"]
+    measured = {"handshake_age": 5, "rx_bytes": 2**40, "tx_bytes": 0, "rtt_ms": 0.5, "loss_percent": 12.5}
+    assert report(api, tunnel, pair[0], measured=measured) == {"updated": 1, "rejected": []}
+    seen = api.send("GET", path + "/status")
+    assert (seen["status"], seen["stale"]) == ("active", False)
+    assert seen["age"] < 30
+    source, target = seen["ends"]
+    assert (source["node"], source["status"], source["measured"], source["stale"]) == (
+        pair[0]["name"],
+        "active",
+        measured,
+        False,
+    )
+    assert (target["status"], target["measured"], target["age"], target["stale"]) == (None, None, None, True)
+    report(api, tunnel, pair[1], "error", error="no answer\nfrom \u202efi-1" + "x" * 2000)
+    seen = api.send("GET", path + "/status")
+    assert seen["status"] == "error"
+    assert seen["ends"][1]["error"].startswith("no answer from fi-1x")
+    assert len(seen["ends"][1]["error"]) == 1000
+    assert api.send("GET", path)["status"] == "error"
+    api.send("POST", path + "/deactivate")
+    off = api.send("GET", path + "/status")
+    assert (off["status"], off["is_active"], off["ends"][1]["error"]) == ("inactive", False, None)
+    assert api.refused("GET", "/api/tunnels/2000000000/status", None, 404) == "Tunnel not found"
+
+
+def test_reports_about_another_version(api: Api, pair: Pair) -> None:
+    tunnel = api.tunnel(*pair)
+    api.send("PUT", f"/api/tunnels/{tunnel['id']}", {"is_active": False})
+    answer = report(api, tunnel, pair[0])
+    assert answer["updated"] == 0
+    assert "version" in answer["rejected"][0]["detail"]
+    assert report(api, tunnel | {"version": 2}, pair[0], "inactive")["updated"] == 1
+    assert "nobody" in report(api, tunnel | {"version": 2}, {"name": "nobody"})["rejected"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"status": "fine"}, "reports.0.status"),
+        ({"version": 0}, "reports.0.version"),
+        ({"measured": {"rtt_ms": -1}}, "reports.0.measured.rtt_ms"),
+        ({"measured": {"loss_percent": 101}}, "reports.0.measured.loss_percent"),
+        ({"measured": {"rx_bytes": 1.5}}, "reports.0.measured.rx_bytes"),
+        ({"measured": {"key": "x"}}, "reports.0.measured.key"),
+        ({"private_key": "x"}, "reports.0.private_key"),
+    ],
+)
+def test_bad_reports(api: Api, pair: Pair, fields: Any, wrong: str) -> None:
+    tunnel = api.tunnel(*pair)
+    item = {"uuid": tunnel["uuid"], "node": pair[0]["name"], "version": 1, "status": "active"} | fields
+    assert set(api.refused("POST", "/api/tunnels/status", {"reports": [item]}, 422)) == {wrong}
