@@ -183,7 +183,7 @@ class Apply:
         owners = {
             s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free
         }
-        planned = {}
+        planned: dict = {}
         for tunnel in wanted:
             view, name = tunnel.view, tunnel.view["interface"]
             try:

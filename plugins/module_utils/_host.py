@@ -251,7 +251,7 @@ def _plain_address(text):
 
 def look_units(host, units):
     """``{unit: {"load", "active", "enabled", "since"}}``; ``since`` is seconds of the monotonic clock, or None."""
-    answer = {}
+    answer: dict = {}
     if not units:
         return answer
     names = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
@@ -270,8 +270,6 @@ def look_units(host, units):
 
 def last_words(host, unit, program):
     """The end of what ``program`` said in a unit's last start, as one line."""
-    said = host.look(
-        "journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program
-    )
+    said = host.look("journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program)
     lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith("[#]")]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

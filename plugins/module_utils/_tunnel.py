@@ -58,7 +58,8 @@ class Tunnel:
 
 def accept(raws, templates, panel, types):
     """The Tunnels of the views of these types; those that can't be used are refused. ``raws`` holds anything."""
-    tunnels, taken = [], {}
+    tunnels: list = []
+    taken: dict = {}
     for raw, template in zip(raws, templates):
         tunnel = Tunnel(raw, template)
         if tunnel.seen["type"] is not None and tunnel.seen["type"] not in types:

@@ -269,7 +269,7 @@ class WireGuard:
 
     def release(self, places):
         """Takes ``{interface: uuid}`` down and removes what belongs to them. What failed: ``{interface: Error}``."""
-        failed = {}
+        failed: dict = {}
         if not places:
             return failed
         units = [unit(name) for name in sorted(places)]

@@ -144,7 +144,7 @@ def parse_dump(text):
     ``text`` is the output of `wg show all dump`. The private and pre-shared keys in it are left out here, and it goes
     nowhere else.
     """
-    interfaces = {}
+    interfaces: dict = {}
     for line in text.splitlines():
         words = line.split("\t")
         if len(words) == 5:
