@@ -133,7 +133,7 @@ class WireGuard:
         }
 
     def _look_tables(self):
-        """``{table: digest of what nft lists}`` of our tables. How nft lists differs between releases: nothing parses it."""
+        """``{table: digest of what nft lists}`` of our tables. Its form differs between releases: nothing parses it."""
         # All tables of the family: nft 1.0.6 fails on a script that lists two by their names.
         listing = self.host.look("nft", "-s", "list", "ruleset", "inet") or ""
         found = {}
@@ -197,7 +197,7 @@ class WireGuard:
     # Doing it
 
     def do(self, plans):
-        """Carries the plans out: what runs is changed hot, what doesn't is started together. What failed: ``{uuid: Error}``."""
+        """Carries the plans out: what runs is changed hot, the rest started together. Failed: ``{uuid: Error}``."""
         failed = {}
         for plan in plans:
             try:
