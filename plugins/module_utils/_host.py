@@ -46,12 +46,9 @@ class Host:
         except CommandError:
             return None
 
-    def look_json(self, *argv):
-        """What a command says in JSON; an empty list when it fails."""
-        try:
-            return json.loads(self.look(*argv) or "[]")
-        except ValueError:
-            return []
+    def must_look(self, *argv):
+        """The same where a wrong answer would do harm: None only when the program isn't there. Raises CommandError."""
+        return self._run(argv) if self.has(argv[0]) else None
 
     def run(self, *argv, **options):
         """The output of a command that may change the host. Raises CommandError.
@@ -95,10 +92,18 @@ class Host:
 # Interfaces and routes
 
 
+def _json(text, what):
+    """What a command said in JSON; nothing where it said nothing."""
+    try:
+        return json.loads(text or "[]")
+    except ValueError:
+        raise Error("%s gave no JSON: iproute2 4.17 or newer is needed" % what) from None
+
+
 def look_links(host):
     """``{interface: {"up", "mtu", "addresses": [canonical]}}`` of all interfaces, link-local addresses left out."""
     links = {}
-    for link in host.look_json("ip", "-j", "addr", "show"):
+    for link in _json(host.must_look("ip", "-j", "addr", "show"), "ip -j addr"):
         if "ifname" not in link:  # older iproute2 prints empty objects
             continue
         addresses = [
@@ -118,7 +123,8 @@ def look_routes(host):
     """``[(network, interface or None, made by the kernel)]`` of the main table, both families."""
     routes = []
     for family, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
-        for route in host.look_json("ip", "-j", family, "route", "show", "table", "main"):
+        said = host.must_look("ip", "-j", family, "route", "show", "table", "main")
+        for route in _json(said, "ip -j route"):
             text = everything if route.get("dst") == "default" else route.get("dst")
             try:
                 network = ipaddress.ip_network(text)
@@ -142,7 +148,7 @@ def covers(route, addresses):
 
 def path_mtu(host, address, links):
     """The MTU of the route to ``address`` in bytes, or None where there is no route."""
-    for route in host.look_json("ip", "-j", "route", "get", address):
+    for route in _json(host.look("ip", "-j", "route", "get", address), "ip -j route get"):
         for metrics in route.get("metrics") or []:
             if "mtu" in metrics:
                 return metrics["mtu"]
@@ -255,7 +261,7 @@ def look_units(host, units):
     if not units:
         return answer
     names = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
-    for block in (host.look("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
+    for block in (host.must_look("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
         if "Id" in values:
             since = values.get("ActiveEnterTimestampMonotonic", "0")

@@ -125,12 +125,19 @@ class WireGuard:
     def look_briefly(self, interfaces):
         """What changes by itself: whether the tunnels run, handshakes and counters."""
         names = {unit(name): name for name in interfaces}
-        units = _host.look_units(self.host, sorted(names))
+        units = {names[one]: found for one, found in _host.look_units(self.host, sorted(names)).items() if one in names}
+        wg = self._look_wg()
+        if not all(name in wg for name, found in units.items() if found["active"] == "active"):
+            wg = self._look_wg()  # wg may stumble over an interface that somebody takes down at this moment
         return {
-            "wg": text.parse_dump(self.host.look("wg", "show", "all", "dump") or ""),
-            "units": {names[one]: found for one, found in units.items() if one in names},
+            "wg": wg,
+            "units": units,
             "now": time.time(),
         }
+
+    def _look_wg(self):
+        # The shell, because wg tells of the other interfaces even if it fails on one.
+        return text.parse_dump(self.host.look("sh", "-c", "wg show all dump || true") or "")
 
     def _look_tables(self):
         """``{table: digest of what nft lists}`` of our tables. Its form differs between releases: nothing parses it."""
@@ -274,7 +281,8 @@ class WireGuard:
             return failed
         units = [unit(name) for name in sorted(places)]
         # What didn't come down is looked at below.
-        self.host.attempt("systemctl", "disable", "--quiet", "--now", *units, timeout=START_TIMEOUT + 2 * len(units))
+        self.host.attempt("systemctl", "stop", *units, timeout=START_TIMEOUT + 2 * len(units))
+        self.host.attempt("systemctl", "disable", "--quiet", *units)
         self.host.attempt("systemctl", "reset-failed", *units)
         live = self.look(list(places))
         for name, uuid in places.items():

@@ -28,6 +28,8 @@ class Told(_host.Host):
     def look(self, *argv, **options):
         return self.outputs.get(argv[0])
 
+    must_look = look
+
 
 # Commands
 
@@ -45,6 +47,10 @@ def test_commands_tell_what_failed_but_no_secret():
     with pytest.raises(_host.CommandError, match="can't be run"):
         host.run("no-such-program")
     assert host.look("no-such-program") is None
+    assert host.must_look("no-such-program") is None
+    assert host.look("false") is None
+    with pytest.raises(_host.CommandError):
+        host.must_look("false")
     with pytest.raises(AssertionError):
         _host.Host(check=True).run("true")
 
@@ -60,6 +66,8 @@ def test_interfaces():
     )
     assert _host.look_links(told) == {"mz3": {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31"]}}
     assert _host.look_links(Told()) == {}
+    with pytest.raises(Error, match="iproute2"):
+        _host.look_links(Told(ip="1: lo: <LOOPBACK>"))
 
 
 def test_routes():
