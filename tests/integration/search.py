@@ -33,7 +33,12 @@ def _base64_anywhere(data: bytes) -> Iterator[bytes]:
 
 def forms(data: bytes) -> dict[str, bytes]:
     """The forms in which ``data`` may stand somewhere; base64 without padding, so that it is found with it too."""
-    found = {"raw": data, "hex": data.hex().encode(), "HEX": data.hex().upper().encode(), "repr": repr(data)[2:-1].encode()}
+    found = {
+        "raw": data,
+        "hex": data.hex().encode(),
+        "HEX": data.hex().upper().encode(),
+        "repr": repr(data)[2:-1].encode(),
+    }
     for place, text in enumerate(_base64_anywhere(data)):
         found[f"base64 at {place}"] = text
         found[f"urlsafe base64 at {place}"] = text.translate(bytes.maketrans(b"+/", b"-_"))
@@ -103,7 +108,11 @@ def files(folders: Iterable[Path], since: float = 0, leave_out: Iterable[Path] =
                     seen = path.lstat()
                 except OSError:
                     continue
-                if stat.S_ISREG(seen.st_mode) and max(seen.st_mtime, seen.st_ctime) >= since and str(path) not in skipped:
+                if (
+                    stat.S_ISREG(seen.st_mode)
+                    and max(seen.st_mtime, seen.st_ctime) >= since
+                    and str(path) not in skipped
+                ):
                     yield path
 
 

@@ -79,7 +79,9 @@ class Evidence:
 
     def private(self) -> Searcher:
         """Finds the private keys of all hosts."""
-        return Searcher({f"{host}'s {key}": key_forms(text) for host, keys in self.keys.items() for key, text in keys.items()})
+        return Searcher(
+            {f"{host}'s {key}": key_forms(text) for host, keys in self.keys.items() for key, text in keys.items()}
+        )
 
     def tokens(self) -> set[str]:
         """All tokens that the panel gave out."""
@@ -89,7 +91,10 @@ class Evidence:
     def login(self) -> Searcher:
         """Finds the panel's password, and the tokens."""
         secrets = {"the password": forms(self.world.panel.password.encode())}
-        secrets |= {f"token …{token[-4:]}": {"plain": token.encode(), "signature": token[-40:].encode()} for token in self.tokens()}
+        secrets |= {
+            f"token …{token[-4:]}": {"plain": token.encode(), "signature": token[-40:].encode()}
+            for token in self.tokens()
+        }
         return Searcher(secrets)
 
 
@@ -224,7 +229,10 @@ def on_host(evidence: Evidence, name: str, searcher: Searcher) -> dict[str, set[
     inside = Path(f"/proc/{host.leader}/root")
     tops = [*(host.directory / "upper",), inside]
     found |= searcher.find_in(*(inside / place for place in ("run", "tmp", "dev/shm", "var/tmp")))
-    return {f"/{next(path.relative_to(top) for top in tops if path.is_relative_to(top))}": what for path, what in found.items()}
+    return {
+        f"/{next(path.relative_to(top) for top in tops if path.is_relative_to(top))}": what
+        for path, what in found.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -269,7 +277,9 @@ def test_the_controller_holds_no_key(evidence: Evidence) -> None:
     assert list(evidence.kept.glob("*/AnsiballZ_*")), "modules were kept"
     assert world.panel.database.is_relative_to(world.directory)
     assert evidence.private().find_in(world.directory) == {}
-    assert evidence.private().find_in(Path(tempfile.gettempdir()), since=evidence.began, leave_out=[world.directory]) == {}
+    assert (
+        evidence.private().find_in(Path(tempfile.gettempdir()), since=evidence.began, leave_out=[world.directory]) == {}
+    )
 
 
 def test_the_panel_answers_no_key(evidence: Evidence) -> None:
@@ -311,11 +321,22 @@ def test_a_password_and_a_token_as_variables_are_not_shown(evidence: Evidence, t
     assert world.lab is not None
     given = tmp_path / "vault.json"
     before = evidence.login()
-    for variables in ({"marzban_username": "admin", "marzban_password": world.panel.password}, {"marzban_token": world.panel.token()}):
+    for variables in (
+        {"marzban_username": "admin", "marzban_password": world.panel.password},
+        {"marzban_token": world.panel.token()},
+    ):
         given.write_text(json.dumps(variables))
-        run = world.apply(*LOUD, "-e", f"@{given}", env={"MARZBAN_USERNAME": "", "MARZBAN_PASSWORD": "", "MARZBAN_TOKEN": ""}, inventory=world.static())
+        run = world.apply(
+            *LOUD,
+            "-e",
+            f"@{given}",
+            env={"MARZBAN_USERNAME": "", "MARZBAN_PASSWORD": "", "MARZBAN_TOKEN": ""},
+            inventory=world.static(),
+        )
         assert run.code == 0, run.text
-        searcher = Searcher({"given": forms(str(variables.get("marzban_password") or variables["marzban_token"]).encode())})
+        searcher = Searcher(
+            {"given": forms(str(variables.get("marzban_password") or variables["marzban_token"]).encode())}
+        )
         assert not searcher.find(run.text + json.dumps(run.events))
         assert not before.find(run.text + json.dumps(run.events))
         for name in world.lab.hosts:

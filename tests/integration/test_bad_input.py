@@ -1,0 +1,340 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad input, through the modules, over the API, and written past the validation straight into the panel's database.
+
+Each gets an error that names the field, the value and the mend, before anything is touched; and the other tunnels of
+the same run work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.world import Run, World
+
+pytestmark = pytest.mark.lab
+
+OWNED = "/tmp/marzban-tunnels-owned"  # what the bad strings would make, if a shell or a conf ever took them in
+NAMES = {
+    "newline": f"x\nPostUp = touch {OWNED}",
+    "double quote": 'x"y',
+    "single quote": "x'y",
+    "semicolon": f"x;touch {OWNED}",
+    "command": f"x$(touch {OWNED})",
+    "backticks": f"x`touch {OWNED}`",
+    "parent folder": "../x",
+    "300 characters": "x" * 300,
+    "right to left": "x\u202ey",
+    "zero width": "x\u200by",
+    "empty": "",
+    "option": "-x",
+    "at": "x@y",
+}
+NODE_NAMES = {
+    **NAMES,
+    "localhost": "localhost",
+    "LocalHost": "LocalHost",
+    "wide localhost": "\uff4cocalhost",
+    "loopback": "127.0.0.1",
+    "everybody": "all",
+    "group": "marzban_nodes",
+    "pattern": "x*",
+    "list": "x,y",
+    "exclusion": "!x",
+}
+ADDRESSES = {
+    "spaces": " not a host ",
+    "with a port": "203.0.113.1:22",
+    "too large": "203.0.113.256",
+    "three parts": "203.0.113",
+    "unspecified": "0.0.0.0",
+    "url": "http://203.0.113.1",
+    "option of ssh": f"-oProxyCommand=touch {OWNED}",
+    "newline": f"203.0.113.1\nPostUp = touch {OWNED}",
+}
+# What breaks the schema: config, field (below "config"), value
+CONFIGS: dict[str, tuple[dict[str, Any], str, Any]] = {
+    "mtu": ({"mtu": 100}, "mtu", 100),
+    "mtu as text": ({"mtu": "1400"}, "mtu", "1400"),
+    "mtu as truth": ({"mtu": True}, "mtu", True),
+    "keepalive": ({"keepalive": -1}, "keepalive", -1),
+    "dial": ({"dial": "nobody"}, "dial", "nobody"),
+    "transport": ({"transport": "sctp"}, "transport", "sctp"),
+    "end": ({"source": []}, "source", []),
+    "port": ({"source": {"port": 65536}}, "source.port", 65536),
+    "no port": ({"target": {"port": 0}}, "target.port", 0),
+    "address": ({"source": {"addresses": ["10.0.0.300/31"]}}, "source.addresses[0]", "10.0.0.300/31"),
+    "network": ({"source": {"addresses": ["10.0.0.0/24"]}}, "source.addresses[0]", "10.0.0.0/24"),
+    "default route": ({"target": {"routes": ["0.0.0.0/0"]}}, "target.routes[0]", "0.0.0.0/0"),
+    "host bits": ({"target": {"routes": ["10.0.0.1/8"]}}, "target.routes[0]", "10.0.0.1/8"),
+    "interface": ({"source": {"interface": "../x"}}, "source.interface", "../x"),
+    "others' interface": ({"source": {"interface": "eth0"}}, "source.interface", "eth0"),
+    "long interface": ({"source": {"interface": "sixteen-letters-"}}, "source.interface", "sixteen-letters-"),
+    "endpoint": ({"target": {"endpoint": "a b"}}, "target.endpoint", "a b"),
+}
+END = {"source": "a", "target": "b"}
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    world.tunnel(
+        "good",
+        "a",
+        "b",
+        {
+            "source": {"port": 31000, "interface": "good0", "addresses": ["10.50.0.0/31"]},
+            "target": {"addresses": ["10.50.0.1/31"]},
+        },
+    )
+    return world
+
+
+# Through the modules
+
+
+@dataclass
+class Case:
+    """A module's options, and the field and the value that its error names."""
+
+    module: str
+    options: dict[str, Any]
+    field: str
+    value: Any
+    more: tuple[str, ...] = field(default=())
+
+
+def cases() -> dict[str, Case]:
+    found = {}
+    for what, name in NODE_NAMES.items():
+        found[f"node: name: {what}"] = Case("node", {"name": name, "address": "203.0.113.9"}, "name", name)
+    for what, address in ADDRESSES.items():
+        found[f"node: address: {what}"] = Case("node", {"name": "x", "address": address}, "address", address)
+    for port in (0, 65536, -1):
+        found[f"node: port: {port}"] = Case("node", {"name": "x", "address": "203.0.113.9", "port": port}, "port", port)
+    for what, name in NAMES.items():
+        found[f"tunnel: name: {what}"] = Case("tunnel", {"name": name, **END}, "name", name)
+    found["tunnel: source: unknown"] = Case(
+        "tunnel", {"name": "x", "source": "no\nbody", "target": "b"}, "source", "no\nbody"
+    )
+    found["tunnel: target: the same"] = Case("tunnel", {"name": "x", "source": "a", "target": "a"}, "target", "a")
+    for what, (config, where, value) in CONFIGS.items():
+        options = {"name": "x", **END, "config": config}
+        found[f"tunnel: config: {what}"] = Case("tunnel", options, f"config.{where}", value)
+    # In a list with tunnels that are in order: these are not written either.
+    for what in ("newline", "command", "300 characters", "right to left"):
+        options = {"tunnels": [{"name": "fine", **END}, {"name": NAMES[what], **END}]}
+        found[f"tunnel_set: name: {what}"] = Case("tunnel_set", options, "tunnels[1].name", NAMES[what])
+    for what in ("port", "default route", "interface"):
+        config, where, value = CONFIGS[what]
+        options = {"tunnels": [{"name": "fine", **END}, {"name": "x", **END, "config": config}]}
+        found[f"tunnel_set: config: {what}"] = Case("tunnel_set", options, f"tunnels[1].config.{where}", value)
+    return found
+
+
+CASES = cases()
+
+
+@pytest.fixture(scope="module")
+def told(world: World) -> dict[str, str]:
+    """All cases in one run, each failed, and what it said; nothing was written."""
+    before = (world.panel.writes(), world.api("GET", "/nodes"), world.tunnels())
+    tasks = [
+        {"name": what, f"marzban.tunnels.{one.module}": one.options, "ignore_errors": True}
+        for what, one in CASES.items()
+    ]
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+        "tasks": tasks,
+    }
+    run = world.play([play], inventory="localhost,")
+    assert (world.panel.writes(), world.api("GET", "/nodes"), world.tunnels()) == before
+    return {event["task"]: event["result"]["msg"] for event in run.events if event["outcome"] == "failed"}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_module_refuses(told: dict[str, str], what: str) -> None:
+    case, text = CASES[what], told[what]
+    assert text.isprintable(), "no control character and no mark of direction reaches the terminal"
+    expect_named(text, case.field, case.value)
+
+
+def expect_named(text: str, where: str, value: Any) -> None:
+    """The error names the field and the value (its beginning, and escaped), and a mend follows."""
+    start = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in repr(value)[:60])
+    assert text.startswith(f"{where}: {start}"), text
+    assert re.search(r"can't be used\. \S.{10,}[.?)]", text), text
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ({"source": {"port": 31000}}, "source.port"),
+        ({"source": {"interface": "good0"}}, "source.interface"),
+        ({"source": {"addresses": ["10.50.0.0/31"]}, "target": {"addresses": ["10.50.0.1/31"]}}, "source.addresses"),
+    ],
+)
+def test_what_is_taken_is_refused_by_the_panel(world: World, config: dict[str, Any], where: str) -> None:
+    before = world.tunnels()
+    body = {
+        "name": "x",
+        "source_node_id": 1,
+        "target_node_id": 2,
+        "tunnel_type": "wireguard",
+        "config": json.dumps(config),
+    }
+    detail = world.api("POST", "/tunnels", expect=409, json=body)["detail"]
+    role, key = where.split(".")
+    value = config[role][key]
+    for words in (where, str(value[0] if isinstance(value, list) else value), "good"):
+        assert words in detail
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+        "tasks": [{"marzban.tunnels.tunnel": {"name": "x", **END, "config": config}}],
+    }
+    run = world.play([play], inventory="localhost,")
+    assert run.code == 2
+    assert detail in run.events[0]["result"]["msg"], "the module passes on what the panel says"
+    assert world.tunnels() == before
+
+
+# Over the API
+
+
+@pytest.mark.parametrize("what", NAMES)
+def test_the_api_refuses_a_name(world: World, what: str) -> None:
+    expect_422(world, {"name": NAMES[what]}, "name", NAMES[what])
+
+
+@pytest.mark.parametrize("what", CONFIGS)
+def test_the_api_refuses_a_config(world: World, what: str) -> None:
+    config, where, value = CONFIGS[what]
+    expect_422(world, {"config": json.dumps(config)}, re.sub(r"\[(\d+)\]", r".\1", f"config.{where}"), value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '"x"', "null", "{", "{}{}", '{"mtu": NaN}', "{" * 5000, '{"x": "' + "y" * 65536 + '"}']
+)
+def test_the_api_refuses_what_is_no_object(world: World, text: str) -> None:
+    expect_422(world, {"config": text}, "config", None)
+
+
+def expect_422(world: World, fields: dict[str, Any], where: str, value: Any) -> None:
+    before = world.tunnels()
+    good = before["good"]
+    body = {"name": "x", "source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "config": "{}"}
+    for method, path, sent in (("POST", "/tunnels", {**body, **fields}), ("PUT", f"/tunnels/{good['id']}", fields)):
+        detail = world.api(method, path, expect=422, json=sent)["detail"]
+        (said,) = (text for name, text in detail.items() if name.startswith(where))
+        assert len(said) > 20, said
+        assert said.isprintable()
+    assert world.tunnels() == before
+
+
+# Past the validation
+
+INJECTED = f"10.8.0.1/31\nPostUp = touch {OWNED}"
+PAST: dict[str, tuple[str, Any, str]] = {
+    # what → statement for the tunnel's id, value, field that the error names
+    "default route": (
+        "UPDATE tunnels SET config = json_object('target', json_object('routes', json_array(:value))) WHERE id = :id",
+        "0.0.0.0/0",
+        "config.target.routes[0]",
+    ),
+    "config": ("UPDATE tunnels SET config = :value WHERE id = :id", "[]", "config"),
+    "config text": ("UPDATE tunnels SET config = :value WHERE id = :id", "{'mtu': 1}", "config"),
+    "endpoint": (
+        "UPDATE tunnels SET config = json_object('target', json_object('endpoint', :value)) WHERE id = :id",
+        f"203.0.113.1\nPostUp = touch {OWNED}",
+        "config.target.endpoint",
+    ),
+    "interface": ("UPDATE tunnel_ends SET interface = :value WHERE tunnel_id = :id", "../x", "source.interface"),
+    "the cable": ("UPDATE tunnel_ends SET interface = :value WHERE tunnel_id = :id", "eth0", "source.interface"),
+    "address": (
+        "UPDATE tunnel_addresses SET address = :value WHERE tunnel_id = :id AND role = 'source' AND position = 0",
+        INJECTED,
+        "source.addresses[0]",
+    ),
+    "port": ("UPDATE tunnel_ends SET port = :value WHERE tunnel_id = :id", 99999, "source.port"),
+    "name": ("UPDATE tunnels SET name = :value WHERE id = :id", f"x\nPostUp = touch {OWNED}", "name"),
+    "uuid": ("UPDATE tunnels SET uuid = :value WHERE id = :id", "../../../tmp/marzban-tunnels-owned", "uuid"),
+    "type": ("UPDATE tunnels SET tunnel_type = :value WHERE id = :id", f"x;touch {OWNED}", "tunnel_type"),
+    "key": (
+        "UPDATE tunnel_ends SET public = json_object('public_key', :value) WHERE tunnel_id = :id AND role = 'source'",
+        f"x\nPostUp = touch {OWNED}",
+        "source.public.public_key",
+    ),
+    "node": ("UPDATE nodes SET name = :value WHERE name = 'c'", f"c;touch {OWNED}", "target.node"),
+}
+
+
+@pytest.fixture(scope="module")
+def past(world: World) -> tuple[Run, dict[str, dict[str, Any]]]:
+    """One run with a broken record of each kind beside the good one; and the records as they were before."""
+    world.api("POST", "/node", json={"name": "c", "address": "203.0.113.9", "add_as_new_host": False})
+    records = {what: world.tunnel(what, "a", "c" if what == "node" else "b") for what in PAST}
+    with sqlite3.connect(world.panel.database) as database:
+        for what, (statement, value, _field) in PAST.items():
+            assert database.execute(statement, {"value": value, "id": records[what]["id"]}).rowcount, what
+    database.close()
+    return world.apply(), records
+
+
+@pytest.mark.parametrize("what", PAST)
+def test_a_record_past_the_validation_is_told(past: tuple[Run, dict[str, dict[str, Any]]], what: str) -> None:
+    run, records = past
+    _statement, value, where = PAST[what]
+    broken = {one["id"]: one for answer in run.results("tunnel_views") for one in answer["broken"]}
+    expect_named(broken[records[what]["id"]]["error"], where, value)
+    start = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in repr(value)[:60])
+    assert any(line.startswith("! ") and f"{where}: {start}" in line for line in run.text.splitlines()), run.text
+
+
+def test_a_record_past_the_validation_touches_nothing_and_stops_no_other(
+    world: World, past: tuple[Run, dict[str, dict[str, Any]]]
+) -> None:
+    run, records = past
+    assert world.lab is not None
+    assert run.code == 0, run.text
+    world.expect_traffic(("good", "a", "b"))
+    for name, host in world.lab.hosts.items():
+        assert {tunnel["name"] for answer in run.results("tunnel_apply", name) for tunnel in answer["tunnels"]} == {
+            "good"
+        }
+        interface = next(end["interface"] for end in world.tunnels()["good"]["ends"] if end["node"] == name)
+        assert host.run("wg show interfaces").stdout.split() == [interface]
+        assert host.run("ls /etc/wireguard").stdout.split() == [f"{interface}.conf"]
+        assert host.run("ls -A /etc/marzban/tunnels").stdout.split() == [world.tunnels()["good"]["uuid"]]
+        assert not (host.root / OWNED.lstrip("/")).exists()
+        assert host.run(f"ls -d {OWNED}", check=False).returncode != 0
+    assert not Path(OWNED).exists()
+    sent = [line for line in world.panel.log_lines() if line["path"] == "/api/tunnels/keys"]
+    assert len(sent) == 1
+    keys = {end["node"]: end["public"] for end in world.tunnels()["good"]["ends"]}
+    assert all(keys.values())
+    assert all(
+        end["public"] is None
+        for one in world.api("GET", "/tunnels")
+        if one["id"] != world.tunnels()["good"]["id"]
+        for end in one["ends"]
+        if one["id"] != records["key"]["id"]
+    )
+
+
+def test_the_inventory_names_the_node_that_it_leaves_out(past: tuple[Run, dict[str, dict[str, Any]]]) -> None:
+    run, _records = past
+    flat = " ".join(run.text.split())
+    assert f"'{PAST['node'][1]}'" in flat
+    assert "is left out" in flat
