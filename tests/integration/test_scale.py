@@ -76,7 +76,6 @@ def test_fifty_tunnels_are_as_many_tasks_as_one(world: World) -> None:
     assert (modules(world, "a"), modules(world, "b")) == (before[0] + 1, before[1] + 1), "more than one round"
     assert asked_for_many == asked_for_one
     assert still_asked_for_many == still_asked_for_one
-    print(still_asked_for_many)
     assert len(still_asked_for_many) <= 7
 
 
