@@ -70,6 +70,7 @@ def read(world: World, config: dict[str, Any] | None = None, *words: str, **env:
     """The inventory that a file with this ``config`` gives. Groups are asked of ``--list``, empty ones are left out."""
     path = world.directory / "test.marzban.yml"
     path.write_text(json.dumps({"plugin": "marzban.tunnels.nodes", **(config or {})}))
+    env = {"MARZBAN_TOKEN": str(world.session.headers["Authorization"]).split()[1], **env}  # saves a login
     return Inventory(world.command("ansible-inventory", "-i", str(path), "--list", *words, **env))
 
 
@@ -154,13 +155,16 @@ def test_constructed(world: World) -> None:
 def test_options_are_templates(world: World) -> None:
     config = {"url": "{{ panel_url }}", "password": "{{ secret | trim }}", "ca_path": "{{ 'panel' }}/ca.pem"}
     extra = json.dumps({"panel_url": world.panel.url, "secret": f" {world.panel.password} "})
-    env = {"MARZBAN_URL": "https://unused.invalid", "MARZBAN_PASSWORD": "{{ no template }}", "MARZBAN_CA_PATH": "none"}
+    env = dict.fromkeys(("MARZBAN_URL", "MARZBAN_PASSWORD", "MARZBAN_CA_PATH"), "{{ unused }}")
+    env["MARZBAN_TOKEN"] = ""
     assert len(read(world, config, "-e", extra, **env).hosts) == 3
 
 
 def test_a_password_from_the_environment_is_no_template(world: World) -> None:
     world.panel.add_admin("odd", "{{ odd }} {% p4ssword", sudo=True)
-    assert len(read(world, MARZBAN_USERNAME="odd", MARZBAN_PASSWORD="{{ odd }} {% p4ssword").hosts) == 3
+    assert (
+        len(read(world, MARZBAN_TOKEN="", MARZBAN_USERNAME="odd", MARZBAN_PASSWORD="{{ odd }} {% p4ssword").hosts) == 3
+    )
 
 
 BROKEN = [
