@@ -282,7 +282,8 @@ def test_nothing_is_removed_in_the_middle_of_a_run(world: World, faulty: Faulty,
         FAULTS[fault].begin(faulty, skip=1)
         run = world.apply(inventory=world.static(), env=through(faulty))
         expect(run, FAULTS[fault].code, FAULTS[fault].says)
-        assert faulty.seen("GET", "/api/tunnels") == 2
+        asked = [f"{one.method} {one.target}" for one in faulty.requests]
+        assert faulty.seen("GET", "/api/tunnels") == 2, (asked, run.text)
         assert faulty.seen("POST", "/api/tunnels/keys") == 1
         assert not any(one["removed"] for one in run.results("tunnel_apply"))
         expect_all_to_pass(world)
