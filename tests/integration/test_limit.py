@@ -35,7 +35,6 @@ def test_one_node_after_the_other(world: World) -> None:
     assert "waiting for b" in first.text
     assert "waiting for c" in first.text
     assert statuses(world) == dict.fromkeys(waiting, "connecting") | {"b-c": "connecting"}
-    assert world.apply("--limit", "a", "--diff").expect().changed() == []
 
     # Nothing can pass before both ends know each other, so there is nothing to wait for.
     second = world.apply("--limit", "b", "--diff", "-e", "tunnels_wait=1").expect()
@@ -92,7 +91,6 @@ def test_an_inventory_of_yesterday(world: World) -> None:
     snapshot = world.directory / "snapshot.json"
     saved = world.command("ansible-inventory", "-i", str(world.inventory), "--list", "--output", str(snapshot))
     assert saved.returncode == 0, saved.stderr
-    assert world.apply("--diff", inventory=snapshot).expect().changed() == []
 
     world.change("a-b", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}})
     world.api("DELETE", f"/tunnels/{world.tunnels()['second']['id']}")

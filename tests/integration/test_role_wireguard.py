@@ -115,7 +115,6 @@ def test_a_peer_that_is_not_in_the_run(by_hand: ByHand) -> None:
     assert by_hand.passes(1)
     by_hand.run([*changed, by_hand.tunnel(3)], "--diff").expect()
     until("the third carries packets", lambda: by_hand.passes(3))
-    assert by_hand.run([*changed, by_hand.tunnel(3)], "--diff").expect().changed() == []
 
 
 def test_what_leaves_the_list_leaves_the_hosts(world: World, by_hand: ByHand) -> None:
@@ -129,7 +128,6 @@ def test_what_leaves_the_list_leaves_the_hosts(world: World, by_hand: ByHand) ->
         assert interfaces(world, name) == ["mz2"]
     assert by_hand.passes(2)
     assert by_hand.silent(3)
-    assert by_hand.run(rest, "--diff").expect().changed() == []
 
 
 def test_an_empty_list_and_a_list_of_another_name_remove_nothing(world: World, by_hand: ByHand) -> None:
@@ -156,7 +154,6 @@ def test_absent_by_hand(world: World, by_hand: ByHand) -> None:
         assert host.run(left, check=False).stdout == ""
         assert interfaces(world, name) == []
     again = {"wireguard_state": "absent", "wireguard_remove_packages": True}
-    assert by_hand.run(tunnels, "--check", "--diff", **again).expect().changed() == []
     assert by_hand.run(tunnels, "--diff", **again).expect().changed() == []
 
 
