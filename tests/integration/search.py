@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finds a secret in whatever form it may have got somewhere: as raw bytes, base64, hex, escaped, and in zipped modules."""
+"""Finds a secret in whatever form it got somewhere: as raw bytes, base64, hex, escaped, and in zipped modules."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _unpacked(blob: bytes) -> Iterator[bytes]:
 
 
 class Processes:
-    """Collects what all processes of this machine, those in the hosts too, show of themselves: words and environment."""
+    """Collects what all processes of this machine, those in the hosts too, show: their words and environment."""
 
     def __init__(self, interval: float = 0.1) -> None:
         self.words: set[bytes] = set()
