@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,17 @@ def world(make_world: Callable[..., World]) -> World:
 
 def statuses(world: World) -> dict[str, str]:
     return {name: one["status"] for name, one in world.tunnels().items()}
+
+
+def stored(world: World) -> Path:
+    """The inventory of this moment in a file, and a script that prints it: the form is that of inventory scripts."""
+    listed = world.directory / "snapshot.json"
+    saved = world.command("ansible-inventory", "-i", str(world.inventory), "--list", "--output", str(listed))
+    assert saved.returncode == 0, saved.stderr
+    script = world.directory / "snapshot"
+    script.write_text(f"#!/bin/sh\nexec cat {listed}\n")
+    script.chmod(0o755)
+    return script
 
 
 def test_one_node_after_the_other(world: World) -> None:
@@ -88,9 +100,7 @@ def test_a_run_while_a_node_is_off(world: World) -> None:
 
 def test_an_inventory_of_yesterday(world: World) -> None:
     """AWX keeps the inventory as a snapshot: what is applied are the records of this moment all the same."""
-    snapshot = world.directory / "snapshot.json"
-    saved = world.command("ansible-inventory", "-i", str(world.inventory), "--list", "--output", str(snapshot))
-    assert saved.returncode == 0, saved.stderr
+    snapshot = stored(world)
 
     world.change("a-b", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}})
     world.api("DELETE", f"/tunnels/{world.tunnels()['second']['id']}")
@@ -105,7 +115,7 @@ def test_an_inventory_of_yesterday(world: World) -> None:
 
 def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> None:
     """A host that is no node any more keeps what it has until somebody takes it off, and hurts nobody."""
-    snapshot = world.directory / "snapshot.json"
+    snapshot = stored(world)
     nodes = {node["name"]: node["id"] for node in world.api("GET", "/nodes")}
     world.api("DELETE", f"/node/{nodes['c']}")
     assert sorted(world.tunnels()) == ["a-b"]
