@@ -118,6 +118,11 @@ def hosts_of(raws, tunnels, panel_id):
     return [{"node": node, "tunnels": views[name]} for name, node in nodes.items()], problems
 
 
+def _bare(text):
+    # A checked name without marks: core before 2.19 would list a host as {"__ansible_unsafe": …}, and str() keeps them.
+    return str.__str__(text)
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     NAME = "marzban.tunnels.nodes"
 
@@ -218,7 +223,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _hostname(self, variables):
         template = self.get_option("hostname")
         if not template:
-            return str(variables["marzban_node"]["name"])
+            return _bare(variables["marzban_node"]["name"])
         self.templar.available_variables = combine_vars(variables, self._vars)
         try:
             name = self.templar.template(template)
@@ -226,7 +231,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if self.get_option("strict"):
                 raise AnsibleError("%s: the template of hostname fails: %s" % (self.NAME, error)) from error
             raise FieldError("hostname", template, "The template fails: %s" % error) from None
-        return str(_checks.node_name(name, "hostname"))
+        return _bare(_checks.node_name(name, "hostname"))
 
     def _add(self, name, node, tunnels, variables):
         self.inventory.add_host(name, group="marzban_nodes")
