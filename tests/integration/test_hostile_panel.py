@@ -92,58 +92,62 @@ def expect_harmless(world: World, run: Run) -> None:
     world.expect_traffic(("good", "a", "b"))
 
 
-@pytest.mark.parametrize("what", STRINGS)
-def test_every_field_of_a_tunnel(world: World, faulty: Faulty, what: str) -> None:
-    """One record for each text in a record, with the string in that place; and one with it in all of them."""
-    string = STRINGS[what]
+def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
+    """For each string, one record for each text in a record, with the string in its place; and one with it everywhere."""
     count = []
 
     def change(tunnels: list[dict[str, Any]]) -> None:
         victim = next(one for one in tunnels if one["name"] == "victim-1")
-        places = list(each_field(victim))
-        last = max(one["id"] for one in tunnels)
-        for number, place in enumerate(places, last + 1):
-            copy = json.loads(json.dumps({**victim, "id": number}))
-            holder = copy
-            for key in place[:-1]:
-                holder = holder[key]
-            holder[place[-1]] = string
-            tunnels.append(copy)
-        tunnels.append({**spread(string, victim), "id": last + len(places) + 1})
-        count[:] = [len(places) + 1]
+        number = first = max(one["id"] for one in tunnels)
+        for string in STRINGS.values():
+            for place in each_field(victim):
+                number += 1
+                copy = json.loads(json.dumps({**victim, "id": number}))
+                holder = copy
+                for key in place[:-1]:
+                    holder = holder[key]
+                holder[place[-1]] = string
+                tunnels.append(copy)
+            number += 1
+            tunnels.append({**spread(string, victim), "id": number})
+        count[:] = [number - first]
 
     say(faulty, "/api/tunnels", change)
     run = world.apply("--diff", "-v", inventory=world.static(), env={"MARZBAN_URL": faulty.url, "MARZBAN_RETRIES": "0"})
     assert run.code == 0, run.text
     broken = run.results("tunnel_views")[0]["broken"]
-    assert count[0] > 20
+    assert count[0] > 20 * len(STRINGS)
     assert len(broken) == count[0], "all copies are refused: by their string, or as copies of the victim"
-    assert any(repr(string)[1:30] in one["error"] for one in broken)
+    for string in STRINGS.values():
+        assert any(repr(string)[1:30] in one["error"] for one in broken), string
     expect_harmless(world, run)
 
 
-@pytest.mark.parametrize("what", STRINGS)
-def test_every_field_of_a_node(world: World, faulty: Faulty, what: str) -> None:
+FIELDS = ("name", "address", "status", "xray_version", "message")
+
+
+def test_every_field_of_a_node(world: World, faulty: Faulty) -> None:
     """The inventory leaves the node out, or shows the string as it is: it never is a template."""
-    string = STRINGS[what]
     nodes = world.api("GET", "/nodes")
+    named = {(what, key): f"{what}-{key}" for what in STRINGS for key in FIELDS}
 
     def change(listed: list[dict[str, Any]]) -> None:
-        for number, key in enumerate(("name", "address", "status", "xray_version", "message"), 100):
-            listed.append({**nodes[0], "id": number, "name": f"n{number}", "address": "203.0.113.77", key: string})
+        for number, ((what, key), name) in enumerate(named.items(), 100):
+            listed.append({**nodes[0], "id": number, "name": name, "address": "203.0.113.77", key: STRINGS[what]})
 
     say(faulty, "/api/nodes", change)
     env = {"MARZBAN_URL": faulty.url}
     listed = world.command("ansible-inventory", "-i", str(world.inventory), "--list", **env)
     assert listed.returncode == 0, listed.stderr
     hosts = json.loads(listed.stdout)["_meta"]["hostvars"]
-    assert set(hosts) == {"a", "b", "n102", "n103", "n104"}
-    flat = " ".join(listed.stderr.split())
-    assert flat.count("is left out") == 2, "a node's name and address have to be in order"
+    usable = {name for (_what, key), name in named.items() if key not in ("name", "address")}
+    assert set(hosts) == {"a", "b"} | usable, "a node's name and address have to be in order"
+    assert " ".join(listed.stderr.split()).count("is left out") == 2 * len(STRINGS)
 
     # A playbook that uses all of it shows text.
+    shown = [name for (_what, key), name in named.items() if key == "message"]
     show = {
-        "hosts": "n102,n103,n104",
+        "hosts": ",".join(shown),
         "gather_facts": False,
         "tasks": [
             {"ansible.builtin.debug": {"var": "marzban_node"}},
@@ -154,31 +158,29 @@ def test_every_field_of_a_node(world: World, faulty: Faulty, what: str) -> None:
     }
     run = world.play([show], env=env)
     assert run.code == 0, run.text
-    seen = next(
-        event["result"] for event in run.events if event["host"] == "n104" and "marzban_node" in event["result"]
-    )
-    assert seen["marzban_node"]["message"] == " ".join(string.split())
+    for what, string in STRINGS.items():
+        host = named[what, "message"]
+        seen = next(one["result"] for one in run.events if one["host"] == host and "marzban_node" in one["result"])
+        assert seen["marzban_node"]["message"] == " ".join(string.split())
     assert not Path(OWNED).exists()
 
 
 # What would be the controller
 
 
-@pytest.mark.parametrize(
-    "name", ["localhost", "LOCALHOST", "127.0.0.1", "localhost.", "ip6-localhost", "all", "marzban_nodes"]
-)
-def test_a_node_is_never_the_controller_or_a_group(world: World, faulty: Faulty, name: str) -> None:
+def test_a_node_is_never_the_controller_or_a_group(world: World, faulty: Faulty) -> None:
+    names = ["localhost", "LOCALHOST", "127.0.0.1", "localhost.", "ip6-localhost", "all", "ungrouped", "marzban_nodes"]
     nodes = world.api("GET", "/nodes")
-    say(faulty, "/api/nodes", lambda listed: listed.append({**nodes[0], "id": 99, "name": name}))
+    say(faulty, "/api/nodes", lambda listed: listed.extend({**nodes[0], "id": 99, "name": name} for name in names))
     listed = world.command("ansible-inventory", "-i", str(world.inventory), "--list", MARZBAN_URL=faulty.url)
     assert listed.returncode == 0, listed.stderr
     data = json.loads(listed.stdout)
     assert set(data["_meta"]["hostvars"]) == {"a", "b"}
     assert set(data["marzban_nodes"]["hosts"]) == {"a", "b"}
     flat = " ".join(listed.stderr.split())
-    assert repr(name) in flat
-    assert "is left out" in flat
-    assert "rename the node on the panel" in flat
+    for name in names:
+        assert f"Node {name!r} (id 99) is left out: name: {name!r}" in flat
+    assert flat.count("rename the node on the panel") == len(names)
 
 
 @pytest.mark.parametrize("address", ["localhost"])
