@@ -118,7 +118,7 @@ class Apply:
         for tunnel in tunnels:
             if tunnel.wanted and tunnel.plan:
                 self._remember(protocol, tunnel, protocol.applied(tunnel.view, live))
-        measure(self.host, protocol, tunnels, self.probe)
+        measure(self.host, protocol, tunnels, self.probe, live)
 
     def _of(self, protocol):
         return {u: s for u, s in self.states.items() if self._is_mine(s) and s["type"] == protocol.name}

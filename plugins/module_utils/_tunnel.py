@@ -86,10 +86,13 @@ def find_peer(tunnel):
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
 
 
-def measure(host, protocol, tunnels, probe=True):
-    """Finds the status of those ``tunnels`` that were not refused; all pings run at the same time."""
+def measure(host, protocol, tunnels, probe=True, live=None):
+    """Finds the status of those ``tunnels`` that were not refused; all pings run at the same time.
+
+    ``live`` is what ``look`` of the protocol said a moment ago.
+    """
     names = sorted(one.view["interface"] for one in tunnels if one.wanted)
-    live = protocol.look_briefly(names)
+    live = live or protocol.look_briefly(names)
     running = {}
     for tunnel in tunnels:
         if tunnel.refused:

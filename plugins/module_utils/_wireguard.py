@@ -62,6 +62,7 @@ class WireGuard:
     def __init__(self, host, folders):
         self.host = host
         self.folders = folders
+        self._path_mtus = {}  # by address: many tunnels may go to one place
 
     # What is there
 
@@ -194,7 +195,9 @@ class WireGuard:
             return view["mtu"]
         found = []
         for address in resolved.get(view["peer"]["endpoint"]) or []:
-            size = _host.path_mtu(self.host, address, live["links"])
+            if address not in self._path_mtus:
+                self._path_mtus[address] = _host.path_mtu(self.host, address, live["links"])
+            size = self._path_mtus[address]
             if size:
                 found.append(min(size, MOST) - OUTSIDE[6 if ":" in address else 4])
         if found:

@@ -90,7 +90,8 @@ def parse_conf(text):
 def _interface_line(conf, key, value):
     """Takes in a setting of [Interface]; whether wg itself reads it."""
     if key == "privatekey" or (key == "saveconfig" and value.lower() != "false"):
-        raise Error("The template has %s, which puts the key into the conf. %s" % (key, _NO_SECRET))
+        setting = "PrivateKey" if key == "privatekey" else "SaveConfig"
+        raise Error("The template has %s, which puts the key into the conf. %s" % (setting, _NO_SECRET))
     if key == "address":
         conf["addresses"] += [str(ipaddress.ip_interface(one.strip())) for one in value.split(",")]
     elif key == "mtu":

@@ -140,12 +140,6 @@ class Nodes:
         assert done.returncode == 0, done.stdout + done.stderr
         return {event["host"]: Answer(event["result"]) for event in events}
 
-    def refused(self, name: str, host: str, arguments: dict[str, Any], *words: str) -> str:
-        """Runs one module that has to fail; its message."""
-        done, events = self.play([{f"marzban.tunnels.{name}": arguments}], host, *words)
-        assert done.returncode == 2, done.stdout + done.stderr
-        return str(events[-1]["result"]["msg"])
-
     def apply(self, views: dict[str, list[View]], *words: str, **options: Any) -> dict[str, Answer]:
         """tunnel_apply on the hosts that have views. What they answer is what the other ends get to know."""
         env = {name: options.pop(name) for name in list(options) if name.isupper()}
