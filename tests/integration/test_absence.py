@@ -288,7 +288,7 @@ def test_the_status_of_a_node_changes_nothing(world: World) -> None:
     [("an empty list", 1), ("an empty list", 2), ("one left out", 2), ("500", 2), ("no tunnels API", 1)],
 )
 def test_nothing_is_removed_in_the_middle_of_a_run(world: World, faulty: Faulty, fault: str, good: int) -> None:
-    """The first lists are right: that of the beginning (1), and that with which a new tunnel's keys are published (2)."""
+    """The first lists are right: the one at the beginning (1), and the one that keys are published with (2)."""
     new = world.tunnel("new", "a", "b")
     FAULTS[fault].begin(faulty, skip=good)
     run = world.apply(inventory=world.static(), env=through(faulty))

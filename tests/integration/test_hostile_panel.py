@@ -93,7 +93,7 @@ def expect_harmless(world: World, run: Run) -> None:
 
 
 def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
-    """For each string, one record for each text in a record, with the string in its place; and one with it everywhere."""
+    """For each string, one record for each text in a record, with the string in its place; and one full of it."""
     count = []
 
     def change(tunnels: list[dict[str, Any]]) -> None:
