@@ -188,7 +188,7 @@ Look around:
   next          . {shown["environment"]}; export PATH={shown["bin"].absolute()}:$PATH
                 ansible-inventory -i inventories/demo --graph
                 ansible-playbook -i inventories/demo marzban.tunnels.status
-                ansible-playbook -i inventories/demo marzban.tunnels.remove -e tunnel=de-fi
+                ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi
                 ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
   the end       make demo-down
 """)

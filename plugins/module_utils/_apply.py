@@ -55,8 +55,8 @@ class Apply:
             self.folders.sweep()
         self.states = self.folders.states()
         mine = {uuid: state for uuid, state in self.states.items() if self._is_mine(state)}
-        tunnels = accept(raws, templates, self.panel, self.types)
-        named = {tunnel.uuid for tunnel in tunnels}
+        tunnels = accept(raws, templates, self.panel, self.types, list(PROTOCOLS))
+        named = {_received.seen(raw)["uuid"] for raw in raws}  # of whatever type
         self._take_states(tunnels)
         for uuid in remove:
             if uuid in named:

@@ -50,7 +50,7 @@ class PanelError(Error):
         "login": "Check username and password, or ask for a new token: tokens expire.",
         "forbidden": "Use a sudo admin of the panel.",
         "not_found": "It may have been deleted in the meantime: run again.",
-        "no_tunnels_api": "Give this panel the tunnels API (role marzban.tunnels.panel), or use one that has it. "
+        "no_tunnels_api": "Use a panel that has the tunnels API, such as the embedded one (docs/panel.md). "
         "Nothing was removed anywhere.",
         "conflict": "Choose another value, or leave it out where the panel can choose one.",
         "outdated": "The record was changed by somebody else in the meantime: look at it, and run again.",

@@ -18,7 +18,7 @@ HIDDEN = ("public", "publish", "changes")  # of an answer of tunnel_apply
 
 def health(host, folders, panel, types, raws, wait=0):
     """The answer of tunnel_health. Looks again until all that can be active is, for ``wait`` seconds at most."""
-    tunnels = accept(raws, [None] * len(raws), panel, types)
+    tunnels = accept(raws, [None] * len(raws), panel, types, list(PROTOCOLS))
     for tunnel in tunnels:
         if tunnel.refused:
             continue

@@ -56,13 +56,17 @@ class Tunnel:
         )
 
 
-def accept(raws, templates, panel, types):
-    """The Tunnels of the views of these types; those that can't be used are refused. ``raws`` holds anything."""
+def accept(raws, templates, panel, types, known):
+    """The Tunnels of the views of these types; those that can't be used are refused. ``raws`` holds anything.
+
+    ``known``: the types that this version can set up at all. One of another type is refused: nobody else will do it.
+    """
     tunnels: list = []
     taken: dict = {}
     for raw, template in zip(raws, templates):
         tunnel = Tunnel(raw, template)
-        if tunnel.seen["type"] is not None and tunnel.seen["type"] not in types:
+        kind = tunnel.seen["type"]
+        if kind in known and kind not in types:
             continue
         tunnels.append(tunnel)
         try:
@@ -73,6 +77,10 @@ def accept(raws, templates, panel, types):
                 if other is not tunnel:
                     raise FieldError(key, value, "The tunnel %s of this host has it too." % _received.title(other.view))
             tunnel.view = view
+            if kind not in known and view["active"]:
+                mend = "This version sets up %s: choose that, or deactivate the tunnel. What runs is left as it is."
+                raise FieldError("type", kind, mend % " or ".join(known))
+            tunnel.status = "connecting" if view["active"] else "inactive"
         except FieldError as error:
             tunnel.refuse(error)
     return tunnels

@@ -95,7 +95,7 @@ problems:
   type: list
   elements: str
   sample:
-    - "us-1 could not be reached: its ends were left as they are."
+    - "us-1 could not be reached, or failed on the way: what is told of its ends comes from the others."
 reported:
   description: How many ends the panel took a report for. 0 in check mode and without O(post).
   returned: success

@@ -175,8 +175,8 @@ def always(rule: Rule) -> Callable[[Faulty], Rule]:
 
 BROKEN = "look into the panel's log"
 FAULTS = {
-    "no tunnels API": Fault(always(NO_ROUTE), 2, ("Give this panel the tunnels API", "Nothing was removed anywhere")),
-    "no tunnels API, in HTML": Fault(always(HTML_404), 2, ("Give this panel the tunnels API", "Nothing was removed")),
+    "no tunnels API": Fault(always(NO_ROUTE), 2, ("Use a panel that has the tunnels API", "Nothing was removed anywhere")),
+    "no tunnels API, in HTML": Fault(always(HTML_404), 2, ("Use a panel that has the tunnels API", "Nothing was removed")),
     "500": Fault(always(answer(500, "Internal Server Error", "text/plain")), 2, ("answered 500", BROKEN)),
     "a page, then 500": Fault(
         a_page_and_then(answer(500, "Internal Server Error", "text/plain")), 2, ("answered 500", BROKEN)
@@ -245,10 +245,10 @@ def test_nothing_is_removed_with_an_inventory_from_that_panel(world: World, faul
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        pytest.param(NO_ROUTE, "Give this panel the tunnels API", id="no route"),
-        pytest.param(HTML_404, "Give this panel the tunnels API", id="no route, in HTML"),
+        pytest.param(NO_ROUTE, "Use a panel that has the tunnels API", id="no route"),
+        pytest.param(HTML_404, "Use a panel that has the tunnels API", id="no route, in HTML"),
         pytest.param(
-            answer(404, {"detail": "Tunnel not found"}), "Give this panel the tunnels API", id="somebody else"
+            answer(404, {"detail": "Tunnel not found"}), "Use a panel that has the tunnels API", id="somebody else"
         ),
         pytest.param(answer(500, "Internal Server Error", "text/plain"), BROKEN, id="500"),
         pytest.param(drop, "Check url, and that the panel runs", id="nothing"),

@@ -171,9 +171,11 @@ def traces(host: Host) -> str:
 def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     interface = world.tunnels()["a-c"]["ends"][0]["interface"]
     before = len(world.panel.writes())
-    world.play("remove", "-e", "tunnel=a-c", "--check", "--diff").expect()
+    predicted = world.play("remove", "-e", "marzban_tunnel=a-c", "--check", "--diff").expect()
+    for name in "ac":
+        assert [one["name"] for one in predicted.results("tunnel_apply", name)[-1]["removed"]] == ["a-c"]
     assert len(world.panel.writes()) == before, "check mode wrote to the panel"
-    removed = world.play("remove", "-e", "tunnel=a-c", "--diff").expect()
+    removed = world.play("remove", "-e", "marzban_tunnel=a-c", "--diff").expect()
     for name in "ac":
         assert [one["name"] for answer in removed.results("tunnel_apply", name) for one in answer["removed"]] == ["a-c"]
         assert interface not in traces(world.lab.host(name))
@@ -181,12 +183,12 @@ def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]
     world.expect_traffic(*TUNNELS[:2])
 
     # The records stay, and so does what stands on the hosts that are not in the run.
-    world.play("remove", "-e", "all=true", "--limit", "a,c", "--diff").expect()
+    world.play("remove", "-e", "marzban_all=true", "--limit", "a,c", "--diff").expect()
     assert traces(world.lab.host("a")) == ""
     assert traces(world.lab.host("c")) == ""
     assert sorted(world.tunnels()) == ["a-b", "b-c"]
     assert "mz" in traces(world.lab.host("b"))
-    everywhere = world.play("remove", "-e", "all=true", "--diff").expect()
+    everywhere = world.play("remove", "-e", "marzban_all=true", "--diff").expect()
     assert traces(world.lab.host("b")) == ""
     assert everywhere.changed("a", "c") == []
     expect_own_untouched(world, own)

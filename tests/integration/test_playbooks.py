@@ -112,26 +112,38 @@ def test_status_while_a_node_is_off(world: World) -> None:
     world.expect_traffic(*BOTH)
 
 
-@pytest.mark.parametrize("words", [(), ("-e", "tunnel=one", "-e", "all=true")], ids=["nothing", "both"])
+@pytest.mark.parametrize("words", [(), ("-e", "marzban_tunnel=one", "-e", "marzban_all=true")], ids=["nothing", "both"])
 def test_remove_asks_what_to_remove(world: World, words: tuple[str, ...]) -> None:
     before = len(world.panel.writes())
     run = world.play("remove", *words).expect(2)
-    assert "-e tunnel=NAME" in run.text
-    assert "-e all=true" in run.text
+    assert "-e marzban_tunnel=NAME" in run.text
+    assert "-e marzban_all=true" in run.text
     assert run.results("tunnel_apply") == []
     assert len(world.panel.writes()) == before
     world.expect_traffic(*BOTH)
 
 
 def test_remove_of_a_tunnel_that_is_not_there(world: World) -> None:
-    assert world.play("remove", "-e", "tunnel=onne").expect().changed() == []
+    run = world.play("remove", "-e", "marzban_tunnel=onne").expect(2)
+    assert "The panel has no tunnel onne; it has one, two" in run.text
+    assert run.results("tunnel_apply") == []
+    world.expect_traffic(*BOTH)
+
+
+def test_remove_in_check_mode_says_what_would_go(world: World) -> None:
+    before = len(world.panel.writes())
+    run = world.play("remove", "-e", "marzban_tunnel=two", "--check", "--diff").expect()
+    for host in "ab":
+        assert [one["name"] for answer in run.results("tunnel_apply", host) for one in answer["removed"]] == ["two"]
+    assert "to be removed: two" in run.text
+    assert len(world.panel.writes()) == before
     world.expect_traffic(*BOTH)
 
 
 def test_remove_one_end_after_the_other(world: World) -> None:
     """A host that is not in the run takes the tunnel off with its next one."""
     interface = world.tunnels()["two"]["ends"][0]["interface"]
-    run = world.play("remove", "-e", "tunnel=two", "--limit", "a", "--diff").expect()
+    run = world.play("remove", "-e", "marzban_tunnel=two", "--limit", "a", "--diff").expect()
     assert [one["name"] for answer in run.results("tunnel_apply", "a") for one in answer["removed"]] == ["two"]
     assert sorted(world.tunnels()) == ["one"]
     assert interface in world.lab.host("b").run("ip -o link").stdout

@@ -81,8 +81,8 @@ def test_fifty_tunnels_are_as_many_tasks_as_one(world: World) -> None:
 
 def test_taking_fifty_off_is_one_module(world: World) -> None:
     before = modules(world, "a")
-    removed = world.play("remove", "-e", "all=true").expect()
+    removed = world.play("remove", "-e", "marzban_all=true").expect()
     assert len(removed.results("tunnel_apply", "a")[-1]["removed"]) == MANY
     assert modules(world, "a") == before + 1
-    assert rounds(removed, "a") == ["Take every tunnel of this panel off the node"]
+    assert len(rounds(removed, "a")) == 1
     assert "mz" not in world.lab.host("a").run("ip -o link").stdout

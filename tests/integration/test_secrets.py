@@ -347,7 +347,7 @@ def test_removing_leaves_no_key(evidence: Evidence) -> None:
     """Last of all: the nodes are cleared, and even their own keys are nowhere."""
     assert evidence.world.lab is not None
     searcher = evidence.private()
-    run = evidence.run("remove", "remove", "-e", "all=true")
+    run = evidence.run("remove", "remove", "-e", "marzban_all=true")
     assert not searcher.find(run.text + json.dumps(run.events))
     for name in evidence.world.lab.hosts:
         assert on_host(evidence, name, searcher) == {}, name

@@ -37,7 +37,8 @@ def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
 def test_each_module_is_proven_on_real_things(module: str) -> None:
     text = "".join(path.read_text() for path in TOP.glob("tests/integration/*.py"))
     roles = "".join(path.read_text() for path in TOP.glob("roles/*/tasks/*.yml"))
-    assert re.search(rf"\b{module}\b", text) or f"marzban.tunnels.{module}:" in roles
+    asked = rf"""marzban\.tunnels\.{module}\b|\("{module}", |results\("{module}"|"{module}","""
+    assert re.search(asked, text) or f"marzban.tunnels.{module}:" in roles
 
 
 def test_the_action_group_holds_the_modules_that_speak_to_the_panel() -> None:

@@ -1,0 +1,111 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Things that meet in one run: two lists, batches, a refused tunnel beside a new one, a type that is not set up yet."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.world import World
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    world = make_world(a="bookworm+wireguard", b="trixie+wireguard")
+    world.tunnel("one", "a", "b")
+    return world
+
+
+def play(**more: Any) -> dict[str, Any]:
+    return {"name": "Together", "hosts": "marzban_nodes", "become": True, "gather_facts": False, **more}
+
+
+def test_batches_of_one_host(world: World) -> None:
+    """The first host of a new tunnel waits for the second, which comes in a later batch; one more run joins them."""
+    plays = [play(serial=1, roles=["marzban.tunnels.tunnels"])]
+    run = world.play(plays).expect()
+    assert "waiting for b" in run.text
+    world.play(plays).expect()
+    world.expect_traffic(("one", "a", "b"))
+
+
+def by_hand(world: World, name: str, number: int) -> dict[str, Any]:
+    def end(host: str, last: int) -> dict[str, Any]:
+        address = world.lab.host(host).address
+        return {"endpoint": address, "port": 21000 + number, "addresses": [f"10.99.{number}.{last}/31"]}
+
+    return {
+        "name": name,
+        "id": number,
+        "source": "a",
+        "target": "b",
+        "config": {
+            "source": {**end("a", 0), "interface": f"hand{number}"},
+            "target": {**end("b", 1), "interface": f"hand{number}"},
+        },
+    }
+
+
+def test_two_lists_in_one_play(world: World) -> None:
+    """Each pass of the role acts on its own records, and leaves the other's tunnels and the panel's alone."""
+
+    def role(name: str, number: int) -> dict[str, Any]:
+        return {
+            "name": f"List {name}",
+            "ansible.builtin.include_role": {"name": "marzban.tunnels.wireguard"},
+            "vars": {"wireguard_panel_name": name, "wireguard_tunnels": [by_hand(world, f"by {name}", number)]},
+        }
+
+    plays = [play(tasks=[role("home", 1), role("work", 2)])]
+    world.play(plays).expect()
+    for number in (1, 2):
+        world.lab.host("a").run(["ping", "-n", "-q", "-c", "1", "-W", "2", f"10.99.{number}.1"])
+        world.lab.host("b").run(["ping", "-n", "-q", "-c", "1", "-W", "2", f"10.99.{number}.0"])
+    assert world.play(plays).expect().changed() == []
+    world.expect_traffic(("one", "a", "b"))
+
+
+def test_a_refused_tunnel_beside_a_new_one(world: World) -> None:
+    """What was refused stays refused in the report and in the exit code, also when the run waits for another tunnel."""
+    world.lab.host("a").run("ip link add taken type bridge")
+    world.tunnel("refused", "a", "b", {"source": {"interface": "taken"}})
+    world.tunnel("new", "a", "b")
+    run = world.apply().expect(2)
+    assert "was not made by marzban.tunnels" in run.text
+    assert "was not applied on this host yet" not in run.text
+    world.expect_traffic(("one", "a", "b"), ("new", "a", "b"))
+    number = world.tunnels()["refused"]["id"]
+    world.api("DELETE", f"/tunnels/{number}")
+    world.lab.host("a").run("ip link delete taken")
+    world.apply().expect()
+
+
+def test_a_type_that_is_not_set_up_yet(world: World) -> None:
+    """It is said, and what runs under another type before is left as it is."""
+    with sqlite3.connect(world.panel.database) as database:
+        database.execute("UPDATE tunnels SET tunnel_type = 'openvpn' WHERE name = 'new'")
+        database.execute("UPDATE tunnel_ends SET public = NULL WHERE tunnel_id = (SELECT id FROM tunnels WHERE name = 'new')")
+    database.close()
+    run = world.apply().expect(2)
+    assert "type: 'openvpn' can't be used. This version sets up wireguard" in run.text
+    assert "left as it was" not in run.text, "it was taken for a tunnel that the list leaves out"
+    assert world.passes("new", "a", "b")
+    world.expect_traffic(("one", "a", "b"))
+    number = world.tunnels()["new"]["id"]
+    world.api("DELETE", f"/tunnels/{number}")
+    run = world.apply().expect()
+    assert [one["name"] for answer in run.results("tunnel_apply", "a") for one in answer["removed"]] == ["new"]
+
+
+def test_another_folder_by_the_environment(world: World) -> None:
+    world.play("remove", "-e", "marzban_all=true").expect()
+    world.apply(env={"TUNNEL_CONFIG_DIR": "/etc/elsewhere"}).expect()
+    world.expect_traffic(("one", "a", "b"))
+    assert world.lab.host("a").run("ls /etc/elsewhere/*/private.key").stdout
