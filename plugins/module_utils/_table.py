@@ -150,5 +150,8 @@ def report(results, unreachable=(), broken=(), nodes=None, columns=None):
         for one in (answer.get("orphans") if isinstance(answer, dict) else None) or []
         if one["uuid"] not in told
     ]
-    problems += ["%s could not be reached, or failed on the way: what is told of its ends comes from the others." % node for node in lost]
+    problems += [
+        "%s could not be reached, or failed on the way: what is told of its ends comes from the others." % node
+        for node in lost
+    ]
     return table, problems

@@ -175,8 +175,12 @@ def always(rule: Rule) -> Callable[[Faulty], Rule]:
 
 BROKEN = "look into the panel's log"
 FAULTS = {
-    "no tunnels API": Fault(always(NO_ROUTE), 2, ("Use a panel that has the tunnels API", "Nothing was removed anywhere")),
-    "no tunnels API, in HTML": Fault(always(HTML_404), 2, ("Use a panel that has the tunnels API", "Nothing was removed")),
+    "no tunnels API": Fault(
+        always(NO_ROUTE), 2, ("Use a panel that has the tunnels API", "Nothing was removed anywhere")
+    ),
+    "no tunnels API, in HTML": Fault(
+        always(HTML_404), 2, ("Use a panel that has the tunnels API", "Nothing was removed")
+    ),
     "500": Fault(always(answer(500, "Internal Server Error", "text/plain")), 2, ("answered 500", BROKEN)),
     "a page, then 500": Fault(
         a_page_and_then(answer(500, "Internal Server Error", "text/plain")), 2, ("answered 500", BROKEN)

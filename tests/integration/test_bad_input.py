@@ -12,7 +12,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class Case:
     options: dict[str, Any]
     field: str
     value: Any
-    more: tuple[str, ...] = field(default=())
+    more: tuple[str, ...] = ()
 
 
 def cases() -> dict[str, Case]:

@@ -131,7 +131,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         failed = proof.run("an error at syncconf", "apply", code=2)
         assert "syncconf" in failed.text, "the error was one of syncconf"
         host.run("mv /usr/bin/wg.real /usr/bin/wg")
-        file = next((host.root / KEYS).glob("*/private.key"))
+        file = sorted((host.root / KEYS).glob("*/private.key"))[0]
         whole = file.read_bytes()
         file.write_bytes(whole.strip() + b"x\n")
         proof.run("a damaged key", "apply", code=2)
@@ -184,9 +184,9 @@ def test_the_searcher_finds_each_form(wrap: str) -> None:
     "said",
     [
         lambda raw: raw,
-        lambda raw: base64.b64encode(raw),
+        base64.b64encode,
         lambda raw: base64.b64encode(raw).rstrip(b"="),
-        lambda raw: base64.urlsafe_b64encode(raw),
+        base64.urlsafe_b64encode,
         lambda raw: base64.b64encode(b'{"key": "' + raw + b'"}'),
         lambda raw: base64.b64encode(b"PrivateKey = " + base64.b64encode(raw) + b"\n"),
         lambda raw: raw.hex().encode(),

@@ -91,7 +91,9 @@ def test_a_type_that_is_not_set_up_yet(world: World) -> None:
     """It is said, and what runs under another type before is left as it is."""
     with sqlite3.connect(world.panel.database) as database:
         database.execute("UPDATE tunnels SET tunnel_type = 'openvpn' WHERE name = 'new'")
-        database.execute("UPDATE tunnel_ends SET public = NULL WHERE tunnel_id = (SELECT id FROM tunnels WHERE name = 'new')")
+        database.execute(
+            "UPDATE tunnel_ends SET public = NULL WHERE tunnel_id = (SELECT id FROM tunnels WHERE name = 'new')"
+        )
     database.close()
     run = world.apply().expect(2)
     assert "type: 'openvpn' can't be used. This version sets up wireguard" in run.text

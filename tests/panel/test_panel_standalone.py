@@ -320,7 +320,7 @@ def test_cost_does_not_grow_with_the_number_of_tunnels(api: Api, panel: Panel, p
     body = {key: first[key] for key in ("source_node_id", "target_node_id", "tunnel_type")}
 
     def best(method: str, path: str, **more: Any) -> float:
-        answers = [api.bare(method, path, **more) for _ in range(5)]
+        answers = [api.bare(method, path, **more) for _attempt in range(5)]
         assert {answer.status_code for answer in answers} == {200}
         return min(answer.elapsed.total_seconds() for answer in answers)
 

@@ -59,7 +59,9 @@ ROUTES = [("192.168.7.0/24", "mz3", False), ("10.201.0.2/31", "mz3", True), ("0.
 APPLIED = {"addresses": ["10.201.0.2/31", "fd6d:7a00::2/127"], "routes": ["192.168.7.0/24"], "rules": "digest"}
 
 
-def plan(found=None, before=CONF, applied=APPLIED, routes=ROUTES, raw=None, resolved=None):
+def plan(found=None, before=CONF, applied=None, routes=None, raw=None, resolved=None):
+    applied = APPLIED if applied is None else applied
+    routes = ROUTES if routes is None else routes
     wanted_view = raw or view()
     wanted = conf(wanted_view)
     made = planning.Plan(wanted_view, text.parse_conf(wanted))
