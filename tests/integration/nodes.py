@@ -18,6 +18,7 @@ from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _received, _render
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from tests.integration.world import SOCKETS
 from tests.lab.lab import Lab
 
 TOP = Path(__file__).resolve().parents[2]
@@ -113,6 +114,7 @@ class Nodes:
         environment.update(
             PATH=f"{BIN}:{environment['PATH']}",
             HOME=str(self.directory),
+            ANSIBLE_SSH_CONTROL_PATH_DIR=SOCKETS,
             ANSIBLE_CONFIG=str(TOP / "ansible.cfg"),
             ANSIBLE_CALLBACK_PLUGINS=str(TOP / "tests/integration/callback"),
             ANSIBLE_CALLBACKS_ENABLED="record",

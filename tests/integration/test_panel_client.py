@@ -138,7 +138,7 @@ def test_a_panel_without_the_tunnels_api(faulty: Faulty, panel: Panel, rule: Any
     faulty.on("GET", "/api/tunnels.*", rule)
     one = client(faulty, panel)
     assert len(one.nodes()) == 3
-    refused("no_tunnels_api", one.tunnels, "404", "marzban.tunnels.panel")
+    refused("no_tunnels_api", one.tunnels, "404", "Use a panel that has the tunnels API")
     refused("no_tunnels_api", lambda: one.tunnel(1))
 
 

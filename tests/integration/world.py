@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +28,9 @@ from tests.panel.running import Panel
 
 TOP = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+# Not below pytest's own folders: a socket's path may have 107 characters.
+SOCKETS = tempfile.mkdtemp(prefix="mz-")
+atexit.register(shutil.rmtree, SOCKETS, ignore_errors=True)
 
 
 def until(what: str, holds: Callable[[], Any], seconds: float = 20) -> Any:
@@ -201,6 +207,7 @@ class World:
         env.update(
             PATH=f"{BIN}:{env['PATH']}",
             HOME=str(self.directory),
+            ANSIBLE_SSH_CONTROL_PATH_DIR=SOCKETS,
             ANSIBLE_CONFIG=str(TOP / "ansible.cfg"),
             ANSIBLE_CALLBACK_PLUGINS=str(TOP / "tests/integration/callback"),
             ANSIBLE_CALLBACKS_ENABLED="record",
