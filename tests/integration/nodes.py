@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +16,10 @@ from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _received, _render
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
-from tests.integration.world import SOCKETS
+from tests.integration.world import ansible_environment
 from tests.lab.lab import Lab
 
 TOP = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 View = dict[str, Any]
 CRASHED = 99  # as on_host.py has it
@@ -110,17 +107,7 @@ class Nodes:
         record, play = (self.directory / f"run-{self.runs}.{kind}" for kind in ("jsonl", "json"))
         record.touch()
         play.write_text(json.dumps([{"hosts": hosts, "gather_facts": False, "tasks": tasks}]))
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "TUNNEL_"))}
-        environment.update(
-            PATH=f"{BIN}:{environment['PATH']}",
-            HOME=str(self.directory),
-            ANSIBLE_SSH_CONTROL_PATH_DIR=SOCKETS,
-            ANSIBLE_CONFIG=str(TOP / "ansible.cfg"),
-            ANSIBLE_CALLBACK_PLUGINS=str(TOP / "tests/integration/callback"),
-            ANSIBLE_CALLBACKS_ENABLED="record",
-            ANSIBLE_NOCOLOR="1",
-            MARZBAN_TEST_RECORD=str(record),
-        )
+        environment = {**ansible_environment(self.directory), "MARZBAN_TEST_RECORD": str(record)}
         environment.update(env)
         done = subprocess.run(
             ["ansible-playbook", "-i", str(self.directory / "hosts.json"), str(play), "--diff", *words],

@@ -33,6 +33,21 @@ SOCKETS = tempfile.mkdtemp(prefix="mz-")
 atexit.register(shutil.rmtree, SOCKETS, ignore_errors=True)
 
 
+def ansible_environment(home: Path) -> dict[str, str]:
+    """This process's environment less what would steer Ansible or the collection, and with what the tests want."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MARZBAN_", "TUNNEL_"))}
+    env.update(
+        PATH=f"{BIN}:{env['PATH']}",
+        HOME=str(home),
+        ANSIBLE_SSH_CONTROL_PATH_DIR=SOCKETS,
+        ANSIBLE_CONFIG=str(TOP / "ansible.cfg"),
+        ANSIBLE_CALLBACK_PLUGINS=str(TOP / "tests/integration/callback"),
+        ANSIBLE_CALLBACKS_ENABLED="record",
+        ANSIBLE_NOCOLOR="1",
+    )
+    return env
+
+
 def until(what: str, holds: Callable[[], Any], seconds: float = 20) -> Any:
     """Wait until ``holds()`` is true, and answer what it gave; fail with ``what`` when the time is over."""
     end = time.monotonic() + seconds
@@ -203,15 +218,8 @@ class World:
         return path
 
     def environment(self, **more: str) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MARZBAN_"))}
+        env = ansible_environment(self.directory)
         env.update(
-            PATH=f"{BIN}:{env['PATH']}",
-            HOME=str(self.directory),
-            ANSIBLE_SSH_CONTROL_PATH_DIR=SOCKETS,
-            ANSIBLE_CONFIG=str(TOP / "ansible.cfg"),
-            ANSIBLE_CALLBACK_PLUGINS=str(TOP / "tests/integration/callback"),
-            ANSIBLE_CALLBACKS_ENABLED="record",
-            ANSIBLE_NOCOLOR="1",
             MARZBAN_URL=self.panel.url,
             MARZBAN_USERNAME=self.panel.username,
             MARZBAN_PASSWORD=self.panel.password,
