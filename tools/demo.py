@@ -184,9 +184,10 @@ def up() -> None:
     print(f"""
 Look around:
   a host        ssh -F {lab.ssh_config} de-1          then: wg show
-  the panel     {variables["MARZBAN_URL"]}/docs          admin / {variables["MARZBAN_PASSWORD"]}
+  the panel     {variables["MARZBAN_URL"]}          admin / {variables["MARZBAN_PASSWORD"]}
   next          . {shown["environment"]}; export PATH={shown["bin"].absolute()}:$PATH
                 ansible-inventory -i inventories/demo --graph
+                ansible localhost -m marzban.tunnels.tunnel_info
                 ansible-playbook -i inventories/demo marzban.tunnels.status
                 ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi
                 ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
