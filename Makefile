@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-# One line each; what they do stands in tools/. Everything that they make stands in .cache/ (root file systems: see docs).
+# One line each; what they do stands in tools/. Everything that they make stands in .cache/, except the lab's: running labs in
+# /var/lib/marzban-tunnels-lab, root file systems in /var/cache/marzban-tunnels-lab.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
@@ -62,5 +63,5 @@ lock: ## requirements/*.txt out of requirements/*.in; UPGRADE=1 takes the newest
 build: ## the collection as a file, in .cache/build
 	@tools/build
 
-clean: ## removes .cache
+clean: ## removes .cache (make demo-down first)
 	@rm -rf .cache

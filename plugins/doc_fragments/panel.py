@@ -35,8 +35,8 @@ options:
     description:
       - File with the certificate (PEM) of the authority that signed the panel's certificate, or the panel's own
         certificate where it signed itself.
-      - If it is not given, the environment variable E(MARZBAN_CA_PATH) is used, then the bundle in
-        E(REQUESTS_CA_BUNDLE), then the one that comes with requests.
+      - If it is not given, the environment variable E(MARZBAN_CA_PATH) is used (give an absolute path there), then the
+        bundle in E(REQUESTS_CA_BUNDLE), then E(CURL_CA_BUNDLE), then the one that comes with requests.
     type: path
   validate_certs:
     description:
@@ -96,8 +96,10 @@ options:
   ca_path:
     description:
       - File with the certificate (PEM) of the authority that signed the panel's certificate, or the panel's own
-        certificate where it signed itself. A relative path starts at the inventory file.
-      - If it is not given, the bundle in E(REQUESTS_CA_BUNDLE) is used, then the one that comes with requests.
+        certificate where it signed itself. A relative path in the inventory file starts there; in the
+        environment give an absolute one, which serves the modules too.
+      - If it is not given, the bundle in E(REQUESTS_CA_BUNDLE) is used, then E(CURL_CA_BUNDLE), then the one that comes
+        with requests.
     type: str
     env:
       - name: MARZBAN_CA_PATH

@@ -28,9 +28,9 @@ options:
     choices: [wireguard, openvpn, ipsec]
   config:
     description:
-      - What is chosen for the tunnel instead of being left to the panel, as docs/contract.md lists it - C(mtu),
-        C(keepalive), C(dial), and for each end under C(source) and C(target) C(endpoint), C(port), C(addresses),
-        C(interface) and C(routes).
+      - What is chosen for the tunnel instead of being left to the panel, as docs/records.md lists it - C(mtu),
+        C(keepalive), C(dial), C(transport), C(post_quantum), and for each end under C(source) and C(target)
+        C(endpoint), C(port), C(addresses), C(interface) and C(routes).
       - It replaces the panel's config as a whole. Keys that this version doesn't know are passed on.
       - Numbers are numbers here. In a template write C("{{ port | int }}").
     type: dict

@@ -60,6 +60,7 @@ plugin: marzban.tunnels.nodes
 
 ---
 # Some nodes of a panel with a certificate of its own, with a group per country
+# (variables for templates: ansible-inventory -i marzban.yml -e @vault.yml --graph)
 plugin: marzban.tunnels.nodes
 url: https://panel.example.com:8000
 username: admin
@@ -71,7 +72,7 @@ keyed_groups:
   - key: marzban_node.name.split('-')[0]
     prefix: country
 compose:
-  ansible_port: 2222
+  ansible_port: "2222"
 
 ---
 # Other names, and a cache

@@ -135,7 +135,8 @@ class Apply:
         self.missing += [name for name in lacks if name not in self.missing]
         if lacks and not self.host.check:
             for tunnel in wanted:
-                tunnel.refuse("This host lacks %s: install it (the role %s does)." % (", ".join(lacks), protocol.name))
+                mend = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
+                tunnel.refuse(mend % (", ".join(lacks), protocol.name))
 
     def _keys(self, protocol, tunnels):
         for tunnel in tunnels:

@@ -210,7 +210,7 @@ def interface(value, field="interface"):
     if not isinstance(value, str) or not _INTERFACE.match(value):
         raise FieldError(field, value, "Use 1 to 15 of the characters a-z A-Z 0-9 _ = + . - (no - at the beginning).")
     if _OTHERS_INTERFACE.match(value):
-        raise FieldError(field, value, "This name belongs to the system or to a network card: choose one such as mz12.")
+        raise FieldError(field, value, "This name belongs to the system or to a network card: choose one such as tun-de-fi.")
     return value
 
 

@@ -260,7 +260,7 @@ def info(raw):
 
 def panel_id(name):
     """The id of the panel that a hand-written list stands for: a UUIDv5 of its ``name``."""
-    return str(uuid.uuid5(_NAMESPACE, _checks.tunnel_name(name, "panel")))
+    return str(uuid.uuid5(_NAMESPACE, _checks.tunnel_name(name, "list_name")))
 
 
 def from_list(listed, panel):

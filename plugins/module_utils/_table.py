@@ -15,7 +15,7 @@ WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others ar
 MAX_ROWS = 200
 LEFT_ALONE = (
     "the list of tunnels leaves it out, but did not prove that it is deleted, so it was left as it is. "
-    "If it shall stay, look into the panel's log; if not, delete it on the panel, or run marzban.tunnels.remove."
+    "If it shall stay, look into the panel's log; if not, delete it on the panel, then run marzban.tunnels.apply."
 )
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 

@@ -67,6 +67,7 @@ EXAMPLES = r"""
     name: de-1
     address: 203.0.113.1
   delegate_to: localhost
+  become: false
 
 - name: Take it out of use
   marzban.tunnels.node:
@@ -75,6 +76,7 @@ EXAMPLES = r"""
     name: de-1
     status: disabled
   delegate_to: localhost
+  become: false
 """
 
 RETURN = r"""

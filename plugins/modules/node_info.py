@@ -37,6 +37,7 @@ EXAMPLES = r"""
     username: admin
     password: "{{ vault_marzban_password }}"
   delegate_to: localhost
+  become: false
   register: panel
 """
 

@@ -50,6 +50,7 @@ EXAMPLES = r"""
       source:
         routes: [192.168.1.0/24]
   delegate_to: localhost
+  become: false
 
 - name: Switch it off and change nothing else
   marzban.tunnels.tunnel:
@@ -58,6 +59,7 @@ EXAMPLES = r"""
     name: de-fi
     active: false
   delegate_to: localhost
+  become: false
 
 - name: Delete it
   marzban.tunnels.tunnel:
@@ -66,6 +68,7 @@ EXAMPLES = r"""
     name: de-fi
     state: absent
   delegate_to: localhost
+  become: false
 """
 
 RETURN = r"""

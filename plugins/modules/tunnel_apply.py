@@ -102,6 +102,7 @@ EXAMPLES = r"""
     nodes: {"de-1": "de-1"}
   run_once: true
   delegate_to: localhost
+  become: false
   register: read
 
 - name: Make this host match them
@@ -153,6 +154,9 @@ tunnels:
       type: str
     peer:
       description: The node at the other end.
+      type: str
+    role:
+      description: V(source) or V(target), this end's role in the record.
       type: str
     status:
       description: V(active) (a ping came back), V(inactive), V(connecting) or V(error).

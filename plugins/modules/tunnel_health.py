@@ -111,6 +111,9 @@ tunnels:
     peer:
       description: The node at the other end.
       type: str
+    role:
+      description: V(source) or V(target), this end's role in the record.
+      type: str
     status:
       description:
         - V(inactive), the record is not active.

@@ -40,6 +40,7 @@ EXAMPLES = r"""
     username: admin
     password: "{{ vault_marzban_password }}"
   delegate_to: localhost
+  become: false
   register: panel
 
 - name: Name those that are not active

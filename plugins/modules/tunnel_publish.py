@@ -58,14 +58,22 @@ seealso:
 """
 
 EXAMPLES = r"""
+- name: Make each host match its view
+  marzban.tunnels.tunnel_apply:
+    panel: "{{ read.panel }}"
+    views: "{{ read.views[inventory_hostname] }}"
+  register: applied
+
 - name: Publish what the nodes of this play have made
   marzban.tunnels.tunnel_publish:
     url: https://panel.example.com:8000
     username: admin
     password: "{{ vault_marzban_password }}"
     results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+    nodes: {de-1: de-1, fi-1: fi-1}
   run_once: true
   delegate_to: localhost
+  become: false
 """
 
 RETURN = r"""

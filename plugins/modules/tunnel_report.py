@@ -62,15 +62,23 @@ seealso:
 """
 
 EXAMPLES = r"""
+- name: Make each host match its view
+  marzban.tunnels.tunnel_apply:
+    panel: "{{ read.panel }}"
+    views: "{{ read.views[inventory_hostname] }}"
+  register: applied
+
 - name: Report
   marzban.tunnels.tunnel_report:
     url: https://panel.example.com:8000
     username: admin
     password: "{{ vault_marzban_password }}"
     results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+    nodes: {de-1: de-1, fi-1: fi-1}
     unreachable: "{{ ansible_play_hosts_all | difference(ansible_play_hosts) }}"
   run_once: true
   delegate_to: localhost
+  become: false
   register: report
 
 - name: Show what somebody has to look at

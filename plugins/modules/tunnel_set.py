@@ -76,6 +76,7 @@ EXAMPLES = r"""
       - {name: us-de, source: us-1, target: de-1, config: {mtu: 1380}}
     purge: true
   delegate_to: localhost
+  become: false
 """
 
 RETURN = r"""

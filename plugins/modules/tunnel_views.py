@@ -39,7 +39,7 @@ options:
       - C(config.source) and C(config.target) give C(endpoint), C(port) and C(addresses).
     type: list
     elements: dict
-  panel:
+  list_name:
     description: The name of that list. What a list of another name has put on a node is left alone.
     type: str
     default: local
@@ -69,12 +69,13 @@ EXAMPLES = r"""
     nodes: {de-1: de-1, fi-1: fi-1}
   run_once: true
   delegate_to: localhost
+  become: false
   register: now
 
 - name: The same without a panel
   marzban.tunnels.tunnel_views:
     nodes: {de-1: de-1, fi-1: fi-1}
-    panel: home
+    list_name: home
     records:
       - name: de-fi
         id: 1
@@ -85,6 +86,7 @@ EXAMPLES = r"""
           target: {endpoint: 203.0.113.2, port: 20001, addresses: [10.201.0.1/31]}
   run_once: true
   delegate_to: localhost
+  become: false
 """
 
 RETURN = r"""
@@ -199,8 +201,8 @@ def work(module):
     orphans = orphans_of(module.params["orphans"])
     panel = None
     if module.params["records"] is not None:
-        place = _records.panel_id(module.params["panel"])
-        records, broken = _records.from_list(module.params["records"], module.params["panel"])
+        place = _records.panel_id(module.params["list_name"])
+        records, broken = _records.from_list(module.params["records"], module.params["list_name"])
         records = _views.publish(records, module.params["published"], nodes)
     else:
         panel = open_panel(module)
@@ -227,7 +229,7 @@ def main():
         {
             "nodes": {"type": "dict", "required": True},
             "records": {"type": "list", "elements": "dict"},
-            "panel": {"type": "str", "default": "local"},
+            "list_name": {"type": "str", "default": "local"},
             "published": {"type": "dict", "default": {}},
             "orphans": {"type": "dict", "default": {}},
         },

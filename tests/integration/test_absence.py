@@ -50,7 +50,7 @@ def world(make_world: Callable[..., World]) -> World:
         "roles": [
             {
                 "role": "marzban.tunnels.wireguard",
-                "vars": {"wireguard_tunnels": ELSEWHERE, "wireguard_panel_name": "elsewhere"},
+                "vars": {"wireguard_tunnels": ELSEWHERE, "wireguard_list_name": "elsewhere"},
             }
         ],
     }

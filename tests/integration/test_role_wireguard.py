@@ -133,10 +133,10 @@ def test_what_leaves_the_list_leaves_the_hosts(world: World, by_hand: ByHand) ->
 def test_an_empty_list_and_a_list_of_another_name_remove_nothing(world: World, by_hand: ByHand) -> None:
     assert by_hand.run([], "--diff").expect().changed() == []
     other = [by_hand.tunnel(7)]
-    by_hand.run(other, "--diff", wireguard_panel_name="other").expect()
+    by_hand.run(other, "--diff", wireguard_list_name="other").expect()
     until("the other list's tunnel carries packets", lambda: by_hand.passes(7))
     assert by_hand.passes(2)
-    by_hand.run(None, "--diff", wireguard_tunnels=[], wireguard_panel_name="other", wireguard_state="absent").expect()
+    by_hand.run(None, "--diff", wireguard_tunnels=[], wireguard_list_name="other", wireguard_state="absent").expect()
     assert interfaces(world, "a") == interfaces(world, "b") == ["mz2"]
     assert by_hand.passes(2)
 

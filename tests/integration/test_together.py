@@ -60,7 +60,7 @@ def test_two_lists_in_one_play(world: World) -> None:
         return {
             "name": f"List {name}",
             "ansible.builtin.include_role": {"name": "marzban.tunnels.wireguard"},
-            "vars": {"wireguard_panel_name": name, "wireguard_tunnels": [by_hand(world, f"by {name}", number)]},
+            "vars": {"wireguard_list_name": name, "wireguard_tunnels": [by_hand(world, f"by {name}", number)]},
         }
 
     plays = [play(tasks=[role("home", 1), role("work", 2)])]
