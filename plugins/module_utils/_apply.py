@@ -24,6 +24,8 @@ folder, a *public half* is a dict, ``?`` may be None:
 
 from __future__ import annotations
 
+import ipaddress
+
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _host, _received
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import (
@@ -32,7 +34,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._files import (
     open_to_others,
     state_text,
 )
-from ansible_collections.marzban.tunnels.plugins.module_utils._guard import route_refusal
+from ansible_collections.marzban.tunnels.plugins.module_utils._guard import Guard
 from ansible_collections.marzban.tunnels.plugins.module_utils._tunnel import accept, find_peer, measure
 from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
 
@@ -50,6 +52,7 @@ class Apply:
     def run(self, raws, templates, remove=(), remove_all=False):
         """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``."""
         remove = [_checks.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
+        before = self.folders.states()
         if not self.host.check:
             lock = self.folders.lock()  # noqa: F841 - held until the process ends
             self.folders.sweep()
@@ -57,7 +60,7 @@ class Apply:
         mine = {uuid: state for uuid, state in self.states.items() if self._is_mine(state)}
         tunnels = accept(raws, templates, self.panel, self.types, list(PROTOCOLS))
         named = {_received.seen(raw)["uuid"] for raw in raws}  # of whatever type
-        self._take_states(tunnels)
+        self._take_states(tunnels, before)
         for uuid in remove:
             if uuid in named:
                 raise FieldError("remove", uuid, "It stands in views too, so it exists: remove one of them.")
@@ -84,13 +87,16 @@ class Apply:
     def _is_mine(self, state):
         return state is not None and state["panel"] == self.panel and state["type"] in self.types
 
-    def _take_states(self, tunnels):
+    def _take_states(self, tunnels, before):
+        """The states of the tunnels; ``before`` are those from before this run waited for its turn."""
         for tunnel in tunnels:
             if tunnel.refused:
                 continue
             try:
+                if _overtaken(tunnel, before.get(tunnel.uuid), self.states.get(tunnel.uuid)):
+                    raise Error("Another run has just changed it here, and read a newer record: run again.")
                 tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
-                if "text" not in (tunnel.template or {}):
+                if tunnel.view["active"] and "text" not in (tunnel.template or {}):
                     raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")
             except Error as error:
                 tunnel.refuse(error)
@@ -124,13 +130,13 @@ class Apply:
         return {u: s for u, s in self.states.items() if self._is_mine(s) and s["type"] == protocol.name}
 
     def _preflight(self, protocol, tunnels):
-        for tunnel in tunnels:
-            if not tunnel.refused:
-                try:
-                    protocol.check(tunnel.view)
-                except FieldError as error:
-                    tunnel.refuse(error)
-        wanted = [one for one in tunnels if not one.refused and one.view["active"]]
+        wanted = [one for one in tunnels if not one.refused and one.view["active"]]  # what stops, stops in any case
+        for tunnel in wanted:
+            try:
+                protocol.check(tunnel.view)
+            except FieldError as error:
+                tunnel.refuse(error)
+        wanted = [one for one in wanted if not one.refused]
         lacks = protocol.missing() if wanted else []
         self.missing += [name for name in lacks if name not in self.missing]
         if lacks and not self.host.check:
@@ -178,13 +184,12 @@ class Apply:
         if not wanted:
             return
         routes = _host.look_routes(self.host)
-        controllers = _host.controllers(self.host) if any(one.view["routes"] for one in wanted) else []
         resolved = _host.resolve({one.view["peer"]["endpoint"] for one in wanted})
+        guard = self._guard(wanted, routes, resolved)
         free = set(leaving) | {state["interface"] for state in going.values()}
         owners = {
             s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free
         }
-        planned: dict = {}
         for tunnel in wanted:
             view, name = tunnel.view, tunnel.view["interface"]
             try:
@@ -197,13 +202,7 @@ class Apply:
                 if stands:
                     mend = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
                     raise FieldError("interface", name, (mend % stands))
-                ours = {name, (tunnel.state or {}).get("interface")} | free
-                for route in view["routes"]:
-                    if route in planned:
-                        raise FieldError("routes", route, "The tunnel %s takes it already." % planned[route])
-                    why = route_refusal(route, controllers, resolved.get(view["peer"]["endpoint"]) or [], routes, ours)
-                    if why:
-                        raise FieldError("routes", route, why)
+                guard.check(view, _received.title(view), {name, (tunnel.state or {}).get("interface")} | free)
                 tunnel.plan = protocol.plan(
                     view,
                     tunnel.template["text"],
@@ -217,11 +216,33 @@ class Apply:
             except Error as error:
                 tunnel.refuse(error)
                 continue
-            planned.update((route, _received.title(view)) for route in view["routes"])
+            guard.take(view, _received.title(view))
             if leaving.get((tunnel.state or {}).get("interface")) is tunnel:
                 tunnel.changes.append("interface %s instead of %s" % (name, tunnel.state["interface"]))
             tunnel.changes += tunnel.plan.changes
             tunnel.diff += [file_diff(*one) for one in tunnel.plan.files]
+
+    def _guard(self, wanted, routes, resolved):
+        """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""
+        given_up = set()
+        for tunnel in wanted:
+            state = tunnel.state or {"interface": None, "applied": {}}
+            keeps = {*tunnel.view["routes"], *tunnel.view["local"]["addresses"]}
+            gone = {*(state["applied"].get("routes") or []), *(state["applied"].get("addresses") or [])} - keeps
+            gone |= {str(ipaddress.ip_interface(one).network) for one in gone}
+            given_up |= {(one, state["interface"]) for one in gone}
+        addresses = [(a, name) for name, link in _host.look_links(self.host).items() for a in link["addresses"]]
+        endpoints = {
+            address: _received.title(one.view)
+            for one in wanted
+            for address in resolved.get(one.view["peer"]["endpoint"]) or []
+        }
+        return Guard(
+            _host.controllers(self.host),
+            endpoints,
+            [one for one in routes if one[:2] not in given_up],
+            [one for one in addresses if one not in given_up],
+        )
 
     def _refuse_what_is_not_free(self, tunnels, leaving):
         """An interface that its tunnel was to give up, and doesn't, is nobody else's."""
@@ -308,15 +329,22 @@ class Apply:
     def _remember_nothing(self, tunnel):
         """Nothing on this host bears the tunnel's interface any more; the key and the peer's half stay."""
         try:
-            self._save(tunnel, dict(tunnel.state, interface=None, applied={}))
+            self._save(tunnel, dict(tunnel.state, version=tunnel.view["version"], interface=None, applied={}))
         except Error as error:
             tunnel.refuse(error)
 
 
 def new_state(view):
     """The state of a tunnel of which nothing stands on the host yet."""
-    state = {key: view[key] for key in ("panel", "id", "uuid", "name", "type")}
+    state = {key: view[key] for key in ("panel", "id", "uuid", "name", "type", "version")}
     return dict(state, interface=None, peer=None, applied={})
+
+
+def _overtaken(tunnel, before, now):
+    """Whether another run applied a newer record, or removed the tunnel, while this one waited for its turn."""
+    if now is None:
+        return before is not None
+    return now != before and (now.get("version") or 0) > tunnel.view["version"]
 
 
 def _known(state):
@@ -324,9 +352,10 @@ def _known(state):
 
 
 def _shown_state(state):
-    """The state as a diff shows it: without what only tells whether the rules are still those that were loaded."""
+    """The state as a diff shows it: without the version, and what tells whether the rules are those that were loaded."""
     if state is None:
         return None
+    state = {key: value for key, value in state.items() if key != "version"}
     return dict(state, applied={key: value for key, value in state["applied"].items() if key != "rules"})
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import json
 import os
 import re
@@ -138,7 +139,9 @@ class Folders:
                 _checks.interface(state["interface"])
             if state.get("peer") is not None:
                 _checks.mapping(state["peer"], "peer")
-            _checks.mapping(state.setdefault("applied", {}), "applied")
+            applied = _checks.mapping(state.setdefault("applied", {}), "applied")
+            for text in [*(applied.get("addresses") or []), *(applied.get("routes") or [])]:
+                ipaddress.ip_interface(text)
         except (Error, ValueError, KeyError, TypeError):
             return None
         return state

@@ -22,6 +22,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 
 CONF_DIR = "/etc/wireguard"
+IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
 _UNIT_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
@@ -166,6 +167,8 @@ class WireGuard:
         ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
         ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
         """
+        if _files.read(IPV6_OFF) != "0\n":
+            view, template = text.without_ipv6(view, template)
         uuid, interface = view["uuid"], view["interface"]
         stood = bool(state) and state["interface"] == interface
         if not stood:
@@ -209,15 +212,19 @@ class WireGuard:
     def do(self, plans):
         """Carries the plans out: what runs is changed hot, the rest started together. Failed: ``{uuid: Error}``."""
         failed = {}
-        for plan in plans:
-            try:
-                self._do_files(plan)
-                self._do_hot(plan)
-            except Error as error:
-                failed[plan.view["uuid"]] = error
-        plans = [plan for plan in plans if plan.view["uuid"] not in failed]
+        for step in (self._do_first, self._do_files, self._do_hot):
+            for plan in plans:
+                try:
+                    step(plan)
+                except Error as error:
+                    failed[plan.view["uuid"]] = error
+            plans = [plan for plan in plans if plan.view["uuid"] not in failed]
         failed.update(self._start(plans))
         return failed
+
+    def _do_first(self, plan):
+        for argv in plan.first:
+            self.host.run(*argv)
 
     def _do_files(self, plan):
         if not os.path.isdir(CONF_DIR):
@@ -243,31 +250,33 @@ class WireGuard:
         for plan in starts:
             if plan.unlink:
                 self.host.attempt("ip", "link", "delete", "dev", plan.interface)
-        trouble = None
+        disabled = self._enable([unit(plan.interface) for plan in plans if plan.enable])
+        failed = {p.view["uuid"]: disabled[unit(p.interface)] for p in plans if unit(p.interface) in disabled}
+        if not starts:
+            return failed
+        names = [unit(plan.interface) for plan in starts]
+        self.host.attempt("systemctl", "reset-failed", *names)
         try:
-            enable = [unit(plan.interface) for plan in plans if plan.enable]
-            if enable:
-                self.host.run("systemctl", "enable", "--quiet", *enable)
-            if starts:
-                names = [unit(plan.interface) for plan in starts]
-                self.host.attempt("systemctl", "reset-failed", *names)
-                self.host.run("systemctl", "restart", *names, timeout=START_TIMEOUT + 2 * len(names))
-        except Error as error:
-            trouble = error  # of one of them, and the units say of which
-        if trouble is None:
-            return {}
-        units = _host.look_units(self.host, [unit(plan.interface) for plan in plans])
-        failed = {}
-        for plan in plans:
-            name = unit(plan.interface)
-            found = units.get(name, {})
-            if plan.start and found.get("active") != "active":
-                failed[plan.view["uuid"]] = Error(
-                    "%s did not start: %s" % (name, _host.last_words(self.host, name, "wg-quick"))
-                )
-            elif plan.enable and not found.get("enabled"):
-                failed[plan.view["uuid"]] = Error("%s could not be enabled: %s" % (name, trouble))
+            self.host.run("systemctl", "restart", *names, timeout=START_TIMEOUT + 2 * len(names))
+        except Error:  # of one of them, and the units say of which
+            units = _host.look_units(self.host, names)
+            for plan in starts:
+                name = unit(plan.interface)
+                if units.get(name, {}).get("active") != "active":
+                    said = _host.last_words(self.host, name, "wg-quick")
+                    failed.setdefault(plan.view["uuid"], Error("%s did not start: %s" % (name, said)))
         return failed
+
+    def _enable(self, names):
+        """``{unit: Error}`` of those that can't be enabled: where one can't, systemd enables none of a list."""
+        try:
+            if names:
+                self.host.run("systemctl", "enable", "--quiet", *names)
+        except Error as error:
+            if len(names) == 1:
+                return {names[0]: Error("%s can't be enabled: %s" % (names[0], error))}
+            return {name: why for one in names for name, why in self._enable([one]).items()}
+        return {}
 
     def applied(self, view, live):
         """What goes into the state about what was applied, to tell later what is ours on the interface."""

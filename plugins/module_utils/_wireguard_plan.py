@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_text as text
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 
@@ -32,6 +34,7 @@ class Plan:
         self.unlink = False  # an interface in the way of the start
         self.load = False  # the rules
         self.sync = False  # what `wg syncconf` sets
+        self.first = []  # commands that give up what another tunnel may get in this run
         self.hot = []  # commands
         self.changes = []
 
@@ -65,8 +68,9 @@ def compare(plan, before, public, live, routes, resolved):
         plan.changes.append("started")
     else:
         _compare_rules(plan, before, live)
-        _compare_link(plan, link, before)
-        _compare_routes(plan, before, [network for network, device, _kernel in routes if device == name])
+        shaken = _compare_link(plan, link, before)
+        there = [network for network, device, _kernel in routes if device == name]
+        _compare_routes(plan, before, there, shaken)
         wrong = text.differences(conf, wg, public, before.parsed, resolved, live["now"])
         plan.sync = bool(wrong)
         plan.changes += wrong
@@ -89,27 +93,42 @@ def _compare_rules(plan, before, live):
 
 
 def _compare_link(plan, link, before):
-    """The interface itself: what we put there, or put there once. What somebody else added is left alone."""
+    """The interface itself: what we put there, or put there once. What somebody else added is left alone.
+
+    Answers whether the routes have to be put back afterwards.
+    """
     name, conf = plan.interface, plan.conf
     if not link["up"]:
         plan.command("link up", "ip", "link", "set", "dev", name, "up")
     if conf["mtu"] and link["mtu"] != conf["mtu"]:
         change = "MTU %d instead of %s" % (conf["mtu"], link["mtu"])
         plan.command(change, "ip", "link", "set", "dev", name, "mtu", str(conf["mtu"]))
+    # First those that come: with its last address an interface loses its routes.
     for address in conf["addresses"]:
         if address not in link["addresses"]:
             plan.command("address %s added" % address, "ip", "addr", "add", address, "dev", name)
+    shaken = False
     ours = set(before.applied.get("addresses") or []) | set(before.parsed["addresses"] if before.parsed else [])
     for address in link["addresses"]:
         if address in ours and address not in conf["addresses"]:
             plan.command("address %s removed" % address, "ip", "addr", "del", address, "dev", name)
+            # Where another one is of the same network, the kernel may take it along, and all routes with it.
+            network = ipaddress.ip_interface(address).network
+            for other in conf["addresses"]:
+                if ipaddress.ip_interface(other).network == network:
+                    plan.hot.append(("ip", "addr", "replace", other, "dev", name))
+                    shaken = True
+    return shaken
 
 
-def _compare_routes(plan, before, there):
+def _compare_routes(plan, before, there, again):
     name, wanted = plan.interface, plan.view["routes"]
     for route in wanted:
         if route not in there:
             plan.command("route %s added" % route, "ip", "route", "add", route, "dev", name)
+        elif again:
+            plan.hot.append(("ip", "route", "replace", route, "dev", name))
     for route in before.applied.get("routes") or []:
         if route in there and route not in wanted:
-            plan.command("route %s removed" % route, "ip", "route", "del", route, "dev", name)
+            plan.changes.append("route %s removed" % route)
+            plan.first.append(("ip", "route", "del", route, "dev", name))

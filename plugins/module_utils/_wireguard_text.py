@@ -44,6 +44,25 @@ def rules(view, mtu):
     return "\n".join([*lines, "\t}", "}"]) + "\n"
 
 
+def without_ipv6(view, conf):
+    """``view`` and its conf (a text) for a host where IPv6 is off: what is left of the tunnel. Raises FieldError."""
+    addresses = [one for one in view["local"]["addresses"] if ":" not in one]
+    if not addresses:
+        mend = "IPv6 is off on this host (net.ipv6.conf.default.disable_ipv6): switch it on, or add IPv4 addresses."
+        raise FieldError("local.addresses", ", ".join(view["local"]["addresses"]), mend)
+    gone = [one for one in view["routes"] if ":" in one]
+    lines = []
+    for line in conf.split("\n"):
+        key, _sign, value = (part.strip() for part in line.partition("="))
+        if key.lower() == "address":
+            kept = [one.strip() for one in value.split(",") if ":" not in one]
+            lines += ["%s = %s" % (key, ", ".join(kept))] if kept else []
+        elif not (key.lower() in _HOOKS and set(value.split()) & set(gone)):
+            lines.append(line)
+    routes = [one for one in view["routes"] if one not in gone]
+    return dict(view, routes=routes, local=dict(view["local"], addresses=addresses)), "\n".join(lines)
+
+
 def _peer():
     return {"allowed": set(), "endpoint": None, "keepalive": 0}
 
@@ -65,7 +84,7 @@ def parse_conf(text):
             peer = None
             if section not in ("[interface]", "[peer]"):
                 raise Error("The conf has a section %s, and wg-quick knows [Interface] and [Peer]." % line)
-            conf["lines"].append(line)
+            conf["lines"].append(section.title())
             continue
         key, sign, value = (part.strip() for part in line.partition("="))
         if not sign or section is None:

@@ -12,7 +12,7 @@ import stat
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _guard, _host, _keys, _probe
+from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _host, _keys, _probe
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 
 from .test_render_and_received import PANEL, UUID, view
@@ -115,27 +115,6 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
-
-
-# Routes
-
-
-@pytest.mark.parametrize(
-    ("route", "why"),
-    [
-        ("198.51.100.0/24", "driven"),
-        ("203.0.113.0/28", "own packets"),
-        ("10.5.0.0/16", "by eth1"),
-        ("10.6.0.0/16", "by hand"),
-        ("10.201.9.0/24", None),
-        ("10.5.1.0/24", None),
-        ("2001:db8::/32", None),
-    ],
-)
-def test_refused_routes(route, why):
-    routes = [("10.5.0.0/16", "eth1", False), ("10.6.0.0/16", None, False), ("10.201.9.0/24", "mz3", False)]
-    said = _guard.route_refusal(route, ["198.51.100.7"], ["203.0.113.3"], routes, {"mz3"})
-    assert (why in said) if why else said is None
 
 
 # Probes

@@ -1,0 +1,157 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a record asks of a host that it must not get, and what several changes in one run do to each other."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.nodes import Directly
+from tests.integration.world import until
+from tests.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.up("test-guard", {"a": "bookworm+wireguard", "b": "trixie+wireguard"}) as lab:
+        yield lab
+
+
+@pytest.fixture
+def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
+    nodes = Directly(lab, tmp_path)
+    yield nodes
+    nodes.clear()
+
+
+def test_addresses_that_would_cut_off_are_refused(nodes: Directly) -> None:
+    """The host's own address inside a tunnel would close the host to everybody; a wide one would take the way out."""
+    nodes.up(1)
+    a, b = nodes.lab.host("a"), nodes.lab.host("b")
+    gateway = nodes.sh("a", "ip route show default").split()[2]
+    session = subprocess.Popen(["ssh", "-F", str(nodes.lab.ssh_config), "a", "sleep 300"])
+    try:
+        until("the session", lambda: nodes.sh("a", "pgrep -f '^sleep 300' || true"))
+        for address, why in (
+            (f"{a.address}/32", "This host has it already, on "),
+            (f"{gateway.rpartition('.')[0]}.250/24", "driven"),
+            (f"{b.address.rpartition('.')[0]}.{int(b.address.rpartition('.')[2]) ^ 1}/31", "own packets"),
+        ):
+            answer = nodes.apply({"a": [nodes.pair(1, ends={"a": {"addresses": [address]}})["a"]]})["a"]
+            assert answer.tunnel(1)["refused"], address
+            assert why in answer.tunnel(1)["error"], answer.tunnel(1)
+            assert address in answer.tunnel(1)["error"]
+            assert not answer["changed"]
+    finally:
+        session.terminate()
+        session.wait()
+    assert nodes.reaches("a", 1, 1)
+
+
+def test_a_route_over_the_way_of_another_tunnel_is_refused(nodes: Directly) -> None:
+    nodes.up(1, 2)
+    b = nodes.lab.host("b").address
+    pairs = [
+        nodes.pair(1),
+        nodes.pair(2, ends={"b": {"routes": [f"{b}/32"], "endpoint": nodes.lab.host("b").address6}}),
+    ]
+    answer = nodes.apply({"a": [pair["a"] for pair in pairs]})["a"]
+    assert "where the packets of the tunnel t1 go" in answer.tunnel(2)["error"]
+    assert nodes.reaches("a", 1, 1)
+    assert nodes.reaches("a", 2, 1)
+
+
+def test_a_route_moves_from_one_tunnel_to_another_in_one_run(nodes: Directly) -> None:
+    route = {"b": {"routes": ["10.43.0.0/24"]}}
+    nodes.up(1, ends=route)
+    for has_it, other in ((2, 1), (1, 2)):
+        views = nodes.views(nodes.pair(has_it, ends=route), nodes.pair(other))
+        if has_it == 2:
+            nodes.apply(nodes.views(nodes.pair(2)))  # makes its keys
+            views = nodes.views(nodes.pair(has_it, ends=route), nodes.pair(other))
+        would = nodes.check(views)["a"]
+        did = nodes.apply(views)["a"]
+        assert did.errors() == []
+        assert would.tunnel(other)["changes"] == did.tunnel(other)["changes"]
+        assert "route 10.43.0.0/24 removed" in did.tunnel(other)["changes"]
+        assert f"dev mz{has_it}" in nodes.sh("a", "ip route show 10.43.0.0/24")
+        assert not nodes.apply(views)["a"]["changed"]
+
+
+def test_another_address_of_the_same_network_leaves_the_routes(nodes: Directly) -> None:
+    """The kernel takes the new one away with the old one, and the routes as well."""
+
+    def ends(last: int) -> dict[str, dict[str, list[str]]]:
+        return {
+            "a": {"addresses": [f"10.9.0.{last}/24", "fd09::1/64"]},
+            "b": {"addresses": ["10.9.0.2/24", "fd09::2/64"], "routes": ["10.43.0.0/24", "fd43::/64"]},
+        }
+
+    nodes.sh("a", "sysctl -q -w net.ipv4.conf.all.promote_secondaries=0 net.ipv4.conf.default.promote_secondaries=0")
+    nodes.up(1, ends=ends(1))
+    views = nodes.views(nodes.pair(1, ends=ends(3)))
+    answer = nodes.apply(views)["a"]
+    assert "address 10.9.0.1/24 removed" in answer.tunnel(1)["changes"]
+    assert "started" not in answer.tunnel(1)["changes"]
+    there = nodes.sh("a", "ip -o addr show dev mz1; ip route show dev mz1; ip -6 route show dev mz1")
+    for kept in ("10.9.0.3/24", "10.43.0.0/24", "fd43::/64", "fd09::1/64"):
+        assert kept in there
+    assert "10.9.0.1/24" not in there
+    assert not nodes.apply(views)["a"]["changed"]
+    assert nodes.health(views, wait=20)["a"].statuses() == {"active"}
+
+
+def test_a_host_without_ipv6_has_the_rest_of_the_tunnel(nodes: Directly) -> None:
+    off = "sysctl -q -w net.ipv6.conf.all.disable_ipv6={0} net.ipv6.conf.default.disable_ipv6={0}"
+    nodes.sh("a", off.format(1))
+    try:
+        views = nodes.up(1, ends={"b": {"routes": ["10.43.0.0/24", "fd43::/64"]}})
+        assert "inet6" not in nodes.sh("a", "ip -o addr show dev mz1")
+        assert nodes.sh("a", "ip route show 10.43.0.0/24")
+        assert not nodes.apply(views)["a"]["changed"]
+        only = nodes.pair(1, ends={"a": {"addresses": ["fd09::2/127"]}, "b": {"addresses": ["fd09::3/127"]}})
+        assert "IPv6 is off on this host" in nodes.apply({"a": [only["a"]]})["a"].tunnel(1)["error"]
+    finally:
+        nodes.sh("a", off.format(0))
+    changes = nodes.apply(views)["a"].tunnel(1)["changes"]
+    assert "address fd6d:7a00::1:2/127 added" in changes, "with IPv6 on again"
+    assert "started" not in changes
+    assert nodes.reaches("a", 1, 1)
+
+
+def test_what_is_deactivated_stops_whatever_else_is_wrong_with_it(nodes: Directly) -> None:
+    nodes.up(1, 2)
+    off = nodes.views(nodes.pair(1, active=False, post_quantum="require"), nodes.pair(2, active=False))
+    templates = {"rendered": [{"text": ""}, {"error": "The template can't be rendered: broken."}]}
+    answer = nodes.apply({"a": off["a"]}, **templates)["a"]
+    assert answer.errors() == []
+    assert answer.statuses() == {"inactive"}
+    assert nodes.sh("a", "wg show interfaces").strip() == ""
+
+
+def test_a_masked_unit_keeps_no_other_tunnel(nodes: Directly) -> None:
+    views = nodes.views(nodes.pair(1), nodes.pair(2))
+    nodes.apply(views)
+    views = nodes.views(nodes.pair(1), nodes.pair(2))
+    nodes.sh("a", "systemctl mask -q wg-quick@mz1")
+    try:
+        answer = nodes.apply(views)["a"]
+    finally:
+        nodes.sh("a", "systemctl unmask -q wg-quick@mz1")
+    assert "wg-quick@mz1.service" in answer.tunnel(1)["error"]
+    assert "masked" in answer.tunnel(1)["error"]
+    assert not answer.tunnel(2)["error"]
+    assert nodes.sh("a", "systemctl is-active wg-quick@mz2; systemctl is-enabled wg-quick@mz2").split() == [
+        "active",
+        "enabled",
+    ]
+    assert nodes.apply(views)["a"].errors() == []
+    assert nodes.health(views, wait=20)["a"].statuses() == {"active"}
