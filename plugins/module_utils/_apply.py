@@ -352,7 +352,7 @@ def _known(state):
 
 
 def _shown_state(state):
-    """The state as a diff shows it: without the version, and what tells whether the rules are those that were loaded."""
+    """The state as a diff shows it: without the version, and without what tells whether the rules are as loaded."""
     if state is None:
         return None
     state = {key: value for key, value in state.items() if key != "version"}

@@ -30,6 +30,7 @@ POST_QUANTUM = ("auto", "require", "off")
 GROUP_PREFIX = "marzban_"
 MAX_ITEMS = 64  # entries in one list of addresses or routes
 MAX_DEPTH = 16  # levels of a config
+WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 
 _NAME_MEND = (
     "Use 1 to 128 letters, digits, emoji, single spaces inside, and the characters . _ - ( ) #, "
@@ -210,7 +211,7 @@ def interface(value, field="interface"):
     if not isinstance(value, str) or not _INTERFACE.match(value):
         raise FieldError(field, value, "Use 1 to 15 of the characters a-z A-Z 0-9 _ = + . - (no - at the beginning).")
     if _OTHERS_INTERFACE.match(value):
-        raise FieldError(field, value, "This name belongs to the system or to a network card: choose one such as tun-de-fi.")
+        raise FieldError(field, value, "This name is the system's or a network card's: choose one such as tun-de-fi.")
     return value
 
 
@@ -228,8 +229,10 @@ def interface_address(value, field="addresses"):
     mend = "Give an address that a host can have, with its prefix, such as 10.201.0.24/31."
     address, prefix = _with_prefix(value, field, mend)
     found = ipaddress.ip_interface("%s/%d" % (address, prefix))
-    if address.is_unspecified or address.is_multicast or address.is_loopback or prefix == 0:
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
         raise FieldError(field, value, mend)
+    if prefix < WIDEST[address.version]:
+        raise FieldError(field, value, "Its network is so wide that it takes the host's other ways. " + mend)
     if address.version == 6 and address.is_link_local:
         raise FieldError(field, value, "A link-local address can't be routed: take one from fd00::/8.")
     if prefix < address.max_prefixlen - 1:
@@ -253,7 +256,7 @@ def network(value, field="network"):
 def route(value, field="routes"):
     """A network that stands behind an end of a tunnel."""
     found = ipaddress.ip_network(network(value, field))
-    if found.prefixlen < (8 if found.version == 4 else 7):
+    if found.prefixlen < WIDEST[found.version]:
         # Also the halves of the Internet and the like, which hide the default route just as well.
         raise FieldError(
             field,
