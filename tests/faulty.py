@@ -37,6 +37,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     target: str  # path and query as they were sent
+    client: tuple[str, int]  # where it came from: another one for each connection
 
 
 @dataclass
@@ -217,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-        request = Request(self.command, parts.path, query, dict(self.headers), body, self.path)
+        request = Request(self.command, parts.path, query, dict(self.headers), body, self.path, self.client_address)
         try:
             found = faulty._answer(request)
         except Drop:

@@ -16,7 +16,7 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _received
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import (
     Error,
     FieldError,
@@ -121,9 +121,10 @@ class Panel:
         if not is_loopback(urlsplit(self.url).hostname):
             session.proxies = get_environ_proxies(self.url)
         if ca_path and not os.path.exists(ca_path):
-            raise FieldError(
-                "ca_path", ca_path, "There is no such file here: give the path of the CA certificate (PEM)."
-            )
+            mend = "There is no such file here: give the path of the CA certificate (PEM)."
+            if not os.path.isabs(ca_path):
+                mend = "There is no such file below %s: give an absolute path." % os.getcwd()
+            raise FieldError("ca_path", ca_path, mend)
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         session.verify = (ca_path or bundle or True) if validate_certs else False
         if not validate_certs:
@@ -197,12 +198,21 @@ class Panel:
         self._delete("%s/%d" % (TUNNELS_PATH, number), version=version)
 
     def post_keys(self, keys):
-        """``{"updated", "rejected"}``; ``keys`` is a list of ``{"uuid", "node", "public"}``."""
-        return self._object("POST", TUNNELS_PATH + "/keys", body={"keys": keys}, again=True)
+        """``(updated, rejected)`` as ``_post_all``; ``keys`` is a list of ``{"uuid", "node", "public"}``."""
+        return self._post_all("/keys", "keys", keys)
 
     def post_status(self, reports):
-        """``{"updated", "rejected"}``; ``reports`` as in docs/contract.md."""
-        return self._object("POST", TUNNELS_PATH + "/status", body={"reports": reports}, again=True)
+        """``(updated, rejected)`` as ``_post_all``; ``reports`` as in docs/contract.md."""
+        return self._post_all("/status", "reports", reports)
+
+    def _post_all(self, path, key, items):
+        """How many of ``items`` the panel took, and what it refused: a list of ``{"uuid"?, "node"?, "detail"}``."""
+        answer = self._object("POST", TUNNELS_PATH + path, body={key: items}, again=True)
+        updated = _checks.whole(answer.get("updated"), "updated", 0, len(items))
+        listed = answer.get("rejected")
+        refused = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        named = [{name: _received.words(one.get(name), 128) for name in ("uuid", "node")} for one in refused]
+        return updated, [dict(one, detail=readable(raw.get("detail"))) for one, raw in zip(named, refused)]
 
     # HTTP
 
@@ -236,7 +246,7 @@ class Panel:
     def _log_in(self):
         username, password = self._login
         form = {"username": username, "password": password}
-        response, content = self._send("POST", TOKEN_PATH, False, {}, data=form)
+        response, content = self._send("POST", TOKEN_PATH, True, {}, data=form)  # a second token does no harm
         if response.status_code == 422:
             raise self._error("login", "POST", TOKEN_PATH, response.status_code, content)
         answer = self._read("POST", TOKEN_PATH, response, content)

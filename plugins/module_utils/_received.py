@@ -2,15 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a node accepts: each field of a view checked again where it is used. Pure.
+"""What one side of a run accepts from the other. Pure.
 
-The controller checked it too. A node doesn't rely on that: what it writes is run by root.
+A node checks each field of a view again, though the controller did: what it writes is run by root. The controller
+checks what a node answers, which may be compromised: it may spoil its own part of a run, and no other.
 """
 
 from __future__ import annotations
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, printable, shown
 
 MAX_NUMBER = 2**63 - 1
 
@@ -86,3 +87,26 @@ def seen(raw):
         "peer": safe(_checks.node_name, ends["peer"].get("node")),
         "role": safe(_checks.choice, ends["local"].get("role"), _checks.ROLES),
     }
+
+
+# What the controller takes from a node
+
+
+def entries(answer, key):
+    """The list under ``key`` of a host's answer, empty where it has none. What is in it can be anything.
+
+    Raises FieldError where the answer or the list is none.
+    """
+    listed = None if answer is None else _checks.mapping(answer, "answer").get(key)
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        raise FieldError(key, listed, "It is no list: look at that host, it may be compromised.")
+    return listed
+
+
+def words(value, limit=500):
+    """Foreign text (or whatever stands in its place) as one bounded harmless line; None stays None."""
+    if value is None:
+        return None
+    return printable(value, limit) if isinstance(value, str) else shown(value)

@@ -36,7 +36,7 @@ class Nodes:
 
     def __init__(self, raws):
         self._names = {raw.get("name"): raw.get("id") for raw in raws if isinstance(raw.get("name"), str)}
-        self._ids = {str(raw.get("id")): raw.get("name") for raw in raws}
+        self._ids = {str(raw["id"]): raw.get("name") for raw in raws if type(raw.get("id")) is int}
 
     def find(self, given, field):
         """``(id, name)`` of the node ``given`` by its name (case counts) or its id. Raises FieldError."""
@@ -130,12 +130,14 @@ def declared(raw, nodes=None):
 
 
 def predicted(raw, body, nodes):
-    """What the panel would answer (as ``_records.info``) when ``body`` is sent; ``raw`` is None for a new tunnel."""
+    """What the panel would answer (as ``_records.info``) when ``body`` is sent; ``raw`` is None for a new tunnel.
+
+    Any change makes the panel forget what the ends reported. Where it would place them anew, nobody knows how.
+    """
     merged = dict(raw or {}, **body)
-    answer = _records.info(raw) if raw else dict(_records.NO_INFO, version=1, status="connecting", ends=[])
-    answer.update(declared(merged, nodes))
-    if raw:
-        answer["version"] = version(raw) + 1
-        if {"source_node_id", "target_node_id", "tunnel_type"} & set(body):
-            answer["ends"] = []
+    answer = _records.info(raw) if raw else dict(_records.NO_INFO, ends=[])
+    answer.update(declared(merged, nodes), version=version(raw) + 1 if raw else 1)
+    answer["status"] = "connecting" if merged.get("is_active") else "inactive"
+    placed_anew = {"source_node_id", "target_node_id", "tunnel_type", "config"} & set(body)
+    answer["ends"] = [] if placed_anew else [dict(end, status=None, error=None) for end in answer["ends"]]
     return answer

@@ -81,9 +81,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 node:
-  description: The node as it is now (in check mode, as it would be). The C(id) of a node that would be created is null.
+  description: The node as it is now (in check mode, as it would be).
   returned: when O(state=present)
   type: dict
+  contains:
+    id: {description: "The panel's number of the node. Null in check mode for one that would be created.", type: int}
+    name: {description: Its name., type: str}
+    address: {description: Where the panel reaches it., type: str}
+    port: {description: Port of its service., type: int}
+    api_port: {description: Port of its Xray API., type: int}
+    status: {description: "V(connected), V(connecting), V(error) or V(disabled).", type: str}
+    usage_coefficient: {description: What traffic through it counts., type: float}
+    xray_version: {description: "The version of its Xray, or null.", type: str}
+    message: {description: "What the panel has to say about it, or null.", type: str}
   sample:
     id: 1
     name: de-1
@@ -103,7 +113,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._module import ope
 
 def find(raws, name, new_name):
     """``(node or None, name that it is to have)``. Raises FieldError where the new name is another node's."""
-    by_name = {raw.get("name"): raw for raw in raws}
+    by_name = {raw["name"]: raw for raw in raws if isinstance(raw.get("name"), str)}
     if new_name is None or new_name == name:
         return by_name.get(name), name
     if name in by_name and new_name in by_name:

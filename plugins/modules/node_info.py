@@ -48,33 +48,15 @@ nodes:
   type: list
   elements: dict
   contains:
-    id:
-      description: The panel's number of the node. The panel may give it to another node when this one is deleted.
-      type: int
-    name:
-      description: Its name.
-      type: str
-    address:
-      description: Where the panel reaches it.
-      type: str
-    port:
-      description: Port of its service.
-      type: int
-    api_port:
-      description: Port of its Xray API.
-      type: int
-    status:
-      description: V(connected), V(connecting), V(error) or V(disabled).
-      type: str
-    usage_coefficient:
-      description: What traffic through it counts.
-      type: float
-    xray_version:
-      description: The version of its Xray, or null.
-      type: str
-    message:
-      description: What the panel has to say about it, or null.
-      type: str
+    id: {description: "The panel's number of the node, which another node may get when this one is deleted.", type: int}
+    name: {description: Its name., type: str}
+    address: {description: Where the panel reaches it., type: str}
+    port: {description: Port of its service., type: int}
+    api_port: {description: Port of its Xray API., type: int}
+    status: {description: "V(connected), V(connecting), V(error) or V(disabled).", type: str}
+    usage_coefficient: {description: What traffic through it counts., type: float}
+    xray_version: {description: "The version of its Xray, or null.", type: str}
+    message: {description: "What the panel has to say about it, or null.", type: str}
   sample:
     - id: 1
       name: de-1

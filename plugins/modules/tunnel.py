@@ -74,10 +74,55 @@ EXAMPLES = r"""
 RETURN = r"""
 tunnel:
   description:
-    - The record as it is now (in check mode, as it would be), as M(marzban.tunnels.tunnel_info) answers it.
-    - In check mode the panel has not chosen yet what it chooses at creation, so C(id), C(uuid) and C(ends) are empty.
+    - The record as it is now (in check mode, as it would be).
+    - What the panel chooses is not known in check mode. So C(id) and C(uuid) of a new tunnel are null, and C(ends) is
+      empty where the panel would place them anew.
   returned: when O(state=present)
   type: dict
+  contains:
+    id: {description: "The panel's number of the tunnel, never used again.", type: int}
+    uuid: {description: The tunnel's UUID., type: str}
+    name: {description: "Its name, or null.", type: str}
+    type: {description: Its protocol., type: str}
+    active: {description: Whether it is to run., type: bool}
+    version: {description: A number that grows with each change of the record., type: int}
+    status: {description: "V(active), V(inactive), V(error) or V(connecting), as the last run found it.", type: str}
+    source: {description: The name of one node., type: str}
+    target: {description: The name of the other node., type: str}
+    config: {description: What was chosen for it., type: dict}
+    ends:
+      description: The source's end and the target's.
+      type: list
+      elements: dict
+      contains:
+        role: {description: V(source) or V(target)., type: str}
+        node: {description: The name of its node., type: str}
+        node_id: {description: The panel's number of that node., type: int}
+        endpoint: {description: Host name or IP address where the other end finds it., type: str}
+        port: {description: Its port., type: int}
+        addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
+        interface: {description: Its network interface., type: str}
+        routes: {description: The networks that stand behind it., type: list, elements: str}
+        public:
+          description: Its public half, or null.
+          type: dict
+          contains:
+            public_key: {description: A WireGuard public key., type: str}
+        status: {description: "What it reported last, or null.", type: str}
+        error: {description: "The error that it reported, or null.", type: str}
+        measured:
+          description: What was measured there last, or null.
+          type: dict
+          contains:
+            handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
+            rx_bytes: {description: "Bytes received, or null.", type: int}
+            tx_bytes: {description: "Bytes sent, or null.", type: int}
+            rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
+            loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
+        age: {description: "Seconds since it reported, or null.", type: float}
+    error:
+      description: Why the record can't be used, or null. If so, the fields that can't be told are null.
+      type: str
   sample:
     id: 3
     uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
@@ -93,7 +138,7 @@ tunnel:
     error: null
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _wanted
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records, _wanted
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 
@@ -109,7 +154,8 @@ def work(module):
     panel = open_panel(module)
     if options["state"] == "absent":
         return delete(module, panel)
-    nodes = _wanted.Nodes(panel.nodes()) if options["source"] or options["target"] else None
+    named = any(options[role] is not None for role in _checks.ROLES)
+    nodes = _wanted.Nodes(panel.nodes()) if named else None
     want = _wanted.wanted(options, nodes)
     raw = _wanted.find(panel.tunnels(), want["name"])
     before = _wanted.declared(raw) if raw else {}

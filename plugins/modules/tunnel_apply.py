@@ -123,84 +123,79 @@ missing:
   description: Capabilities that the tunnels need and this host lacks. Nothing is applied until they are there.
   type: list
   elements: str
-  returned: always
+  returned: success
   sample: [cryptography, wireguard-tools, wireguard-go, nftables, ping, iproute2]
 tunnels:
-  description: One entry for each of the views.
+  description: One entry for each of the views of O(types).
   type: list
   elements: dict
-  returned: always
+  returned: success
   contains:
-    uuid:
-      description: The tunnel's uuid. This and the next fields are null where the view holds no such thing.
-      type: str
-    id:
-      description: Its number on the panel.
-      type: int
-    name:
-      description: Its name on the panel.
-      type: str
-    version:
-      description: The version of the record.
-      type: int
-    type:
-      description: Its protocol.
-      type: str
-    interface:
-      description: Its interface on this host.
-      type: str
-    node:
-      description: This node.
-      type: str
-    peer:
-      description: The node at the other end.
-      type: str
-    role:
-      description: V(source) or V(target), this end's role in the record.
-      type: str
-    status:
-      description: V(active) (a ping came back), V(inactive), V(connecting) or V(error).
-      type: str
-      sample: active
-    error:
-      description: What was expected, what was seen, and what to do.
-      type: str
-    refused:
-      description: Whether the tunnel could not be applied. Without it an error is about the traffic.
-      type: bool
-    waiting_for:
-      description: The node whose public half nobody knows yet.
-      type: str
+    uuid: {description: The tunnel's UUID. It and the next fields are null where the view has no such thing., type: str}
+    id: {description: Its number on the panel., type: int}
+    name: {description: Its name on the panel., type: str}
+    version: {description: The version of the record., type: int}
+    type: {description: Its protocol., type: str}
+    interface: {description: Its network interface on this host., type: str}
+    node: {description: This node., type: str}
+    peer: {description: The node at the other end., type: str}
+    role: {description: "V(source) or V(target), this end's role in the record.", type: str}
+    status: {description: "V(active) (a ping came back), V(inactive), V(connecting) or V(error).", type: str}
+    error: {description: "What was expected, what was seen, and what to do. Null if nothing is wrong.", type: str}
+    refused: {description: Whether it could not be applied. Without that an error is about the traffic., type: bool}
+    waiting_for: {description: "The node whose public half nobody knows yet, or null.", type: str}
     public:
-      description: The public half of this end.
+      description: The public half of this end, or null.
       type: dict
-      sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
-    publish:
-      description: Whether the panel lacks this public half, or has another.
-      type: bool
+      contains:
+        public_key: {description: A WireGuard public key., type: str}
+    publish: {description: "Whether the panel lacks this public half, or has another.", type: bool}
     changes:
       description: What was changed, or would be in check mode.
       type: list
       elements: str
       sample: [key made, conf written, enabled, started]
     measured:
-      description: C(handshake_age) in seconds, C(rx_bytes), C(tx_bytes), C(rtt_ms), C(loss_percent); each may be null.
+      description: What was measured, or null for a tunnel that does not run.
       type: dict
+      contains:
+        handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
+        rx_bytes: {description: "Bytes received, or null.", type: int}
+        tx_bytes: {description: "Bytes sent, or null.", type: int}
+        rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
+        loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
 removed:
-  description: What was taken off, each with C(id), C(uuid), C(name), C(type), C(interface), C(error).
+  description: What was taken off, or would be in check mode.
   type: list
   elements: dict
-  returned: always
+  returned: success
+  contains:
+    id: {description: "Its number on the panel, or null.", type: int}
+    uuid: {description: The tunnel's UUID., type: str}
+    name: {description: "Its name, or null.", type: str}
+    type: {description: Its protocol., type: str}
+    interface: {description: "Its network interface, or null where none stands.", type: str}
+    error: {description: "Why it could not be taken off, or null.", type: str}
 orphans:
   description: Tunnels of this panel that are on the host and in none of the views. They are left as they are.
   type: list
   elements: dict
-  returned: always
+  returned: success
+  contains:
+    id: {description: "Its number on the panel, or null.", type: int}
+    uuid: {description: The tunnel's UUID., type: str}
+    name: {description: "Its name, or null.", type: str}
+    type: {description: Its protocol., type: str}
+    interface: {description: "Its network interface, or null where none stands.", type: str}
 foreign:
-  description: Folders of other panels, or with a state that can't be read, each with C(uuid), C(panel), C(interface).
+  description: Folders of other panels, or with a state that can't be read. They are never touched.
   type: list
   elements: dict
-  returned: always
+  returned: success
+  contains:
+    uuid: {description: The folder's name., type: str}
+    panel: {description: "The panel that it belongs to, or null.", type: str}
+    interface: {description: "Its network interface, or null.", type: str}
 """
 
 from ansible.module_utils.basic import AnsibleModule

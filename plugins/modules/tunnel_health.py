@@ -82,38 +82,20 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tunnels:
-  description: One entry for each of the views.
+  description: One entry for each of the views of O(types).
   type: list
   elements: dict
-  returned: always
+  returned: success
   contains:
-    uuid:
-      description: The tunnel's uuid. This and the next fields are null where the view holds no such thing.
-      type: str
-    id:
-      description: Its number on the panel.
-      type: int
-    name:
-      description: Its name on the panel.
-      type: str
-    version:
-      description: The version of the record.
-      type: int
-    type:
-      description: Its protocol.
-      type: str
-    interface:
-      description: Its interface on this host.
-      type: str
-    node:
-      description: This node.
-      type: str
-    peer:
-      description: The node at the other end.
-      type: str
-    role:
-      description: V(source) or V(target), this end's role in the record.
-      type: str
+    uuid: {description: The tunnel's UUID. It and the next fields are null where the view has no such thing., type: str}
+    id: {description: Its number on the panel., type: int}
+    name: {description: Its name on the panel., type: str}
+    version: {description: The version of the record., type: int}
+    type: {description: Its protocol., type: str}
+    interface: {description: Its network interface on this host., type: str}
+    node: {description: This node., type: str}
+    peer: {description: The node at the other end., type: str}
+    role: {description: "V(source) or V(target), this end's role in the record.", type: str}
     status:
       description:
         - V(inactive), the record is not active.
@@ -123,18 +105,18 @@ tunnels:
         - V(error), anything else.
       type: str
       sample: active
-    error:
-      description: What was expected, what was seen, and what to do.
-      type: str
-    refused:
-      description: Whether the view can't be used.
-      type: bool
-    waiting_for:
-      description: The node whose public half nobody knows yet.
-      type: str
+    error: {description: "What was expected, what was seen, and what to do. Null if nothing is wrong.", type: str}
+    refused: {description: Whether the view can't be used., type: bool}
+    waiting_for: {description: "The node whose public half nobody knows yet, or null.", type: str}
     measured:
-      description: C(handshake_age) in seconds, C(rx_bytes), C(tx_bytes), C(rtt_ms), C(loss_percent); each may be null.
+      description: What was measured, or null for a tunnel that does not run.
       type: dict
+      contains:
+        handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
+        rx_bytes: {description: "Bytes received, or null.", type: int}
+        tx_bytes: {description: "Bytes sent, or null.", type: int}
+        rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
+        loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -55,40 +55,46 @@ tunnels:
   type: list
   elements: dict
   contains:
-    id:
-      description: The panel's number of the tunnel, never used again.
-      type: int
-    uuid:
-      description: The tunnel's UUID.
-      type: str
-    name:
-      description: Its name, or null.
-      type: str
-    type:
-      description: Its protocol.
-      type: str
-    active:
-      description: Whether it is to run.
-      type: bool
-    version:
-      description: A number that grows with each change of the record.
-      type: int
-    status:
-      description: V(active), V(inactive), V(error) or V(connecting), as the last run found it.
-      type: str
-    source:
-      description: The name of one node.
-      type: str
-    target:
-      description: The name of the other node.
-      type: str
-    config:
-      description: What was chosen for it.
-      type: dict
+    id: {description: "The panel's number of the tunnel, never used again.", type: int}
+    uuid: {description: The tunnel's UUID., type: str}
+    name: {description: "Its name, or null.", type: str}
+    type: {description: Its protocol., type: str}
+    active: {description: Whether it is to run., type: bool}
+    version: {description: A number that grows with each change of the record., type: int}
+    status: {description: "V(active), V(inactive), V(error) or V(connecting), as the last run found it.", type: str}
+    source: {description: The name of one node., type: str}
+    target: {description: The name of the other node., type: str}
+    config: {description: What was chosen for it., type: dict}
     ends:
-      description: The source's and the target's end - addresses, port, interface, public half, and what was measured.
+      description: The source's end and the target's.
       type: list
       elements: dict
+      contains:
+        role: {description: V(source) or V(target)., type: str}
+        node: {description: The name of its node., type: str}
+        node_id: {description: The panel's number of that node., type: int}
+        endpoint: {description: Host name or IP address where the other end finds it., type: str}
+        port: {description: Its port., type: int}
+        addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
+        interface: {description: Its network interface., type: str}
+        routes: {description: The networks that stand behind it., type: list, elements: str}
+        public:
+          description: Its public half, or null.
+          type: dict
+          contains:
+            public_key: {description: A WireGuard public key., type: str}
+        status: {description: "What it reported last, or null.", type: str}
+        error: {description: "The error that it reported, or null.", type: str}
+        measured:
+          description: What was measured there last, or null.
+          type: dict
+          contains:
+            handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
+            rx_bytes: {description: "Bytes received, or null.", type: int}
+            tx_bytes: {description: "Bytes sent, or null.", type: int}
+            rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
+            loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
+        age: {description: "Seconds since it reported, or null.", type: float}
     error:
       description: Why the record can't be used, or null. If so, the fields that can't be told are null.
       type: str

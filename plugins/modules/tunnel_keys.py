@@ -97,9 +97,11 @@ public:
   description: The public half, null where it is not known (a broken key, or one that check mode did not make).
   type: dict
   returned: success
+  contains:
+    public_key: {description: A WireGuard public key., type: str}
   sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
 fingerprint:
-  description: What a diff shows of it.
+  description: What a diff shows of it, null where it is not known.
   type: str
   returned: success
   sample: public key SHA256:9b1yZ8Qx0TqfFJm7m0hJ4gVvGfK8sSeQY2lqJ0cVb0k

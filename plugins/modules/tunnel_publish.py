@@ -87,40 +87,64 @@ published:
   returned: success
   type: list
   elements: dict
+  contains:
+    uuid: {description: The tunnel's UUID., type: str}
+    node: {description: The name of the node at that end., type: str}
+    public:
+      description: The public half.
+      type: dict
+      contains:
+        public_key: {description: A WireGuard public key., type: str}
   sample:
     - uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
       node: de-1
       public: {public_key: 3yRcvhYNOUBQWBvdqO3OjQuWm5yu4kwZLZCQ4U1wWGo=}
 rejected:
-  description: What was not taken, each with the reason in C(detail).
+  description: What was not taken.
   returned: success
   type: list
   elements: dict
+  contains:
+    uuid: {description: "The tunnel's UUID, or null.", type: str}
+    node: {description: "The name of the node, or null.", type: str}
+    detail: {description: Why., type: str}
   sample:
     - uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
       node: us-1
       detail: The tunnel does not end at this node.
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, printable
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _received, _records
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._received import words
 
 
 def offered(results, nodes):
-    """``(keys, rejected)`` out of the answers of tunnel_apply."""
+    """``(keys, rejected)`` out of the answers of tunnel_apply. A node may be compromised: they can hold anything."""
     keys, rejected = [], []
     for host, answer in results.items():
-        for end in (answer.get("tunnels") if isinstance(answer, dict) else None) or []:
+        own = host if nodes is None else nodes.get(host) or host
+        try:
+            ends = _received.entries(answer, "tunnels")
+            ends = [_checks.mapping(end, "tunnels[%d]" % number) for number, end in enumerate(ends)]
+        except FieldError as error:
+            rejected.append(refusal({"node": own}, error))
+            continue
+        for end in ends:
             if not end.get("publish") or not end.get("public"):
                 continue
-            key = {"uuid": end.get("uuid"), "node": end.get("node"), "public": end["public"]}
-            if nodes is not None and key["node"] != (nodes.get(host) or host):
-                detail = "The host %s speaks for another node than its own: it may be compromised." % host
-                rejected.append(dict(key, detail=detail))
+            if nodes is None or end.get("node") == own:
+                keys.append({key: end.get(key) for key in ("uuid", "node", "public")})
             else:
-                keys.append(key)
+                detail = "The host %s speaks for another node than its own: it may be compromised." % host
+                rejected.append(refusal(end, detail))
     return keys, rejected
+
+
+def refusal(key, detail):
+    """An entry of ``rejected``. The public half is left out: a refused one may hold anything."""
+    return {"uuid": words(key.get("uuid"), 128), "node": words(key.get("node"), 128), "detail": str(detail)}
 
 
 def ends_of(records):
@@ -149,26 +173,19 @@ def work(module):
             kind, known = ends[uuid, node]
             public = _checks.public_half(key["public"], "public", kind)
         except FieldError as error:
-            rejected.append(dict(key, detail=str(error)))
+            rejected.append(refusal(key, error))
             continue
         if public != known:
             news.append({"uuid": uuid, "node": node, "public": public})
             before.append({"uuid": uuid, "node": node, "public": known})
     updated = len(news)
     if news and not module.check_mode:
-        answer = panel.post_keys(news)
-        updated = _checks.whole(answer.get("updated"), "updated", 0, len(news))
-        rejected += refusals(answer)
+        updated, refused = panel.post_keys(news)
+        rejected += refused
     for one in rejected:
-        module.warn("Not published for %s: %s" % (printable(str(one.get("node"))), printable(str(one.get("detail")))))
+        module.warn("Not published for %s: %s" % (one["node"], one["detail"]))
     diff = {"before": {"keys": before}, "after": {"keys": news}}
     return {"changed": updated > 0, "updated": updated, "published": news, "rejected": rejected, "diff": diff}
-
-
-def refusals(answer):
-    """The panel's list of what it did not take; empty where it is no list."""
-    listed = answer.get("rejected")
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def main():

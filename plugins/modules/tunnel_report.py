@@ -90,7 +90,7 @@ EXAMPLES = r"""
 RETURN = r"""
 table:
   description: The lines of the table.
-  returned: success
+  returned: success, and failure to tell the panel
   type: list
   elements: str
   sample:
@@ -99,27 +99,32 @@ table:
     - "de-us  de-1 -> us-1  wireguard  connecting  -          -       -     waiting for us-1"
 problems:
   description: A sentence for each thing that somebody has to look at.
-  returned: success
+  returned: success, and failure to tell the panel
   type: list
   elements: str
   sample:
     - "us-1 could not be reached, or failed on the way: what is told of its ends comes from the others."
 reported:
   description: How many ends the panel took a report for. 0 in check mode and without O(post).
-  returned: success
+  returned: success, and failure to tell the panel
   type: int
   sample: 3
 rejected:
-  description: Reports that the panel did not take (a record changed during the run, for one), each with C(detail).
-  returned: success
+  description: Reports that the panel did not take. A record may have changed during the run.
+  returned: success, and failure to tell the panel
   type: list
   elements: dict
+  contains:
+    uuid: {description: "The tunnel's UUID, or null.", type: str}
+    node: {description: "The name of the node, or null.", type: str}
+    detail: {description: Why., type: str}
   sample: []
 """
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _received, _table
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, printable
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._received import words
 
 
 def counter(value, field):
@@ -150,8 +155,8 @@ def checked_end(end, field, own):
         "peer": _checks.node_name(end.get("peer"), field + ".peer"),
         "role": None if end.get("role") is None else _checks.choice(end["role"], field + ".role", _checks.ROLES),
         "status": _checks.choice(end.get("status"), field + ".status", _checks.STATUSES),
-        "error": printable(str(end["error"])) if end.get("error") else None,
-        "waiting_for": printable(str(end["waiting_for"]), 128) if end.get("waiting_for") else None,
+        "error": words(end.get("error") or None),
+        "waiting_for": words(end.get("waiting_for") or None, 128),
         "measured": {
             key: check(measured[key], "%s.measured.%s" % (field, key))
             for key, check in MEASURES.items()
@@ -163,21 +168,38 @@ def checked_end(end, field, own):
     return checked
 
 
-def checked_results(results, nodes):
-    """``(results, problems)``: what of the answers can be used, and a sentence for each end that can't."""
-    checked, problems = {}, []
-    for host, answer in results.items():
-        own = None if nodes is None else nodes.get(host) or host
-        checked[host] = {"tunnels": []}
-        for number, end in enumerate((answer.get("tunnels") if isinstance(answer, dict) else None) or []):
+def checked_orphan(orphan, field, own):
+    """What is told of a tunnel that is on a host and in no view."""
+    _checks.mapping(orphan, field)
+    return dict(_received.seen(orphan), uuid=_checks.uuid(orphan.get("uuid"), field + ".uuid"))
+
+
+def checked_answer(answer, own):
+    """``(answer, errors)``: what of a host's answer can be used, and a sentence for each part that can't."""
+    checked, errors = {}, []
+    for key, check in (("tunnels", checked_end), ("orphans", checked_orphan)):
+        checked[key] = []
+        try:
+            listed = _received.entries(answer, key)
+        except FieldError as error:
+            errors.append(str(error))
+            continue
+        for number, one in enumerate(listed):
             try:
-                checked[host]["tunnels"].append(checked_end(end, "tunnels[%d]" % number, own))
+                checked[key].append(check(one, "%s[%d]" % (key, number), own))
             except FieldError as error:
                 # A tunnel that the node refused may lack what it can't tell; it says why.
-                said = end.get("error") if isinstance(end, dict) else None
-                problems.append("%s: %s" % (host, printable(str(said or error))))
-        orphans = (answer.get("orphans") if isinstance(answer, dict) else None) or []
-        checked[host]["orphans"] = [_received.seen(orphan) for orphan in orphans]
+                said = one.get("error") if isinstance(one, dict) else None
+                errors.append(words(said) if said else str(error))
+    return checked, errors
+
+
+def checked_results(results, nodes):
+    """``(results, problems)`` of all hosts. A node may be compromised: its answer can hold anything."""
+    checked, problems = {}, []
+    for host, answer in results.items():
+        checked[host], errors = checked_answer(answer, None if nodes is None else nodes.get(host) or host)
+        problems += ["%s: %s" % (host, error) for error in dict.fromkeys(errors)]
     return checked, problems
 
 
@@ -204,16 +226,12 @@ def work(module):
     if not (module.params["post"] and reports and not module.check_mode):
         return answer
     try:
-        taken = open_panel(module).post_status(reports)
+        answer["reported"], answer["rejected"] = open_panel(module).post_status(reports)
     except Error as error:
         # The table is what the operator came for: it is told with the failure.
         module.fail_json(msg="The panel was not told: %s" % error, **answer)
-    answer["reported"] = _checks.whole(taken.get("updated"), "updated", 0, len(reports))
-    rejected = taken.get("rejected")
-    answer["rejected"] = [one for one in rejected if isinstance(one, dict)] if isinstance(rejected, list) else []
     for one in answer["rejected"]:
-        words = (printable(str(one.get(key))) for key in ("node", "uuid", "detail"))
-        problems.append("The panel did not take the report of %s about %s: %s" % tuple(words))
+        problems.append("The panel did not take the report of {node} about {uuid}: {detail}".format(**one))
     return answer
 
 

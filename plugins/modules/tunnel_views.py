@@ -53,6 +53,7 @@ options:
     description:
       - Tunnels that M(marzban.tunnels.tunnel_apply) found on hosts and that are not in their views,
         from inventory host to a list of C(id) and C(uuid). The panel is asked for each one by itself.
+      - What can't be used of O(orphans) and O(published) is left out with a warning.
     type: dict
     default: {}
 seealso:
@@ -99,48 +100,60 @@ views:
   description: For each host of O(nodes) its tunnels, ordered by id.
   returned: success
   type: dict
-  sample:
-    de-1:
-      - panel: 9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f
-        id: 3
-        uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
-        name: de-fi
-        type: wireguard
-        active: true
-        version: 4
-        interface: mz3
-        mtu: null
-        keepalive: 25
-        dial: true
-        transport: udp
-        post_quantum: auto
-        routes: [192.168.2.0/24]
+  contains:
+    inventory_hostname:
+      description: The tunnels that end at this host's node, each as that node sees it.
+      type: list
+      elements: dict
+      contains:
+        panel: {description: The id of the panel., type: str}
+        id: {description: The panel's number of the tunnel., type: int}
+        uuid: {description: The tunnel's UUID., type: str}
+        name: {description: "Its name, or null.", type: str}
+        type: {description: Its protocol., type: str}
+        active: {description: Whether it is to run., type: bool}
+        version: {description: The version of the record., type: int}
+        interface: {description: Its network interface on this host., type: str}
+        mtu: {description: "Bytes, or null where the node finds it.", type: int}
+        keepalive: {description: "Seconds between two packets that keep the way open, 0 for none.", type: int}
+        dial: {description: Whether this end opens the connection., type: bool}
+        transport: {description: V(udp) or V(tcp)., type: str}
+        post_quantum: {description: "V(auto), V(require) or V(off).", type: str}
+        routes: {description: What this host sends into the tunnel., type: list, elements: str}
         local:
-          node: de-1
-          role: source
-          endpoint: 203.0.113.1
-          port: 20003
-          addresses: [10.201.0.6/31, fd6d:7a00::6/127]
-          routes: [192.168.1.0/24]
-          public: {public_key: 3yRcvhYNOUBQWBvdqO3OjQuWm5yu4kwZLZCQ4U1wWGo=}
-        peer:
-          node: fi-1
-          role: target
-          endpoint: 203.0.113.2
-          port: 20003
-          addresses: [10.201.0.7/31, fd6d:7a00::7/127]
-          routes: [192.168.2.0/24]
-          public: null
+          description: This end.
+          type: dict
+          contains:
+            node: {description: The name of its node., type: str}
+            role: {description: V(source) or V(target)., type: str}
+            endpoint: {description: Host name or IP address where the other end finds it., type: str}
+            port: {description: Its port., type: int}
+            addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
+            routes: {description: The networks that stand behind it., type: list, elements: str}
+            public:
+              description: Its public half, or null.
+              type: dict
+              contains:
+                public_key: {description: A WireGuard public key., type: str}
+        peer: {description: The other end. It has the same keys as C(local)., type: dict}
 gone:
-  description: For each host of O(orphans) the uuids of those that the panel itself says it does not have there.
+  description: For each host of O(orphans) those that the panel itself says it does not have there.
   returned: success
   type: dict
+  contains:
+    inventory_hostname: {description: Their UUIDs., type: list, elements: str}
   sample: {de-1: [1b4e28ba-2fa1-41d2-883f-0016d3cca427]}
 broken:
-  description: Records that can't be used, each with the reason. The others are not touched by that.
+  description: Records that can't be used. The others are not touched by that.
   returned: success
   type: list
   elements: dict
+  contains:
+    id: {description: "The panel's number of the tunnel, or null.", type: int}
+    uuid: {description: "The tunnel's UUID, or null.", type: str}
+    name: {description: "Its name, or null.", type: str}
+    nodes: {description: The names of its nodes that can be told., type: list, elements: str}
+    error: {description: Why it can't be used., type: str}
   sample:
     - id: 5
       uuid: 2f1c28ba-2fa1-41d2-883f-0016d3cca427
@@ -155,18 +168,30 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._module import ope
 
 
 def orphans_of(listed):
-    """``{host: [(id, uuid)]}`` of the option, checked."""
-    checked = {}
+    """``({host: [(id, uuid)]}, problems)`` of the option. A node may be compromised: it spoils its own part only."""
+    checked, problems = {}, []
     for host, orphans in listed.items():
         field = "orphans[%s]" % host
-        if not isinstance(orphans, list):
-            raise FieldError(field, orphans, "Give a list of id and uuid.")
         checked[host] = []
-        for orphan in orphans:
-            _checks.mapping(orphan, field)
-            number = _checks.whole(orphan.get("id"), field + ".id", 1, _records.MAX_ID)
-            checked[host].append((number, _checks.uuid(orphan.get("uuid"), field + ".uuid")))
-    return checked
+        for orphan in orphans if isinstance(orphans, list) else [orphans]:
+            try:
+                _checks.mapping(orphan, field)
+                number = _checks.whole(orphan.get("id"), field + ".id", 1, _records.MAX_ID)
+                checked[host].append((number, _checks.uuid(orphan.get("uuid"), field + ".uuid")))
+            except FieldError as error:
+                problems.append(str(error))
+    return checked, problems
+
+
+def publish(records, published, nodes):
+    """``(records, problems)`` with the public halves that the hosts told of, each by itself for the same reason."""
+    problems = []
+    for host, keys in published.items():
+        try:
+            records = _views.publish(records, {host: keys}, nodes)
+        except FieldError as error:
+            problems.append(str(error))
+    return records, problems
 
 
 def is_gone(panel, number, uuid, node):
@@ -198,16 +223,19 @@ def is_out(records, broken, uuid, node):
 
 def work(module):
     nodes = {host: name or host for host, name in module.params["nodes"].items()}
-    orphans = orphans_of(module.params["orphans"])
+    orphans, problems = orphans_of(module.params["orphans"])
     panel = None
     if module.params["records"] is not None:
         place = _records.panel_id(module.params["list_name"])
         records, broken = _records.from_list(module.params["records"], module.params["list_name"])
-        records = _views.publish(records, module.params["published"], nodes)
+        records, more = publish(records, module.params["published"], nodes)
+        problems += more
     else:
         panel = open_panel(module)
         records, broken = _records.parse_all(panel.tunnels())
         place = panel.id
+    for problem in problems:
+        module.warn("Left out: %s" % problem)
     views = _views.views(records, nodes, place)
     gone = {}
     for host, found in orphans.items():

@@ -259,6 +259,11 @@ def test_failures_say_what_to_do(world: World) -> None:
     assert "ca_path" in failure(world, {"ca_path": "not-there.pem"})
 
 
+def test_plain_http_is_warned_of(world: World) -> None:
+    said = failure(world, MARZBAN_URL="http://panel.invalid:8000", MARZBAN_RETRIES="0")
+    assert "[WARNING]: The panel at panel.invalid is asked without TLS" in said
+
+
 def test_a_panel_without_the_tunnels_api_still_gives_its_nodes(world: World) -> None:
     with Faulty.before(world.panel) as faulty:
         faulty.on("GET", "/api/tunnels", HTML_404)

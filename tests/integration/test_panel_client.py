@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +45,14 @@ def alone() -> Iterator[Faulty]:
     with Faulty() as server:
         server.on("POST", "/api/admin/token", answer(200, {"access_token": "abc.def", "token_type": "bearer"}))
         yield server
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the client wanted to wait between its tries, in order. It does not wait."""
+    wanted: list[float] = []
+    monkeypatch.setattr(_panel, "time", SimpleNamespace(sleep=wanted.append, time=time.time))
+    return wanted
 
 
 def client(panel: Panel | Faulty, ca: Panel | None = None, **more: Any) -> _panel.Panel:
@@ -166,6 +176,43 @@ def test_get_is_tried_again_and_then_told(faulty: Faulty, panel: Panel) -> None:
     faulty.on("GET", "/api/nodes", answer(500, "Internal Server Error", "text/plain"))
     refused("bad_answer", client(faulty, panel).nodes, "500", "Internal Server Error")
     assert faulty.seen("GET", "/api/nodes") == 6
+
+
+def test_the_login_is_tried_again(faulty: Faulty, panel: Panel, waits: list[float]) -> None:
+    faulty.on("POST", "/api/admin/token", answer(503, "restarting", "text/plain"), times=1)
+    faulty.on("POST", "/api/admin/token", drop, times=1)
+    assert len(client(faulty, panel).nodes()) == 3
+    assert faulty.seen("POST", "/api/admin/token") == 3
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("status", [401, 422])
+def test_a_login_that_is_refused_is_not_tried_again(alone: Faulty, waits: list[float], status: int) -> None:
+    alone.behave()
+    alone.on("POST", "/api/admin/token", answer(status, {"detail": "no"}))
+    refused("login", client(alone).nodes, str(status))
+    assert alone.seen("POST", "/api/admin/token") == 1
+    assert waits == []
+
+
+@pytest.mark.parametrize("rule", [answer(503, {"detail": "busy"}), drop], ids=["503", "reset"])
+def test_each_wait_is_longer_up_to_a_limit(alone: Faulty, waits: list[float], rule: Any) -> None:
+    alone.on("GET", "/api/nodes", rule)
+    refused("unreachable", client(alone, retries=7).nodes)
+    assert alone.seen("GET", "/api/nodes") == 8
+    for wait, about in zip(waits, [0.3, 0.6, 1.2, 2.4, 4.8, 8, 8], strict=True):
+        assert 0.8 * about <= wait <= 1.2 * about
+
+
+@pytest.mark.parametrize("path", ["/api/admin/token", "/api/node"])
+def test_a_post_that_was_not_looked_at_is_sent_again(faulty: Faulty, panel: Panel, waits: Any, path: str) -> None:
+    faulty.on("POST", path, answer(429, {"detail": "slow down"}, Retry_After="7"), times=1)
+    faulty.on("POST", path, answer(429, {"detail": "slow down"}, Retry_After=formatdate(time.time() + 20)), times=1)
+    one = client(faulty, panel)
+    one.delete_node(one.create_node({"name": "once", "address": "203.0.113.98"})["id"])
+    assert faulty.seen("POST", path) == 3
+    assert waits[0] == 7
+    assert 10 <= waits[1] <= 20
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
@@ -344,8 +391,10 @@ def test_tls_where_there_is_none(alone: Faulty) -> None:
 
 
 def test_a_ca_path_that_is_none(panel: Panel, tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="ca_path"):
+    with pytest.raises(FieldError, match=r"ca_path: .* There is no such file here: give the path"):
         client(panel, ca_path=str(tmp_path / "none.pem"))
+    with pytest.raises(FieldError, match=r"ca_path: 'none.pem' .* no such file below /.*: give an absolute path"):
+        client(panel, ca_path="none.pem")
     (tmp_path / "empty.pem").write_text("no certificate")
     with pytest.raises(Error):
         client(panel, ca_path=str(tmp_path / "empty.pem")).nodes()

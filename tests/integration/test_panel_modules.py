@@ -2,24 +2,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The modules that speak to the panel, run by ansible-playbook against an embedded panel over TLS.
 
-What was sent is read from the panel's access log: check mode and an unchanged run send no write.
+What was sent is read from the panel's access log: check mode and an unchanged run send no write. All that a module
+answers is held against what its RETURN says.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.faulty import Answer, Faulty, Request, answer
-from tests.integration.world import World
+from tests.integration.world import Run, World
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
 OTHER_KEY = "ZWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
 Task = tuple[str, dict[str, Any], bool]
+KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
+COMMON = {"changed", "diff", "exception", "failed", "invocation", "msg", "warnings"}  # what any module may answer
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +45,14 @@ def empty(world: World) -> None:
 
 
 def run(world: World, tasks: list[Task], *words: str, **env: str) -> list[dict[str, Any]]:
-    """Results of the modules, in order; a failure is a result with ``failed``. Warnings fail the test.
+    """Results of the modules, in order; a failure is a result with ``failed``. Warnings fail the test."""
+    return results_of(tasks, play(world, tasks, *words, **env).expect())
 
-    The modules get a token, which saves a login per task.
-    """
+
+def play(world: World, tasks: list[Task], *words: str, **env: str) -> Run:
+    """The modules get a token, which saves a login per task."""
     env = {"MARZBAN_TOKEN": str(world.session.headers["Authorization"]).split()[1], **env}
-    play = {
+    one = {
         "hosts": "localhost",
         "connection": "local",
         "gather_facts": False,
@@ -54,10 +62,65 @@ def run(world: World, tasks: list[Task], *words: str, **env: str) -> list[dict[s
             for module, options, check in tasks
         ],
     }
-    done = world.play([play], *words, inventory="localhost,", env=env).expect()
+    return world.play([one], *words, inventory="localhost,", env=env)
+
+
+def results_of(tasks: list[Task], done: Run) -> list[dict[str, Any]]:
     results = [dict(event["result"], failed=event["outcome"] == "failed") for event in done.events]
     assert len(results) == len(tasks), done.text
+    for (module, _options, _check), result in zip(tasks, results, strict=True):
+        is_documented(module, result)
     return results
+
+
+def own(result: dict[str, Any]) -> dict[str, Any]:
+    """What a module answers of its own."""
+    return {key: value for key, value in result.items() if key not in COMMON and not key.startswith("_ansible_")}
+
+
+def is_documented(module: str, result: dict[str, Any]) -> None:
+    """The result and the module's RETURN say the same."""
+    name = f"ansible_collections.marzban.tunnels.plugins.modules.{module}"
+    docs = yaml.safe_load(importlib.import_module(name).RETURN)
+    needed = {key for key, doc in docs.items() if not result["failed"] and doc["returned"].startswith("success")}
+    answered = own(result)
+    assert needed <= set(answered) <= set(docs), module
+    for key, value in answered.items():
+        fits(f"{module}.{key}", value, docs[key])
+
+
+def fits(place: str, value: Any, doc: dict[str, Any]) -> None:
+    """``value`` is what ``doc`` of a RETURN says, down to the last key. Anything may be null."""
+    if value is None:
+        return
+    assert isinstance(value, KINDS[doc["type"]]), (place, value)
+    assert isinstance(value, bool) == (doc["type"] == "bool"), (place, value)
+    for one in value if isinstance(value, list) else [value]:
+        if one is not value:
+            assert isinstance(one, KINDS[doc["elements"]]), (place, one)
+        inner = doc.get("contains")
+        if inner is None:
+            continue
+        if set(inner) == {"inventory_hostname"}:  # which stands for the name of a host
+            inner = dict.fromkeys(one, inner["inventory_hostname"])
+        assert set(one) == set(inner), place
+        for key, item in one.items():
+            fits(f"{place}.{key}", item, inner[key])
+
+
+def agree(predicted: Any, real: Any) -> None:
+    """What check mode predicted has come. It can't know an id and a uuid that it gave as null, ends that it gave as an
+    empty list, and how much time has passed."""
+    if isinstance(real, dict):
+        assert set(predicted) == set(real)
+        known = {key for key in real if key != "age" and (predicted[key] or key not in ("id", "uuid", "ends"))}
+        for key in known:
+            agree(predicted[key], real[key])
+    elif isinstance(real, list):
+        for one, other in zip(predicted, real, strict=True):
+            agree(one, other)
+    else:
+        assert predicted == real
 
 
 def quartet(world: World, module: str, options: dict[str, Any], *writes: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,6 +134,7 @@ def quartet(world: World, module: str, options: dict[str, Any], *writes: str) ->
     assert [one["changed"] for one in (check, apply, check_again, apply_again)] == [True, True, False, False]
     assert world.panel.writes()[before:] == list(writes)
     assert check["diff"] == apply["diff"], "check mode and diff tell the truth"
+    agree(own(check), own(apply))
     return check, apply
 
 
@@ -106,7 +170,7 @@ def test_node_is_created_with_all_its_fields(world: World) -> None:
     assert (node["port"], node["api_port"], node["usage_coefficient"]) == (62052, 62051, 1.5)
     assert node["status"] == "disabled"
     assert check["node"]["id"] is None
-    assert {**check["node"], "id": node["id"]} == apply["node"]
+    assert apply["node"]["id"] == node["id"]
 
 
 def test_node_left_out_is_left_alone(world: World) -> None:
@@ -193,20 +257,27 @@ def test_tunnel_is_created(world: World) -> None:
     assert (record["tunnel_type"], record["is_active"]) == ("wireguard", True)
     assert apply["tunnel"]["uuid"] == record["uuid"]
     assert apply["tunnel"]["ends"][0]["routes"] == ["192.168.1.0/24"]
-    same = ("name", "source", "target", "type", "active", "config", "status", "version", "error")
-    assert {key: check["tunnel"][key] for key in same} == {key: apply["tunnel"][key] for key in same}
+    assert (check["tunnel"]["id"], check["tunnel"]["ends"]) == (None, [])
+    off = {"name": "off", "source": "de-1", "target": "us-1", "active": False}
+    check, _apply = quartet(world, "tunnel", off, "POST /api/tunnels")
+    assert check["tunnel"]["status"] == "inactive"
 
 
 def test_tunnel_left_out_is_left_alone(world: World) -> None:
     record = world.tunnel("de-fi", "de-1", "fi-1", {"mtu": 1400})
     path = f"PUT /api/tunnels/{record['id']}"
+    report = {"uuid": record["uuid"], "node": "de-1", "version": 1, "status": "active", "measured": {"rtt_ms": 0.5}}
+    world.api("POST", "/tunnels/status", json={"reports": [report]})
     check, apply = quartet(world, "tunnel", {"name": "de-fi", "active": False}, path)
     assert json.loads(world.tunnels()["de-fi"]["config"]) == {"mtu": 1400}
     assert world.tunnels()["de-fi"]["is_active"] is False
     assert check["tunnel"]["version"] == apply["tunnel"]["version"] == 2
-    quartet(world, "tunnel", {"name": "de-fi", "config": {"keepalive": 10}}, path)
+    assert check["tunnel"]["status"] == "inactive"
+    assert [end["status"] for end in check["tunnel"]["ends"]] == [None, None]
+    check, apply = quartet(world, "tunnel", {"name": "de-fi", "config": {"keepalive": 10}}, path)
     assert world.tunnels()["de-fi"]["is_active"] is False
     assert json.loads(world.tunnels()["de-fi"]["config"]) == {"keepalive": 10}
+    assert (check["tunnel"]["id"], check["tunnel"]["ends"]) == (record["id"], [])
     quartet(world, "tunnel", {"name": "de-fi", "config": {}, "target": "us-1", "active": True}, path)
     assert world.tunnels()["de-fi"]["target_node_name"] == "us-1"
 
@@ -236,6 +307,9 @@ def test_tunnel_refuses_before_it_sends(world: World) -> None:
         ({**new, "target": "xx-1"}, "target: 'xx-1' can't be used. The panel has no such node. Its nodes: 'de-1', "),
         ({**new, "target": "DE-1"}, "target: 'DE-1'"),
         ({**new, "target": "de-1"}, "target: 'de-1' can't be used. It is the source too"),
+        ({"name": "there", "source": ""}, "source: '' can't be used. The panel has no such node."),
+        ({"name": "there", "target": ""}, "target: '' can't be used. The panel has no such node."),
+        ({**new, "source": "", "target": ""}, "source: '' can't be used. The panel has no such node."),
         ({"name": "there", "source": "fi-1"}, "Both ends would be this node"),
         ({**new, "name": "$(reboot)"}, "name: '$(reboot)'"),
         ({**new, "name": "x" * 300}, "name: 'xxx"),
@@ -339,6 +413,16 @@ def test_tunnel_set_asks_as_little_as_it_can(world: World) -> None:
     assert asked == ["GET /api/nodes", "GET /api/tunnels", *["POST /api/tunnels"] * 3]
 
 
+def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
+    with Faulty.before(world.panel) as faulty:
+        run(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_TOKEN="")
+    assert [one.path for one in faulty.requests] == [
+        *("/api/admin/token", "/api/nodes", "/api/tunnels"),
+        *["/api/tunnels"] * 3,
+    ]
+    assert len({one.client for one in faulty.requests}) == 1
+
+
 def test_tunnel_set_does_not_purge_everything_by_mistake(world: World) -> None:
     world.tunnel("de-fi", "de-1", "fi-1")
     errors(world, "tunnel_set", ({"tunnels": [], "purge": True}, "say so with purge_all: true"))
@@ -357,6 +441,7 @@ def test_tunnel_set_checks_all_before_the_first_write(world: World) -> None:
         ({"tunnels": [*RING, RING[0]]}, "tunnels[3].name: 'de-fi' can't be used. It stands in the list twice"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "config": {"dial": 5}}]}, "tunnels[3].config.dial: 5"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "source": "xx"}]}, "tunnels[3].source: 'xx'"),
+        ({"tunnels": [*RING, {**RING[0], "name": "x", "source": ""}]}, "tunnels[3].source: ''"),
     )
 
 
@@ -412,6 +497,35 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
     assert honest[0]["gone"] == {"host-a": gone, "host-c": []}
     assert mistaken[0]["gone"] == {"host-a": gone, "host-c": []}, "what exists is not gone, whatever the list says"
     assert no_api[0]["failed"]
+
+
+def test_tunnel_views_a_compromised_node_spoils_its_own_part_only(world: World) -> None:
+    gone = {"id": 999_999, "uuid": "00000000-0000-4000-8000-000000000000"}
+    options = {"nodes": NODES, "orphans": {"host-a": [{"id": "x"}, 5, gone], "fi-1": "x", "host-c": [gone]}}
+    ends = {
+        role: {"endpoint": "203.0.113.1", "port": 20000, "addresses": [f"10.201.0.{n}/31"]}
+        for n, role in enumerate(("source", "target"))
+    }
+    record = {"name": "t", "id": 1, "source": "de-1", "target": "fi-1", "config": ends}
+    (first,) = run(world, [("tunnel_views", {"nodes": NODES, "records": [record]}, False)])
+    uuid = first["views"]["fi-1"][0]["uuid"]
+    told = {
+        "host-a": [{"uuid": uuid, "public": 5}],
+        "host-c": 5,
+        "fi-1": [{"uuid": uuid, "public": {"public_key": KEY}}],
+    }
+    tasks: list[Task] = [
+        ("tunnel_views", options, False),
+        ("tunnel_views", {"nodes": NODES, "records": [record], "published": told}, False),
+    ]
+    done = play(world, tasks)
+    asked, listed = results_of(tasks, done)
+    assert asked["gone"] == {"host-a": [gone["uuid"]], "fi-1": [], "host-c": [gone["uuid"]]}
+    assert listed["views"]["host-a"][0]["peer"]["public"] == {"public_key": KEY}
+    assert listed["views"]["host-a"][0]["local"]["public"] is None
+    for place in ("orphans[host-a].id: 'x'", "orphans[host-a]: 5", "orphans[fi-1]: 'x'"):
+        assert any(f"Left out: {place} can't be used." in said for said in asked["warnings"])
+    assert len(listed["warnings"]) == 2
 
 
 def test_tunnel_views_never_gives_half_a_list(world: World) -> None:
@@ -523,32 +637,30 @@ def test_tunnel_publish(world: World) -> None:
 def test_tunnel_publish_takes_no_rubbish(world: World) -> None:
     record = world.tunnel("de-fi", "de-1", "fi-1")
     half = {"public": {"public_key": KEY, "private_key": "never"}, "publish": True}
-    results = {"host-a": {"tunnels": [told(record, "fi-1", "de-1", **half)]}}
+    results = {
+        "host-a": {"tunnels": [told(record, "fi-1", "de-1", **half)]},
+        "host-c": {"tunnels": [5]},
+        "host-d": {"tunnels": 5},
+    }
     keys = [
         {"uuid": "00000000-0000-4000-8000-000000000000", "node": "de-1", "public": {"public_key": KEY}},
         {"uuid": record["uuid"], "node": "us-1", "public": {"public_key": KEY}},
         {"uuid": record["uuid"], "node": "de-1", "public": {"public_key": "short"}},
     ]
     before = len(world.panel.writes())
-    play = [
-        {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-            "tasks": [
-                {"marzban.tunnels.tunnel_publish": {"results": results, "nodes": NODES}},
-                {"marzban.tunnels.tunnel_publish": {"keys": keys}},
-            ],
-        }
+    tasks: list[Task] = [
+        ("tunnel_publish", {"results": results, "nodes": NODES}, False),
+        ("tunnel_publish", {"keys": keys}, False),
     ]
-    done = world.play(play, inventory="localhost,")
+    done = play(world, tasks)
     assert done.code == 0, done.text
-    compromised, rubbish = (event["result"] for event in done.events)
+    compromised, rubbish = results_of(tasks, done)
     assert not compromised["changed"]
+    assert [one["node"] for one in compromised["rejected"]] == ["fi-1", "us-1", "no-such-node"]
     assert "speaks for another node" in compromised["rejected"][0]["detail"]
+    assert "never" not in json.dumps(own(compromised)), "what was refused may hold anything"
     assert len(rubbish["rejected"]) == 3
-    assert done.text.count("[WARNING]: Not published for") == 4
+    assert done.text.count("[WARNING]: Not published for") == 6
     assert world.panel.writes()[before:] == []
 
 
@@ -623,6 +735,34 @@ def test_tunnel_report_tells_the_table_even_when_the_panel_is_gone(world: World)
     assert gone["failed"]
     assert "The panel was not told" in gone["msg"]
     assert gone["table"][0].startswith("name ")
+
+
+def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
+    record = world.tunnel("de-fi", "de-1", "fi-1")
+    (read,) = run(world, [("tunnel_views", {"nodes": NODES}, False)])
+    half = {"public": {"public_key": KEY}, "publish": True}
+    told_of = {"results": {"host-a": {"tunnels": [told(record, "de-1", "fi-1", **half)]}}, "nodes": NODES}
+    seen = {"panel": read["panel"], "views": read["views"]["host-a"], "config_dir": str(tmp_path / "none")}
+    tasks: list[tuple[str, dict[str, Any]]] = [
+        ("node_info", {}),
+        ("tunnel_info", {}),
+        ("tunnel_info", {"id": record["id"]}),
+        ("tunnel_health", seen),
+        ("tunnel_publish", told_of),
+        ("tunnel_report", told_of),
+    ]
+    before = len(world.panel.writes())
+    checks = run(world, [(module, options, True) for module, options in tasks])
+    assert world.panel.writes()[before:] == []
+    applied = run(world, [(module, options, False) for module, options in tasks])
+    assert world.panel.writes()[before:] == ["POST /api/tunnels/keys", "POST /api/tunnels/status"]
+    assert [one["changed"] for one in checks] == [one["changed"] for one in applied] == [False] * 4 + [True, False]
+    assert (checks[-1].pop("reported"), applied[-1].pop("reported")) == (0, 1)
+    for (module, _options), check, apply in zip(tasks, checks, applied, strict=True):
+        assert not check["failed"], check
+        assert own(check) == own(apply), module
+    assert checks[3]["tunnels"][0]["waiting_for"] == "fi-1"
+    assert not (tmp_path / "none").exists()
 
 
 # Secrets

@@ -1,0 +1,133 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What nodes answer, one of which may be compromised: it spoils its own part of a run, and no other."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _apply, _health, _table, _tunnel
+from ansible_collections.marzban.tunnels.plugins.modules import (
+    tunnel_apply,
+    tunnel_health,
+    tunnel_publish,
+    tunnel_report,
+    tunnel_views,
+)
+
+UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
+NODES = {"good": "de-1", "bad": "fi-1"}
+GOOD = {
+    "uuid": UUID,
+    "id": 3,
+    "name": "de-fi",
+    "version": 4,
+    "type": "wireguard",
+    "node": "de-1",
+    "peer": "fi-1",
+    "role": "source",
+    "status": "active",
+    "publish": True,
+    "public": {"public_key": KEY},
+}
+ORPHAN = {"id": 5, "uuid": UUID, "name": "old", "type": "wireguard", "interface": "mz5"}
+
+# Anything that JSON can hold, often with the keys and the values that are looked for
+words = st.sampled_from(["tunnels", "orphans", "error", "fi-1", "measured", "rtt_ms", UUID, KEY, *GOOD])
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | words
+rubbish = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words | st.text(max_size=3), inner, max_size=6)
+)
+ends = st.fixed_dictionaries({}, optional={key: st.just(value) | rubbish for key, value in GOOD.items()})
+tunnels = rubbish | st.lists(ends | rubbish, max_size=3)
+answers = rubbish | st.fixed_dictionaries({"tunnels": tunnels, "orphans": rubbish})
+
+
+@given(answers)
+def test_rubbish_is_not_published_and_stops_nobody(bad):
+    keys, rejected = tunnel_publish.offered({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
+    assert keys[-1] == {key: GOOD[key] for key in ("uuid", "node", "public")}
+    assert {key["node"] for key in keys[:-1]} <= {"fi-1"}, "a host speaks for its own node only"
+    for one in rejected:
+        assert set(one) == {"uuid", "node", "detail"}
+        assert one["detail"]
+        assert all(text is None or text.isprintable() for text in one.values())
+
+
+@pytest.mark.parametrize("bad", [5, [], "x", {"tunnels": 5}, {"tunnels": {}}, {"tunnels": "x"}, {"tunnels": [5]}])
+def test_what_is_no_answer_is_told(bad):
+    results = {"bad": bad, "good": {"tunnels": [GOOD], "orphans": [ORPHAN]}}
+    _keys, rejected = tunnel_publish.offered(results, NODES)
+    assert [one["node"] for one in rejected] == ["fi-1"]
+    checked, problems = tunnel_report.checked_results(results, NODES)
+    assert len(problems) == 1
+    assert problems[0].startswith("bad: ")
+    assert [one["uuid"] for one in checked["good"]["tunnels"] + checked["good"]["orphans"]] == [UUID, UUID]
+
+
+@pytest.mark.parametrize("bad", [None, {}, {"tunnels": None, "orphans": None}, {"msg": "skipped"}])
+def test_a_host_that_has_nothing_to_say_is_no_problem(bad):
+    assert tunnel_publish.offered({"bad": bad}, NODES) == ([], [])
+    assert tunnel_report.checked_results({"bad": bad}, NODES) == ({"bad": {"tunnels": [], "orphans": []}}, [])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"orphans": 5}, "bad: orphans: 5 can't be used."),
+        ({"orphans": [ORPHAN, 5]}, "bad: orphans[1]: 5 can't be used."),
+        ({"orphans": [{"uuid": ["x"]}]}, "bad: orphans[0].uuid: ['x'] can't be used."),
+        ({"tunnels": [{**GOOD, "node": "fi-1", "measured": [1]}]}, "bad: tunnels[0].measured: [1] can't be used."),
+        ({"tunnels": [GOOD]}, "bad: tunnels[0].node: 'de-1' can't be used. This host is the node fi-1"),
+        ({"tunnels": [{"error": {"no": "text"}}]}, "bad: {'no': 'text'}"),
+    ],
+)
+def test_each_part_that_can_not_be_used_is_named(bad, said):
+    _checked, problems = tunnel_report.checked_results({"bad": bad}, NODES)
+    assert len(problems) == 1
+    assert problems[0].startswith(said)
+
+
+@given(answers)
+def test_rubbish_spoils_no_table(bad):
+    checked, problems = tunnel_report.checked_results({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
+    table, found = _table.report(checked, nodes=NODES)
+    assert [one["uuid"] for one in checked["good"]["tunnels"]] == [UUID]
+    assert any("de-fi" in line for line in table)
+    assert all(line.isprintable() for line in table + problems + found)
+    assert {one["node"] for one in tunnel_report.reports_of({"bad": checked["bad"]})} <= {"fi-1"}
+
+
+@given(rubbish)
+def test_rubbish_among_orphans_and_keys_stops_nobody(bad):
+    found, _problems = tunnel_views.orphans_of({"bad": bad, "good": [ORPHAN]})
+    assert found["good"] == [(5, UUID)]
+    record = {"uuid": UUID, "type": "wireguard", "ends": {"source": {"node": "de-1", "public": None}}}
+    published = {"bad": bad, "good": [{"uuid": UUID, "public": {"public_key": KEY}}]}
+    (merged,), _problems = tunnel_views.publish([record], published, NODES)
+    assert merged["ends"]["source"]["public"] == {"public_key": KEY}
+
+
+# RETURN of the node's modules; those of the panel's are held against real answers in test_panel_modules.py
+
+
+def keys_in(module, *path):
+    doc = yaml.safe_load(module.RETURN)[path[0]]
+    for step in path[1:]:
+        doc = doc["contains"][step]
+    return set(doc["contains"])
+
+
+def test_what_a_node_answers_is_documented():
+    one = _tunnel.Tunnel({}).answer()
+    assert keys_in(tunnel_apply, "tunnels") == set(one)
+    assert keys_in(tunnel_health, "tunnels") == set(one) - set(_health.HIDDEN)
+    known = _apply._known({})
+    assert keys_in(tunnel_apply, "orphans") == set(known)
+    assert keys_in(tunnel_apply, "removed") == {*known, "error"}
+    for module in (tunnel_apply, tunnel_health):
+        assert keys_in(module, "tunnels", "measured") == set(tunnel_report.MEASURES)
