@@ -3,8 +3,9 @@
 
 """`make demo` and `make demo-down`: a panel, three hosts and three tunnels on this machine.
 
-State stands in .cache/demo: the panel's database, certificate and log, and `environment`, which a shell can read.
-What is there and healthy is reused.
+State stands in .cache/demo: the panel's database, certificate and log, what Ansible keeps, and `environment`, which a
+shell can read. Every process is in the lab's control group, and ends with the lab. What is there and healthy is reused.
+MARZBAN_DEMO_NAME and MARZBAN_DEMO_STATE give a second demo a lab and a folder of its own, as for a test.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
+import shlex
+import shutil
 import ssl
 import subprocess
 import sys
@@ -24,12 +26,14 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
 
-from tests.lab.lab import Lab  # noqa: E402
-from tests.lab.machine import LabError  # noqa: E402
+from tests.lab import Lab, LabError, cgroup  # noqa: E402
+from tests.lab.lab import STATE as LABS  # noqa: E402
 
-STATE = TOP / ".cache/demo"
+LAB = os.environ.get("MARZBAN_DEMO_NAME", "demo")
+STATE = Path(os.environ.get("MARZBAN_DEMO_STATE", TOP / ".cache/demo")).absolute()
 ENVIRONMENT = STATE / "environment"
-LAB = "demo"
+#: In the lab's folder, a link to the state of the demo that stands on it.
+OWNER = LABS / LAB / "demo"
 HOSTS = {"de-1": "bookworm+demo", "fi-1": "bookworm+demo", "nl-1": "bookworm+demo"}
 BIN = Path(sys.executable).parent
 
@@ -47,22 +51,12 @@ def write(path: Path, text: str) -> None:
 
 
 class Panel:
-    """The embedded panel as a background process, known by its pid and by the database on its command line."""
+    """The embedded panel as a background process."""
 
     directory = STATE / "panel"
-    pid_file = directory / "pid"
     port_file = directory / "port"
     ca = directory / "ca.pem"
-    database = directory / "panel.sqlite"
-
-    @classmethod
-    def pid(cls) -> int | None:
-        try:
-            pid = int(cls.pid_file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return None
-        return pid if str(cls.database).encode() in command else None
+    log = directory / "log"
 
     @classmethod
     def url(cls) -> str:
@@ -81,11 +75,12 @@ class Panel:
 
     @classmethod
     def start(cls, password: str) -> None:
-        if cls.pid() and cls.answers():
+        group = cgroup.group(LAB, "panel")
+        if cgroup.processes(group) and cls.answers():
             say(f"the panel is there already: {cls.url()}")
             return
-        cls.stop()
-        cls.directory.mkdir(parents=True, exist_ok=True)
+        cgroup.kill(group)
+        cls.directory.mkdir(exist_ok=True)
         env = {
             **os.environ,
             "PYTHONPATH": str(TOP / "roles/panel/files"),
@@ -94,111 +89,107 @@ class Panel:
         }
         package = [sys.executable, "-m", "marzban_tunnels"]
         if not cls.ca.exists():
-            subprocess.run([*package, "certificate", str(cls.directory), "--name", "127.0.0.1"], env=env, check=True)
+            certificate = [*package, "certificate", str(cls.directory), "--name", "127.0.0.1"]
+            subprocess.run(certificate, env=env, stdout=subprocess.DEVNULL, check=True)
         port = cls.port_file.read_text().strip() if cls.port_file.exists() else "0"
         cls.port_file.unlink(missing_ok=True)
-        with (cls.directory / "log").open("ab") as log:
+        serve = [
+            *(*package, "serve", "--database", str(cls.directory / "panel.sqlite")),
+            *("--host", "127.0.0.1", "--port", port, "--port-file", str(cls.port_file)),
+            *("--tls-cert", str(cls.directory / "server.pem"), "--tls-key", str(cls.directory / "server-key.pem")),
+        ]
+        with cls.log.open("ab") as log:
             process = subprocess.Popen(
-                [
-                    *package,
-                    "serve",
-                    *("--database", str(cls.database)),
-                    *("--host", "127.0.0.1", "--port", port, "--port-file", str(cls.port_file)),
-                    *(
-                        "--tls-cert",
-                        str(cls.directory / "server.pem"),
-                        "--tls-key",
-                        str(cls.directory / "server-key.pem"),
-                    ),
-                ],
+                cgroup.joining(group, serve),
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        cls.pid_file.write_text(str(process.pid))
         end = time.monotonic() + 30
         while not (cls.port_file.exists() and cls.answers()):
             if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"demo: the panel did not start; its log is {cls.directory / 'log'}")
+                raise SystemExit(f"demo: the panel did not start; its log is {cls.log}")
             time.sleep(0.05)
         say(f"the panel serves at {cls.url()}")
 
-    @classmethod
-    def stop(cls) -> None:
-        pid = cls.pid()
-        if pid is not None:
-            os.kill(pid, signal.SIGTERM)
-            end = time.monotonic() + 10
-            while cls.pid() is not None and time.monotonic() < end:
-                time.sleep(0.05)
+
+def ours() -> bool:
+    """Whether the lab that is there, if any, carries this demo: other hosts know the tunnels of another panel."""
+    return ENVIRONMENT.exists() and OWNER.is_symlink() and OWNER.readlink() == STATE
 
 
-def environment(lab: Lab) -> dict[str, str]:
-    """The variables that `ansible-playbook -i inventories/demo` wants. The password is made once and kept."""
-    known = (
-        dict(line.removeprefix("export ").split("=", 1) for line in ENVIRONMENT.read_text().splitlines())
-        if ENVIRONMENT.exists()
-        else {}
-    )
-    return {
-        "MARZBAN_USERNAME": "admin",
-        "MARZBAN_PASSWORD": known.get("MARZBAN_PASSWORD") or secrets.token_urlsafe(12),
-        "MARZBAN_CA_PATH": str(Panel.ca),
-        "MARZBAN_LAB_KEY": str(lab.ssh_key),
-        "MARZBAN_LAB_KNOWN_HOSTS": str(lab.known_hosts),
-        "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
-    }
+def password() -> str:
+    """The admin's, made once and kept."""
+    words = shlex.split(ENVIRONMENT.read_text()) if ENVIRONMENT.exists() else []
+    known = dict(word.split("=", 1) for word in words if "=" in word)
+    return known.get("MARZBAN_PASSWORD") or secrets.token_urlsafe(12)
+
+
+def write_environment(variables: dict[str, str]) -> None:
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    write(ENVIRONMENT, "".join([*lines, f'export PATH={shlex.quote(str(BIN))}:"$PATH"\n']))
+
+
+def play(variables: dict[str, str], lab: Lab) -> None:
+    hosts = [{"name": host.name, "address": host.address} for host in lab.hosts.values()]
+    words = ["-i", "inventories/demo", "marzban.tunnels.demo"]
+    command = [str(BIN / "ansible-playbook"), *words, "-e", json.dumps({"demo_hosts": hosts})]
+    group = cgroup.group(LAB, "playbook")
+    cgroup.kill(group)  # what a killed run has left at work
+    say(f"ansible-playbook {' '.join(words)}")
+    env = {**os.environ, **variables, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(cgroup.joining(group, command), env=env, cwd=TOP, check=False)
+    if done.returncode:
+        raise SystemExit(f"demo: ansible-playbook ended with {done.returncode}")
 
 
 def up() -> None:
     started = time.monotonic()
-    lab = Lab.up(LAB, HOSTS, reuse=True, progress=say)
+    lab = Lab.up(LAB, HOSTS, reuse=ours(), progress=say)
     STATE.mkdir(parents=True, exist_ok=True)
-    variables = environment(lab)
-    write(ENVIRONMENT, "".join(f"export {k}={v}\n" for k, v in variables.items()))
+    if not OWNER.is_symlink():
+        OWNER.symlink_to(STATE)
+    variables = {
+        "MARZBAN_USERNAME": "admin",
+        "MARZBAN_PASSWORD": password(),
+        "MARZBAN_CA_PATH": str(Panel.ca),
+        "MARZBAN_LAB_KEY": str(lab.ssh_key),
+        "MARZBAN_LAB_KNOWN_HOSTS": str(lab.known_hosts),
+        "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+        # Nothing is to be left in the home, and a socket's path may have 107 characters.
+        "ANSIBLE_HOME": str(STATE / "ansible"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(lab.directory / "ssh"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    write_environment(variables)  # with the password, before a panel has it
     Panel.start(variables["MARZBAN_PASSWORD"])
     variables["MARZBAN_URL"] = Panel.url()
-    write(ENVIRONMENT, "".join(f"export {k}={v}\n" for k, v in variables.items()))
-    hosts = [{"name": host.name, "address": host.address} for host in lab.hosts.values()]
-    say("ansible-playbook -i inventories/demo marzban.tunnels.demo")
-    done = subprocess.run(
-        [
-            str(BIN / "ansible-playbook"),
-            *("-i", "inventories/demo", "marzban.tunnels.demo"),
-            *("-e", json.dumps({"demo_hosts": hosts})),
-        ],
-        env={**os.environ, **variables, "PATH": f"{BIN}:{os.environ['PATH']}"},
-        cwd=TOP,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"demo: ansible-playbook ended with {done.returncode}")
+    write_environment(variables)
+    play(variables, lab)
     say(f"done in {time.monotonic() - started:.0f} s")
     here = Path.cwd()
-    shown = {
-        name: path.relative_to(here) if path.is_relative_to(here) else path
-        for name, path in {"environment": ENVIRONMENT, "bin": BIN}.items()
-    }
+    environment = ENVIRONMENT.relative_to(here) if ENVIRONMENT.is_relative_to(here) else ENVIRONMENT
     print(f"""
 Look around:
   a host        ssh -F {lab.ssh_config} de-1          then: wg show
-  the panel     {variables["MARZBAN_URL"]}          admin / {variables["MARZBAN_PASSWORD"]}
-  next          . {shown["environment"]}; export PATH={shown["bin"].absolute()}:$PATH
-                ansible-inventory -i inventories/demo --graph
-                ansible localhost -m marzban.tunnels.tunnel_info
+  the panel     {variables["MARZBAN_URL"]}          admin / {variables["MARZBAN_PASSWORD"]}, an API without pages
+  then          . {environment}
+  look          ansible-inventory -i inventories/demo --graph
+                ansible -i inventories/demo localhost -m marzban.tunnels.tunnel_info
                 ansible-playbook -i inventories/demo marzban.tunnels.status
-                ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi
+  change        ansible -i inventories/demo localhost -m marzban.tunnels.tunnel -a 'name=de-fi config={{"mtu":1300}}'
                 ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
+                ansible-playbook -i inventories/demo marzban.tunnels.apply
+  remove        ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi
   the end       make demo-down
 """)
 
 
 def down() -> None:
-    Panel.stop()
     Lab.remove(LAB)
-    subprocess.run(["rm", "-rf", "--", str(STATE)], check=True)
+    shutil.rmtree(STATE, ignore_errors=True)
     say("the panel, the hosts and their state are gone")
 
 
@@ -207,3 +198,5 @@ if __name__ == "__main__":
         {"up": up, "down": down}[sys.argv[1]]()
     except LabError as error:
         raise SystemExit(f"demo: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
