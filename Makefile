@@ -48,7 +48,7 @@ panel-marzban: ## the same on the versions that Marzban 0.8.4 pins
 	@$(call pytest,marzban-0.8.4,tests/panel)
 
 integration: ## the collection on lab hosts
-	@tools/preflight && $(call pytest,test,--numprocesses 3 --dist loadfile tests/integration)
+	@tools/preflight && $(call pytest,test,--numprocesses 3 --dist loadfile --verbose --durations 10 tests/integration)
 
 bench: ## how long runs take, by the number of hosts and tunnels
 	@tools/preflight && $(call pytest,test,tests/bench -s)
