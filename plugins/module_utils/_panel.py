@@ -36,6 +36,7 @@ PAGE = 1000  # tunnels asked for at once: the most that the panel gives
 REREADS = 5  # how often a list that changes while it is read is begun anew
 MAX_ANSWER = 80 * 2**20  # bytes: a page of tunnels whose configs are all as large as they may be
 MAX_WAIT = 30  # seconds that a panel's Retry-After is followed
+_TOKEN = re.compile(r"[!-~]{1,8192}\Z")
 
 # What differs between panels stands here and in _nodes_of.
 TOKEN_PATH = "/api/admin/token"
@@ -98,6 +99,9 @@ class Panel:
     ):
         if requests is None:
             raise Error("The Python library requests is missing: install it for %s." % sys.executable)
+        token = (token or "").strip()  # a file or a vault gives it with the end of its line
+        if token and not _TOKEN.match(token):
+            raise Error("token: it holds characters that no token has: give it as the panel gave it.")
         if not token and not (username and password):
             raise Error("No login for the panel. Give username and password, or a token (MARZBAN_USERNAME, …).")
         self.url = checked_url(url)
@@ -251,7 +255,7 @@ class Panel:
             raise self._error("login", "POST", TOKEN_PATH, response.status_code, content)
         answer = self._read("POST", TOKEN_PATH, response, content)
         token = answer.get("access_token") if isinstance(answer, dict) else None
-        if not isinstance(token, str) or not re.match(r"[!-~]{1,8192}\Z", token):
+        if not isinstance(token, str) or not _TOKEN.match(token):
             raise self._bad("POST", TOKEN_PATH, "without a token")
         self._token = token
         self._logged_in = True
@@ -384,8 +388,11 @@ def _wish(text):
     """Seconds that a panel's Retry-After asks for (a number or a date), or None."""
     if re.match(r"[0-9]{1,9}\Z", text):
         return int(text)
-    moment = email.utils.parsedate_tz(text) if text else None
-    return max(0, email.utils.mktime_tz(moment) - time.time()) if moment else None
+    try:
+        moment = email.utils.parsedate_tz(text) if text else None
+        return max(0, email.utils.mktime_tz(moment) - time.time()) if moment else None
+    except (ValueError, OverflowError):  # a date that no calendar has
+        return None
 
 
 def _never_sent(error):

@@ -162,6 +162,8 @@ broken:
       error: "source.port: 99999 can't be used. Give a whole number from 1 to 65535 (without quotes)."
 """
 
+import functools
+
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records, _views
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
@@ -194,7 +196,7 @@ def publish(records, published, nodes):
     return records, problems
 
 
-def is_gone(panel, number, uuid, node):
+def is_gone(panel, number, uuid, node, node_names):
     """Whether the panel says that this tunnel is not, or does not end at ``node``. In doubt it is not gone."""
     try:
         raw = panel.tunnel(number)
@@ -209,9 +211,11 @@ def is_gone(panel, number, uuid, node):
         except FieldError:
             return False
     try:
-        return _views.role_of(_records.parse(raw), node) is None
+        elsewhere = _views.role_of(_records.parse(raw), node) is None
     except FieldError:
         return False
+    # Where the panel knows no node of this name, the node got another one, and its tunnels are still its own.
+    return elsewhere and node in node_names()
 
 
 def is_out(records, broken, uuid, node):
@@ -237,6 +241,7 @@ def work(module):
     for problem in problems:
         module.warn("Left out: %s" % problem)
     views = _views.views(records, nodes, place)
+    node_names = functools.lru_cache(maxsize=1)(lambda: {node.get("name") for node in panel.nodes()})
     gone = {}
     for host, found in orphans.items():
         node = nodes.get(host, host)
@@ -246,7 +251,7 @@ def work(module):
             uuid
             for number, uuid in found
             if uuid not in seen
-            and (is_gone(panel, number, uuid, node) if panel else is_out(records, broken, uuid, node))
+            and (is_gone(panel, number, uuid, node, node_names) if panel else is_out(records, broken, uuid, node))
         ]
     return {"changed": False, "panel": place, "views": views, "gone": gone, "broken": broken}
 

@@ -101,8 +101,9 @@ def test_one_login_for_all(panel: Panel) -> None:
 
 
 def test_a_token_is_enough(panel: Panel) -> None:
-    one = client(panel, username=None, password=None, token=panel.token())
-    assert len(one.nodes()) == 3
+    for around in ("", "\n", " \r\n"):  # as a file or a vault gives it
+        one = client(panel, username=None, password=None, token=panel.token() + around)
+        assert len(one.nodes()) == 3
 
 
 def test_a_write_needs_the_version_that_was_read(panel: Panel) -> None:
@@ -429,6 +430,27 @@ def test_plain_http_is_warned_of_except_on_loopback() -> None:
 def test_an_address_that_is_none(url: Any) -> None:
     with pytest.raises(FieldError, match=r"^url: .* Give "):
         _panel.Panel(url, token="x")
+
+
+@pytest.mark.parametrize("token", [SECRET + "\nX-Other: 1", SECRET + "…", SECRET + " " + SECRET])
+def test_a_token_that_is_none_of_a_panel_is_not_shown(token: str) -> None:
+    with pytest.raises(Error, match="^token: ") as caught:
+        _panel.Panel("https://panel.example.com", token=token)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", 0),
+        ("Mon, 1 Jan 99999 00:00:00 GMT", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_when_a_panel_asks_to_come_back(said: str, seconds: int | None) -> None:
+    assert _panel._wish(said) == seconds
 
 
 def test_a_password_in_the_address_is_not_shown() -> None:

@@ -486,15 +486,18 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
     known = [{"id": one["id"], "uuid": one["uuid"]} for one in (stays, moved, deleted)]
     another = {"id": stays["id"], "uuid": "00000000-0000-4000-8000-000000000000"}
     options = {"nodes": NODES, "orphans": {"host-a": [*known, another], "host-c": []}}
+    # A host that still goes by a name which its node has no more: there is no such node, so nothing ends elsewhere.
+    former = {"nodes": {"host-a": "de-0"}, "orphans": {"host-a": known}}
     with Faulty.before(world.panel) as faulty:
-        honest, mistaken = run(world, [("tunnel_views", options, False)]), None
+        honest, renamed = run(world, [("tunnel_views", one, False) for one in (options, former)])
         faulty.lists_nothing()
         mistaken = run(world, [("tunnel_views", options, False)], MARZBAN_URL=faulty.url)
         faulty.behave()
         faulty.on("GET", "/api/tunnels/[0-9]+", answer(404, {"detail": "Not Found"}))
         no_api = run(world, [("tunnel_views", options, False)], MARZBAN_URL=faulty.url)
     gone = [moved["uuid"], deleted["uuid"], another["uuid"]]
-    assert honest[0]["gone"] == {"host-a": gone, "host-c": []}
+    assert honest["gone"] == {"host-a": gone, "host-c": []}
+    assert renamed["gone"] == {"host-a": [deleted["uuid"]]}
     assert mistaken[0]["gone"] == {"host-a": gone, "host-c": []}, "what exists is not gone, whatever the list says"
     assert no_api[0]["failed"]
 
