@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
 from marzban_tunnels import checks, config
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.settings import Settings
@@ -91,6 +93,7 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
         ({"source": {"endpoint": "host:51820"}}, "config.source.endpoint", "port"),
         *(({"source": {"endpoint": name}}, "config.source.endpoint", "") for name in
           ("", "a b", "-a", "a..b", "1.2.3", "1.2.3.999", "0x7f.1", "a;b", "x" * 254, "a." + "b" * 64, "höst",
+          "\u017f.example.org",
           "fe80::1%eth0",
            "127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "fe80::1", "255.255.255.255", "localhost",
            "x.localhost",
@@ -98,33 +101,39 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
         *(({"source": {"addresses": [text]}, "target": {"addresses": ["10.0.0.2/24", "fd00::2/64"]}},
            "config.source.addresses.0", "") for text in
           ("10.0.0.1", "10.0.0.0/24", "10.0.0.255/24", "127.0.0.1/8", "224.0.0.1/24", "0.0.0.0/0", "10.0.0.1/0",
+           "10.0.0.1/7", "fd00::1/6",
           "10.0.0.1/33",
            "10.0.0.1/255.255.255.0", "10.0.0.01/24", "::1/64", "::1/128", "ff00::1/64", "::/64", "fd00::/64",
            "fe80::1/64",
            "FD00::1/64", "fd00:0::1/64", "240.0.0.1/24", "x", "::ffff:10.0.0.1/127", "10.0.0.1/24\n")),
-        ({"source": {"addresses": []}}, "config.source.addresses", ""),
-        ({"source": {"addresses": "10.0.0.1/24"}}, "config.source.addresses", ""),
+        ({"source": {"addresses": []}, "target": {"addresses": ["10.0.0.2/24"]}}, "config.source.addresses", "[]"),
+        ({"source": {"addresses": "10.0.0.1/24"}}, "config.source.addresses", "'10.0.0.1/24'"),
+        ({"source": {"routes": ["10.0.0.0/24"] * 65}}, "config.source.routes", "64 at most (got ['10.0.0.0/24'"),
         ({"source": {"addresses": ["10.0.0.1/24"]}}, "config.target.addresses", "both ends"),
         ({"source": {"addresses": ["10.0.0.1/24", "fd00::1/64"]}, "target": {"addresses": ["10.0.0.2/24"]}},
-         "config.target.addresses", "both ends the same"),
+         "config.target.addresses", "each address of the source"),
         ({"source": {"addresses": ["10.0.0.1/24"]}, "target": {"addresses": ["10.0.0.1/25"]}},
          "config.target.addresses", "10.0.0.1"),
-        ({"source": {"routes": ["0.0.0.0/0"]}}, "config.source.routes.0", "default route"),
+        ({"source": {"routes": ["0.0.0.0/0"]}}, "config.source.routes.0", "'0.0.0.0/0': a default route"),
         ({"source": {"routes": ["::/0"]}}, "config.source.routes.0", "default route"),
         *(({"source": {"routes": ["10.0.0.0/24", text]}}, "config.source.routes.1", "") for text in
           ("0.0.0.0/1", "128.0.0.0/1", "64.0.0.0/2", "2000::/3", "10.0.0.1/24", "10.0.0.0", "127.0.0.0/8",
           "224.0.0.0/8", "fe80::/64",
            "ff00::/8", "10.0.0.0/255.0.0.0", "FD00::/8", "x", "10.0.0.0/24; reboot")),
-        ({"source": {"routes": ["10.0.0.0/24", "10.0.0.0/24"]}}, "config.source.routes", "twice"),
+        ({"source": {"routes": ["10.0.0.0/24", "10.0.0.0/24"]}}, "config.source.routes", "10.0.0.0/24 stands there"),
         ({"source": {"routes": ["10.0.0.0/24"]}, "target": {"routes": ["10.0.0.0/24"]}}, "config.target.routes",
          "10.0.0.0/24"),
-        ({"source": []}, "config.source", ""),
+        ({"source": []}, "config.source", "Has to be an object, such as {} (got [])"),
+        ({"target": "x"}, "config.target", "Has to be an object, such as {} (got 'x')"),
         ({"mtu": 1279}, "config.mtu", "1279"),
         ({"mtu": 9201}, "config.mtu", "9201"),
         ({"keepalive": -1}, "config.keepalive", "-1"),
         ({"keepalive": 65536}, "config.keepalive", "65536"),
         ({"dial": "none"}, "config.dial", "none"),
-        ({"transport": "tcp"}, "config.transport", "UDP"),
+        ({"transport": "tcp"}, "config.transport", "'tcp': WireGuard speaks UDP only"),
+        ({"post_quantum": "require"}, "config.post_quantum", "'require': WireGuard has no post-quantum"),
+        ({"source": {"interface": "wg=0"}}, "config.source.interface", "'wg=0': systemd"),
+        ({"target": {"interface": "wg+0"}}, "config.target.interface", "'wg+0': systemd"),
         ({"transport": "quic"}, "config.transport", "quic"),
         ({"post_quantum": True}, "config.post_quantum", "True"),
         ({"source": {"private_key": "x"}}, "config.source.private_key", "no secret"),
@@ -153,11 +162,11 @@ def test_bad_configs(chosen: Any, field: str, hint: str) -> None:
     [
         {},
         {"source": None, "mtu": None, "target": {"port": None, "addresses": None, "routes": []}},
-        {"source": {"endpoint": "de-1.example.org", "interface": "wg+x=1.2_-"}, "target": {"endpoint": "2001:db8::1"}},
+        {"source": {"endpoint": "de-1.example.org", "interface": "wg-x.1_2-"}, "target": {"endpoint": "2001:db8::1"}},
         {"source": {"addresses": ["10.0.0.0/31"]}, "target": {"addresses": ["10.0.0.1/31"]}},
         {
-            "source": {"addresses": ["10.0.0.1/32", "fd00::1/128"]},
-            "target": {"addresses": ["fd00::2/128", "10.0.0.2/32"]},
+            "source": {"addresses": ["10.0.0.1/30", "fd00::1/64", "10.1.0.9/24"]},
+            "target": {"addresses": ["fd00::2/64", "10.1.0.8/24", "10.0.0.2/30"]},
         },
         {"source": {"addresses": ["fd00::/127"]}, "target": {"addresses": ["fd00::1/127"]}},
         {"source": {"routes": ["10.0.0.0/8", "192.0.2.7/32", "fc00::/7", "2001:db8::/32"]}},
@@ -173,10 +182,43 @@ def test_bad_configs(chosen: Any, field: str, hint: str) -> None:
 )
 def test_good_configs(chosen: dict[str, Any]) -> None:
     assert config.parse(json.dumps(chosen), "wireguard").model_dump(exclude_unset=True) == chosen
+    assert _checks.config(chosen) == chosen, "a run takes it as well"
 
 
-def test_tcp_is_for_others() -> None:
-    assert config.parse('{"transport": "tcp"}', "openvpn").transport == "tcp"
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (["10.69.0.1/32"], ["10.69.0.2/32"]),
+        (["fd00::1/128"], ["fd00::2/128"]),
+        (["10.9.0.1/24"], ["10.9.1.1/24"]),
+        (["10.9.0.1/24"], ["10.9.0.2/25"]),
+        (["10.9.0.1/24"], ["fd00::1/64"]),
+        (["10.9.0.1/24"], ["10.9.0.2/24", "10.8.0.2/24"]),
+        (["10.9.0.1/24", "10.8.0.1/24"], ["10.9.0.2/24"]),
+        (["10.9.0.1/24", "10.9.0.3/24"], ["10.9.0.2/24"]),
+        (["10.9.0.1/24"], ["10.9.0.2/24", "10.9.0.3/24"]),
+        (["10.9.0.1/24", "10.9.0.3/24"], ["10.9.0.2/24", "10.9.0.4/24"]),
+        (["10.9.0.1/24", "fd00::1/64"], ["fd00::2/64", "10.9.1.2/24"]),
+    ],
+)
+def test_addresses_go_in_pairs(source: list[str], target: list[str]) -> None:
+    found = problems({"source": {"addresses": source}, "target": {"addresses": target}}, "openvpn")
+    assert set(found) == {"config.target.addresses"}
+    (text,) = found.values()
+    assert text.startswith(repr(target)), text
+    assert repr(source) in text
+    mend = re.search(r"; write for example (\S+) at the source and (\S+) here\Z", text)
+    assert mend, text
+    near, far = mend.groups()
+    assert near.split("/")[0] == source[0].split("/")[0]
+    mended = {"source": {"addresses": [near]}, "target": {"addresses": [far]}}
+    assert config.parse(json.dumps(mended), "wireguard").end("target").addresses == [far]
+
+
+def test_what_wireguard_refuses_is_for_others() -> None:
+    chosen = {"transport": "tcp", "post_quantum": "require", "source": {"interface": "vpn+x=1"}}
+    assert config.parse(json.dumps(chosen), "openvpn").model_dump(exclude_unset=True) == chosen
+    assert set(problems(chosen)) == {"config.transport", "config.post_quantum", "config.source.interface"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"source": 3}', "\0", '{"source": {"port": "x"}}'])

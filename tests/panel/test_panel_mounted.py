@@ -101,6 +101,9 @@ def test_the_calls_beside_other_nodes(mounted: Api, sessions: sessionmaker[Sessi
     assert (tunnel["source_node_name"], tunnel["ends"][0]["addresses"][0]) == ("node-0", "10.201.0.2/31")
     changed = mounted.send("PUT", f"/api/tunnels/{tunnel['id']}", {"source_node_id": 3, "config": '{"mtu": 1400}'})
     assert (changed["version"], changed["source_node_name"]) == (2, "node-2")
+    behind = '{"target": {"routes": ["10.5.0.0/16"]}}'
+    mounted.send("PUT", f"/api/tunnels/{kept['id']}", {"config": behind})
+    assert 'from node "node-1" into tunnel' in mounted.tunnel(second, first, config=behind, status=409)["detail"]
     bad = mounted.bare("POST", "/api/tunnels", json={"source_node_id": 1})
     assert (bad.status_code, set(bad.json()["detail"])) == (422, {"target_node_id", "tunnel_type"})
     assert bad.headers["Marzban-Panel-Id"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Whatever is created, updated and deleted: no two ends share an address, or a port or an interface on a node."""
+"""Whatever is created, updated and deleted: no two ends share an address, or a port or an interface on a node; a run
+takes each record, and its two nodes see the same tunnel."""
 
 from __future__ import annotations
 
@@ -13,25 +14,34 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _views
 from tests.panel.conftest import Api, client
 from tests.panel.running import Panel
 
-NODES = 4
-# few values, so that they meet; the pools are small enough to run out and come around
-PORTS = st.one_of(st.none(), st.integers(20000, 20004), st.sampled_from([7, 65535]))
+NODES = 3
+# Few values, so that they meet, and mostly none, so that few calls are refused; the pools are small enough to run out
+# and come around.
+PORTS = st.sampled_from([None] * 8 + [20000, 20001, 20004, 7, 65535])
 PAIRS = st.sampled_from(
-    [
-        None,
+    [None] * 6
+    + [
         (["10.99.0.3/31"], ["10.99.0.2/31"]),
         (["10.99.0.1/29"], ["10.99.0.2/29"]),
         (["10.98.0.1/24", "fd00::1/64"], ["10.98.0.2/24", "fd00::2/64"]),
-        (["10.98.0.7/32"], ["10.98.0.8/32"]),
+        (["10.98.0.6/31"], ["10.98.0.7/31"]),
         (["fd6d:7a00::5/126"], ["fd6d:7a00::6/126"]),
+        (["10.97.0.1/24"], ["10.97.1.1/24"]),  # no pair: refused, as a run would
     ]
 )
-INTERFACES = st.sampled_from([None, None, "wg0", "wg1"])
+INTERFACES = st.sampled_from([None] * 6 + ["wg0", "wg1"])
+# what stands behind one end, or behind none
+ROUTES = st.dictionaries(st.sampled_from(["10.5.0.0/16", "fd05::/48"]), st.sampled_from(["source", "target"]))
+ENDS = st.sampled_from([(a, b) for a in range(NODES) for b in range(NODES) if a != b])
+NAMES = st.sampled_from([None] * 8 + ["a", "A", "b"])
+TYPES = st.sampled_from(["wireguard", "openvpn", "ipsec"])
+OF_ONE_VIEW = {"interface", "dial", "routes", "local", "peer"}
 
 
 @st.composite
@@ -42,6 +52,8 @@ def configs(draw: st.DrawFn) -> str:
         end.update({key: value for key, value in (("port", draw(PORTS)), ("interface", draw(INTERFACES))) if value})
         if pair:
             end["addresses"] = pair[position]
+    for network, role in draw(ROUTES).items():
+        chosen[role].setdefault("routes", []).append(network)
     return json.dumps(chosen)
 
 
@@ -65,6 +77,7 @@ class Life(RuleBasedStateMachine):
 
     api: ClassVar[Api]
     nodes: ClassVar[list[int]]
+    names: ClassVar[list[str]]
 
     @initialize()
     def clean(self) -> None:
@@ -75,36 +88,46 @@ class Life(RuleBasedStateMachine):
 
     def attempt(self, method: str, path: str, body: Any = None) -> Any:
         answer = self.api.bare(method, path, json=body)
-        assert answer.status_code in (200, 400, 409, 507), answer.text
+        assert answer.status_code in (200, 400, 409, 422, 507), answer.text
         return answer.json() if answer.status_code == 200 else None
 
     @rule(
-        ends=st.tuples(st.integers(0, NODES - 1), st.integers(0, NODES - 1)), config=st.one_of(st.just("{}"), configs())
+        ends=ENDS,
+        more=st.fixed_dictionaries(
+            {
+                "config": configs(),
+                "tunnel_type": TYPES,
+                "name": NAMES,
+                "is_active": st.sampled_from([True, True, False]),
+            }
+        ),
     )
-    def create(self, ends: tuple[int, int], config: str) -> None:
-        body = {"source_node_id": self.nodes[ends[0]], "target_node_id": self.nodes[ends[1]], "config": config}
-        made = self.attempt("POST", "/api/tunnels", body | {"tunnel_type": "wireguard"})
+    def create(self, ends: tuple[int, int], more: dict[str, Any]) -> None:
+        body = {"source_node_id": self.nodes[ends[0]], "target_node_id": self.nodes[ends[1]], **more}
+        made = self.attempt("POST", "/api/tunnels", body)
         if made:
             assert made["id"] > self.highest
-            assert made["config"] == config
+            assert body.items() <= made.items()
             self.highest = made["id"]
             self.known[made["id"]] = made
 
+    @precondition(lambda self: self.known)
     @rule(
         data=st.data(),
         node=st.one_of(st.none(), st.tuples(st.sampled_from(["source", "target"]), st.integers(0, NODES - 1))),
-        config=st.one_of(st.none(), st.just("{}"), configs()),
-        active=st.one_of(st.none(), st.booleans()),
+        more=st.fixed_dictionaries(
+            {},
+            optional={
+                "config": st.one_of(st.just("{}"), configs()),
+                "tunnel_type": TYPES,
+                "name": NAMES,
+                "is_active": st.booleans(),
+            },
+        ),
     )
-    def update(
-        self, data: st.DataObject, node: tuple[str, int] | None, config: str | None, active: bool | None
-    ) -> None:
-        if not self.known:
-            return
+    def update(self, data: st.DataObject, node: tuple[str, int] | None, more: dict[str, Any]) -> None:
         number = data.draw(st.sampled_from(sorted(self.known)))
-        body: dict[str, Any] = {
-            key: value for key, value in (("config", config), ("is_active", active)) if value is not None
-        }
+        body = dict(more)
         if node:
             body[f"{node[0]}_node_id"] = self.nodes[node[1]]
         changed = self.attempt("PUT", f"/api/tunnels/{number}", body)
@@ -115,25 +138,29 @@ class Life(RuleBasedStateMachine):
             assert body.items() <= changed.items()
             self.known[number] = changed
 
+    @precondition(lambda self: self.known)
     @rule(data=st.data(), active=st.booleans())
     def switch(self, data: st.DataObject, active: bool) -> None:
-        if self.known:
-            number = data.draw(st.sampled_from(sorted(self.known)))
-            self.api.send("POST", f"/api/tunnels/{number}/{'activate' if active else 'deactivate'}")
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        if self.attempt("POST", f"/api/tunnels/{number}/{'activate' if active else 'deactivate'}"):
             self.known[number] = self.api.send("GET", f"/api/tunnels/{number}")
             assert self.known[number]["is_active"] is active
 
+    @precondition(lambda self: self.known)
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
-        if self.known:
-            number = data.draw(st.sampled_from(sorted(self.known)))
-            self.api.send("DELETE", f"/api/tunnels/{number}")
-            del self.known[number]
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        self.api.send("DELETE", f"/api/tunnels/{number}")
+        del self.known[number]
 
     @invariant()
-    def nothing_is_shared(self) -> None:
+    def the_list_is_right(self) -> None:
         listed = self.api.send("GET", "/api/tunnels?limit=1000")
         assert listed == [self.known[number] for number in sorted(self.known)]
+        self.nothing_is_shared(listed)
+        self.the_views_agree(listed)
+
+    def nothing_is_shared(self, listed: Any) -> None:
         ends = [end for tunnel in listed for end in tunnel["ends"]]
         for kind in (
             [ip_interface(text).ip for end in ends for text in end["addresses"]],
@@ -151,6 +178,31 @@ class Life(RuleBasedStateMachine):
             for other, against in networks:
                 assert number == other or network.version != against.version or not network.overlaps(against)
 
+    def the_views_agree(self, listed: Any) -> None:
+        records, broken = _records.parse_all(listed)
+        assert broken == [], "a run takes all that the panel takes"
+        views = _views.views(records, {node: node for node in self.names}, "panel")
+        pairs: dict[str, list[Any]] = {record["uuid"]: [] for record in records}
+        for node, seen in views.items():
+            for view in seen:
+                assert view["local"]["node"] == node
+                pairs[view["uuid"]].append(view)
+            for kind in (
+                [view["local"]["port"] for view in seen],
+                [view["interface"] for view in seen],
+                [ip_interface(text).network for view in seen for text in view["local"]["addresses"]],
+                [network for view in seen if view["active"] for network in view["routes"]],
+            ):
+                assert len(set(kind)) == len(kind)
+        for one, other in pairs.values():
+            assert {key for key in one if one[key] != other[key]} <= OF_ONE_VIEW
+            for view, mirror in ((one, other), (other, one)):
+                assert view["local"] == mirror["peer"]
+                assert view["routes"] == mirror["local"]["routes"]
+            near, far = ([ip_interface(text) for text in one[side]["addresses"]] for side in ("local", "peer"))
+            assert {address.network for address in near} == {address.network for address in far}
+            assert not {address.ip for address in near} & {address.ip for address in far}
+
     def teardown(self) -> None:
         for number in getattr(self, "known", {}):
             assert self.api.send("GET", f"/api/tunnels/{number}") == self.known[number]
@@ -158,7 +210,8 @@ class Life(RuleBasedStateMachine):
 
 def test_life_of_tunnels(small: Api) -> None:
     Life.api = small
-    Life.nodes = [node["id"] for node in small.send("GET", "/api/nodes")]
+    listed = small.send("GET", "/api/nodes")
+    Life.nodes, Life.names = [node["id"] for node in listed], [node["name"] for node in listed]
     machine = Life.TestCase
     machine.settings = settings(
         max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)

@@ -183,7 +183,7 @@ class Allocator:
         if taken:
             raise Refused(
                 409,
-                f"config.{role}.addresses: {text} overlaps {taken[0]}, taken by {_called(taken[1], taken[2])};"
+                f"config.{role}.addresses: {text} overlaps {taken[0]}, taken by {called(taken[1], taken[2])};"
                 " choose another network, or leave addresses out to get a free one",
             )
 
@@ -233,8 +233,9 @@ class Allocator:
     def _owner(self, *where: object) -> str | None:
         query = select(Tunnel.id, Tunnel.name).join(End, End.tunnel_id == Tunnel.id).where(*where)  # type: ignore[arg-type]
         row = self._session.execute(query).first()
-        return _called(row[0], row[1]) if row else None
+        return called(row[0], row[1]) if row else None
 
 
-def _called(tunnel_id: int, name: str | None) -> str:
+def called(tunnel_id: int, name: str | None) -> str:
+    """A tunnel, in an error about another one."""
     return f'tunnel {tunnel_id} "{name}"' if name else f"tunnel {tunnel_id}"

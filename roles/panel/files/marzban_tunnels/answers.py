@@ -71,9 +71,7 @@ def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
 
 
 def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], moment: datetime) -> dict[str, Any]:
-    choice = chosen.get(end.role)
-    choice = choice if isinstance(choice, dict) else {}
-    endpoint, routes = choice.get("endpoint"), choice.get("routes")
+    endpoint = config.end_of(chosen, end.role).get("endpoint")
     source = end.role == "source"
     return {
         "role": end.role,
@@ -83,7 +81,7 @@ def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], momen
         "port": end.port,
         "addresses": addresses,
         "interface": end.interface,
-        "routes": [text for text in routes if isinstance(text, str)] if isinstance(routes, list) else [],
+        "routes": config.routes_of(chosen, end.role),
         "public": _object(end.public),
         "status": end.status,
         "error": end.error,

@@ -18,8 +18,9 @@ _NAME_SIGNS = frozenset("._-()# ")
 _JOINER = "\u200d"  # joins emoji to one sign
 _INTERFACE = re.compile(r"[a-zA-Z0-9_=+.][a-zA-Z0-9_=+.-]{0,14}\Z")
 _TAKEN_INTERFACES = re.compile(r"(lo|all|default|\.{1,2}|(eth|en|wl).*)\Z")
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.IGNORECASE)
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z", re.IGNORECASE)
+_WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 _NOT_ROUTED_IPV4 = [IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")]
 _NOT_ROUTED_IPV6 = [IPv6Network(text) for text in ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")]
 
@@ -31,7 +32,7 @@ def _emoji(char: str) -> bool:
 def name(text: str) -> str:
     """A tunnel's name: letters, marks, digits, emoji, ``. _ - ( ) #`` and single spaces inside."""
     if not 1 <= len(text) <= NAME_LENGTH:
-        raise ValueError(f"A name has 1 to {NAME_LENGTH} characters, this one has {len(text)}")
+        raise ValueError(f"{shown(text)}: a name has 1 to {NAME_LENGTH} characters, this one has {len(text)}")
     if text != text.strip(" ") or "  " in text:
         raise ValueError(f"{shown(text)}: no space at the start or end of a name, and single ones inside")
     for position, char in enumerate(text):
@@ -77,13 +78,9 @@ def address(text: str) -> str:
         raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
     if host.version == 6 and host.is_link_local:
         raise ValueError(f"{shown(text)} is link-local and can't be routed; take one of fd00::/8")
-    if (
-        value.network.prefixlen == 0
-        or host.is_loopback
-        or host.is_multicast
-        or host.is_unspecified
-        or (host.version == 4 and host.is_reserved)
-    ):
+    if value.network.prefixlen < _WIDEST[value.version]:
+        raise ValueError(f"{shown(text)} is of a network so wide that it takes the host's other ways; make it smaller")
+    if host.is_loopback or host.is_multicast or host.is_unspecified or (host.version == 4 and host.is_reserved):
         raise ValueError(
             f"{shown(text)} is no address for a host; take one of a private network, or leave addresses out"
         )
@@ -112,14 +109,18 @@ def route(text: str) -> str:
         raise ValueError(f"{shown(text)}: write it as {value}")
     if value.prefixlen == 0:
         raise ValueError(
-            f"{text}: a default route through a tunnel cuts the node off and isn't supported; name the networks"
+            f"{shown(text)}: a default route through a tunnel cuts the node off and isn't supported; name the networks"
         )
-    if value.prefixlen < (8 if value.version == 4 else 7):
-        raise ValueError(f"{text}: too large, it works like a default route and cuts the node off; name the networks")
+    if value.prefixlen < _WIDEST[value.version]:
+        raise ValueError(
+            f"{shown(text)}: too large, it works like a default route and cuts the node off; name the networks"
+        )
     others = _NOT_ROUTED_IPV4 if value.version == 4 else _NOT_ROUTED_IPV6
     never = next((other for other in others if value.overlaps(other)), None)
     if never:
-        raise ValueError(f"{text} covers addresses that are never routed ({never}); name the networks behind the node")
+        raise ValueError(
+            f"{shown(text)} covers addresses that are never routed ({never}); name the networks behind the node"
+        )
     return text
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_interface
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +17,7 @@ from marzban_tunnels.errors import Refused, by_field, invalid, shown
 LENGTH = 64 * 1024  # bytes of UTF-8
 DEPTH = 16  # levels
 ROLES = ("source", "target")
+PEER = {"source": "target", "target": "source"}
 _SECRET_KEY = re.compile(r"private|preshared|psk|secret|passw", re.IGNORECASE)
 
 
@@ -59,8 +61,8 @@ def parse(text: str, tunnel_type: str) -> TunnelConfig:
     except ValidationError as error:
         raise Refused(422, by_field(error.errors(), prefix="config")) from None
     problems = _between_ends(config)
-    if tunnel_type == "wireguard" and config.transport == "tcp":
-        problems["config.transport"] = "WireGuard speaks UDP only: leave transport out, or make it 'udp'"
+    if tunnel_type == "wireguard":
+        problems |= _not_wireguard(config)
     if problems:
         raise Refused(422, problems)
     return config
@@ -73,6 +75,18 @@ def lenient(text: str) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def end_of(chosen: dict[str, Any], role: str) -> dict[str, Any]:
+    """One end in what ``lenient`` answers."""
+    end = chosen.get(role)
+    return end if isinstance(end, dict) else {}
+
+
+def routes_of(chosen: dict[str, Any], role: str) -> list[str]:
+    """The routes of one end in what ``lenient`` answers."""
+    routes = end_of(chosen, role).get("routes")
+    return [text for text in routes if isinstance(text, str)] if isinstance(routes, list) else []
 
 
 def stored(text: str) -> TunnelConfig:
@@ -138,17 +152,21 @@ def _no_secrets(value: Any, field: str) -> None:
 def _between_ends(config: TunnelConfig) -> dict[str, str]:
     """What is right for each end alone, and wrong together."""
     problems = {}
-    for role, other in (("source", "target"), ("target", "source")):
+    for role, other in PEER.items():
         end, peer = config.end(role), config.end(other)
         routes = end.routes or []
         if end.addresses is None and peer.addresses is not None:
             problems[f"config.{role}.addresses"] = f"{other} has addresses: give them for both ends, or for none"
-        if end.addresses and peer.addresses and _families(end.addresses) - _families(peer.addresses):
-            problems[f"config.{other}.addresses"] = (
-                f"{role} has IPv4 and IPv6 that {other} lacks: give both ends the same"
-            )
-        if len(set(routes)) != len(routes):
-            problems[f"config.{role}.routes"] = "A network stands there twice"
+        again = next((text for text in routes if routes.count(text) > 1), None)
+        if again:
+            problems[f"config.{role}.routes"] = f"{again} stands there twice: keep it once"
+    source, target = (config.end(role).addresses for role in ROLES)
+    if source and target and not _paired(source, target):
+        near, far = _example(source[0])
+        problems["config.target.addresses"] = (
+            f"{shown(target)}: each address of the source, {shown(source)}, needs exactly one of the same network here,"
+            f" and the other way round; write for example {near} at the source and {far} here"
+        )
     hosts = [text.partition("/")[0] for role in ROLES for text in config.end(role).addresses or ()]
     twice = sorted({host for host in hosts if hosts.count(host) > 1})
     if twice:
@@ -159,5 +177,34 @@ def _between_ends(config: TunnelConfig) -> dict[str, str]:
     return problems
 
 
-def _families(addresses: list[str]) -> set[bool]:
-    return {":" in text for text in addresses}
+def _paired(source: list[str], target: list[str]) -> bool:
+    """Whether each network has one address at each end: a run takes nothing else."""
+    here, there = ([ip_interface(text).network for text in end] for end in (source, target))
+    return set(here) == set(there) and len(set(here)) == len(here) == len(there)
+
+
+def _example(text: str) -> tuple[str, str]:
+    """An address, in a network that has room for two, and one that goes with it."""
+    near = ip_interface(text)
+    if near.network.num_addresses == 1:
+        near = ip_interface(f"{near.ip}/{near.max_prefixlen - 1}")
+    far = next(host for host in near.network.hosts() if host != near.ip)
+    return str(near), f"{far}/{near.network.prefixlen}"
+
+
+def _not_wireguard(config: TunnelConfig) -> dict[str, str]:
+    """What another protocol may do, and a node refuses for WireGuard."""
+    problems = {}
+    if config.transport == "tcp":
+        problems["config.transport"] = "'tcp': WireGuard speaks UDP only; make it 'udp', or leave it out"
+    if config.post_quantum == "require":
+        problems["config.post_quantum"] = (
+            "'require': WireGuard has no post-quantum key exchange in this version; make it 'auto' or 'off'"
+        )
+    for role in ROLES:
+        name = config.end(role).interface or ""
+        if set(name) & set("=+"):
+            problems[f"config.{role}.interface"] = (
+                f"{shown(name)}: systemd can't run wg-quick@ for a name with = or +; choose another, or leave it out"
+            )
+    return problems

@@ -31,17 +31,32 @@ def shown(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def explain(error: Mapping[str, Any]) -> str:
+_WORDS = {  # where pydantic's own speak of its classes
+    "extra_forbidden": "Unknown field: leave it out",
+    "model_type": "Has to be an object, such as {{}}",
+    "model_attributes_type": "Has to be an object, such as {{}}",
+    "too_short": "Has to hold at least {min_length}, or be left out",
+    "too_long": "Can hold {max_length} at most",
+}
+
+
+def explain(error: Mapping[str, Any], field: str) -> str:
     """One of pydantic's errors as a sentence that holds the value where there is one to show."""
-    if error["type"] == "value_error":
+    kind, value = error["type"], error.get("input")
+    if kind == "value_error":
         return str(error["ctx"]["error"])
-    message = str(error["msg"])
-    if error["type"] == "extra_forbidden":
-        return "Unknown field: leave it out"
-    value = error.get("input")
-    if error["type"] in ("missing", "json_invalid") or isinstance(value, (dict, list)):
+    message = _WORDS[kind].format(**error.get("ctx", {})) if kind in _WORDS else str(error["msg"])
+    if kind in ("missing", "json_invalid", "extra_forbidden") or not _may_show(field, value):
         return message
     return f"{message} (got {shown(value)})"
+
+
+def _may_show(field: str, value: Any) -> bool:
+    """What stands in a key's place may be a secret; so may what is in an object, except in a config, where names that
+    say so were refused before."""
+    if field.partition(".")[0] in ("body", "keys"):
+        return False
+    return not isinstance(value, (dict, list)) or field.startswith("config.")
 
 
 def by_field(errors: Iterable[Mapping[str, Any]], prefix: str = "", skip: int = 0) -> dict[str, str]:
@@ -53,5 +68,5 @@ def by_field(errors: Iterable[Mapping[str, Any]], prefix: str = "", skip: int = 
     for error in errors:
         parts = [str(part) for part in error["loc"][skip:]]
         field = ".".join([prefix, *parts] if prefix else parts) or "body"
-        found.setdefault(field, explain(error))
+        found.setdefault(field, explain(error, field))
     return found

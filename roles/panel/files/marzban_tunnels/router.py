@@ -24,7 +24,7 @@ _TEXTS = {
     401: "No token, or one that isn't valid",
     403: "The admin isn't sudo",
     404: "Tunnel or node not found",
-    409: "The name, or a chosen port, address or interface is taken",
+    409: "The name, or a chosen port, address, interface or route is taken",
     412: "If-Match names an older version",
     503: "The database is busy",
     507: "A pool of addresses or ports is used up",
@@ -160,7 +160,7 @@ def tunnels_router(tunnels: Tunnels, get_session: Callable[..., Any], require_su
         ("GET", "/{tunnel_id}", get_tunnel, schemas.TunnelOut, one),
         ("PUT", "/{tunnel_id}", update_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 412, 507)),
         ("DELETE", "/{tunnel_id}", delete_tunnel, schemas.Message, changed),
-        ("POST", "/{tunnel_id}/activate", activate_tunnel, schemas.Message, changed),
+        ("POST", "/{tunnel_id}/activate", activate_tunnel, schemas.Message, _errors(404, 409, 412)),
         ("POST", "/{tunnel_id}/deactivate", deactivate_tunnel, schemas.Message, changed),
         ("GET", "/{tunnel_id}/status", tunnel_status, schemas.StatusOut, one),
     ):

@@ -9,17 +9,17 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Table, delete, select, update
+from sqlalchemy import ColumnElement, Table, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from marzban_tunnels import answers, reports
 from marzban_tunnels import config as choices
-from marzban_tunnels.allocate import Allocator, Held, Node, address_row
-from marzban_tunnels.config import ROLES, TunnelConfig
+from marzban_tunnels.allocate import Allocator, Held, Node, address_row, called
+from marzban_tunnels.config import PEER, ROLES, TunnelConfig
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
@@ -78,6 +78,7 @@ class Tunnels:
             nodes = self._check(session, record)
             session.add(record)
             session.flush()
+            self._check_routes(session, record)
             self._place(session, panel, record, nodes, chosen, [], {}, TunnelConfig())
             return record.id
 
@@ -97,6 +98,8 @@ class Tunnels:
             if not changed:
                 return
             nodes = self._check(session, record)
+            if changed - {"name"}:
+                self._check_routes(session, record)
             if changed - {"name", "is_active"}:
                 ends, held = self._release(session, tunnel_id)
                 self._place(session, panel, record, nodes, chosen, ends, held, before, "tunnel_type" in changed)
@@ -112,6 +115,7 @@ class Tunnels:
             record = self._locked(session, tunnel_id, if_match)
             if record.is_active != active:
                 record.is_active = active
+                self._check_routes(session, record)
                 self._touch(session, record)
 
         self._write(session, work)
@@ -228,6 +232,31 @@ class Tunnels:
                     raise Refused(409, f'name: "{record.name}" is the name of tunnel {other}; choose another')
         return {role: found[node_id] for role, node_id in wanted.items()}
 
+    def _check_routes(self, session: Session, record: Tunnel) -> None:
+        """No other active tunnel has one of these routes on the same node: they would take it from each other at
+        every run. Compared here and not by the database: routes stand in ``config`` only."""
+        wanted = {(node, network): role for node, network, role in _sent(record)}
+        if not wanted or not record.is_active:
+            return
+        places = {node for node, _network in wanted}
+        columns = (Tunnel.id, Tunnel.name, Tunnel.source_node_id, Tunnel.target_node_id, Tunnel.config)
+        query = (
+            select(*columns)
+            .where(or_(Tunnel.source_node_id.in_(places), Tunnel.target_node_id.in_(places)))
+            .where(Tunnel.is_active, Tunnel.id != record.id, Tunnel.config != "{}")
+            .order_by(Tunnel.id)
+        )
+        for other in session.execute(query):
+            for node, network, _role in _sent(other):
+                role = wanted.get((node, network))
+                if role:
+                    name = session.scalar(select(self._nodes.c.name).where(self._nodes.c.id == node))
+                    raise Refused(
+                        409,
+                        f'config.{role}.routes: {network} goes from node "{name}" into {called(other.id, other.name)}'
+                        " already; take it out of one of the two, or deactivate one",
+                    )
+
     def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:
         """Take the ends' rows away, so that two ends can swap what they hold. Answers what stood there."""
         ends = list(session.scalars(select(End).where(End.tunnel_id == tunnel_id)))
@@ -304,6 +333,14 @@ def remove(execute: Callable[[Any], Any], tunnel_ids: list[int]) -> None:
         execute(delete(Address).where(Address.tunnel_id.in_(some)))
         execute(delete(End).where(End.tunnel_id.in_(some)))
         execute(delete(Tunnel).where(Tunnel.id.in_(some)))
+
+
+def _sent(record: Any) -> Iterator[tuple[int, str, str]]:
+    """``(node, network, role)`` of all that a node sends into this tunnel: what stands behind the end ``role``."""
+    chosen = choices.lenient(record.config)  # a thousand of them shouldn't be checked for one create
+    for role, peer in PEER.items():
+        for network in choices.routes_of(chosen, role):
+            yield getattr(record, f"{peer}_node_id"), network, role
 
 
 def _matches(if_match: str, version: int) -> bool:
