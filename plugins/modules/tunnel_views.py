@@ -196,7 +196,13 @@ def publish(records, published, nodes):
     return records, problems
 
 
-def is_gone(panel, number, uuid, node, node_names):
+@functools.lru_cache(maxsize=1)
+def node_names(panel):
+    """The names of the panel's nodes, asked for once."""
+    return {node.get("name") for node in panel.nodes()}
+
+
+def is_gone(panel, number, uuid, node):
     """Whether the panel says that this tunnel is not, or does not end at ``node``. In doubt it is not gone."""
     try:
         raw = panel.tunnel(number)
@@ -215,7 +221,7 @@ def is_gone(panel, number, uuid, node, node_names):
     except FieldError:
         return False
     # Where the panel knows no node of this name, the node got another one, and its tunnels are still its own.
-    return elsewhere and node in node_names()
+    return elsewhere and node in node_names(panel)
 
 
 def is_out(records, broken, uuid, node):
@@ -241,7 +247,6 @@ def work(module):
     for problem in problems:
         module.warn("Left out: %s" % problem)
     views = _views.views(records, nodes, place)
-    node_names = functools.lru_cache(maxsize=1)(lambda: {node.get("name") for node in panel.nodes()})
     gone = {}
     for host, found in orphans.items():
         node = nodes.get(host, host)
@@ -251,7 +256,7 @@ def work(module):
             uuid
             for number, uuid in found
             if uuid not in seen
-            and (is_gone(panel, number, uuid, node, node_names) if panel else is_out(records, broken, uuid, node))
+            and (is_gone(panel, number, uuid, node) if panel else is_out(records, broken, uuid, node))
         ]
     return {"changed": False, "panel": place, "views": views, "gone": gone, "broken": broken}
 

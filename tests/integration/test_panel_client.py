@@ -434,7 +434,7 @@ def test_an_address_that_is_none(url: Any) -> None:
 
 @pytest.mark.parametrize("token", [SECRET + "\nX-Other: 1", SECRET + "…", SECRET + " " + SECRET])
 def test_a_token_that_is_none_of_a_panel_is_not_shown(token: str) -> None:
-    with pytest.raises(Error, match="^token: ") as caught:
+    with pytest.raises(Error, match=r"^token: ") as caught:
         _panel.Panel("https://panel.example.com", token=token)
     assert SECRET not in str(caught.value)
 
