@@ -232,6 +232,8 @@ def test_a_lab_in_use_is_left_alone(lab: Lab, a: Host) -> None:
 def test_bad_names(name: str) -> None:
     with pytest.raises(LabError, match="is no name for a lab"):
         Lab.up(name, {"a": "bookworm"})
+    with pytest.raises(LabError, match="is no name for a lab"):
+        Lab.remove("../x")
     with pytest.raises(LabError, match="is no name for a host"):
         Lab.up("lab-test-names", {name: "bookworm"})
 

@@ -24,7 +24,7 @@ CLEAN_VIEW = "mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs -o mode=755
 def start(host: Host) -> None:
     """Start the keeper of a host in the background; it survives this process and is ended by the host's group."""
     Path("/run/systemd").mkdir(exist_ok=True)
-    keep = [sys.executable, "-I", str(PACKAGE), "keep", host.lab.name, host.name]
+    keep = [sys.executable, "-I", "-B", str(PACKAGE), "keep", host.lab.name, host.name]
     command = ["setsid", "--fork", *cgroup.joining(host.group / "keeper", keep)]
     with host.log.open("a") as log:
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, cwd="/")

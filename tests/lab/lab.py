@@ -114,6 +114,7 @@ class Lab:
 
         Raises LabError when another process has it up.
         """
+        _check_names(name)
         _claim(name)
         _remove(name)
         os.close(_claims.pop(name))
@@ -278,7 +279,7 @@ def _claim(name: str) -> None:
     _claims[name] = file
 
 
-def _check_names(lab: str, hosts: Iterable[str]) -> None:
+def _check_names(lab: str, hosts: Iterable[str] = ()) -> None:
     if not LAB_NAME.fullmatch(lab):
         raise LabError(f"{lab!r} is no name for a lab: small letters, digits, hyphens and underscores, 63 at most")
     for host in hosts:
