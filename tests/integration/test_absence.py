@@ -11,11 +11,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
 from tests.faulty import HTML_404, NO_ROUTE, Answer, Faulty, Request, Rule, answer, drop
 from tests.integration.world import Run, World, until
+from tests.lab.host import Host
 
 pytestmark = pytest.mark.lab
 
@@ -84,11 +86,11 @@ def expect_all_to_pass(world: World) -> None:
     assert world.lab is not None
     world.expect_traffic(("one", "a", "b"), ("two", "a", "b"))
     for host, address in (("a", "10.99.0.1"), ("b", "10.99.0.0")):
-        ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", address]
-        until(
-            f"elsewhere: {address} answers {host}",
-            lambda host=host, ping=ping: world.lab.hosts[host].run(ping, check=False).returncode == 0,
-        )
+        until(f"elsewhere: {address} answers {host}", partial(answers, world.lab.hosts[host], address))
+
+
+def answers(host: Host, address: str) -> bool:
+    return host.run(["ping", "-n", "-q", "-c", "1", "-W", "1", address], check=False).returncode == 0
 
 
 def through(faulty: Faulty | None, **more: str) -> dict[str, str]:
@@ -320,5 +322,5 @@ def test_a_deleted_tunnel_is_removed_from_both_nodes(world: World) -> None:
         assert two["uuid"] not in left
         assert interface not in left
     world.expect_traffic(("one", "a", "b"))
-    for host, address in (("a", "10.99.0.1"), ("b", "10.99.0.0")):
-        world.lab.hosts[host].run(["ping", "-n", "-q", "-c", "1", "-W", "5", address])
+    for name, address in (("a", "10.99.0.1"), ("b", "10.99.0.0")):
+        world.lab.hosts[name].run(["ping", "-n", "-q", "-c", "1", "-W", "5", address])

@@ -133,7 +133,7 @@ def cases() -> dict[str, Case]:
     found["tunnel: target: the same"] = Case("tunnel", {"name": "x", "source": "a", "target": "a"}, "target", "a")
     for what in ("mtu", "end", "port", "address", "default route", "interface", "endpoint"):
         config, where, value = CONFIGS[what]
-        options = {"name": "x", **END, "config": config}
+        options: dict[str, Any] = {"name": "x", **END, "config": config}
         found[f"tunnel: config: {what}"] = Case("tunnel", options, f"config.{where}", value)
     # In a list with tunnels that are in order: these are not written either.
     for what in ("newline", "right to left"):

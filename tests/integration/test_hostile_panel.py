@@ -94,7 +94,7 @@ def expect_harmless(world: World, run: Run) -> None:
 
 def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
     """For each string, one record for each text in a record, with the string in its place; and one full of it."""
-    count = []
+    count: list[int] = []
 
     def change(tunnels: list[dict[str, Any]]) -> None:
         victim = next(one for one in tunnels if one["name"] == "victim-1")

@@ -341,7 +341,9 @@ def test_a_snapshot_gives_the_same_hosts(world: World) -> None:
     tree = json.loads(done.stdout)
     hosts = tree.pop("_meta")["hostvars"]
     del tree["all"]
-    groups = {name: {"hosts": {host: {} for host in group.get("hosts", [])}} for name, group in tree.items()}
+    groups: dict[str, Any] = {
+        name: {"hosts": {host: {} for host in group.get("hosts", [])}} for name, group in tree.items()
+    }
     snapshot.write_text(json.dumps({"all": {"hosts": hosts, "children": groups}}))
     again = Inventory(world.command("ansible-inventory", "-i", str(snapshot), "--list"))
     first = read(world)

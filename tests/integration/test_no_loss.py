@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,11 +53,15 @@ def interface(world: World) -> str:
     return str(world.tunnels()[NAME]["ends"][0]["interface"])
 
 
+def goes_on(one: Pings, last: int) -> bool:
+    return max(one.answered()) > last
+
+
 def expect_no_loss(pings: dict[str, Pings], before: dict[str, int]) -> None:
     """Every ping since the last look was answered, and they go on: some are answered that were sent after it all."""
     for what, one in pings.items():
         last = max(one.answered())
-        until(f"pings from {what} go on", lambda one=one, last=last: max(one.answered()) > last)
+        until(f"pings from {what} go on", partial(goes_on, one, last))
         assert one.lost() == set(), f"{what}: lost pings"
         assert last > before[what] + 20, f"{what}: too few pings to tell anything"
 

@@ -24,7 +24,7 @@ from tests.integration.world import Run, World
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
 OTHER_KEY = "ZWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
 Task = tuple[str, dict[str, Any], bool]
-KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
+KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 COMMON = {"changed", "diff", "exception", "failed", "invocation", "msg", "warnings"}  # what any module may answer
 
 
@@ -352,7 +352,7 @@ def test_tunnel_does_not_overwrite_what_somebody_else_changed(world: World) -> N
 def test_a_panel_without_the_tunnels_api(world: World) -> None:
     with Faulty.before(world.panel) as faulty:
         faulty.lose_tunnels_api()
-        tasks = [
+        tasks: list[Task] = [
             ("tunnel", {"name": "de-fi", "source": "de-1", "target": "fi-1"}, False),
             ("tunnel", {"name": "de-fi", "state": "absent"}, False),
             ("tunnel_info", {}, False),
@@ -386,7 +386,7 @@ def test_tunnel_info(world: World) -> None:
 
 # tunnel_set
 
-RING = [
+RING: list[dict[str, Any]] = [
     {"name": "de-fi", "source": "de-1", "target": "fi-1"},
     {"name": "fi-us", "source": "fi-1", "target": "us-1", "config": {"mtu": 1380}},
     {"name": "us-de", "source": "us-1", "target": "de-1", "active": False},

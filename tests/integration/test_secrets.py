@@ -105,7 +105,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
     assert world.lab is not None
     for name in ("one", "two"):
         world.tunnel(name, "a", "b")
-    caches = {
+    caches: dict[str, Any] = {
         "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
         "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(world.directory / "facts"),
         "ANSIBLE_GATHERING": "smart",
@@ -138,7 +138,11 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         file.write_bytes(whole)
 
         # The other way that Ansible sends modules: by files, which are kept here.
-        kept = {"ANSIBLE_PIPELINING": "false", "ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_REMOTE_TMP": str(proof.kept)}
+        kept: dict[str, Any] = {
+            "ANSIBLE_PIPELINING": "false",
+            "ANSIBLE_KEEP_REMOTE_FILES": "1",
+            "ANSIBLE_REMOTE_TMP": str(proof.kept),
+        }
         proof.run("apply without pipelining", "apply", **kept)
         view = proof.runs["apply"].results("tunnel_views")[0]["views"]["a"][0]
         keys = {

@@ -147,7 +147,7 @@ def test_status(api: Api, pair: Pair) -> None:
     ],
 )
 def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, stale: list[bool]) -> None:
-    end = {"node": "x", "status": "active", "error": None, "measured": None}
+    end: dict[str, Any] = {"node": "x", "status": "active", "error": None, "measured": None}
     ends = [end | {"role": role, "age": age} for role, age in zip(("source", "target"), ages, strict=True)]
     record = {"id": 3, "status": "active", "is_active": True, "updated_at": "2026-11-22T17:00:00", "ends": ends}
     told = answers.status(record, datetime(2026, 11, 22, 18, 0))

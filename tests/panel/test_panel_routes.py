@@ -39,7 +39,8 @@ def test_a_route_that_is_taken(api: Api, first: Any, make_node: Maker) -> None:
     a, b, c = {"id": first["source_node_id"]}, {"id": first["target_node_id"]}, make_node()
     before = api.send("GET", "/api/tunnels?limit=1000")
     for ends, role in (((a, c), "target"), ((c, a), "source"), ((a, b), "target"), ((b, a), "source")):
-        answer = api.tunnel(*ends, config=routes(**{role: ["10.6.0.0/16", BEHIND]}), status=409)
+        source, target = ends
+        answer = api.tunnel(source, target, config=routes(**{role: ["10.6.0.0/16", BEHIND]}), status=409)
         expect_taken(answer, role, first["source_node_name"], first)
     assert api.send("GET", "/api/tunnels?limit=1000") == before
 
