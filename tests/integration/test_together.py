@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.world import World
+from tests.integration.world import Run, World
 
 pytestmark = pytest.mark.lab
 
@@ -27,12 +29,30 @@ def play(**more: Any) -> dict[str, Any]:
     return {"name": "Together", "hosts": "marzban_nodes", "become": True, "gather_facts": False, **more}
 
 
+@contextlib.contextmanager
+def held_up(world: World, tunnel: str) -> Iterator[None]:
+    """The tunnel gets no packet through, so that a run is sure to wait for one if it waits at all."""
+    a = world.lab.host("a")
+    port = next(end["port"] for end in world.tunnels()[tunnel]["ends"] if end["node"] == "a")
+    a.run("nft add table inet held; nft 'add chain inet held in { type filter hook input priority 0; }'")
+    a.run(f"nft add rule inet held in udp dport {port} drop")
+    try:
+        yield
+    finally:
+        a.run("nft delete table inet held")
+
+
 def test_batches_of_one_host(world: World) -> None:
-    """The first host of a new tunnel waits for the second, which comes in a later batch; one more run joins them."""
-    plays = [play(serial=1, roles=["marzban.tunnels.tunnels"])]
-    run = world.play(plays).expect()
+    """The first host of a new tunnel waits for the second, which comes in a later batch; one more pass joins them."""
+    once = play(serial=1, roles=["marzban.tunnels.tunnels"], vars={"tunnels_wait": 1})
+    with held_up(world, "one"):
+        run = world.play([once, once]).expect()
     assert "waiting for b" in run.text
-    world.play(plays).expect()
+    for host in "ab":
+        # In the first pass nobody waits for traffic: the other end can't know the key. In the second one it can.
+        did = [event["action"].rpartition(".")[2] for event in run.of(host) if not event["run_once"]]
+        did = [action for action in did if action.startswith("tunnel_")]
+        assert did == ["tunnel_apply", "tunnel_apply", "tunnel_apply", "tunnel_health"], host
     world.expect_traffic(("one", "a", "b"))
 
 
@@ -72,14 +92,31 @@ def test_two_lists_in_one_play(world: World) -> None:
     world.expect_traffic(("one", "a", "b"))
 
 
+def otherwise(world: World) -> Path:
+    """An inventory whose hosts are not called as their nodes are."""
+    path = world.directory / "otherwise.marzban.yml"
+    path.write_text("plugin: marzban.tunnels.nodes\nhostname: host-{{ marzban_node.name }}\n")
+    return path
+
+
+def waited_for(run: Run, host: str) -> list[set[str]]:
+    """The tunnels whose traffic was waited for on this host, for each time."""
+    return [{one["name"] for one in answer["tunnels"]} for answer in run.results("tunnel_health", host)]
+
+
 def test_a_refused_tunnel_beside_a_new_one(world: World) -> None:
     """What was refused stays refused in the report and in the exit code, also when the run waits for another tunnel."""
     world.lab.host("a").run("ip link add taken type bridge")
     world.tunnel("refused", "a", "b", {"source": {"interface": "taken"}})
     world.tunnel("new", "a", "b")
-    run = world.apply().expect(2)
+    with held_up(world, "new"):
+        run = world.apply("-e", "tunnels_wait=1", inventory=otherwise(world)).expect(2)
     assert "was not made by marzban.tunnels" in run.text
     assert "was not applied on this host yet" not in run.text
+    for host in ("host-a", "host-b"):
+        assert waited_for(run, host) == [{"new"}], (
+            "it waits for the new one, and not for the one that the other end refused"
+        )
     world.expect_traffic(("one", "a", "b"), ("new", "a", "b"))
     number = world.tunnels()["refused"]["id"]
     world.api("DELETE", f"/tunnels/{number}")
