@@ -40,11 +40,11 @@ def conf_path(interface):
     return os.path.join(CONF_DIR, interface + ".conf")
 
 
-def kernel_has_wireguard():
+def kernel_has_wireguard(root="/"):
     """Whether this kernel has WireGuard, found out without making an interface."""
-    if os.path.isdir("/sys/module/wireguard"):
+    if os.path.isdir(os.path.join(root, "sys/module/wireguard")):
         return True
-    modules = os.path.join("/lib/modules", platform.release())
+    modules = os.path.join(root, "lib/modules", platform.release())
     for name in ("modules.dep", "modules.builtin"):
         try:
             with open(os.path.join(modules, name), encoding="utf-8", errors="replace") as stream:

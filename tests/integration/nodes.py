@@ -142,8 +142,8 @@ class Nodes:
     def check(self, views: dict[str, list[View]], **options: Any) -> dict[str, Answer]:
         return self.apply(views, "--check", **options)
 
-    def health(self, views: dict[str, list[View]], **options: Any) -> dict[str, Answer]:
-        return self._do("tunnel_health", views, (), options, {})
+    def health(self, views: dict[str, list[View]], *words: str, **options: Any) -> dict[str, Answer]:
+        return self._do("tunnel_health", views, words, options, {})
 
     def _do(
         self, name: str, views: Any, words: tuple[str, ...], options: dict[str, Any], env: dict[str, str]
