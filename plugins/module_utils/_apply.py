@@ -68,8 +68,8 @@ class Apply:
 
         for protocol in self.protocols.values():
             self._one_protocol(protocol, [one for one in tunnels if one.seen["type"] == protocol.name], going)
-        if not self.host.check and remove_all:
-            self.folders.drop_root()
+        if not self.host.check:
+            self.folders.drop_root()  # where nothing of ours stands, not even an empty folder
         return {
             "changed": bool(self.removed or any(one.changes for one in tunnels)),
             "diff": self.diff + [part for one in tunnels for part in one.diff],

@@ -148,3 +148,36 @@ def test_another_folder_by_the_environment(world: World) -> None:
     world.apply(env={"TUNNEL_CONFIG_DIR": "/etc/elsewhere"}).expect()
     world.expect_traffic(("one", "a", "b"))
     assert world.lab.host("a").run("ls /etc/elsewhere/*/private.key").stdout
+
+
+def test_hosts_with_lists_of_their_own_are_refused(world: World) -> None:
+    """One list is read for all: what the other hosts' lists hold would be taken off them."""
+    role = {"role": "marzban.tunnels.wireguard", "wireguard_tunnels": "{{ mine[inventory_hostname] }}"}
+    lists = {"a": [by_hand(world, "of a", 5)], "b": [by_hand(world, "of b", 6)]}
+    run = world.play([play(roles=[role], vars={"mine": lists})])
+    assert run.code == 2, run.text
+    assert "b: its list of tunnels is not that of a" in " ".join(run.text.split())
+    assert {event["host"] for event in run.events if event["action"] == "marzban.tunnels.tunnel_apply"} <= {"a"}
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "says"),
+    [
+        ({"tunnels_remove": "one"}, {"serial": 1}, "Leave serial out"),
+        ({"tunnels_remove": ""}, {}, "Say what to remove"),
+        ({"tunnels_remove": "one", "tunnels_remove_all": True}, {}, "Say what to remove"),
+    ],
+)
+def test_a_removal_that_is_not_clear_is_refused(
+    world: World, options: dict[str, Any], more: dict[str, Any], says: str
+) -> None:
+    before = len(world.panel.writes())
+    remove = {
+        "ansible.builtin.include_role": {"name": "marzban.tunnels.tunnels", "tasks_from": "remove"},
+        "vars": options,
+    }
+    run = world.play([play(tasks=[remove], **more)])
+    assert run.code == 2, run.text
+    assert says in " ".join(run.text.split())
+    assert run.results("tunnel_apply") == []
+    assert len(world.panel.writes()) == before

@@ -33,7 +33,7 @@ def read(path: str) -> Any:
 def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
     specs = read(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]
     defaults = read(f"roles/{role}/defaults/main.yml")
-    assert defaults.keys() <= specs["main"]["options"].keys()
+    assert defaults.keys() <= {name for spec in specs.values() for name in spec["options"]}
     for entry, spec in specs.items():
         options = spec["options"]
         stated = {name: option["default"] for name, option in options.items() if "default" in option}
