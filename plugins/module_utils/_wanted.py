@@ -36,7 +36,8 @@ class Nodes:
 
     def __init__(self, raws):
         self._names = {raw.get("name"): raw.get("id") for raw in raws if isinstance(raw.get("name"), str)}
-        self._ids = {str(raw["id"]): raw.get("name") for raw in raws if type(raw.get("id")) is int}
+        numbers = [(raw.get("id"), raw.get("name")) for raw in raws]
+        self._ids = {str(n): name for n, name in numbers if isinstance(n, int) and not isinstance(n, bool)}
 
     def find(self, given, field):
         """``(id, name)`` of the node ``given`` by its name (case counts) or its id. Raises FieldError."""

@@ -33,7 +33,7 @@ def play(**more: Any) -> dict[str, Any]:
 def held_up(world: World, tunnel: str) -> Iterator[None]:
     """The tunnel gets no packet through, so that a run is sure to wait for one if it waits at all."""
     a = world.lab.host("a")
-    port = next(end["port"] for end in world.tunnels()[tunnel]["ends"] if end["node"] == "a")
+    (port,) = (end["port"] for end in world.tunnels()[tunnel]["ends"] if end["node"] == "a")
     a.run("nft add table inet held; nft 'add chain inet held in { type filter hook input priority 0; }'")
     a.run(f"nft add rule inet held in udp dport {port} drop")
     try:

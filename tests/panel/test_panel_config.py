@@ -93,8 +93,8 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
         ({"source": {"endpoint": "host:51820"}}, "config.source.endpoint", "port"),
         *(({"source": {"endpoint": name}}, "config.source.endpoint", "") for name in
           ("", "a b", "-a", "a..b", "1.2.3", "1.2.3.999", "0x7f.1", "a;b", "x" * 254, "a." + "b" * 64, "höst",
-          "\u017f.example.org",
-          "fe80::1%eth0",
+           "\u017f.example.org",
+           "fe80::1%eth0",
            "127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "fe80::1", "255.255.255.255", "localhost",
            "x.localhost",
            "::ffff:192.0.2.1", "host\n")),
@@ -102,7 +102,7 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
            "config.source.addresses.0", "") for text in
           ("10.0.0.1", "10.0.0.0/24", "10.0.0.255/24", "127.0.0.1/8", "224.0.0.1/24", "0.0.0.0/0", "10.0.0.1/0",
            "10.0.0.1/7", "fd00::1/6",
-          "10.0.0.1/33",
+           "10.0.0.1/33",
            "10.0.0.1/255.255.255.0", "10.0.0.01/24", "::1/64", "::1/128", "ff00::1/64", "::/64", "fd00::/64",
            "fe80::1/64",
            "FD00::1/64", "fd00:0::1/64", "240.0.0.1/24", "x", "::ffff:10.0.0.1/127", "10.0.0.1/24\n")),
