@@ -47,8 +47,8 @@ panel: ## the embedded panel's tests, on the newest versions of its libraries
 panel-marzban: ## the same on the versions that Marzban 0.8.4 pins
 	@$(call pytest,marzban-0.8.4,tests/panel)
 
-integration: ## the collection on lab hosts
-	@tools/preflight && $(call pytest,test,--numprocesses 3 --dist loadfile --verbose --durations 10 tests/integration)
+integration: ## the collection on lab hosts; PURPOSE=core-2.17 for that ansible-core
+	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 10 tests/integration)
 
 bench: ## how long runs take, by the number of hosts and tunnels
 	@tools/preflight && $(call pytest,test,tests/bench -s)

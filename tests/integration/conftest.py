@@ -13,6 +13,15 @@ from tests.lab.lab import Lab
 from tests.panel.running import Panel
 
 
+# Files that take minutes, the longest first: no worker is to be left alone with one of them at the end.
+LONG = ("node_modules", "apply", "role_wireguard", "absence", "limit", "panel_modules", "no_loss", "together", "playbooks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="module")
 def make_world(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
