@@ -12,9 +12,18 @@ from tests.integration.world import World
 from tests.lab.lab import Lab
 from tests.panel.running import Panel
 
-
 # Files that take minutes, the longest first: no worker is to be left alone with one of them at the end.
-LONG = ("node_modules", "apply", "role_wireguard", "absence", "limit", "panel_modules", "no_loss", "together", "playbooks")
+LONG = [
+    "node_modules",
+    "apply",
+    "role_wireguard",
+    "absence",
+    "limit",
+    "panel_modules",
+    "no_loss",
+    "together",
+    "playbooks",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
