@@ -26,7 +26,7 @@ BARE = (
     *("iputils-ping", "procps", "kmod", "nftables", "ca-certificates"),
 )
 VARIANTS = {
-    "demo": ("iperf3",),  # the rest is installed before your eyes
+    "demo": ("iperf3", "python3-apt"),  # the rest is installed before your eyes
     "wireguard": (
         *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
         "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
