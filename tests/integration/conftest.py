@@ -14,15 +14,16 @@ from tests.panel.running import Panel
 
 # Files that take minutes, the longest first: no worker is to be left alone with one of them at the end.
 LONG = [
-    "node_modules",
+    "node_hosts",
     "apply",
     "role_wireguard",
     "absence",
     "limit",
-    "panel_modules",
     "no_loss",
     "together",
     "playbooks",
+    "panel_modules",
+    "panel_runs",
 ]
 
 

@@ -236,3 +236,12 @@ def rendered(view: View) -> dict[str, str]:
         return {"text": _render.render(_received.view(view, PANEL), template.read_text())}
     except Error as error:
         return {"error": str(error)}
+
+
+def leftovers(nodes: Nodes, host: str) -> str:
+    """What of ours stands on a host."""
+    return nodes.sh(
+        host,
+        "ls -A /etc/wireguard; ls -A /etc/marzban 2>/dev/null; nft list tables; wg show interfaces;"
+        " ls /etc/systemd/system/multi-user.target.wants | grep wg-quick; systemctl --failed --no-legend; true",
+    ).strip()

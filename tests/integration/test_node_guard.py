@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nodes import Directly
+from tests.integration.nodes import Directly, uuid
 from tests.integration.world import until
 from tests.lab.lab import Lab
 
@@ -54,6 +54,42 @@ def test_addresses_that_would_cut_off_are_refused(nodes: Directly) -> None:
         session.terminate()
         session.wait()
     assert nodes.reaches("a", 1, 1)
+
+
+def test_routes_that_would_cut_off_are_refused(nodes: Directly) -> None:
+    nodes.up(1)
+    b = nodes.lab.host("b")
+    gateway = nodes.sh("a", "ip route show default").split()[2]
+    nodes.sh("a", f"ip route add 10.55.0.0/24 via {gateway}")
+    session = subprocess.Popen(["ssh", "-F", str(nodes.lab.ssh_config), "a", "sleep 300"])
+    try:
+        until("the session", lambda: nodes.sh("a", "pgrep -f '^sleep 300' || true"))
+        for route, why in (
+            (f"{gateway}/32", "driven"),
+            (f"{b.address}/32", "own packets"),
+            ("10.55.0.0/24", "already"),
+        ):
+            answer = nodes.apply({"a": [nodes.pair(1, ends={"b": {"routes": [route]}})["a"]]})["a"]
+            assert answer.tunnel(1)["refused"], route
+            assert why in answer.tunnel(1)["error"], answer.tunnel(1)
+            assert route in answer.tunnel(1)["error"]
+            assert not answer["changed"]
+    finally:
+        session.terminate()
+        session.wait()
+        nodes.sh("a", "ip route del 10.55.0.0/24")
+    assert nodes.reaches("a", 1, 1)
+    both = [
+        nodes.pair(1, ends={"b": {"routes": ["10.43.0.0/24"]}})["a"],
+        nodes.pair(2, ends={"b": {"routes": ["10.43.0.0/24"]}})["a"],
+    ]
+    nodes.publics[uuid(2), "b"] = nodes.publics[uuid(1), "b"]
+    both[1]["peer"]["public"] = nodes.publics[uuid(2), "b"]
+    answer = nodes.apply({"a": both})["a"]
+    assert "route 10.43.0.0/24 added" in answer.tunnel(1)["changes"]
+    assert "The tunnel t1 takes it already" in answer.tunnel(2)["error"]
+    answer = nodes.apply({"a": [nodes.pair(1)["a"]]})["a"]
+    assert "route 10.43.0.0/24 removed" in answer.tunnel(1)["changes"]
 
 
 def test_a_route_over_the_way_of_another_tunnel_is_refused(nodes: Directly) -> None:

@@ -1,0 +1,425 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What tunnel_apply and tunnel_health do on real hosts, without Ansible in between."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
+from tests.integration.world import until
+from tests.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+CONFIG = "/etc/marzban/tunnels"
+OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.up("test-node-hosts", {"a": "bookworm+wireguard", "b": "trixie+wireguard", "bare": "bookworm"}) as lab:
+        yield lab
+
+
+@pytest.fixture
+def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
+    """For tests of what happens on a host."""
+    nodes = Directly(lab, tmp_path)
+    yield nodes
+    nodes.clear()
+
+
+@contextlib.contextmanager
+def no_packet_lost(nodes: Nodes, number: int) -> Iterator[None]:
+    """Pings from a to b inside a tunnel, every 10 ms, and insists that none stayed without an answer."""
+    command = f"exec ping -n -i 0.01 -I mz{number} 10.201.{number}.3 > /root/ping.txt"
+    nodes.sh("a", f"rm -f /root/ping.txt; systemd-run --quiet --unit=pinging sh -c '{command}'")
+
+    def answers() -> list[int]:
+        return [
+            int(found) for found in re.findall(r"icmp_seq=(\d+) ttl=", nodes.sh("a", "cat /root/ping.txt", check=False))
+        ]
+
+    try:
+        until("the first answers", lambda: len(answers()) > 20)
+        yield
+        before = len(answers())
+        until("answers after the change", lambda: len(answers()) > before + 50)
+    finally:
+        nodes.sh("a", "systemctl stop pinging")
+    # What was under way when ping was stopped doesn't count.
+    came = answers()
+    assert sorted(came) == list(range(1, max(came) + 1)), f"lost: {sorted(set(range(1, max(came) + 1)) - set(came))}"
+
+
+def test_drift_is_put_back_and_named(nodes: Directly) -> None:
+    views = nodes.up(1)
+    key = nodes.publics[uuid(1), "b"]["public_key"]
+    nodes.sh(
+        "a",
+        f"""ip addr del 10.201.1.2/31 dev mz1; ip link set mz1 mtu 1300; nft flush ruleset; rm /etc/wireguard/mz1.conf
+        systemctl disable wg-quick@mz1 2>/dev/null; wg set mz1 listen-port 0 fwmark 7
+        wg set mz1 peer {key} persistent-keepalive 0 allowed-ips 10.9.0.0/24""",
+    )
+    changes = nodes.apply(views)["a"].tunnel(1)["changes"]
+    assert [re.sub(r"instead of \d+", "instead", change) for change in changes] == [
+        "conf written",
+        "enabled",
+        "firewall rules loaded",
+        "MTU 1440 instead",
+        "address 10.201.1.2/31 added",
+        "listen port 20001 instead",
+        "firewall mark 0 instead",
+        "allowed IPs 10.201.1.3/32, fd6d:7a00::1:3/128",
+        "keepalive 25 s instead",
+    ]
+    for broken, wanted in (
+        (
+            f"ip link set mz1 down; wg set mz1 peer {key} remove",
+            ["link up", "address fd6d:7a00::1:2/127 added", f"peer {key[:8]}… added"],
+        ),
+        ("wg genkey | wg set mz1 private-key /dev/stdin", ["private key loaded"]),
+        (
+            # The endpoint of a peer with a session is its own business.
+            f"wg set mz1 peer $(wg genkey | wg pubkey) allowed-ips 10.77.0.0/24 peer {key} endpoint 192.0.2.9:9",
+            None,
+        ),
+        (f"nft add rule inet marzban-{uuid(1)} guard accept", ["firewall rules loaded"]),
+        ("systemctl stop wg-quick@mz1", ["started"]),
+        ("ip link delete mz1", ["started"]),
+        ("systemctl stop wg-quick@mz1; wg-quick up mz1 2>/dev/null", ["started"]),
+        (f"chmod 644 {CONFIG}/{uuid(1)}/private.key", ["private key closed to others"]),
+    ):
+        nodes.sh("a", broken)
+        would = nodes.check({"a": views["a"]})["a"].tunnel(1)["changes"]
+        changes = nodes.apply({"a": views["a"]})["a"].tunnel(1)["changes"]
+        assert would == changes
+        if wanted is None:
+            assert len(changes) == 1
+            assert re.match(r"peer .{8}… removed\Z", changes[0])
+        else:
+            assert changes == wanted
+    assert nodes.health(views, wait=20)["a"].statuses() == {"active"}
+    assert not nodes.apply(views)["a"]["changed"]
+
+
+def test_only_the_tunnel_leads_to_its_addresses(nodes: Directly) -> None:
+    """A neighbour that sends packets for a tunnel's address over the plain link gets no answer: the rules drop them."""
+    views = nodes.up(1)
+    a = nodes.lab.host("a")
+    ways = [("10.201.1.2", a.address), ("fd6d:7a00::1:2", a.address6)]
+    nodes.sh("bare", "; ".join(f"ip route add {address} via {way} dev eth0" for address, way in ways))
+
+    def answered() -> list[bool]:
+        return [
+            nodes.lab.host("bare").run(["ping", "-n", "-c", "1", "-W", "1", address], check=False).returncode == 0
+            for address, _way in ways
+        ]
+
+    try:
+        assert answered() == [False, False]
+        nodes.sh("a", f"nft delete table inet marzban-{uuid(1)}")
+        assert answered() == [True, True], "the packets don't come this far, and the rules prove nothing"
+        assert nodes.apply(views)["a"].tunnel(1)["changes"] == ["firewall rules loaded"]
+        assert answered() == [False, False]
+    finally:
+        nodes.sh("bare", "; ".join(f"ip route del {address}" for address, _way in ways))
+    assert nodes.reaches("b", 1, 0)
+
+
+def test_over_ipv6(nodes: Directly) -> None:
+    """The MTU leaves room for what IPv6 adds outside, and heeds what the route to the other end says."""
+    a, b = nodes.lab.host("a"), nodes.lab.host("b")
+    nodes.sh("a", f"ip route add {b.address6} dev eth0 mtu 1400")
+    try:
+        nodes.up(1, ends={"a": {"endpoint": a.address6}, "b": {"endpoint": b.address6}})
+    finally:
+        nodes.sh("a", f"ip route del {b.address6}")
+    for host, peer, mtu in (("a", b, 1320), ("b", a, 1420)):
+        conf = nodes.sh(host, "cat /etc/wireguard/mz1.conf")
+        assert f"Endpoint = [{peer.address6}]:20001\n" in conf
+        assert f"MTU = {mtu}\n" in conf
+        assert f" mtu {mtu} " in nodes.sh(host, "ip link show mz1")
+        assert f"[{peer.address6}]:20001" in nodes.sh(host, "wg show mz1 endpoints")
+    assert nodes.reaches("a", 1, 1)
+    nodes.sh("a", f"ping -n -c 1 -W 1 -M do -s {1320 - 28} 10.201.1.3")  # as large as fits, in one piece
+
+
+def test_what_others_added_to_our_interface_stays(nodes: Directly) -> None:
+    views = nodes.up(1)
+    nodes.sh("a", "ip addr add 10.99.0.1/32 dev mz1; ip route add 10.98.0.0/24 dev mz1")
+    assert not nodes.apply(views)["a"]["changed"]
+    nodes.apply(
+        nodes.views(nodes.pair(1, ends={"a": {"addresses": ["10.201.1.4/31"]}, "b": {"addresses": ["10.201.1.5/31"]}}))
+    )
+    there = nodes.sh("a", "ip -o addr show dev mz1; ip route show dev mz1")
+    assert "10.99.0.1/32" in there
+    assert "10.98.0.0/24" in there
+    assert "10.201.1.4/31" in there
+    assert "10.201.1.2" not in there
+    assert "fd6d" not in there
+
+
+def test_deactivate_and_activate(nodes: Directly) -> None:
+    nodes.up(1)
+    off = nodes.views(nodes.pair(1, active=False))
+    assert nodes.check(off)["a"].tunnel(1)["changes"] == ["stopped"]
+    assert nodes.reaches("a", 1, 1), "check mode stopped it"
+    answer = nodes.apply(off)
+    assert all(
+        answer[host].tunnel(1)["status"] == "inactive" and answer[host].tunnel(1)["changes"] == ["stopped"]
+        for host in "ab"
+    )
+    assert answer["a"].tunnel(1)["public"] == nodes.publics[uuid(1), "a"]
+    assert not nodes.reaches("a", 1, 1)
+    assert leftovers(nodes, "a") == "tunnels"
+    assert not nodes.apply(off)["a"]["changed"]
+    keys = dict(nodes.publics)
+    on = nodes.views(nodes.pair(1))
+    nodes.apply(on)
+    assert nodes.health(on, wait=20)["b"].statuses() == {"active"}
+    assert nodes.publics == keys
+
+
+def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
+    views = nodes.up(1, 2)
+    nodes.sh(
+        "a",
+        f"""ip link add wgx type wireguard 2>/dev/null || wireguard-go wgx; ip addr add 10.77.0.1/24 dev wgx
+        wg genkey > /root/wgx.key; wg set wgx private-key /root/wgx.key listen-port 33333; ip link set wgx up
+        printf '[Interface]\\n' > /etc/wireguard/other.conf; nft add table inet operator
+        mkdir -p {CONFIG}/{uuid(77)}; cp -r {CONFIG}/{uuid(1)} {CONFIG}/{uuid(78)}
+        sed -i 's/{PANEL}/{OTHER_PANEL}/; s/{uuid(1)}/{uuid(78)}/; s/mz1/mz78/' {CONFIG}/{uuid(78)}/state.json""",
+    )
+    theirs = (
+        "wg show wgx public-key; ip -o addr show dev wgx; ls -l /etc/wireguard/other.conf;"
+        f" nft list table inet operator; ls -lR {CONFIG}/{uuid(78)}"
+    )
+    before = nodes.sh("a", theirs)
+    one = {"a": [views["a"][0]]}
+    answer = nodes.apply(one)["a"]
+    assert answer["orphans"] == [{"id": 2, "uuid": uuid(2), "name": "t2", "type": "wireguard", "interface": "mz2"}]
+    assert nodes.reaches("a", 2, 1), "absence is not removal"
+    assert {(entry["uuid"], entry["panel"]) for entry in answer["foreign"]} == {
+        (uuid(77), None),
+        (uuid(78), OTHER_PANEL),
+    }
+
+    assert nodes.check(one, remove=[uuid(2)])["a"]["removed"][0]["uuid"] == uuid(2)
+    assert nodes.reaches("a", 2, 1), "check mode removed it"
+    for gone in ([uuid(2), uuid(78)], [uuid(2), uuid(78)]):
+        answer = nodes.apply(one, remove=gone)["a"]
+        assert answer["orphans"] == []
+        assert answer["changed"] == bool(answer["removed"])
+    assert nodes.sh("a", "wg show interfaces").split() in (["mz1", "wgx"], ["wgx", "mz1"])
+    assert not nodes.sh("a", f"ls -d {CONFIG}/{uuid(2)} /etc/wireguard/mz2.conf 2>/dev/null || true")
+    assert nodes.reaches("a", 1, 1)
+    assert "views too" in nodes.run_on("a", "tunnel_apply", one["a"], remove=[uuid(1)]).stdout
+    # An interface that isn't ours is never taken over, however the record names it.
+    taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
+    assert taken["changed"] == any(one["changes"] for one in taken["tunnels"])
+    nodes.publics[uuid(3), "b"] = nodes.publics[uuid(4), "b"] = nodes.publics[uuid(1), "b"]
+    taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
+    assert all("not made by marzban.tunnels" in error for error in taken.errors())
+    assert len(taken.errors()) == 2
+    nodes.clear()
+    assert nodes.sh("a", theirs) == before
+    nodes.sh(
+        "a",
+        f"""ip link delete wgx; nft delete table inet operator
+        rm -r /etc/wireguard/other.conf {CONFIG}/{uuid(77)} {CONFIG}/{uuid(78)}""",
+    )
+
+
+def test_changes_lose_no_packet_of_others(nodes: Directly) -> None:
+    nodes.up(1, 2, 3)
+    ends = {"a": {"port": 21000, "routes": ["10.44.0.0/24"]}, "b": {"routes": ["10.43.0.0/24"]}}
+    changed = nodes.pair(2, keepalive=5, mtu=1300, ends=ends)
+    nodes.publics[uuid(4), "b"] = nodes.publics[uuid(2), "b"]
+    with no_packet_lost(nodes, 3):
+        answers = nodes.apply(nodes.views(changed, nodes.pair(3), nodes.pair(4)), remove=[uuid(1)])
+    assert "started" not in answers["a"].tunnel(2)["changes"]
+    assert answers["a"].tunnel(4)["changes"][-1] == "started"
+    assert answers["a"]["removed"]
+    assert "10.43.0.0/24" in nodes.sh("a", "ip route show dev mz2")
+    assert nodes.health(nodes.views(changed), wait=20)["a"].statuses() == {"active"}
+
+
+def test_a_hot_change_loses_no_packet_of_the_tunnel_itself(nodes: Directly) -> None:
+    nodes.up(1)
+    with no_packet_lost(nodes, 1):
+        answers = nodes.apply(nodes.views(nodes.pair(1, keepalive=7, ends={"b": {"routes": ["10.43.0.0/24"]}})))
+    assert "keepalive 7 s instead of 25" in answers["a"].tunnel(1)["changes"]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_crash_at_any_step_is_mended_by_the_next_run(nodes: Directly, active: bool) -> None:
+    """Bringing a tunnel up, and (not active) taking one off."""
+    views = nodes.up(1)["a"]
+    if active:
+        nodes.clear("a")
+    for step in range(100):
+        options = {"crash": step, "probe": False} if active else {"crash": step, "probe": False, "remove": [uuid(1)]}
+        done = nodes.run_on("a", "tunnel_apply", views if active else [], **options)
+        if active:
+            answer = nodes.apply({"a": views}, probe=False)["a"]
+            assert answer.errors() == [], f"after a crash before step {step}"
+            assert nodes.sh("a", "systemctl is-active wg-quick@mz1; wg show mz1 peers | wc -l").split() == [
+                "active",
+                "1",
+            ]
+            assert not nodes.apply({"a": views}, probe=False)["a"]["changed"], f"after a crash before step {step}"
+        nodes.apply({"a": []}, remove_all=True, probe=False)
+        assert leftovers(nodes, "a") == "", f"after a crash before step {step}"
+        if done.returncode != CRASHED:
+            break
+        if not active:
+            nodes.apply({"a": views}, probe=False)
+    assert 5 < step < 99
+    print(f"crashed at {step} steps")
+
+
+def test_reboot(nodes: Directly) -> None:
+    views = nodes.up(1, ends={"b": {"routes": ["10.43.0.0/24"]}})
+    nodes.lab.host("a").reboot()
+    assert nodes.health(views, wait=30)["b"].statuses() == {"active"}
+    assert nodes.reaches("b", 1, 0)
+    answer = nodes.apply(views)["a"]
+    assert not answer["changed"], answer
+    assert "10.43.0.0/24" in nodes.sh("a", "ip route show dev mz1")
+    assert nodes.sh("a", "systemctl is-system-running").strip() == "running"
+
+
+def test_interface_gets_another_name(nodes: Directly) -> None:
+    nodes.up(1, 2)
+    renamed = nodes.views(nodes.pair(1, interface="mz2"), nodes.pair(2, interface="mz1"))
+    answer = nodes.apply(renamed)["a"]
+    assert "interface mz2 instead of mz1" in answer.tunnel(1)["changes"]
+    assert nodes.health(renamed, wait=20)["a"].statuses() == {"active"}
+    assert not nodes.apply(renamed)["a"]["changed"]
+    fresh = nodes.views(nodes.pair(1, interface="mz7"), nodes.pair(2, interface="mz1"))
+    nodes.apply(fresh)
+    assert nodes.health(fresh, wait=20)["a"].statuses() == {"active"}
+    assert sorted(nodes.sh("a", "ls /etc/wireguard").split()) == ["mz1.conf", "mz7.conf"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("interface", "mz1\nPostUp = touch /root/pwned"),
+        ("interface", "../../root/x"),
+        ("interface", "mz=1"),
+        ("name", "x\n[Peer]\nPublicKey = a"),
+        ("uuid", "../../../root/pwned"),
+        ("keepalive", "25\nPostUp = touch /root/pwned"),
+        ("mtu", "1400; touch /root/pwned"),
+        ("local.addresses", ["10.0.0.1/31\nPostUp = touch /root/pwned"]),
+        ("peer.endpoint", "$(touch /root/pwned)"),
+        ("peer.endpoint", "a.example\nPostUp = touch /root/pwned"),
+        ("peer.public", {"public_key": "@node.dir@" + "A" * 34}),
+        ("routes", ["10.0.0.0/24 dev lo; touch /root/pwned"]),
+        ("routes", ["0.0.0.0/0"]),
+        ("local.node", "localhost"),
+        ("panel", OTHER_PANEL),
+        ("active", "yes"),
+        ("type", "wireguard\n"),
+    ],
+)
+def test_a_hostile_view_stops_its_own_tunnel_only(nodes: Nodes, field: str, value: object) -> None:
+    bad, good = nodes.pair(5)["a"], nodes.pair(6)["a"]
+    place = bad
+    *path, last = field.split(".")
+    for part in path:
+        place = place[part]
+    place[last] = value
+    answer = nodes.apply({"a": [bad, good]})["a"]
+    assert len(answer.errors()) == 1
+    assert field.rpartition(".")[2] in answer.errors()[0]
+    refused = next(one for one in answer["tunnels"] if one["error"])
+    assert refused["refused"]
+    assert refused["changes"] == []
+    assert answer.tunnel(6)["changes"] == ["key made"]
+    assert not nodes.sh("a", "ls /root/pwned 2>/dev/null || true")
+    assert nodes.sh("a", f"ls {CONFIG}").split() == [uuid(6)]
+
+
+def test_bare_host_says_what_is_missing(nodes: Directly) -> None:
+    pair = nodes.pair(1, a="bare", b="b")
+    pair["bare"]["peer"]["public"] = {"public_key": base64.b64encode(b"k" * 32).decode()}
+    views = {"bare": [pair["bare"]]}
+    would = nodes.check(views)["bare"]
+    assert set(would["missing"]) >= {"cryptography", "wireguard-tools", "wireguard-go"}
+    assert would.tunnel(1)["changes"] == ["key made", "conf written", "enabled", "started"]
+    assert would.errors() == []
+    answer = nodes.apply(views)["bare"]
+    assert answer["missing"] == would["missing"]
+    assert not answer["changed"]
+    assert answer.tunnel(1)["refused"]
+    assert "cryptography" in answer.tunnel(1)["error"]
+    assert not nodes.sh("bare", f"ls {CONFIG} 2>/dev/null || true")
+    nodes.clear("bare")
+
+
+def test_health_says_what_is_wrong(nodes: Directly) -> None:
+    views = nodes.views(nodes.pair(1))
+    answer = nodes.health({"a": views["a"]})["a"]
+    assert answer.tunnel(1)["waiting_for"] == "b"
+    assert answer.tunnel(1)["status"] == "connecting"
+    views = nodes.up(1)
+    nodes.sh(
+        "b",
+        "nft add table inet cut; nft 'add chain inet cut in { type filter hook input priority 0; }';"
+        " nft add rule inet cut in iifname mz1 drop",
+    )
+    try:
+        answer = nodes.health({"a": views["a"]}, wait=1)["a"]
+    finally:
+        nodes.sh("b", "nft delete table inet cut")
+    assert answer.tunnel(1)["status"] == "error"
+    assert "10.201.1.3 did not answer" in answer.tunnel(1)["error"]
+    assert nodes.health(views, wait=10)["a"].statuses() == {"active"}
+    nodes.sh("a", "systemctl stop wg-quick@mz1")
+    assert "wg-quick@mz1.service is not running" in nodes.health({"a": views["a"]})["a"].errors()[0]
+
+
+def test_what_can_not_start_says_why(nodes: Directly) -> None:
+    nodes.up(1)
+    nodes.publics[uuid(2), "b"] = nodes.publics[uuid(3), "b"] = nodes.publics[uuid(1), "b"]
+    listen = "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 20002)); time.sleep(300)"
+    nodes.sh("a", f'systemd-run --quiet --unit=listening python3 -c "{listen}"')
+    try:
+        until("the listener", lambda: ":20002" in nodes.sh("a", "ss -Hlun"))
+        views = [nodes.pair(1), nodes.pair(2), nodes.pair(3, ends={"b": {"endpoint": "no-such-host.invalid"}})]
+        answer = nodes.apply({"a": [view["a"] for view in views]})["a"]
+    finally:
+        nodes.sh("a", "systemctl stop listening")
+    assert "20002" in answer.tunnel(2)["error"]
+    assert "no-such-host.invalid" in answer.tunnel(3)["error"]
+    assert answer.tunnel(1)["status"] == "active"
+    assert leftovers(nodes, "a").count("mz") == 3, "conf, interface and unit of mz1 and of no other"
+
+
+def test_fifty_tunnels_in_one_call(nodes: Directly) -> None:
+    numbers = range(100, 150)
+    nodes.apply(nodes.views(*(nodes.pair(number) for number in numbers)))
+    views = nodes.views(*(nodes.pair(number) for number in numbers))
+    began = time.monotonic()
+    answers = nodes.apply(views)
+    started = time.monotonic() - began
+    assert all(one["changes"] == ["conf written", "enabled", "started"] for one in answers["a"]["tunnels"])
+    for answer in nodes.health(views, wait=30).values():
+        assert answer.statuses() == {"active"}, answer.errors()
+    began = time.monotonic()
+    answers = nodes.apply(views)
+    idle = time.monotonic() - began
+    assert not any(answer["changed"] for answer in answers.values())
+    print(f"50 tunnels on 2 hosts: started in {started:.1f} s, nothing to do in {idle:.1f} s")
