@@ -32,51 +32,52 @@ def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     nodes.clear()
 
 
-def test_addresses_that_would_cut_off_are_refused(nodes: Directly) -> None:
+@pytest.fixture
+def controller(nodes: Directly) -> Iterator[str]:
+    """The address from which a is driven, over an ssh session that lasts as long as the test."""
+    session = subprocess.Popen(["ssh", "-F", str(nodes.lab.ssh_config), "a", "sleep 300"])
+    try:
+        until("the session", lambda: nodes.sh("a", "pgrep -f '^sleep 300' || true"))
+        yield nodes.sh("a", "ip route show default").split()[2]
+    finally:
+        session.terminate()
+        session.wait()
+
+
+def expect_refused(nodes: Directly, ends: dict[str, dict[str, list[str]]], value: str, why: str) -> None:
+    answer = nodes.apply({"a": [nodes.pair(1, ends=ends)["a"]]})["a"]
+    assert answer.tunnel(1)["refused"], value
+    assert why in answer.tunnel(1)["error"], answer.tunnel(1)
+    assert value in answer.tunnel(1)["error"]
+    assert not answer["changed"]
+
+
+def test_addresses_that_would_cut_off_are_refused(nodes: Directly, controller: str) -> None:
     """The host's own address inside a tunnel would close the host to everybody; a wide one would take the way out."""
     nodes.up(1)
     a, b = nodes.lab.host("a"), nodes.lab.host("b")
-    gateway = nodes.sh("a", "ip route show default").split()[2]
-    session = subprocess.Popen(["ssh", "-F", str(nodes.lab.ssh_config), "a", "sleep 300"])
-    try:
-        until("the session", lambda: nodes.sh("a", "pgrep -f '^sleep 300' || true"))
-        for address, why in (
-            (f"{a.address}/32", "This host has it already, on "),
-            (f"{gateway.rpartition('.')[0]}.250/24", "driven"),
-            (f"{b.address.rpartition('.')[0]}.{int(b.address.rpartition('.')[2]) ^ 1}/31", "own packets"),
-        ):
-            answer = nodes.apply({"a": [nodes.pair(1, ends={"a": {"addresses": [address]}})["a"]]})["a"]
-            assert answer.tunnel(1)["refused"], address
-            assert why in answer.tunnel(1)["error"], answer.tunnel(1)
-            assert address in answer.tunnel(1)["error"]
-            assert not answer["changed"]
-    finally:
-        session.terminate()
-        session.wait()
+    network, _dot, last = b.address.rpartition(".")
+    for address, why in (
+        (f"{a.address}/32", "This host has it already, on "),
+        (f"{controller.rpartition('.')[0]}.250/24", "driven"),
+        (f"{network}.{int(last) ^ 1}/31", "own packets"),
+    ):
+        expect_refused(nodes, {"a": {"addresses": [address]}}, address, why)
     assert nodes.reaches("a", 1, 1)
 
 
-def test_routes_that_would_cut_off_are_refused(nodes: Directly) -> None:
+def test_routes_that_would_cut_off_are_refused(nodes: Directly, controller: str) -> None:
     nodes.up(1)
     b = nodes.lab.host("b")
-    gateway = nodes.sh("a", "ip route show default").split()[2]
-    nodes.sh("a", f"ip route add 10.55.0.0/24 via {gateway}")
-    session = subprocess.Popen(["ssh", "-F", str(nodes.lab.ssh_config), "a", "sleep 300"])
+    nodes.sh("a", f"ip route add 10.55.0.0/24 via {controller}")
     try:
-        until("the session", lambda: nodes.sh("a", "pgrep -f '^sleep 300' || true"))
         for route, why in (
-            (f"{gateway}/32", "driven"),
+            (f"{controller}/32", "driven"),
             (f"{b.address}/32", "own packets"),
             ("10.55.0.0/24", "already"),
         ):
-            answer = nodes.apply({"a": [nodes.pair(1, ends={"b": {"routes": [route]}})["a"]]})["a"]
-            assert answer.tunnel(1)["refused"], route
-            assert why in answer.tunnel(1)["error"], answer.tunnel(1)
-            assert route in answer.tunnel(1)["error"]
-            assert not answer["changed"]
+            expect_refused(nodes, {"b": {"routes": [route]}}, route, why)
     finally:
-        session.terminate()
-        session.wait()
         nodes.sh("a", "ip route del 10.55.0.0/24")
     assert nodes.reaches("a", 1, 1)
     both = [
