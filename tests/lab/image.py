@@ -25,12 +25,15 @@ BARE = (
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "python3", "sudo", "iproute2"),
     *("iputils-ping", "procps", "kmod", "nftables", "ca-certificates"),
 )
+WIREGUARD = (
+    *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
+    "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
+)
 VARIANTS = {
     "demo": ("iperf3", "python3-apt"),  # the rest is installed before your eyes
-    "wireguard": (
-        *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
-        "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
-    ),
+    "wireguard": WIREGUARD,
+    # what the roles install for all types of tunnels
+    "tunnels": (*WIREGUARD, "openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
 }
 #: bullseye has no wireguard-go, and can't run bookworm's (newer glibc).
 ABSENT = {"bullseye": {"wireguard-go"}}
