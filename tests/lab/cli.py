@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
@@ -40,6 +41,12 @@ def show(_args: argparse.Namespace) -> None:
             say(f"  {host.name:12} {host.plan.image:20} {host.address:14} {host.address6}")
 
 
+def inventory(args: argparse.Namespace) -> None:
+    lab = Lab.load(args.name)
+    hosts = {host.name: {"ansible_host": host.address} for host in lab.hosts.values()}
+    say(json.dumps({"lab": {"hosts": hosts, "vars": lab.inventory()}}, indent=1))
+
+
 def ssh(args: argparse.Namespace) -> None:
     lab = Lab.load(args.name)
     os.execvp("ssh", ["ssh", "-F", str(lab.ssh_config), lab.host(args.host).name, *args.command])
@@ -70,6 +77,9 @@ def main() -> int:
     command.add_argument("name")
     command.set_defaults(work=down)
     commands.add_parser("list", help="labs on this machine").set_defaults(work=show)
+    command = commands.add_parser("inventory", help="print a lab's hosts as an inventory for Ansible (group lab)")
+    command.add_argument("name")
+    command.set_defaults(work=inventory)
     command = commands.add_parser("ssh", help="log into a host, or run a command there")
     command.add_argument("name")
     command.add_argument("host")
