@@ -27,9 +27,10 @@ ROLES = ("source", "target")
 DIALS = ("both", "source", "target")
 TRANSPORTS = ("udp", "tcp")
 POST_QUANTUM = ("auto", "require", "off")
+DATA_PATHS = ("kernel", "userspace")
+IPSEC_PORT = 4500  # UDP, and 500 to begin with: one process speaks there for all IPsec tunnels of a node
 GROUP_PREFIX = "marzban_"
 MAX_ITEMS = 64  # entries in one list of addresses or routes
-MAX_DEPTH = 16  # levels of a config
 WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 
 _NAME_MEND = (
@@ -50,12 +51,15 @@ _RESERVED = {
     "ipv6-localhost",
     "ipv6-loopback",
 }
-_INTERFACE = re.compile(r"[a-zA-Z0-9_=+.][a-zA-Z0-9_=+.-]{0,14}\Z")
+_INTERFACE = re.compile(r"[a-zA-Z0-9_.][a-zA-Z0-9_.-]{0,14}\Z")
 _OTHERS_INTERFACE = re.compile(r"(\.|\.\.|lo|all|default|(eth|en|wl).*)\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _IPV4 = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
 _PREFIX = re.compile(r"(0|[1-9][0-9]{0,2})\Z")
+_ALGORITHM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+,./:_-]{0,63}\Z")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
+_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of a key in DER
 
 
 # Plain kinds of values
@@ -206,10 +210,19 @@ def port(value, field="port"):
     return whole(value, field, 1, 65535)
 
 
+def end_port(value, field, kind):
+    """The port of an end of a tunnel of the type ``kind``."""
+    if kind == "ipsec" and port(value, field) != IPSEC_PORT:
+        raise FieldError(field, value, "IPsec speaks at UDP 500 and 4500 only: give 4500.")
+    return port(value, field)
+
+
 def interface(value, field="interface"):
     """The name of a network interface that may be ours."""
+    if isinstance(value, str) and set(value) & set("=+"):  # the kernel takes them, but each tunnel has a unit
+        raise FieldError(field, value, "systemd can't run a unit for a name with = or +: choose one such as tun-de-fi.")
     if not isinstance(value, str) or not _INTERFACE.match(value):
-        raise FieldError(field, value, "Use 1 to 15 of the characters a-z A-Z 0-9 _ = + . - (no - at the beginning).")
+        raise FieldError(field, value, "Use 1 to 15 of the characters a-z A-Z 0-9 _ . - (no - at the beginning).")
     if _OTHERS_INTERFACE.match(value):
         raise FieldError(field, value, "This name is the system's or a network card's: choose one such as tun-de-fi.")
     return value
@@ -299,76 +312,88 @@ def tunnel_type(value, field="type"):
     return choice(value, field, TYPES)
 
 
-def wireguard_key(value, field="public_key"):
-    """The canonical base64 of 32 bytes, not all zero."""
+def _base64(value, characters):
+    """The bytes in a text of so many characters, where that is their canonical base64; else none."""
     try:
-        raw = base64.b64decode(value, validate=True) if isinstance(value, str) and len(value) == 44 else b""
+        raw = base64.b64decode(value, validate=True) if isinstance(value, str) and len(value) == characters else b""
     except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != 32 or not any(raw) or base64.b64encode(raw).decode("ascii") != value:
-        raise FieldError(
-            field, value, "Give a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it."
-        )
+        return b""
+    return raw if base64.b64encode(raw).decode("ascii") == value else b""
+
+
+def wireguard_key(value, field="public_key"):
+    """The canonical base64 of 32 bytes (an X25519 key), not all zero."""
+    raw = _base64(value, 44)
+    if len(raw) != 32 or not any(raw):
+        mend = "Give a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it."
+        raise FieldError(field, value, mend)
     return value
+
+
+def ed25519_key(value, field="public_key"):
+    """The canonical base64 of an Ed25519 SubjectPublicKeyInfo in DER, its key not all zero."""
+    raw = _base64(value, 60)
+    if len(raw) != 44 or not raw.startswith(_ED25519) or not any(raw[len(_ED25519) :]):
+        raise FieldError(field, value, "Give an Ed25519 public key: 60 characters of base64, as in its PEM.")
+    return value
+
+
+def fingerprint(value, field):
+    """A SHA-256 as 64 hex digits in lower case."""
+    if not isinstance(value, str) or not _FINGERPRINT.match(value):
+        raise FieldError(field, value, "Give a SHA-256: 64 hex digits in lower case, without colons.")
+    return value
+
+
+_CERTIFICATES = dict.fromkeys(("fingerprint", "next_fingerprint", "accepts"), fingerprint)
+_PUBLIC = {
+    "wireguard": {"public_key": wireguard_key, "psk_fingerprint": fingerprint},
+    "openvpn": {"public_key": wireguard_key, **_CERTIFICATES},
+    "ipsec": {"public_key": ed25519_key},
+}
+_MAY_LACK = ("psk_fingerprint", "next_fingerprint", "accepts")
 
 
 def public_half(value, field, kind):
-    """What an end of the type ``kind`` may show: ``{"public_key": …}`` for WireGuard. Unknown keys are left out."""
+    """What an end of the type ``kind`` may show, as docs/contract.md has it. Nothing else is passed on, nor is null."""
     mapping(value, field)
-    if kind != "wireguard":
-        raise FieldError(field, kind, "This version knows the public half of WireGuard only: update marzban.tunnels.")
-    return {"public_key": wireguard_key(value.get("public_key"), field + ".public_key")}
+    return {
+        key: check(value.get(key), "%s.%s" % (field, key))
+        for key, check in _PUBLIC[kind].items()
+        if value.get(key) is not None or key not in _MAY_LACK
+    }
 
 
-def _plain(value, field, depth=0):
-    """Refuses in a config what could not be passed on: deep nesting, infinite numbers, half characters."""
-    if depth > MAX_DEPTH:
-        raise FieldError(field, value, "It is nested too deep: at most %d levels." % MAX_DEPTH)
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _plain(key, field, depth + 1)
-            _plain(item, field, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _plain(item, field, depth + 1)
-    elif isinstance(value, str):
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise FieldError(field, value, "It holds half a character (a lone surrogate): write it anew.")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise FieldError(field, value, "Give a finite number.")
-    elif value is not None and not isinstance(value, (bool, int)):
-        raise FieldError(field, value, "Give texts, numbers, true, false, null, lists and dictionaries only.")
+# What was measured
 
 
-_END_KEYS = {
-    "endpoint": endpoint,
-    "port": port,
-    "interface": interface,
-    "addresses": lambda value, field: items(value, field, interface_address, least=1),
-    "routes": lambda value, field: items(value, field, route),
-}
-_CONFIG_KEYS = {
-    "mtu": mtu,
-    "keepalive": keepalive,
-    "dial": lambda value, field: choice(value, field, DIALS),
-    "transport": lambda value, field: choice(value, field, TRANSPORTS),
-    "post_quantum": lambda value, field: choice(value, field, POST_QUANTUM),
-}
-
-
-def config(value, field="config"):
-    """A tunnel's config, returned as it is. What is known in it is checked, what isn't is kept; null is not chosen."""
-    mapping(value, field)
-    _plain(value, field)
-    for key, check in _CONFIG_KEYS.items():
-        if value.get(key) is not None:
-            check(value[key], "%s.%s" % (field, key))
-    for role in ROLES:
-        if value.get(role) is None:
-            continue
-        end = mapping(value[role], "%s.%s" % (field, role))
-        for key, check in _END_KEYS.items():
-            if end.get(key) is not None:
-                check(end[key], "%s.%s.%s" % (field, role, key))
+def algorithm(value, field):
+    """The name of a cipher or a key exchange, as a daemon tells it."""
+    if not isinstance(value, str) or not _ALGORITHM.match(value):
+        raise FieldError(field, value, "Give 1 to 64 letters, digits, spaces and the characters ( ) + , . / : _ -")
     return value
+
+
+def _count(value, field):
+    return whole(value, field, 0, 2**63 - 1)
+
+
+MEASURES = {
+    "handshake_age": _count,
+    "rx_bytes": _count,
+    "tx_bytes": _count,
+    "rtt_ms": number,
+    "loss_percent": number,
+    "cipher": algorithm,
+    "key_exchange": algorithm,
+    "post_quantum": flag,
+    "data_path": lambda value, field: choice(value, field, DATA_PATHS),
+    "certificate_days": lambda value, field: whole(value, field, -36500, 36500),  # below 0: it has ended
+}
+
+
+def measured(value, field="measured"):
+    """What was measured at an end, as docs/contract.md has it; what is missing is None. Nothing else is passed on."""
+    mapping(value, field)
+    known = ((key, check, value.get(key)) for key, check in MEASURES.items())
+    return {key: None if item is None else check(item, "%s.%s" % (field, key)) for key, check, item in known}

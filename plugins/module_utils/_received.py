@@ -26,7 +26,7 @@ def _side(raw, field, kind):
         "node": _checks.node_name(raw.get("node"), field + ".node"),
         "role": _checks.choice(raw.get("role"), field + ".role", _checks.ROLES),
         "endpoint": _checks.endpoint(raw.get("endpoint"), field + ".endpoint"),
-        "port": _checks.port(raw.get("port"), field + ".port"),
+        "port": _checks.end_port(raw.get("port"), field + ".port", kind),
         "addresses": _checks.items(raw.get("addresses"), field + ".addresses", _checks.interface_address, 1),
         "routes": _checks.items(raw.get("routes"), field + ".routes", _checks.route),
         "public": _maybe(raw.get("public"), field + ".public", _checks.public_half, kind),
@@ -58,6 +58,14 @@ def view(raw, panel):
     if checked["panel"] != panel:
         raise FieldError("panel", checked["panel"], "This run is about the panel %s." % panel)
     return checked
+
+
+def claims(view):
+    """``(key, value)`` of what only one tunnel of a host can have; IPsec's ports are all its tunnels'."""
+    yield "uuid", view["uuid"]
+    yield "interface", view["interface"]
+    if view["type"] != "ipsec":
+        yield "port", view["local"]["port"]
 
 
 def title(view):

@@ -15,13 +15,11 @@ import ipaddress
 import json
 import uuid
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _config
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, shown
 
-MAX_CONFIG = 65536  # bytes of a config, as the panel limits it
 MAX_ID = 2**31 - 1
 _NAMESPACE = uuid.UUID("6f1f0a52-9a0e-4d57-8d4c-6d7a6d9b8f21")  # of the panels that are hand-written lists
-_MEASURES = ("handshake_age", "rx_bytes", "tx_bytes", "rtt_ms", "loss_percent")
 _HAND_WRITTEN = ("name", "id", "type", "source", "target", "active", "config", "public")
 
 
@@ -29,29 +27,6 @@ def _required(raw, key, field=None):
     if key not in raw:
         raise FieldError(field or key, None, "It is missing: update the panel, or write it down.")
     return raw[key]
-
-
-def _no_constant(name):
-    raise ValueError(name)
-
-
-def parse_config(text, field="config"):
-    """The dict in the panel's string of JSON. Raises FieldError."""
-    if not isinstance(text, str) or len(text.encode("utf-8", "surrogatepass")) > MAX_CONFIG:
-        raise FieldError(field, text, "Give a text of at most 64 KiB that holds a JSON object.")
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise FieldError(field, text, "It holds no valid JSON object.") from None
-    return _checks.config(value, field)
-
-
-def _measured(value, field):
-    if value is None:
-        return None
-    _checks.mapping(value, field)
-    known = ((key, value.get(key)) for key in _MEASURES)
-    return {key: None if item is None else _checks.number(item, "%s.%s" % (field, key)) for key, item in known}
 
 
 def _end(raw, role, kind):
@@ -69,7 +44,7 @@ def _end(raw, role, kind):
         "node": get("node", _checks.node_name),
         "node_id": get("node_id", _checks.whole, 1, MAX_ID),
         "endpoint": get("endpoint", _checks.endpoint),
-        "port": get("port", _checks.port),
+        "port": get("port", _checks.end_port, kind),
         "addresses": get("addresses", _checks.items, _checks.interface_address, 1),
         "interface": get("interface", _checks.interface),
         "routes": get("routes", _checks.items, _checks.route),
@@ -77,7 +52,7 @@ def _end(raw, role, kind):
         "status": maybe("status", _checks.choice, _checks.STATUSES),
         # Free text: it is shown, never used. ``printable`` is the display's business.
         "error": maybe("error", _text),
-        "measured": _measured(raw.get("measured"), "%s.measured" % role),
+        "measured": maybe("measured", _checks.measured),
         "age": maybe("age", _checks.number),
     }
 
@@ -142,7 +117,7 @@ def parse(raw):
         "active": _checks.flag(_required(raw, "is_active"), "is_active"),
         "version": _checks.whole(_required(raw, "version"), "version", 0, 2**63 - 1),
         "status": _checks.choice(_required(raw, "status"), "status", _checks.STATUSES),
-        "config": parse_config(_required(raw, "config")),
+        "config": _config.parse(_required(raw, "config")),
         "ends": _ends(raw, kind),
     }
     for role, end in record["ends"].items():
@@ -179,7 +154,7 @@ def parse_all(raws):
         claims = list(_claims(record))
         try:
             for field, value, key in claims:
-                if key in taken:
+                if key in taken and not _share(key, record, taken[key]):
                     mend = "The tunnel %s has it already: change one of them." % shown(title(taken[key]))
                     raise FieldError(field, value, mend)
         except FieldError as error:
@@ -191,15 +166,16 @@ def parse_all(raws):
 
 
 def _claims(record):
-    """``(field, value, key)`` of all that this record has for itself alone."""
+    """``(field, value, key)`` of all that this record has for itself alone; IPsec's ports it shares with its like."""
     yield "id", record["id"], ("id", record["id"])
     yield "uuid", record["uuid"], ("uuid", record["uuid"])
     if record["name"] is not None:
         yield "name", record["name"], ("name", record["name"])
     for role, end in record["ends"].items():
         node = end["node"]
-        for key in ("port", "interface"):
-            yield "%s.%s on %s" % (role, key, node), end[key], (key, node, end[key])
+        for port in (500, _checks.IPSEC_PORT) if record["type"] == "ipsec" else (end["port"],):
+            yield "%s.port on %s" % (role, node), port, ("port", node, port)
+        yield "%s.interface on %s" % (role, node), end["interface"], ("interface", node, end["interface"])
         for address in end["addresses"]:
             place = str(ipaddress.ip_interface(address).network)
             yield "%s.addresses on %s" % (role, node), address, ("network", node, place)
@@ -208,6 +184,10 @@ def _claims(record):
             peer = record["ends"]["target" if role == "source" else "source"]
             for route in peer["routes"]:
                 yield "routes on %s" % node, route, ("route", node, route)
+
+
+def _share(key, one, other):
+    return key[0] == "port" and one["type"] == other["type"] == "ipsec"
 
 
 def _describe(record, error):
@@ -297,7 +277,7 @@ def _as_the_panel_has_it(item, field, place, node_ids):
         raise FieldError(field, key, "There is no such key: the keys are %s." % ", ".join(_HAND_WRITTEN))
     name = _checks.tunnel_name(item.get("name"), field + ".name")
     number = _checks.whole(item.get("id"), field + ".id", 1, MAX_ID)
-    config = _checks.config(item.get("config", {}), field + ".config")
+    config = _config.check(item.get("config", {}), field + ".config")
     public = _checks.mapping(item.get("public") or {}, field + ".public")
     nodes = {role: _checks.node_name(item.get(role), "%s.%s" % (field, role)) for role in _checks.ROLES}
     for node in sorted(set(public) - set(nodes.values())):
@@ -317,6 +297,8 @@ def _as_the_panel_has_it(item, field, place, node_ids):
     }
     for role, node in nodes.items():
         chosen = config.get(role) or {}
+        if item.get("type") == "ipsec" and chosen.get("port") is None:
+            chosen = dict(chosen, port=_checks.IPSEC_PORT)
         for key in ("endpoint", "port", "addresses"):
             if chosen.get(key) is None:
                 where = "%s.config.%s.%s" % (field, role, key)

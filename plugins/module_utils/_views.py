@@ -24,8 +24,11 @@ def _side(end):
     return {key: end[key] for key in ("node", "role", "endpoint", "port", "addresses", "routes", "public")}
 
 
-def view(record, node, panel):
-    """``record`` as ``node`` (a name) sees it. ``panel`` is the panel's id. Raises FieldError if it ends elsewhere."""
+def view(record, node, panel, post_quantum="auto"):
+    """``record`` as ``node`` (a name) sees it. Raises FieldError if it ends elsewhere.
+
+    ``panel`` is the panel's id, ``post_quantum`` what holds for a record that doesn't choose.
+    """
     role = role_of(record, node)
     if role is None:
         ends = " and ".join(record["ends"][one]["node"] for one in _checks.ROLES)
@@ -47,14 +50,14 @@ def view(record, node, panel):
         "keepalive": KEEPALIVE if keepalive is None else keepalive,
         "dial": (config.get("dial") or "both") in ("both", role),
         "transport": config.get("transport") or "udp",
-        "post_quantum": config.get("post_quantum") or "auto",
+        "post_quantum": config.get("post_quantum") or post_quantum,
         "routes": list(peer["routes"]),
         "local": _side(local),
         "peer": _side(peer),
     }
 
 
-def views(records, nodes, panel):
+def views(records, nodes, panel, post_quantum="auto"):
     """``{host: [view…]}`` in order of ids, for ``nodes`` ``{host: node name}``; no tunnels: an empty list.
 
     Raises FieldError when two hosts are the same node: both would take the same addresses.
@@ -70,7 +73,7 @@ def views(records, nodes, panel):
         for role in _checks.ROLES:
             node = record["ends"][role]["node"]
             if node in hosts:
-                answer[hosts[node]].append(view(record, node, panel))
+                answer[hosts[node]].append(view(record, node, panel, post_quantum))
     return answer
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _config, _records
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, shown
 
 # Of a tunnel that is created, where nothing was declared
@@ -63,7 +63,7 @@ def wanted(options, nodes, field=""):
     if options.get("type") is not None:
         want["tunnel_type"] = _checks.tunnel_type(options["type"], field + "type")
     if options.get("config") is not None:
-        want["config"] = _checks.config(options["config"], field + "config")
+        want["config"] = _config.check(options["config"], field + "config")
     if options.get("active") is not None:
         want["is_active"] = options["active"]
     return want
@@ -85,7 +85,7 @@ def version(raw):
 def config_of(raw):
     """The panel's config as a dict, or as the text that it is where it holds none."""
     try:
-        return _records.parse_config(raw.get("config"))
+        return _config.parse(raw.get("config"))
     except FieldError:
         return raw.get("config")
 

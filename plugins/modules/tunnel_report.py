@@ -127,24 +127,10 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._module import ope
 from ansible_collections.marzban.tunnels.plugins.module_utils._received import words
 
 
-def counter(value, field):
-    """A whole number from 0 upwards."""
-    return _checks.whole(value, field, 0, 2**63 - 1)
-
-
-MEASURES = {
-    "handshake_age": counter,
-    "rx_bytes": counter,
-    "tx_bytes": counter,
-    "rtt_ms": _checks.number,
-    "loss_percent": _checks.number,
-}
-
-
 def checked_end(end, field, own):
     """One end of an answer, as far as the table and the panel want it. A node may be compromised: all is checked."""
     _checks.mapping(end, field)
-    measured = _checks.mapping(end.get("measured") or {}, field + ".measured")
+    measured = _checks.measured(end.get("measured") or {}, field + ".measured")
     checked = {
         "uuid": _checks.uuid(end.get("uuid"), field + ".uuid"),
         "id": _checks.whole(end.get("id"), field + ".id", 1, 2**31 - 1),
@@ -157,11 +143,7 @@ def checked_end(end, field, own):
         "status": _checks.choice(end.get("status"), field + ".status", _checks.STATUSES),
         "error": words(end.get("error") or None),
         "waiting_for": words(end.get("waiting_for") or None, 128),
-        "measured": {
-            key: check(measured[key], "%s.measured.%s" % (field, key))
-            for key, check in MEASURES.items()
-            if measured.get(key) is not None
-        },
+        "measured": {key: value for key, value in measured.items() if value is not None},
     }
     if own is not None and checked["node"] != own:
         raise FieldError(field + ".node", checked["node"], "This host is the node %s, and speaks for that only." % own)

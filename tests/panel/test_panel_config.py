@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils import _config
 from marzban_tunnels import checks, config
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.settings import Settings
@@ -182,7 +182,7 @@ def test_bad_configs(chosen: Any, field: str, hint: str) -> None:
 )
 def test_good_configs(chosen: dict[str, Any]) -> None:
     assert config.parse(json.dumps(chosen), "wireguard").model_dump(exclude_unset=True) == chosen
-    assert _checks.config(chosen) == chosen, "a run takes it as well"
+    assert _config.check(chosen) == chosen, "a run takes it as well"
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _config
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, PanelError, printable, shown
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
+ED25519 = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="
+PRINT, OTHER_PRINT = "0123456789abcdef" * 4, "f" * 64
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -31,7 +33,7 @@ GOOD = [
         ["203.0.113.7", "2001:db8::1", "node-1.example.com", "xn--bcher-kva.example", "127.0.0.1", "_x.y"],
     ),
     (_checks.port, [1, 65535]),
-    (_checks.interface, ["mz12", "a=b+c.d_e-f", "wg0", "x" * 15, "tun0"]),
+    (_checks.interface, ["mz12", "aBb0c.d_e-f", "wg0", "x" * 15, "tun0"]),
     (
         _checks.interface_address,
         ["10.201.0.24/31", "fd6d:7a00::18/127", "10.0.0.1/24", "10.9.9.9/32", "169.254.1.1/30"],
@@ -43,6 +45,19 @@ GOOD = [
     (_checks.uuid, ["1b4e28ba-2fa1-41d2-883f-0016d3cca427"]),
     (_checks.tunnel_type, ["wireguard", "openvpn", "ipsec"]),
     (_checks.wireguard_key, [KEY]),
+    (_checks.ed25519_key, [ED25519]),
+    (_checks.fingerprint, [PRINT, OTHER_PRINT]),
+    (
+        _checks.algorithm,
+        [
+            "AES-256-GCM",
+            "CHACHA20_POLY1305",
+            "CURVE_25519/KE1_ML_KEM_768",
+            "AES_GCM_16-256",
+            "x25519 + PSK (v2)",
+            "a" * 64,
+        ],
+    ),
     (_checks.flag, [True, False]),
     (_checks.number, [0, 0.5, 12]),
 ]
@@ -159,7 +174,7 @@ BAD = [
                 "-a",
                 "a\n",
             ),
-            *("mz%d", "a;b", "ü", None, 5),
+            *("mz%d", "a;b", "ü", None, 5, "a=b", "a+b", "=", "+x"),
         ],
     ),
     (
@@ -212,6 +227,51 @@ BAD = [
     (
         _checks.wireguard_key,
         ["", KEY[:-1], KEY + "=", KEY.replace("Y=", "Z="), "A" * 43 + "=", KEY + "\n", None, "é" * 44],
+    ),
+    (
+        _checks.ed25519_key,
+        [
+            *(
+                "",
+                KEY,
+                ED25519[:-1],
+                ED25519 + "=",
+                ED25519 + "\n",
+                ED25519[:-2] + "F=",
+                "é" * 60,
+                None,
+                ED25519.encode(),
+            ),
+            "MCowBQYDK2VuAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",  # X25519
+            "MCowBQYDK2VwAyEA" + "A" * 43 + "=",
+            "MC4CAQAwBQYDK2VwBCIEIBm/RAlphM3+hUG6wWfcO5bIUIaqMLa2ywxcOK1wMWbh",  # a private key
+        ],
+    ),
+    (
+        _checks.fingerprint,
+        ["", PRINT[:-1], PRINT + "0", PRINT.upper(), "g" * 64, PRINT + "\n", ":".join(["ab"] * 32), None, 5],
+    ),
+    (
+        _checks.algorithm,
+        [
+            "",
+            " AES",
+            "-AES",
+            "a" * 65,
+            "a\nb",
+            "a@b",
+            "a;b",
+            "{{ a }}",
+            "a\u202eb",
+            "ü",
+            "<b>",
+            "a'b",
+            'a"b',
+            None,
+            5,
+            True,
+            ["AES"],
+        ],
     ),
     (_checks.flag, [1, 0, "true", None]),
     (_checks.number, [-1, "1", True, float("nan"), float("inf"), 2**63, None]),
@@ -289,7 +349,7 @@ def test_addresses_and_networks_agree_with_ipaddress(address, prefix):
 
 def test_config_is_returned_as_given_with_unknown_keys():
     config = {"mtu": 1400, "later": {"x": [1, None, "é"]}, "source": {"port": 20000, "colour": "red"}, "dial": None}
-    assert _checks.config(config) is config
+    assert _config.check(config) is config
 
 
 @pytest.mark.parametrize(
@@ -319,7 +379,7 @@ def test_config_is_returned_as_given_with_unknown_keys():
 )
 def test_config_names_what_is_wrong(config, field):
     with pytest.raises(FieldError) as caught:
-        _checks.config(config)
+        _config.check(config)
     assert caught.value.field == field
 
 
@@ -328,15 +388,103 @@ def test_config_that_is_nested_deep_is_refused():
     for _level in range(100_000):
         deep = {"x": deep}
     with pytest.raises(FieldError, match="nested too deep"):
-        _checks.config(deep)
+        _config.check(deep)
 
 
-def test_public_half_keeps_the_public_key_only():
-    assert _checks.public_half({"public_key": KEY, "private_key": "s3cret"}, "p", "wireguard") == {"public_key": KEY}
+HALVES = {
+    "wireguard": {"public_key": KEY, "psk_fingerprint": PRINT},
+    "openvpn": {"public_key": KEY, "fingerprint": PRINT, "next_fingerprint": OTHER_PRINT, "accepts": PRINT},
+    "ipsec": {"public_key": ED25519},
+}
+REQUIRED = {"wireguard": ["public_key"], "openvpn": ["public_key", "fingerprint"], "ipsec": ["public_key"]}
+
+
+@pytest.mark.parametrize("kind", _checks.TYPES)
+def test_public_half_keeps_what_is_public_only(kind):
+    whole = HALVES[kind]
+    assert _checks.public_half({**whole, "private_key": "s3cret"}, "p", kind) == whole
+    least = {key: whole[key] for key in REQUIRED[kind]}
+    assert _checks.public_half({**dict.fromkeys(whole), **least}, "p", kind) == least
+    for key, value in whole.items():
+        for bad in (5, "", "s3cret", value + "\n", value[:-1], [value], {"private": value}):
+            with pytest.raises(FieldError) as caught:
+                _checks.public_half({**whole, key: bad}, "source.public", kind)
+            assert caught.value.field == "source.public." + key
+    for key in least:
+        for lacking in ({**whole, key: None}, {name: whole[name] for name in whole if name != key}):
+            with pytest.raises(FieldError) as caught:
+                _checks.public_half({**lacking, "private_key": "s3cret"}, "source.public", kind)
+            assert caught.value.field == "source.public." + key
+            assert "s3cret" not in str(caught.value)
+    for other in ("", None, [], [whole], 5):
+        with pytest.raises(FieldError, match=r"source\.public: "):
+            _checks.public_half(other, "source.public", kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"), [("ipsec", "wireguard"), ("ipsec", "openvpn"), ("wireguard", "ipsec"), ("openvpn", "ipsec")]
+)
+def test_a_public_half_of_another_type_is_none(kind, other):
+    with pytest.raises(FieldError, match=r"p\.public_key: "):
+        _checks.public_half(HALVES[kind], "p", other)
+
+
+MEASURED = {
+    "handshake_age": 5,
+    "rx_bytes": 2**62,
+    "tx_bytes": 0,
+    "rtt_ms": 0.5,
+    "loss_percent": 0,
+    "cipher": "AES-256-GCM",
+    "key_exchange": "X25519MLKEM768",
+    "post_quantum": True,
+    "data_path": "userspace",
+    "certificate_days": -3,
+}
+
+
+def test_what_was_measured():
+    assert _checks.measured({**MEASURED, "private_key": "s3cret"}) == MEASURED
+    nothing = dict.fromkeys(MEASURED)
+    assert _checks.measured({}) == _checks.measured(nothing) == nothing
+    assert set(_checks.MEASURES) == set(MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("handshake_age", 5.5),
+        ("rx_bytes", -1),
+        ("tx_bytes", 2**63),
+        ("rtt_ms", "fast"),
+        ("loss_percent", float("nan")),
+        ("cipher", "AES\nPostUp = id"),
+        ("key_exchange", "{{ x }}"),
+        ("key_exchange", "x" * 65),
+        ("post_quantum", 1),
+        ("post_quantum", "yes"),
+        ("data_path", "hyperspace"),
+        ("data_path", ["kernel"]),
+        ("certificate_days", 1.5),
+        ("certificate_days", 10**6),
+        ("certificate_days", True),
+    ],
+)
+def test_what_was_measured_is_bounded(key, bad):
     with pytest.raises(FieldError) as caught:
-        _checks.public_half({"private_key": "s3cret"}, "source.public", "wireguard")
-    assert caught.value.field == "source.public.public_key"
-    assert "s3cret" not in str(caught.value)
+        _checks.measured({**MEASURED, key: bad}, "source.measured")
+    assert caught.value.field == "source.measured." + key
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"), [("wireguard", [1, 4500, 65535], 0), ("openvpn", [20000], "1"), ("ipsec", [4500], 20000)]
+)
+def test_the_port_of_an_end(kind, good, bad):
+    for port in good:
+        assert _checks.end_port(port, "p", kind) == port
+    for value in (bad, None, True):
+        with pytest.raises(FieldError):
+            _checks.end_port(value, "p", kind)
 
 
 @given(anything)

@@ -15,6 +15,12 @@ from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
+ED25519 = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="
+HALVES = {
+    "wireguard": {"public_key": KEY, "psk_fingerprint": "a" * 64},
+    "openvpn": {"public_key": KEY, "fingerprint": "b" * 64},
+    "ipsec": {"public_key": ED25519},
+}
 PANEL = "9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
 
 
@@ -59,6 +65,16 @@ def tunnel(number=3, source=(1, "de-1"), target=(2, "fi-1"), config=None, **chan
     return answer
 
 
+def of_type(kind, *ends, **more):
+    """A tunnel of a type; each of its ends has what the type wants."""
+    raw = tunnel(*ends, tunnel_type=kind, **more)
+    for end in raw["ends"]:
+        end["public"] = HALVES[kind]
+        if kind == "ipsec":
+            end["port"] = 4500
+    return raw
+
+
 def test_a_tunnel_becomes_a_record():
     record = _records.parse(tunnel(config={"mtu": 1400, "colour": "red"}))
     assert record["id"] == 3
@@ -70,6 +86,37 @@ def test_a_tunnel_becomes_a_record():
     assert record["ends"]["source"]["public"] == {"public_key": KEY}
     assert record["ends"]["target"]["public"] is None
     assert record["ends"]["target"]["addresses"] == ["10.201.3.1/31", "fd6d:7a00::3:1/127"]
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_each_type_is_a_record(kind):
+    raw = of_type(kind)
+    raw["ends"][0]["measured"].update(cipher="AES-256-GCM", key_exchange=None, post_quantum=False, data_path="kernel")
+    record = _records.parse(raw)
+    assert record["type"] == kind
+    assert [end["public"] for end in record["ends"].values()] == [HALVES[kind]] * 2
+    assert record["ends"]["source"]["measured"] == {
+        "handshake_age": 5,
+        "rx_bytes": 1,
+        "tx_bytes": 2,
+        "rtt_ms": 0.5,
+        "loss_percent": 0,
+        "cipher": "AES-256-GCM",
+        "key_exchange": None,
+        "post_quantum": False,
+        "data_path": "kernel",
+        "certificate_days": None,
+    }
+    raw["ends"][1]["public"] = HALVES["wireguard" if kind == "ipsec" else "ipsec"]
+    with pytest.raises(FieldError, match=r"target\.public\.public_key: "):
+        _records.parse(raw)
+
+
+def test_ipsec_has_one_port():
+    raw = of_type("ipsec")
+    raw["ends"][0]["port"] = 20003
+    with pytest.raises(FieldError, match=r"source\.port: 20003 can't be used\. IPsec speaks at UDP 500 and 4500 only"):
+        _records.parse(raw)
 
 
 def test_a_tunnel_without_a_name_is_called_by_its_id():
@@ -146,6 +193,8 @@ HOSTILE = [
     ("ends.0.error", 5, "source.error"),
     ("ends.0.measured", [1], "source.measured"),
     ("ends.0.measured.rtt_ms", "fast", "source.measured.rtt_ms"),
+    ("ends.0.measured.cipher", "AES\nx", "source.measured.cipher"),
+    ("ends.0.measured.data_path", "x", "source.measured.data_path"),
     ("ends.0.age", -1, "source.age"),
 ]
 
@@ -209,6 +258,21 @@ def test_what_is_taken_on_a_node_stays_with_the_earlier_tunnel(steal, error):
     assert len(broken) == 1
     assert error in broken[0]["error"]
     assert "The tunnel 't" in broken[0]["error"]
+
+
+def test_ipsec_tunnels_share_their_port_with_each_other_only():
+    first, second = of_type("ipsec", 3), of_type("ipsec", 4, (1, "de-1"), (3, "us-1"))
+    assert [record["id"] for record in _records.parse_all([second, first])[0]] == [3, 4]
+    for port in (500, 4500):
+        third = tunnel(5, (4, "nl-1"), (1, "de-1"))
+        third["ends"][1]["port"] = port
+        records, broken = _records.parse_all([first, second, third])
+        assert [record["id"] for record in records] == [3, 4]
+        assert broken[0]["error"].startswith(f"target.port on de-1: {port} can't be used. The tunnel 't4' has it")
+    third["id"] = 2
+    records, broken = _records.parse_all([first, second, third])
+    assert [record["id"] for record in records] == [2]
+    assert all("source.port on de-1: 4500 can't be used. The tunnel 't5'" in one["error"] for one in broken)
 
 
 def test_routes_of_an_inactive_tunnel_are_free():
@@ -366,6 +430,18 @@ def test_a_view():
         _views.view(record, "us-1", PANEL)
 
 
+def test_post_quantum_is_the_records_choice_or_else_the_runs():
+    for chosen, default, is_now in (
+        (None, "auto", "auto"),
+        (None, "require", "require"),
+        ("off", "require", "off"),
+        ("auto", "off", "auto"),
+    ):
+        record = _records.parse(tunnel(config={"post_quantum": chosen}))
+        views = _views.views([record], {"a": "de-1", "b": "fi-1"}, PANEL, default)
+        assert [view["post_quantum"] for seen in views.values() for view in seen] == [is_now] * 2
+
+
 def test_a_keepalive_of_zero_is_no_default():
     assert _views.view(_records.parse(tunnel(config={"keepalive": 0})), "de-1", PANEL)["keepalive"] == 0
 
@@ -396,6 +472,21 @@ def test_a_hand_written_tunnel_is_a_record_like_any_other():
     assert record["ends"]["source"]["interface"] == "mz3"
     assert record["ends"]["source"]["public"] == {"public_key": KEY}
     agree(*[_views.view(record, node, "p") for node in ("de-1", "fi-1")])
+
+
+def test_a_hand_written_ipsec_tunnel_needs_no_port():
+    item = written(type="ipsec", public={"de-1": {"public_key": ED25519}})
+    for end in ("source", "target"):
+        del item["config"][end]["port"]
+    (record,), broken = _records.from_list([item], "home")
+    assert broken == []
+    assert [end["port"] for end in record["ends"].values()] == [4500, 4500]
+    item["config"]["target"]["port"] = 20003
+    records, (one,) = _records.from_list([item], "home")
+    assert records == []
+    assert one["error"].startswith("target.port: 20003 can't be used. IPsec speaks")
+    item["type"] = "openvpn"
+    assert "config.source.port: None" in _records.from_list([item], "home")[1][0]["error"]
 
 
 def test_uuids_come_from_the_names():

@@ -161,6 +161,16 @@ def test_another_panels_view_is_refused():
         _received.view(view(), UUID)
 
 
+def test_what_tunnels_of_a_host_can_not_share():
+    port, uuid, interface = ("port", 20003), ("uuid", UUID), ("interface", "mz3")
+    assert set(_received.claims(_received.view(view(), PANEL))) == {port, uuid, interface}
+    ipsec = view(type="ipsec", **{"local.port": 4500, "peer.port": 4500})
+    assert set(_received.claims(_received.view(ipsec, PANEL))) == {uuid, interface}
+    for side in ("local", "peer"):
+        with pytest.raises(FieldError, match=side + r"\.port: 20003"):
+            _received.view(dict(ipsec, **{side: view()[side]}), PANEL)
+
+
 def test_the_view_is_not_changed():
     raw = view()
     before = copy.deepcopy(raw)

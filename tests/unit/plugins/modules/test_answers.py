@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _apply, _health, _table, _tunnel
+from ansible_collections.marzban.tunnels.plugins.module_utils import _apply, _checks, _health, _table, _tunnel
 from ansible_collections.marzban.tunnels.plugins.modules import (
     tunnel_apply,
     tunnel_health,
@@ -130,4 +130,4 @@ def test_what_a_node_answers_is_documented():
     assert keys_in(tunnel_apply, "orphans") == set(known)
     assert keys_in(tunnel_apply, "removed") == {*known, "error"}
     for module in (tunnel_apply, tunnel_health):
-        assert keys_in(module, "tunnels", "measured") == set(tunnel_report.MEASURES)
+        assert keys_in(module, "tunnels", "measured") == set(_checks.MEASURES)
