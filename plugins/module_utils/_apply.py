@@ -8,18 +8,7 @@ The order: check every view, look once, plan every tunnel, and only then change 
 the next run, because each run compares what is wanted with what it finds, and because a folder of ours names an
 interface before anything of that name is made, and until everything of that name is gone.
 
-A **protocol** is one file with one class, listed in PROTOCOLS, made with ``(host, folders)``. ``uuid`` names a tunnel's
-folder, a *public half* is a dict, ``?`` may be None:
-
-- ``missing()`` → capabilities that this host lacks; ``check(view)`` raises FieldError for what it can't run
-- ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half;
-  ``key_path(uuid)`` and ``fingerprint(public half)`` for diffs
-- ``look(interfaces)`` → the live state of all in one go; ``look_briefly`` → what ``up`` and ``measured`` want
-- ``stands(live, interface)`` → what bears that name on the host, or None
-- ``plan(view, template, public?, peer_public, state?, live, routes, resolved)`` → a plan with ``files`` and ``changes``
-- ``do(plans)`` → {uuid: Error} of those that failed; ``applied(view, live)`` → what the state remembers of it
-- ``release({interface: uuid})`` → {interface: Error}: takes down and removes all but the folder, without any record
-- ``up(view, live)`` → (runs, seconds?); ``service(interface)`` → its name; ``measured(view, live, ping)`` → MEASURED
+A **protocol** is one file with one class, a subclass of ``_protocol.Protocol``, listed in PROTOCOLS.
 """
 
 from __future__ import annotations
@@ -44,13 +33,18 @@ PROTOCOLS = {WireGuard.name: WireGuard}
 class Apply:
     """One run on one host."""
 
-    def __init__(self, host, folders, panel, types, probe=True):
+    def __init__(self, host, folders, panel, types, probe=True, options=None):
+        """``options``: ``{type: keyword arguments of its protocol}``."""
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
-        self.protocols = {kind: PROTOCOLS[kind](host, folders) for kind in types}
+        given = options or {}
+        self.protocols = {k: PROTOCOLS[k](host, folders, **given.get(k, {})) for k in types if k in PROTOCOLS}
         self.states, self.missing, self.removed, self.diff = {}, [], [], []
 
-    def run(self, raws, templates, remove=(), remove_all=False):
-        """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``."""
+    def run(self, raws, templates, remove=(), remove_all=False, handed=None):
+        """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``.
+
+        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``.
+        """
         remove = [_checks.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
         before = self.folders.states()
         if not self.host.check:
@@ -66,8 +60,16 @@ class Apply:
                 raise FieldError("remove", uuid, "It stands in views too, so it exists: remove one of them.")
         going = mine if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
 
-        for protocol in self.protocols.values():
-            self._one_protocol(protocol, [one for one in tunnels if one.seen["type"] == protocol.name], going)
+        work = [(p, [one for one in tunnels if one.seen["type"] == p.name]) for p in self.protocols.values()]
+        for protocol, its in work:
+            self._preflight(protocol, its)
+        self._retire(tunnels)
+        done = [(p, its, self._one_protocol(p, its, going, handed or {})) for p, its in work]
+        measure(self.host, done, self.probe)
+        for protocol, its, _live in done:
+            for tunnel in its:
+                if tunnel.public and tunnel.state:
+                    tunnel.public = protocol.acknowledge(tunnel.public, tunnel.state)
         if not self.host.check:
             self.folders.drop_root()  # where nothing of ours stands, not even an empty folder
         return {
@@ -84,6 +86,16 @@ class Apply:
             ],
         }
 
+    def sealed(self, uuids):
+        """``{uuid: what this end has sealed for its peer}``, for the tunnels that have something."""
+        found = {}
+        for uuid, state in self.folders.states().items():
+            if uuid in uuids and self._is_mine(state):
+                text = self.protocols[state["type"]].sealed(uuid)
+                if text:
+                    found[uuid] = text
+        return found
+
     def _is_mine(self, state):
         return state is not None and state["panel"] == self.panel and state["type"] in self.types
 
@@ -95,21 +107,47 @@ class Apply:
             try:
                 if _overtaken(tunnel, before.get(tunnel.uuid), self.states.get(tunnel.uuid)):
                     raise Error("Another run has just changed it here, and read a newer record: run again.")
-                tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
+                former = self.states.get(tunnel.uuid)
+                if former and self._is_mine(former) and former["type"] != tunnel.view["type"]:
+                    tunnel.former = former
+                else:
+                    tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
                 if tunnel.view["active"] and "text" not in (tunnel.template or {}):
                     raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")
             except Error as error:
                 tunnel.refuse(error)
 
+    def _retire(self, tunnels):
+        """Takes down what a tunnel was before its type changed, once it is known that the new type can run here."""
+        for tunnel in tunnels:
+            former = tunnel.former
+            if former is None or tunnel.refused:
+                continue
+            try:
+                if not self.host.check:
+                    places = {former["interface"]: tunnel.uuid} if former["interface"] else {}
+                    for error in self.protocols[former["type"]].release(places).values():
+                        raise error
+                    self.folders.drop(tunnel.uuid)
+            except Error as error:
+                tunnel.refuse(error)
+                continue
+            del self.states[tunnel.uuid]
+            tunnel.changes.append("%s taken down" % former["type"])
+            self.diff.append(self._farewell(former))
+
+    def _farewell(self, state):
+        return file_diff(self.folders.path(state["uuid"], STATE), state_text(_shown_state(state)), None)
+
     # One protocol
 
-    def _one_protocol(self, protocol, tunnels, going):
+    def _one_protocol(self, protocol, tunnels, going, handed):
         going = {uuid: state for uuid, state in going.items() if state["type"] == protocol.name}
-        self._preflight(protocol, tunnels)
         self._keys(protocol, tunnels)
         for tunnel in tunnels:
             if not tunnel.refused and tunnel.view["active"]:
                 find_peer(tunnel)
+        self._exchange(protocol, [one for one in tunnels if one.wanted], handed)
         names = {one.view["interface"] for one in tunnels if one.view}
         names |= {state["interface"] for state in self._of(protocol).values() if state["interface"]}
         live = protocol.look(sorted(names)) if tunnels or going else None
@@ -124,7 +162,7 @@ class Apply:
         for tunnel in tunnels:
             if tunnel.wanted and tunnel.plan:
                 self._remember(protocol, tunnel, protocol.applied(tunnel.view, live))
-        measure(self.host, protocol, tunnels, self.probe, live)
+        return live
 
     def _of(self, protocol):
         return {u: s for u, s in self.states.items() if self._is_mine(s) and s["type"] == protocol.name}
@@ -142,14 +180,14 @@ class Apply:
         if lacks and not self.host.check:
             for tunnel in wanted:
                 mend = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
-                tunnel.refuse(mend % (", ".join(lacks), protocol.name))
+                tunnel.refuse(mend % (", ".join(lacks), protocol.role or protocol.name))
 
     def _keys(self, protocol, tunnels):
         for tunnel in tunnels:
             if tunnel.refused:
                 continue
             try:
-                there, tunnel.public = protocol.load_key(tunnel.uuid)
+                there, tunnel.public = (False, None) if tunnel.former else protocol.load_key(tunnel.uuid)
                 if not there and tunnel.view["active"]:
                     self._make_key(protocol, tunnel)
                 elif there and open_to_others(protocol.key_path(tunnel.uuid)):
@@ -170,6 +208,16 @@ class Apply:
             after = protocol.fingerprint(tunnel.public) + "\n"
         tunnel.diff.append(file_diff(protocol.key_path(tunnel.uuid), None, after))
 
+    def _exchange(self, protocol, tunnels, handed):
+        for tunnel in tunnels:
+            try:
+                given = handed.get(tunnel.uuid)
+                done = protocol.exchange(tunnel.view, tunnel.public, tunnel.peer_public, tunnel.state, given)
+                tunnel.public, tunnel.hand = done.public, done.hand
+                tunnel.changes += done.changes
+            except Error as error:
+                tunnel.refuse(error)
+
     def _leaving(self, tunnels):
         """The interfaces that our tunnels give up: those that stop, and the old name of those that got a new one."""
         leaving = {}
@@ -187,6 +235,7 @@ class Apply:
         resolved = _host.resolve({one.view["peer"]["endpoint"] for one in wanted})
         guard = self._guard(wanted, routes, resolved)
         free = set(leaving) | {state["interface"] for state in going.values()}
+        free |= {one.former["interface"] for one in tunnels if one.former and not one.refused}
         owners = {
             s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free
         }
@@ -283,7 +332,7 @@ class Apply:
             except Error as error:
                 entry["error"] = str(error)
             self.removed.append(entry)
-            self.diff.append(file_diff(self.folders.path(uuid, STATE), state_text(_shown_state(state)), None))
+            self.diff.append(self._farewell(state))
 
     def _do(self, protocol, tunnels):
         ready = []

@@ -13,7 +13,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 from ansible_collections.marzban.tunnels.plugins.module_utils._tunnel import accept, find_peer, measure
 
 PAUSE = 0.3  # seconds between two looks, where ping gave up at once
-HIDDEN = ("public", "publish", "changes")  # of an answer of tunnel_apply
+HIDDEN = ("public", "publish", "hand", "changes")  # of an answer of tunnel_apply
 
 
 def health(host, folders, panel, types, raws, wait=0):
@@ -29,19 +29,17 @@ def health(host, folders, panel, types, raws, wait=0):
         else:
             if tunnel.view["active"]:
                 find_peer(tunnel)
+    protocols = {kind: PROTOCOLS[kind](host, folders) for kind in types if kind in PROTOCOLS}
     end = time.monotonic() + wait
-    for kind in types:
-        protocol = PROTOCOLS[kind](host, folders)
-        mine = [one for one in tunnels if one.seen["type"] == kind and not one.refused]
-        late = mine
-        while late:
-            measure(host, protocol, late)
-            for tunnel in late:
-                _explain(protocol, tunnel)
-            late = [one for one in late if one.wanted and one.status != "active"]
-            if not late or time.monotonic() + PAUSE > end:
-                break
-            time.sleep(PAUSE)
+    late = [one for one in tunnels if not one.refused]
+    while late:
+        measure(host, [(p, [one for one in late if one.seen["type"] == kind], None) for kind, p in protocols.items()])
+        for tunnel in late:
+            _explain(protocols[tunnel.seen["type"]], tunnel)
+        late = [one for one in late if one.wanted and one.status != "active"]
+        if not late or time.monotonic() + PAUSE > end:
+            break
+        time.sleep(PAUSE)
     answers = [{key: value for key, value in one.answer().items() if key not in HIDDEN} for one in tunnels]
     return {"changed": False, "tunnels": answers}
 

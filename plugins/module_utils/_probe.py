@@ -12,24 +12,30 @@ from concurrent.futures import ThreadPoolExecutor
 AT_ONCE = 32  # pings that run at the same time
 PING = ("ping", "-n", "-q", "-c", "3", "-i", "0.1", "-w", "1")
 PING_TIMEOUT = 5  # seconds
-NOTHING = {"rtt_ms": None, "loss_percent": None}  # what is known without a probe
-# After this time without a handshake the other end isn't just late: WireGuard's own limit for a session.
-PATIENCE = 180
+UNKNOWN = {"rtt_ms": None, "loss_percent": None}  # what a ping that did not run says
+# MEASURED of docs/contract.md when nothing is known
+NOTHING = dict.fromkeys(
+    (
+        *("handshake_age", "rx_bytes", "tx_bytes", "rtt_ms", "loss_percent"),
+        *("cipher", "key_exchange", "post_quantum", "data_path", "certificate_days"),
+    )
+)
+PATIENCE = 180  # seconds; after this time without a handshake the other end isn't just late
 _SENT = re.compile(r"(\d+) packets transmitted, (\d+) (?:packets )?received")
 _TIMES = re.compile(r"= [\d.]+/([\d.]+)/")
 
 
 def measure(host, targets):
-    """Pings ``{key: (interface, address)}``: ``{key: {"rtt_ms"?, "loss_percent"?}}``, both None where ping failed."""
+    """Pings ``{key: (interface or own address, address)}``: ``{key: {"rtt_ms"?, "loss_percent"?}}``, both None where ping failed."""
     if not targets:
         return {}
     with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(targets))) as pool:
         return dict(zip(targets, pool.map(lambda one: _ping(host, *one), targets.values())))
 
 
-def _ping(host, interface, address):
+def _ping(host, source, address):
     # ping ends with 1 when nothing came back, and says so on its output all the same.
-    argv = (*PING, "-I", interface, address)
+    argv = (*PING, "-I", source, address)
     return parse_ping(host.look("sh", "-c", '"$@" || true', "ping", *argv, timeout=PING_TIMEOUT) or "")
 
 
@@ -37,29 +43,29 @@ def parse_ping(text):
     """``{"rtt_ms"?, "loss_percent"?}`` in the output of ping."""
     sent = _SENT.search(text)
     if not sent or not int(sent.group(1)):
-        return dict(NOTHING)
+        return dict(UNKNOWN)
     lost = 100.0 * (int(sent.group(1)) - int(sent.group(2))) / int(sent.group(1))
     times = _TIMES.search(text)
     return {"rtt_ms": float(times.group(1)) if times else None, "loss_percent": round(max(lost, 0.0), 1)}
 
 
-def status(view, measured, up):
+def status(view, measured, up, protocol):
     """``(status, error?)`` of the end of an active ``view`` that runs, after a probe.
 
     ``measured`` as docs/contract.md has it, ``up`` the seconds since its service started (None: unknown).
     """
-    peer = view["peer"]
-    age = measured["handshake_age"]
+    peer, age, limit = view["peer"], measured["handshake_age"], protocol.session_limit
     if measured["loss_percent"] is not None and measured["loss_percent"] < 100:
         return "active", None
-    if measured["loss_percent"] is None and age is not None and age < PATIENCE:
+    if measured["loss_percent"] is None and age is not None and (limit is None or age < limit):
         return "connecting", None  # nothing was measured
     if age is None:
         if up is None or up < PATIENCE:
             return "connecting", None
-        return "error", "no handshake with %s in %s: %s" % (peer["node"], _duration(up), _advice(view))
-    if age >= PATIENCE:
-        return "error", "the last handshake with %s was %s ago: %s" % (peer["node"], _duration(age), _advice(view))
+        return "error", "no handshake with %s in %s: %s" % (peer["node"], _duration(up), _advice(view, protocol))
+    if limit is not None and age >= limit:
+        advice = _advice(view, protocol)
+        return "error", "the last handshake with %s was %s ago: %s" % (peer["node"], _duration(age), advice)
     return "error", "the handshake with %s is %s old, and %s did not answer 3 pings inside the tunnel: %s" % (
         peer["node"],
         _duration(age),
@@ -78,17 +84,17 @@ def _duration(seconds):
     return "%d h" % (seconds // 3600)
 
 
-def _advice(view):
+def _advice(view, protocol):
     peer, local = view["peer"], view["local"]
     if view["dial"]:
-        return "is UDP %d open at %s, and was the tunnel applied on %s?" % (
-            peer["port"],
+        return "is %s open at %s, and was the tunnel applied on %s?" % (
+            protocol.ports(view, peer),
             peer["endpoint"],
             peer["node"],
         )
-    return "%s dials, is UDP %d open here at %s, and was the tunnel applied on %s?" % (
+    return "%s dials, is %s open here at %s, and was the tunnel applied on %s?" % (
         peer["node"],
-        local["port"],
+        protocol.ports(view, local),
         local["endpoint"],
         peer["node"],
     )

@@ -4,8 +4,8 @@
 
 """Rendering, pure and plain: Jinja2's sandbox on the controller, then tokens that the node replaces.
 
-A template sees ``view`` (docs/contract.md) and ``node``, what only the node knows: ``node.dir`` (the tunnel's folder),
-``node.mtu`` (bytes), ``node.peer_public_key``. These come out as tokens (``@node.mtu@``), which ``fill`` replaces.
+A template sees ``view`` (docs/contract.md) and ``node``, what only the node knows: NODE_VALUES, among them ``node.dir``
+(the tunnel's folder) and ``node.mtu`` (bytes). These come out as tokens (``@node.mtu@``), which ``fill`` replaces.
 No value that passed the checks holds an ``@``, so no value can pose as a token.
 """
 
@@ -21,7 +21,12 @@ try:
 except ImportError:  # a managed node: it fills, and never renders
     SandboxedEnvironment = None  # type: ignore[assignment,misc]
 
-NODE_VALUES = ("dir", "mtu", "peer_public_key")
+# by the type of tunnel
+NODE_VALUES = {
+    "wireguard": ("dir", "mtu", "peer_public_key", "preshared_key"),
+    "openvpn": ("dir", "mtu", "peer_fingerprints", "tls_groups"),
+    "ipsec": ("dir", "mtu"),
+}
 _TOKEN = re.compile(r"@node\.([a-z_]+)@")
 
 
@@ -30,7 +35,7 @@ def render(view, template_text):
     environment = SandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
-    tokens = {name: "@node.%s@" % name for name in NODE_VALUES}
+    tokens = {name: "@node.%s@" % name for name in NODE_VALUES[view["type"]]}
     try:
         return environment.from_string(template_text).render(view=view, node=tokens)
     except TemplateError as error:
@@ -49,7 +54,7 @@ def fill(text, values):
     def value(match):
         if match.group(1) not in values:
             raise Error(
-                "The template asks for node.%s, and a node knows %s only." % (match.group(1), ", ".join(NODE_VALUES))
+                "The template asks for node.%s, and a node knows %s only." % (match.group(1), ", ".join(values))
             )
         return str(values[match.group(1)])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _probe, _received
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocol import ipv6_is_off
 
 
 class Tunnel:
@@ -18,9 +19,10 @@ class Tunnel:
         self.uuid = self.seen["uuid"]
         self.template = template  # {"text": …} or {"error": …}, what the controller made of its view
         self.view = self.state = self.plan = None
+        self.former = None  # the state of what the tunnel was before its type changed
         self.public = self.peer_public = None
         self.error = self.waiting_for = self.measured = None
-        self.refused = False
+        self.refused = self.hand = False
         self.status = "connecting"
         self.changes, self.diff = [], []
 
@@ -51,6 +53,7 @@ class Tunnel:
             waiting_for=self.waiting_for,
             public=self.public,
             publish=self.public is not None and self.public != published,
+            hand=self.hand,
             changes=self.changes,
             measured=self.measured,
         )
@@ -71,8 +74,7 @@ def accept(raws, templates, panel, types, known):
         tunnels.append(tunnel)
         try:
             view = _received.view(raw, panel)
-            for key in ("uuid", "interface", "port"):
-                value = view["local"]["port"] if key == "port" else view[key]
+            for key, value in _received.claims(view):
                 other = taken.setdefault((key, value), tunnel)
                 if other is not tunnel:
                     raise FieldError(key, value, "The tunnel %s of this host has it too." % _received.title(other.view))
@@ -94,27 +96,39 @@ def find_peer(tunnel):
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
 
 
-def measure(host, protocol, tunnels, probe=True, live=None):
-    """Finds the status of those ``tunnels`` that were not refused; all pings run at the same time.
+def measure(host, work, probe=True):
+    """Finds the status of the tunnels that were not refused; all pings run at the same time.
 
-    ``live`` is what ``look`` of the protocol said a moment ago.
+    ``work``: ``[(protocol, its tunnels, what its look said a moment ago or None)]``.
     """
-    names = sorted(one.view["interface"] for one in tunnels if one.wanted)
-    live = live or protocol.look_briefly(names)
-    running = {}
-    for tunnel in tunnels:
-        if tunnel.refused:
-            continue
-        tunnel.status, tunnel.error = ("connecting" if tunnel.view["active"] else "inactive"), None
-        if tunnel.wanted and protocol.up(tunnel.view, live)[0]:
-            running[tunnel.uuid] = tunnel
+    running, named = {}, []
+    for protocol, tunnels, live in work:
+        names = sorted(one.view["interface"] for one in tunnels if one.wanted)
+        live = live or protocol.look_briefly(names)
+        for tunnel in tunnels:
+            if tunnel.refused:
+                continue
+            tunnel.status, tunnel.error = ("connecting" if tunnel.view["active"] else "inactive"), None
+            if tunnel.wanted and protocol.up(tunnel.view, live)[0]:
+                running[tunnel.uuid] = (protocol, tunnel)
+        named.append((protocol, names, live))
     pings = {}
     if probe and running:
-        targets = {u: (t.view["interface"], t.view["peer"]["addresses"][0].split("/")[0]) for u, t in running.items()}
+        targets = {u: (protocol.ping_from(one.view), _inside(one.view)) for u, (protocol, one) in running.items()}
         pings = _probe.measure(host, targets)
-        live = protocol.look_briefly(names)
-    for uuid, tunnel in running.items():
-        tunnel.measured = protocol.measured(tunnel.view, live, pings.get(uuid) or dict(_probe.NOTHING))
-        tunnel.status, error = _probe.status(tunnel.view, tunnel.measured, protocol.up(tunnel.view, live)[1])
+    seen = {p.name: p.look_briefly(names) if pings and names else live for p, names, live in named}
+    for uuid, (protocol, tunnel) in running.items():
+        live = seen[protocol.name]
+        tunnel.measured = dict(_probe.NOTHING, **protocol.measured(tunnel.view, live, pings.get(uuid) or {}))
+        up = protocol.up(tunnel.view, live)[1]
+        tunnel.status, error = _probe.status(tunnel.view, tunnel.measured, up, protocol)
         if error:
             tunnel.fail(error)
+
+
+def _inside(view):
+    """The peer's address that a ping goes to: the first one, of a family that this host has."""
+    addresses = [one.split("/")[0] for one in view["peer"]["addresses"]]
+    if ":" in addresses[0] and ipv6_is_off():
+        return next((one for one in addresses if ":" not in one), addresses[0])
+    return addresses[0]

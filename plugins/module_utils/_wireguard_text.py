@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""WireGuard's texts: the conf of wg-quick, the table of nftables, what `wg show all dump` says. Pure."""
+"""WireGuard's texts: the conf of wg-quick, what `wg show all dump` says. Pure."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import ipaddress
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
@@ -16,40 +19,8 @@ _HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
 _NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
 
 
-def table(uuid):
-    """The name of the tunnel's own table in the family inet."""
-    return "marzban-%s" % uuid
-
-
-def rules(view, mtu):
-    """What nft loads for a tunnel: it replaces the tunnel's own table in one transaction, and touches no other.
-
-    With ``Table = off`` wg-quick does not refuse packets to the tunnel's address that come from elsewhere; this does.
-    The segment size is clamped for what is forwarded into the tunnel, and for what comes out of it.
-    """
-    name, interface = table(view["uuid"]), view["interface"]
-    lines = ["table inet %s" % name, "delete table inet %s" % name, "table inet %s {" % name, "\tchain guard {"]
-    lines.append("\t\ttype filter hook prerouting priority raw; policy accept;")
-    for address in view["local"]["addresses"]:
-        found = ipaddress.ip_interface(address)
-        family = "ip" if found.version == 4 else "ip6"
-        lines.append('\t\tiifname != "%s" %s daddr %s fib saddr type != local drop' % (interface, family, found.ip))
-    lines += ["\t}", "\tchain clamp {", "\t\ttype filter hook forward priority mangle; policy accept;"]
-    for family, headers in (("ipv4", 40), ("ipv6", 60)):
-        for direction in ("iifname", "oifname"):
-            lines.append(
-                '\t\t%s "%s" meta nfproto %s tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
-                % (direction, interface, family, mtu - headers)
-            )
-    return "\n".join([*lines, "\t}", "}"]) + "\n"
-
-
 def without_ipv6(view, conf):
-    """``view`` and its conf (a text) for a host where IPv6 is off: what is left of the tunnel. Raises FieldError."""
-    addresses = [one for one in view["local"]["addresses"] if ":" not in one]
-    if not addresses:
-        mend = "IPv6 is off on this host (net.ipv6.conf.default.disable_ipv6): switch it on, or add IPv4 addresses."
-        raise FieldError("local.addresses", ", ".join(view["local"]["addresses"]), mend)
+    """The conf (a text) of ``view`` for a host where IPv6 is off."""
     gone = [one for one in view["routes"] if ":" in one]
     lines = []
     for line in conf.split("\n"):
@@ -59,19 +30,27 @@ def without_ipv6(view, conf):
             lines += ["%s = %s" % (key, ", ".join(kept))] if kept else []
         elif not (key.lower() in _HOOKS and set(value.split()) & set(gone)):
             lines.append(line)
-    routes = [one for one in view["routes"] if one not in gone]
-    return dict(view, routes=routes, local=dict(view["local"], addresses=addresses)), "\n".join(lines)
+    return "\n".join(lines)
+
+
+def preshared_fingerprint(key):
+    """The SHA-256 of a pre-shared key in base64, as hex digits; None of a text that is none."""
+    try:
+        raw = base64.b64decode(key.strip().encode("ascii"), validate=True)
+    except (binascii.Error, ValueError, UnicodeError):
+        return None
+    return hashlib.sha256(raw).hexdigest() if len(raw) == 32 else None
 
 
 def _peer():
-    return {"allowed": set(), "endpoint": None, "keepalive": 0}
+    return {"allowed": set(), "endpoint": None, "keepalive": 0, "psk": None}
 
 
 def parse_conf(text):
     """What a conf of wg-quick asks for, checked.
 
     ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint":
-    (host, port)?, "keepalive": seconds}}, "lines": [what wg itself reads]}``. Raises Error.
+    (host, port)?, "keepalive": seconds, "psk": fingerprint?}}, "lines": [what wg itself reads]}``. Raises Error.
     """
     conf: dict = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
     section, peer = None, None
@@ -151,9 +130,14 @@ def parse_endpoint(text):
     return host.strip("[]").partition("%")[0], int(port)
 
 
-def sync_text(conf, private):
-    """What `wg syncconf` reads: complete, or it would reset what is left out. It holds the private key: memory only."""
-    lines = list(conf["lines"])
+def sync_text(conf, private, preshared=None):
+    """What `wg syncconf` reads: complete, or it would reset what is left out. It holds keys: memory only."""
+    lines = []
+    for line in conf["lines"]:
+        lines.append(line)
+        key, _sign, value = line.partition(" = ")
+        if key.lower() == "publickey" and conf["peers"][value]["psk"]:
+            lines.append("PresharedKey = " + preshared)
     first = lines.index("[Interface]") + 1
     return "\n".join([*lines[:first], "PrivateKey = " + private, *lines[first:]]) + "\n"
 
@@ -161,8 +145,8 @@ def sync_text(conf, private):
 def parse_dump(text):
     """``{interface: {"public"?, "port", "fwmark", "peers": {public key: {…, "handshake", "rx", "tx"}}}}``.
 
-    ``text`` is the output of `wg show all dump`. The private and pre-shared keys in it are left out here, and it goes
-    nowhere else.
+    ``text`` is the output of `wg show all dump`. The private keys in it are left out here, of pre-shared ones the
+    fingerprint stays, and it goes nowhere else.
     """
     interfaces: dict = {}
     for line in text.splitlines():
@@ -176,6 +160,7 @@ def parse_dump(text):
             }
         elif len(words) == 9 and words[0] in interfaces:
             interfaces[words[0]]["peers"][words[1]] = {
+                "psk": preshared_fingerprint(words[2]),
                 "endpoint": None if words[3] == "(none)" else parse_endpoint(words[3]),
                 "allowed": set() if words[4] == "(none)" else set(words[4].split(",")),
                 "handshake": int(words[5]),
@@ -210,6 +195,8 @@ def differences(conf, live, public, before, resolved, now):
             found.append("allowed IPs %s" % ", ".join(sorted(wanted["allowed"])))
         if peer["keepalive"] != wanted["keepalive"]:
             found.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
+        if peer["psk"] != wanted["psk"]:
+            found.append("pre-shared key switched %s" % ("on" if wanted["psk"] else "off"))
         if wanted["endpoint"] and _lost(key, wanted["endpoint"], peer, before, resolved, now):
             found.append("endpoint %s port %d" % wanted["endpoint"])
     return found

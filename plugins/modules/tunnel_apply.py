@@ -23,8 +23,11 @@ author:
 requirements:
   - systemd
   - Python 3.8 or newer, and its cryptography (on the host)
-  - wireguard-tools, nftables, iproute2, ping, and a kernel with WireGuard or wireguard-go (on the host).
-    RV(missing) says which of them are not there.
+  - nftables, iproute2 and ping (on the host)
+  - WireGuard's tunnels want wireguard-tools, and a kernel with WireGuard or wireguard-go (on the host).
+  - OpenVPN's want openvpn 2.6 or newer (on the host).
+  - IPsec's want charon-systemd, swanctl, and a kernel with ESP and XFRM interfaces or the plugin kernel-libipsec (on the
+    host). RV(missing) says which of all these are not there.
 options:
   views:
     description:
@@ -43,8 +46,8 @@ options:
       - The types of tunnels that this task handles. Tunnels of other types are left alone.
     type: list
     elements: str
-    choices: [wireguard]
-    default: [wireguard]
+    choices: [wireguard, openvpn, ipsec]
+    default: [wireguard, openvpn, ipsec]
   remove:
     description:
       - The uuids of tunnels that are gone from the panel for certain. What isn't there is fine.
@@ -72,11 +75,30 @@ options:
       - Whether to send pings through the tunnels that run. Without them no tunnel is called V(active).
     type: bool
     default: true
+  ipsec_data_path:
+    description:
+      - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's own
+        userspace implementation.
+      - With V(kernel) a tunnel is refused where the kernel can't.
+    type: str
+    choices: [auto, kernel, userspace]
+    default: auto
   rendered:
     description:
       - Set by the action plugin. Leave it out.
     type: list
     elements: dict
+  handed:
+    description:
+      - Set by the action plugin. Leave it out.
+    type: dict
+    default: {}
+  seal:
+    description:
+      - Set by the action plugin. Leave it out.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -148,8 +170,13 @@ tunnels:
       description: The public half of this end, or null.
       type: dict
       contains:
-        public_key: {description: A WireGuard public key., type: str}
+        public_key: {description: A public key., type: str}
+        psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
+        fingerprint: {description: Of the certificate (OpenVPN)., type: str}
+        next_fingerprint: {description: "Of the certificate that takes its place soon (OpenVPN, where there is one).", type: str}
+        accepts: {description: Of the newest certificate of the peer that this end lets in (OpenVPN)., type: str}
     publish: {description: "Whether the panel lacks this public half, or has another.", type: bool}
+    hand: {description: Whether this end has sealed something for its peer, which takes it when it is applied next in this run., type: bool}
     changes:
       description: What was changed, or would be in check mode.
       type: list
@@ -164,6 +191,11 @@ tunnels:
         tx_bytes: {description: "Bytes sent, or null.", type: int}
         rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
         loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
+        cipher: {description: "What encrypts, as negotiated, or null.", type: str}
+        key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
+        post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+        data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
+        certificate_days: {description: "Days until this end's certificate ends, or null where it has none.", type: int}
 removed:
   description: What was taken off, or would be in check mode.
   type: list
@@ -202,6 +234,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
 from ansible_collections.marzban.tunnels.plugins.module_utils._apply import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
@@ -216,8 +249,12 @@ def work(module):
     if given["remove_all"] and views:
         raise FieldError("remove_all", True, "There are views too: leave them out, or leave it out.")
     folders = Folders(given["config_dir"] or CONFIG_DIR)
-    run = Apply(Host(module.check_mode), folders, _checks.uuid(given["panel"], "panel"), given["types"], given["probe"])
-    return run.run(views, rendered, given["remove"], given["remove_all"])
+    panel = _checks.uuid(given["panel"], "panel")
+    options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
+    run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
+    if given["seal"]:
+        return {"changed": False, "sealed": run.sealed(given["seal"]), "diff": []}
+    return run.run(views, rendered, given["remove"], given["remove_all"], given["handed"])
 
 
 def main():
@@ -226,13 +263,16 @@ def main():
         argument_spec={
             "views": {"type": "list", "elements": "raw", "required": True},
             "panel": {"type": "str", "required": True},
-            "types": {"type": "list", "elements": "str", "choices": ["wireguard"], "default": ["wireguard"]},
+            "types": {"type": "list", "elements": "str", "choices": list(TYPES), "default": list(TYPES)},
             "remove": {"type": "list", "elements": "str", "default": []},
             "remove_all": {"type": "bool", "default": False},
             "config_dir": {"type": "str"},
             "templates": {"type": "dict", "default": {}},
             "probe": {"type": "bool", "default": True},
+            "ipsec_data_path": {"type": "str", "choices": ["auto", "kernel", "userspace"], "default": "auto"},
             "rendered": {"type": "list", "elements": "dict"},
+            "handed": {"type": "dict", "default": {}, "no_log": True},
+            "seal": {"type": "list", "elements": "str", "default": [], "no_log": False},
         },
         supports_check_mode=True,
     )

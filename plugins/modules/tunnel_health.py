@@ -37,8 +37,8 @@ options:
       - The types of tunnels that this task handles.
     type: list
     elements: str
-    choices: [wireguard]
-    default: [wireguard]
+    choices: [wireguard, openvpn, ipsec]
+    default: [wireguard, openvpn, ipsec]
   config_dir:
     description:
       - Where the host keeps one folder per tunnel.
@@ -117,11 +117,17 @@ tunnels:
         tx_bytes: {description: "Bytes sent, or null.", type: int}
         rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
         loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
+        cipher: {description: "What encrypts, as negotiated, or null.", type: str}
+        key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
+        post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+        data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
+        certificate_days: {description: "Days until this end's certificate ends, or null where it has none.", type: int}
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
+from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._health import health
@@ -144,7 +150,7 @@ def main():
         argument_spec={
             "views": {"type": "list", "elements": "raw", "required": True},
             "panel": {"type": "str", "required": True},
-            "types": {"type": "list", "elements": "str", "choices": ["wireguard"], "default": ["wireguard"]},
+            "types": {"type": "list", "elements": "str", "choices": list(TYPES), "default": list(TYPES)},
             "config_dir": {"type": "str"},
             "wait": {"type": "int", "default": 0},
         },

@@ -39,7 +39,7 @@ options:
     description:
       - The tunnel's protocol.
     type: str
-    choices: [wireguard]
+    choices: [wireguard, openvpn, ipsec]
     default: wireguard
   regenerate:
     description:
@@ -98,7 +98,10 @@ public:
   type: dict
   returned: success
   contains:
-    public_key: {description: A WireGuard public key., type: str}
+    public_key: {description: A public key., type: str}
+    psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
+    fingerprint: {description: Of the certificate (OpenVPN)., type: str}
+    next_fingerprint: {description: "Of the certificate that takes its place soon (OpenVPN, where there is one).", type: str}
   sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
 fingerprint:
   description: What a diff shows of it, null where it is not known.
@@ -115,6 +118,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _keys
 from ansible_collections.marzban.tunnels.plugins.module_utils._apply import PROTOCOLS, file_diff
+from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
@@ -164,7 +168,7 @@ def main():
             "uuid": {"type": "str", "required": True},
             "panel": {"type": "str", "required": True},
             "id": {"type": "int"},
-            "type": {"type": "str", "choices": ["wireguard"], "default": "wireguard"},
+            "type": {"type": "str", "choices": list(TYPES), "default": "wireguard"},
             "regenerate": {
                 "type": "str",
                 "choices": ["never", "fail", "if_invalid", "always"],

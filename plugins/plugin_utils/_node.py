@@ -28,6 +28,7 @@ class NodeAction(ActionBase):
         given["config_dir"] = given.get("config_dir") or os.environ.get("TUNNEL_CONFIG_DIR") or None
         if self.TAKES_VIEWS:
             given["views"] = self._views(given)
+        self._given = given
         return self._execute_module(module_name=name, module_args=self.prepare(given, task_vars), task_vars=task_vars)
 
     def prepare(self, given, task_vars):

@@ -13,6 +13,7 @@ import stat
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _host, _keys, _probe
+from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 
 from .test_render_and_received import PANEL, UUID, view
@@ -147,14 +148,14 @@ def test_ping_output():
 )
 def test_status(loss, age, up, status, said):
     measured = {"handshake_age": age, "loss_percent": loss, "rtt_ms": None, "rx_bytes": 0, "tx_bytes": 0}
-    found, error = _probe.status(view(), measured, up)
+    found, error = _probe.status(view(), measured, up, WireGuard(None, None))
     assert found == status
     assert (said in error) if said else error is None
 
 
 def test_an_end_that_is_dialled_says_so():
     measured = {"handshake_age": None, "loss_percent": 100.0}
-    assert "fi-1 dials, is UDP 20003 open here at 203.0.113.2" in _probe.status(view(dial=False), measured, 300)[1]
+    assert "fi-1 dials, is UDP 20003 open here at 203.0.113.2" in _probe.status(view(dial=False), measured, 300, WireGuard(None, None))[1]
 
 
 # Files

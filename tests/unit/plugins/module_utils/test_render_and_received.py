@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _received, _render
+from ansible_collections.marzban.tunnels.plugins.module_utils import _link, _received, _render
 from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_text as text
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 
@@ -22,7 +22,7 @@ PANEL = "9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
 UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 KEY = base64.b64encode(b"k" * 32).decode()
 TEMPLATE = (Path(__file__).parents[4] / "roles/wireguard/templates/wg-quick.conf.j2").read_text()
-NODE = {"dir": f"/etc/marzban/tunnels/{UUID}", "mtu": 1420, "peer_public_key": KEY}
+NODE = {"dir": f"/etc/marzban/tunnels/{UUID}", "mtu": 1420, "peer_public_key": KEY, "preshared_key": "/dev/null"}
 
 
 def view(**changes):
@@ -80,6 +80,7 @@ def test_the_conf_of_a_plain_view():
         "MTU = 1420",
         "Table = off",
         f"PostUp = wg set %i private-key /etc/marzban/tunnels/{UUID}/private.key",
+        f"PostUp = wg set %i peer {KEY} preshared-key /dev/null",
         f"PostUp = nft -f /etc/marzban/tunnels/{UUID}/rules.nft",
         "PostUp = ip route add 192.168.7.0/24 dev %i",
         f"PostDown = nft 'add table inet marzban-{UUID}; delete table inet marzban-{UUID}'",
@@ -133,19 +134,20 @@ def test_no_view_that_passes_adds_a_line(changes):
         return
     made = conf(raw)
     routes, addresses = len(checked["routes"]), len(checked["local"]["addresses"])
-    wanted = 13 + routes + addresses + int(checked["dial"]) + int(bool(checked["keepalive"]))
+    wanted = 14 + routes + addresses + int(checked["dial"]) + int(bool(checked["keepalive"]))
     # Whatever separates lines for somebody: nothing but our own line feeds.
     assert made.count("\n") == len(made.splitlines()) == wanted
     assert "@" not in made
     assert not set(made) & set('`"\\\x00;') - {";"}
     assert made.count(";") == 1
-    assert [line for line in made.split("\n") if line.startswith("PostUp")][:2] == [
+    assert [line for line in made.split("\n") if line.startswith("PostUp")][:3] == [
         f"PostUp = wg set %i private-key {NODE['dir']}/private.key",
+        f"PostUp = wg set %i peer {KEY} preshared-key /dev/null",
         f"PostUp = nft -f {NODE['dir']}/rules.nft",
     ]
     parsed = text.parse_conf(made)
     assert list(parsed["peers"]) == [KEY]
-    rules = text.rules(checked, 1420)
+    rules = _link.rules(checked, 1420)
     assert rules.count("\n") == len(rules.splitlines()) == 14 + addresses
 
 

@@ -10,6 +10,7 @@ import base64
 
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils import _link
 from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_plan as planning
 from ansible_collections.marzban.tunnels.plugins.module_utils import _wireguard_text as text
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
@@ -21,6 +22,7 @@ SECRET = base64.b64encode(b"s" * 32).decode()
 NOW = 1_800_000_000
 CONF = conf(view())
 TABLE = f"marzban-{UUID}"
+UNIT = "wg-quick@mz3.service"
 
 
 def dump(**changes):
@@ -34,11 +36,12 @@ def dump(**changes):
         "allowed": "192.168.7.0/24,10.201.0.3/32,fd6d:7a00::3/128",
         "handshake": str(NOW - 20),
         "keepalive": "25",
+        "psk": "(none)",
         **changes,
     }
     return (
         f"mz3\t{SECRET}\t{found['public']}\t{found['port']}\t{found['fwmark']}\n"
-        f"mz3\t{found['key']}\t{SECRET}\t{found['endpoint']}\t{found['allowed']}\t{found['handshake']}\t100\t200\t{found['keepalive']}\n"
+        f"mz3\t{found['key']}\t{found['psk']}\t{found['endpoint']}\t{found['allowed']}\t{found['handshake']}\t100\t200\t{found['keepalive']}\n"
     )
 
 
@@ -46,7 +49,7 @@ def live(wg=None, **changes):
     link = {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31", "fd6d:7a00::2/127"]}
     return {
         "wg": text.parse_dump(dump() if wg is None else wg),
-        "units": {"mz3": {"active": "active", "enabled": True}},
+        "units": {UNIT: {"active": "active", "enabled": True}},
         "links": {"mz3": link},
         "tables": {TABLE: "digest"},
         "ports": set(),
@@ -64,7 +67,7 @@ def plan(found=None, before=CONF, applied=None, routes=None, raw=None, resolved=
     routes = ROUTES if routes is None else routes
     wanted_view = raw or view()
     wanted = conf(wanted_view)
-    made = planning.Plan(wanted_view, text.parse_conf(wanted))
+    made = planning.Plan(wanted_view, UNIT, text.parse_conf(wanted))
     made.write("/etc/wireguard/mz3.conf", before, wanted)
     there = planning.Before(rules="", conf=before, applied=applied)
     planning.compare(made, there, OWN, found or live(), routes, resolved or {"203.0.113.3": ["203.0.113.3"]})
@@ -229,7 +232,7 @@ def test_a_broken_conf_on_the_disk_says_nothing():
 
 
 def test_rules_guard_each_address_and_clamp_both_ways():
-    made = text.rules(view(), 1420)
+    made = _link.rules(view(), 1420)
     assert made.startswith(f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n")
     assert 'iifname != "mz3" ip daddr 10.201.0.2 fib saddr type != local drop' in made
     assert 'iifname != "mz3" ip6 daddr fd6d:7a00::2 fib saddr type != local drop' in made

@@ -109,10 +109,14 @@ def test_a_name_with_several_addresses_takes_what_fits_them_all():
 
 @pytest.mark.parametrize("resolved", [["203.0.113.3"], [], None])
 def test_without_a_route_the_mtu_stays(resolved):
-    before = planning.Before(conf=conf(view()).replace("MTU = 1420", "MTU = 1333"))
-    assert found_mtu(Routes({}), resolved, before) == 1333
-    for nothing in (planning.Before(), planning.Before(conf="broken")):
-        assert found_mtu(Routes({}), resolved, nothing) == 1420
+    assert found_mtu(Routes({}), resolved, before=1333) == 1333
+    assert found_mtu(Routes({}), resolved) == 1420
+
+
+def test_a_broken_conf_says_nothing_about_what_was():
+    whole = planning.Before(conf=conf(view()).replace("MTU = 1420", "MTU = 1333")).parsed
+    assert whole is not None and whole["mtu"] == 1333
+    assert planning.Before(conf="broken").parsed is planning.Before().parsed is None
 
 
 def test_the_record_has_the_last_word_and_each_address_is_asked_for_once():
@@ -127,4 +131,4 @@ def test_the_record_has_the_last_word_and_each_address_is_asked_for_once():
 def found_mtu(host, addresses, before=None, protocol=None, **changes):
     raw = view(**changes)
     protocol = protocol or _wireguard.WireGuard(host, None)
-    return protocol._mtu(raw, {"links": LINKS}, {raw["peer"]["endpoint"]: addresses}, before or planning.Before())
+    return protocol.mtu(raw, {"links": LINKS}, {raw["peer"]["endpoint"]: addresses}, before)
