@@ -17,6 +17,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _host
 from ansible_collections.marzban.tunnels.plugins.module_utils._apply import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._health import health
 
@@ -54,10 +55,11 @@ def main() -> None:
     views, panel = given["views"], given["panel"]
     try:
         if given["do"] == "tunnel_health":
-            answer = health(_host.Host(check=True), folders, panel, ["wireguard"], views, given.get("wait", 0))
+            answer = health(_host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0))
         else:
-            run = Apply(_host.Host(given["check"]), folders, panel, ["wireguard"], given.get("probe", True))
-            answer = run.run(views, given["rendered"], given.get("remove", []), given.get("remove_all", False))
+            run = Apply(_host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
+            going = given.get("remove", []), given.get("remove_all", False)
+            answer = run.run(views, given["rendered"], *going, given.get("handed"))
     except Error as error:
         answer = {"failed": True, "msg": str(error)}
     json.dump(answer, sys.stdout)
