@@ -6,6 +6,8 @@ from tests.lab import Lab
 
 with Lab.up("try", {"a": "bookworm", "b": "trixie"}) as lab:
     lab.host("a").run(["ping", "-c1", lab.host("b").address])
+
+Containers share the machine's kernel; a host with an image like "forky+kernel" is a virtual machine with Debian's own.
 """
 
 from __future__ import annotations

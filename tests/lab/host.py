@@ -102,6 +102,11 @@ class Host:
             *("timeout", "--kill-after=2", f"{timeout:g}", *words),
         ]
         done = machine.run(cgroup.joining(self.group / "run", inside), check=False, input=input, timeout=timeout + 10)
+        return self._judged(done, words, check, timeout)
+
+    def _judged(
+        self, done: subprocess.CompletedProcess[str], words: list[str], check: bool, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
         if done.returncode == 124:
             raise LabError(f"{self.name}: no end after {timeout:g} s: {' '.join(words)}")
         if check and done.returncode:
@@ -143,6 +148,14 @@ class Host:
     def boot(self) -> None:
         """Switch it on, without waiting."""
         keeper.start(self)
+
+    def plug(self) -> None:
+        """Give it its cable, as it is at each boot; for the keeper."""
+        self.network.plug(self.plan)
+
+    def power(self) -> list[str]:
+        """The command that is the running host, and ends when it is off; for the keeper."""
+        return keeper.nspawn(self)
 
     def start(self) -> None:
         """Switch it on after a `stop()`, and wait until sshd answers."""

@@ -3,8 +3,10 @@
 """Root file systems of Debian releases, built once and kept as read-only layers for overlays.
 
 An image is named `bookworm` (bare: what a fresh server has) or `bookworm+wireguard` (a variant: the bare one, and on
-top a second layer with the packages that a role would install). Each stands in the cache under a hash of its recipe:
-`<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole file system as one archive).
+top a second layer with the packages that a role would install). With `+kernel` at its end (`forky+kernel`,
+`forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each stands in the cache
+under a hash of its recipe: `<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole file system
+as one archive).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from . import apt, cgroup, machine
+from . import apt, cgroup, machine, vm_kernel
 from .machine import LabError, Progress
 
 RELEASES = ("bullseye", "bookworm", "trixie", "forky")
@@ -35,6 +37,7 @@ VARIANTS = {
     # what the roles install for all types of tunnels
     "tunnels": (*WIREGUARD, "openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
 }
+KERNEL = "+kernel"
 #: bullseye has no wireguard-go, and can't run bookworm's (newer glibc).
 ABSENT = {"bullseye": {"wireguard-go"}}
 
@@ -62,8 +65,8 @@ Pin-Priority: -1
 END
 """
 
-#: Installs "$2"… into the file system "$1"; in a mount and process namespace of its own, which end with it.
-ADD = r"""
+#: Lets "$2"… be installed into the file system "$1"; in a mount and process namespace of its own, which end with it.
+BEGIN = r"""
 set -eu
 root=$1; shift
 mount -t proc proc "$root/proc"
@@ -77,8 +80,9 @@ printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 cat "$RESOLV" > "$root/etc/resolv.conf"
 chroot "$root" apt-get update -q
-chroot "$root" apt-get install -y -q --no-install-recommends "$@"
-chroot "$root" apt-get clean
+"""
+INSTALL = 'chroot "$root" apt-get install -y -q --no-install-recommends "$@"\n'
+END = r"""chroot "$root" apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root/etc/resolv.conf"
 """
 
@@ -95,10 +99,10 @@ class Image:
     name: str
 
     def __post_init__(self) -> None:
-        release, _plus, variant = self.name.partition("+")
+        release, _plus, variant = self.name.removesuffix(KERNEL).partition("+")
         if release not in RELEASES or (variant and variant not in VARIANTS) or self.name.endswith("+"):
             known = f"{', '.join(RELEASES)}, each also with {', '.join('+' + name for name in VARIANTS)}"
-            raise LabError(f"no image {self.name!r}: there are {known}")
+            raise LabError(f"no image {self.name!r}: there are {known}; any of them with {KERNEL} at its end")
 
     @property
     def release(self) -> str:
@@ -107,18 +111,32 @@ class Image:
     @property
     def base(self) -> Image | None:
         """The image below this one; None for a bare release."""
-        return Image(self.release) if "+" in self.name else None
+        return Image(self.name.rpartition("+")[0]) if "+" in self.name else None
+
+    @property
+    def kernel(self) -> bool:
+        """Whether it boots as a virtual machine, with its own kernel."""
+        return self.name.endswith(KERNEL)
 
     @property
     def packages(self) -> list[str]:
+        if self.kernel:
+            return list(vm_kernel.PACKAGES)
         wanted = VARIANTS[self.name.partition("+")[2]] if self.base else BARE
         return [package for package in wanted if package not in ABSENT.get(self.release, ())]
+
+    @property
+    def script(self) -> str:
+        """What makes its layer out of the packages, on top of the base; mmdebstrap makes the bare ones."""
+        if not self.base:
+            return ""
+        return "".join([BEGIN, vm_kernel.UNPACK if self.kernel else INSTALL, END])
 
     @cached_property
     def key(self) -> str:
         """A hash of all that the image is made from, the machine's apt settings included."""
         below = self.base.key if self.base else "\n".join([FINISH, *UNREAD, apt.sources(self.release), apt.settings()])
-        recipe = "\n".join([self.name, ADD if self.base else "", *self.packages, below])
+        recipe = "\n".join([self.name, self.script, *self.packages, below])
         return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
     @property
@@ -191,7 +209,7 @@ class Image:
 
     def _add(self, root: Path) -> None:
         alone = ["env", f"RESOLV={apt.resolv_conf()}", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        command = [*alone, "sh", "-c", ADD, "sh", str(root), *self.packages]
+        command = [*alone, "sh", "-c", self.script, "sh", str(root), *self.packages]
         machine.run(cgroup.joining(self._group, command), timeout=900)
 
 

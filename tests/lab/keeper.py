@@ -36,14 +36,16 @@ def keep(host: Host) -> None:
     while True:
         cgroup.kill(box)
         # Read again each time: cables and sites may have changed since the last boot.
-        host.network.plug(host.lab.refresh().plans[host.name])
-        code = subprocess.run(cgroup.joining(box, _nspawn(host)), env=_environment(), check=False).returncode
+        host.lab.refresh()
+        host.plug()
+        code = subprocess.run(cgroup.joining(box, host.power()), env=_environment(), check=False).returncode
         if code != REBOOT:
             host.network.unplug(host.plan)
             return
 
 
-def _nspawn(host: Host) -> list[str]:
+def nspawn(host: Host) -> list[str]:
+    """The command that is a running container."""
     return [
         *("unshare", "--mount", "--propagation", "private", "sh", "-c", f'{CLEAN_VIEW} && exec "$@"', "sh"),
         *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"),

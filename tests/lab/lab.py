@@ -16,11 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import cgroup, machine, network
+from . import cgroup, machine, network, vm
 from .host import Host
-from .image import Image
+from .image import KERNEL, Image
 from .machine import LabError, Progress
 from .network import FIRST_HOST, Cable, HostPlan, Network, SitePlan
+from .vm import VM
 
 #: One folder for each lab.
 STATE = Path("/var/lib/marzban-tunnels-lab")
@@ -57,13 +58,18 @@ class Lab:
     def up(cls, name: str, hosts: Mapping[str, str], *, reuse: bool = False, progress: Progress = quiet) -> Lab:
         """Bring up a lab: {"a": "bookworm", "b": "trixie+wireguard"} are its hosts and their images.
 
+        A host whose image ends with "+kernel" is a virtual machine, the others are containers.
+
         A lab of this name that a killed run left behind is taken down first. With `reuse` it is kept as it is, when it
         has these hosts and all of them answer. Returns when every host's sshd answers.
         Raises Unable when this machine can't, LabError when another process has a lab of this name up.
         """
         machine.check()
         _check_names(name, hosts)
-        machine.prepare(progress)
+        machines = any(image.endswith(KERNEL) for image in hosts.values())
+        if machines:
+            vm.check()
+        machine.prepare(progress, vm.PACKAGES if machines else None)
         _claim(name)
         start = time.monotonic()
         if reuse and (there := _healthy(name, hosts)):
@@ -155,13 +161,13 @@ class Lab:
 
     @property
     def hosts(self) -> dict[str, Host]:
-        return {name: Host(self, name) for name in self.plans}
+        return {name: self.host(name) for name in self.plans}
 
     def host(self, name: str) -> Host:
         """A host by its name."""
         if name not in self.plans:
             raise LabError(f"lab {self.name} has no host {name!r}; it has: {', '.join(self.plans)}")
-        return Host(self, name)
+        return (VM if self.plans[name].image.endswith(KERNEL) else Host)(self, name)
 
     def healthy(self) -> bool:
         """Whether every host runs, has its file system and answers."""

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 Progress = Callable[[str], None]
@@ -87,9 +87,10 @@ def check() -> None:
         raise Unable("lab hosts are made from Debian's packages, and this machine has no apt-get")
 
 
-def prepare(progress: Progress) -> None:
-    """Install the Debian packages that are missing; where none is, nothing is run."""
-    missing = sorted({package for command, package in PACKAGES.items() if not shutil.which(command, path=SYSTEM_PATH)})
+def prepare(progress: Progress, more: Mapping[str, str] | None = None) -> None:
+    """Install the Debian packages that are missing; where none is, nothing is run. `more` is like PACKAGES."""
+    wanted = {**PACKAGES, **(more or {})}
+    missing = sorted({package for command, package in wanted.items() if not shutil.which(command, path=SYSTEM_PATH)})
     if not missing:
         return
     with lock(Path("/run/marzban-tunnels-lab.packages.lock")):

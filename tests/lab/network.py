@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Cables: one bridge for each lab, a veth to each host, and a plain client behind a host for each site.
+"""Cables: one bridge for each lab, a veth (or a tap) to each host, and a plain client behind a host for each site.
 
 A lab has a number that no other lab on the machine has; from it come its networks (10.213.<n>.0/24 and
 fd6c:6162:<n>::/64), its bridge `lab<n>`, the bridge's ends of the cables `lab<n>h<i>` and its nftables tables.
@@ -166,6 +166,13 @@ class Network:
         self.set_cable(host)
         for site in host.sites:
             self.plug_site(host, site)
+
+    def plug_tap(self, host: HostPlan) -> None:
+        """Give a virtual machine its cable. The namespace is its own kernel's, and so are the addresses."""
+        self.unplug(host)
+        cable = self.cable(host.index)
+        _batch(f"tuntap add dev {cable} mode tap", f"link set {cable} master {self.bridge}")
+        self.set_cable(host)
 
     def unplug(self, host: HostPlan) -> None:
         """Take away the host's namespace and cable. Its sites stay, as clients that lost their router."""
