@@ -36,7 +36,7 @@ options:
     description:
       - A list of tunnels, instead of a panel. Each has C(name), C(id), C(source), C(target) (names of nodes) and
         C(config), and may have C(type), C(active) and C(public).
-      - C(config.source) and C(config.target) give C(endpoint), C(port) and C(addresses).
+      - C(config.source) and C(config.target) give C(endpoint), C(port) (but for C(ipsec)) and C(addresses).
     type: list
     elements: dict
   list_name:
@@ -56,6 +56,13 @@ options:
       - What can't be used of O(orphans) and O(published) is left out with a warning.
     type: dict
     default: {}
+  post_quantum:
+    description:
+      - Key exchange that holds against quantum computers, for tunnels whose record does not choose.
+      - V(auto), where both ends can. V(require), no tunnel without it. V(off), none.
+    type: str
+    choices: [auto, require, "off"]
+    default: auto
 seealso:
   - module: marzban.tunnels.tunnel_apply
   - module: marzban.tunnels.tunnel_info
@@ -246,7 +253,7 @@ def work(module):
         place = panel.id
     for problem in problems:
         module.warn("Left out: %s" % problem)
-    views = _views.views(records, nodes, place)
+    views = _views.views(records, nodes, place, module.params["post_quantum"])
     gone = {}
     for host, found in orphans.items():
         node = nodes.get(host, host)
@@ -270,6 +277,7 @@ def main():
             "list_name": {"type": "str", "default": "local"},
             "published": {"type": "dict", "default": {}},
             "orphans": {"type": "dict", "default": {}},
+            "post_quantum": {"type": "str", "choices": ["auto", "require", "off"], "default": "auto"},
         },
     )
 
