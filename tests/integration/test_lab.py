@@ -70,7 +70,7 @@ def traces(name: str, number: int) -> list[str]:
         *network.namespaces(name),
         *(table for table in tables if table.split()[-1] == bridge or table.split()[-1].startswith(f"{bridge}h")),
         *(str(path) for path in [Path("/var/lib/marzban-tunnels-lab") / name, cgroup.group(name)] if path.exists()),
-        *(c for c in commands if f"--machine={bridge}-" in c or f" keep {name} " in c),
+        *(c for c in commands if f"--machine={bridge}-" in c or f",ifname={bridge}h" in c or f" keep {name} " in c),
     ]
 
 
