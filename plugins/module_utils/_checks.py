@@ -346,7 +346,7 @@ def fingerprint(value, field):
 
 
 _CERTIFICATES = dict.fromkeys(("fingerprint", "next_fingerprint", "accepts"), fingerprint)
-_PUBLIC = {
+_PUBLIC: dict = {
     "wireguard": {"public_key": wireguard_key, "psk_fingerprint": fingerprint},
     "openvpn": {"public_key": wireguard_key, **_CERTIFICATES},
     "ipsec": {"public_key": ed25519_key},

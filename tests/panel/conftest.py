@@ -63,7 +63,7 @@ class Api:
         return self.send("POST", "/api/node", body | fields)
 
     def tunnel(self, source: Any, target: Any, status: int = 200, **fields: Any) -> Any:
-        """A new WireGuard tunnel between two nodes."""
+        """A new tunnel between two nodes, a WireGuard one unless ``fields`` say otherwise."""
         body = {"source_node_id": source["id"], "target_node_id": target["id"], "tunnel_type": "wireguard"}
         return self.send("POST", "/api/tunnels", body | fields, status)
 
@@ -72,9 +72,11 @@ class Api:
         return self.send(method, path, body, status)["detail"]
 
 
-def key() -> dict[str, str]:
-    """A public half."""
-    return {"public_key": base64.b64encode(os.urandom(32)).decode()}
+def key(kind: str = "wireguard") -> dict[str, str]:
+    """A public half of an end of this type, with no more than it has to show."""
+    head = bytes.fromhex("302a300506032b6570032100") if kind == "ipsec" else b""
+    half = {"public_key": base64.b64encode(head + os.urandom(32)).decode()}
+    return half | ({"fingerprint": os.urandom(32).hex()} if kind == "openvpn" else {})
 
 
 def publish(api: Api, tunnel: Any, node: Any, public: Any) -> Any:

@@ -130,10 +130,8 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
         ({"keepalive": -1}, "config.keepalive", "-1"),
         ({"keepalive": 65536}, "config.keepalive", "65536"),
         ({"dial": "none"}, "config.dial", "none"),
-        ({"transport": "tcp"}, "config.transport", "'tcp': WireGuard speaks UDP only"),
-        ({"post_quantum": "require"}, "config.post_quantum", "'require': WireGuard has no post-quantum"),
-        ({"source": {"interface": "wg=0"}}, "config.source.interface", "'wg=0': systemd"),
-        ({"target": {"interface": "wg+0"}}, "config.target.interface", "'wg+0': systemd"),
+        ({"transport": "tcp"}, "config.transport", "'tcp': only an openvpn tunnel can"),
+        ({"post_quantum": "required"}, "config.post_quantum", "required"),
         ({"transport": "quic"}, "config.transport", "quic"),
         ({"post_quantum": True}, "config.post_quantum", "True"),
         ({"source": {"private_key": "x"}}, "config.source.private_key", "no secret"),
@@ -178,10 +176,13 @@ def test_bad_configs(chosen: Any, field: str, hint: str) -> None:
             "post_quantum": "off",
             "x": [1.5, "y", None],
         },
+        {"post_quantum": "require"},
+        {"source": {"port": 4500}},
     ],
 )
-def test_good_configs(chosen: dict[str, Any]) -> None:
-    assert config.parse(json.dumps(chosen), "wireguard").model_dump(exclude_unset=True) == chosen
+@pytest.mark.parametrize("tunnel_type", ["wireguard", "openvpn", "ipsec"])
+def test_good_configs(chosen: dict[str, Any], tunnel_type: str) -> None:
+    assert config.parse(json.dumps(chosen), tunnel_type).model_dump(exclude_unset=True) == chosen
     assert _config.check(chosen) == chosen, "a run takes it as well"
 
 
@@ -215,10 +216,21 @@ def test_addresses_go_in_pairs(source: list[str], target: list[str]) -> None:
     assert config.parse(json.dumps(mended), "wireguard").end("target").addresses == [far]
 
 
-def test_what_wireguard_refuses_is_for_others() -> None:
-    chosen = {"transport": "tcp", "post_quantum": "require", "source": {"interface": "vpn+x=1"}}
+def test_what_one_type_can_and_another_can_not() -> None:
+    chosen = {"transport": "tcp", "source": {"port": 443}, "target": {"port": 4500}}
     assert config.parse(json.dumps(chosen), "openvpn").model_dump(exclude_unset=True) == chosen
-    assert set(problems(chosen)) == {"config.transport", "config.post_quantum", "config.source.interface"}
+    assert set(problems(chosen, "wireguard")) == {"config.transport"}
+    found = problems(chosen, "ipsec")
+    assert set(found) == {"config.transport", "config.source.port"}
+    assert found["config.source.port"] == "443: IPsec speaks at UDP 500 and 4500 only; leave it out"
+
+
+@pytest.mark.parametrize("tunnel_type", ["wireguard", "openvpn", "ipsec"])
+@pytest.mark.parametrize("name", ["wg=0", "wg+0", "+", "="])
+def test_each_interface_has_a_unit(tunnel_type: str, name: str) -> None:
+    found = problems({"target": {"interface": name}}, tunnel_type)
+    assert set(found) == {"config.target.interface"}
+    assert found["config.target.interface"].startswith(f"'{name}': systemd can't run a unit")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"source": 3}', "\0", '{"source": {"port": "x"}}'])

@@ -49,6 +49,71 @@ def test_keys_follow_their_end(api: Api, pair: Pair, make_node: Maker) -> None:
     assert "openvpn" in publish(api, tunnel, third, public[0])["rejected"][0]["detail"]
 
 
+SHA = ["a" * 64, "0123456789abcdef" * 4]
+WHOLE = {
+    "wireguard": key() | {"psk_fingerprint": SHA[0]},
+    "openvpn": key("openvpn") | {"next_fingerprint": SHA[0], "accepts": SHA[1]},
+    "ipsec": key("ipsec"),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_public_halves_of_each_type(api: Api, pair: Pair, kind: str) -> None:
+    tunnel = api.tunnel(*pair, tunnel_type=kind)
+    path = f"/api/tunnels/{tunnel['id']}"
+    least = key(kind)
+    for half, updated in ((least, 1), (WHOLE[kind], 1), (WHOLE[kind], 0), (least, 1)):
+        assert publish(api, tunnel, pair[0], half) == {"updated": updated, "rejected": []}
+        assert api.send("GET", path)["ends"][0]["public"] == half
+    nothing = dict.fromkeys(("psk_fingerprint", "next_fingerprint", "accepts"))
+    assert publish(api, tunnel, pair[0], nothing | least) == {"updated": 0, "rejected": []}, "null is left out"
+    assert api.send("GET", path)["ends"][0]["public"] == least
+
+
+@pytest.mark.parametrize(
+    ("kind", "half", "wrong"),
+    [
+        ("wireguard", WHOLE["openvpn"], "has accepts and has fingerprint and has next_fingerprint"),
+        ("wireguard", WHOLE["ipsec"], "has a public_key of 60 characters instead of 44"),
+        ("openvpn", WHOLE["wireguard"], "lacks fingerprint and has psk_fingerprint"),
+        ("openvpn", key(), "lacks fingerprint"),
+        ("openvpn", key() | {"fingerprint": None}, "lacks fingerprint"),
+        ("openvpn", WHOLE["openvpn"] | WHOLE["ipsec"], "has a public_key of 60 characters instead of 44"),
+        ("ipsec", WHOLE["ipsec"] | {"fingerprint": SHA[0]}, "has fingerprint"),
+        ("ipsec", key(), "has a public_key of 44 characters instead of 60"),
+    ],
+)
+def test_a_public_half_of_another_type_is_rejected_by_itself(
+    api: Api, pair: Pair, kind: str, half: dict[str, Any], wrong: str
+) -> None:
+    tunnel, good = api.tunnel(*pair, tunnel_type=kind), api.tunnel(*pair, tunnel_type=kind)
+    publish(api, tunnel, pair[0], WHOLE[kind])
+    keys = [
+        {"uuid": tunnel["uuid"], "node": pair[0]["name"], "public": half},
+        {"uuid": good["uuid"], "node": pair[0]["name"], "public": WHOLE[kind]},
+    ]
+    answer = api.send("POST", "/api/tunnels/keys", {"keys": keys})
+    detail = f"public: the tunnel's type is '{kind}', and what was sent {wrong}; run the playbook again"
+    assert answer == {
+        "updated": 1,
+        "rejected": [{"uuid": tunnel["uuid"], "node": pair[0]["name"], "detail": detail}],
+    }
+    stored = [api.send("GET", f"/api/tunnels/{one['id']}")["ends"][0]["public"] for one in (tunnel, good)]
+    assert stored == [WHOLE[kind]] * 2
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_nodes_that_are_copies_of_each_other(api: Api, pair: Pair, kind: str) -> None:
+    """Told by the key: what else they hold may have been made after the copy."""
+    tunnel = api.tunnel(*pair, tunnel_type=kind)
+    first, second = WHOLE[kind], key(kind) | {"public_key": WHOLE[kind]["public_key"]}
+    assert publish(api, tunnel, pair[0], first)["updated"] == 1
+    (rejected,) = publish(api, tunnel, pair[1], second)["rejected"]
+    assert "copies of each other" in rejected["detail"]
+    assert [end["public"] for end in api.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"]] == [first, None]
+    assert publish(api, tunnel, pair[1], key(kind))["updated"] == 1
+
+
 def test_keys_in_bulk(api: Api, pair: Pair) -> None:
     first, second = api.tunnel(*pair), api.tunnel(*pair)
     a, b = key(), key()
@@ -82,6 +147,21 @@ def test_keys_in_bulk(api: Api, pair: Pair) -> None:
         ({"public_key": "A" * 42 + "B="}, "keys.0.public.public_key"),
         ({"public_key": base64.b64encode(bytes(range(32))).decode() + "\n"}, "keys.0.public.public_key"),
         ({"public_key": base64.b64encode(bytes(range(32))).decode(), "private_key": "x"}, "keys.0.public.private_key"),
+        *((key("openvpn") | {name: "x"}, "keys.0.public." + name) for name in ("tls_key", "wrap_key", "psk", "key")),
+        *(
+            (key("openvpn") | {name: text}, "keys.0.public." + name)
+            for name in ("psk_fingerprint", "fingerprint", "next_fingerprint", "accepts")
+            for text in ("", "A" * 64, "a" * 63, "a" * 64 + "\n", ":".join(["ab"] * 32), 5, ["a" * 64])
+        ),
+        ({"public_key": key("ipsec")["public_key"][:-1]}, "keys.0.public.public_key"),
+        ({"public_key": base64.b64encode(b"0" * 12 + bytes(range(32))).decode()}, "keys.0.public.public_key"),
+        ({"public_key": "MCowBQYDK2VwAyEA" + "A" * 43 + "="}, "keys.0.public.public_key"),
+        # an Ed25519 private key as PKCS #8
+        (
+            {"public_key": "MC4CAQAwBQYDK2VwBCIEIBm/RAlphM3+hUG6wWfcO5bIUIaqMLa2ywxcOK1wMWbh"},
+            "keys.0.public.public_key",
+        ),
+        ({"public_key": "-----BEGIN PRIVATE KEY-----"}, "keys.0.public.public_key"),
         ({}, "keys.0.public.public_key"),
         (None, "keys.0.public"),
         (base64.b64encode(bytes(range(32))).decode(), "keys.0.public"),
@@ -110,7 +190,15 @@ def test_status(api: Api, pair: Pair) -> None:
         "age": None,
     }
     assert never["last_updated"] == tunnel["updated_at"]
-    measured = {"handshake_age": 5, "rx_bytes": 2**40, "tx_bytes": 0, "rtt_ms": 0.5, "loss_percent": 12.5}
+    measured: dict[str, Any] = {
+        "handshake_age": 5,
+        "rx_bytes": 2**40,
+        "tx_bytes": 0,
+        "rtt_ms": 0.5,
+        "loss_percent": 12.5,
+    }
+    measured |= {"cipher": "AES_GCM_16-256", "key_exchange": "CURVE_25519/KE1_ML_KEM_768", "post_quantum": True}
+    measured |= {"data_path": "userspace", "certificate_days": -3}
     assert report(api, tunnel, pair[0], measured=measured) == {"updated": 1, "rejected": []}
     seen = api.send("GET", path + "/status")
     assert (seen["status"], seen["stale"]) == ("active", False)
@@ -176,6 +264,16 @@ def test_reports_about_another_version(api: Api, pair: Pair) -> None:
         ({"measured": {"loss_percent": 101}}, "reports.0.measured.loss_percent"),
         ({"measured": {"rx_bytes": 1.5}}, "reports.0.measured.rx_bytes"),
         ({"measured": {"key": "x"}}, "reports.0.measured.key"),
+        *(
+            ({"measured": {name: text}}, "reports.0.measured." + name)
+            for name in ("cipher", "key_exchange")
+            for text in ("", "a\nb", "a@b", "{{ a }}", "a\u202e", "x" * 65, 5, ["AES"])
+        ),
+        ({"measured": {"post_quantum": "yes"}}, "reports.0.measured.post_quantum"),
+        ({"measured": {"post_quantum": 1}}, "reports.0.measured.post_quantum"),
+        ({"measured": {"data_path": "hyperspace"}}, "reports.0.measured.data_path"),
+        ({"measured": {"certificate_days": 1.5}}, "reports.0.measured.certificate_days"),
+        ({"measured": {"certificate_days": 10**6}}, "reports.0.measured.certificate_days"),
         ({"private_key": "x"}, "reports.0.private_key"),
     ],
 )

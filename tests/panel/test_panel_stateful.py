@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Whatever is created, updated and deleted: no two ends share an address, or a port or an interface on a node; a run
-takes each record, and its two nodes see the same tunnel."""
+"""Whatever is created, updated and deleted, of whatever type: no two ends share an address, or an interface or a port
+(but IPsec's) on a node; a run takes each record, and its two nodes see the same tunnel. A public half fits its end."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_interface
 from typing import Any, ClassVar
 
@@ -17,13 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _views
-from tests.panel.conftest import Api, client
+from tests.panel.conftest import Api, client, key, publish
 from tests.panel.running import Panel
 
 NODES = 3
 # Few values, so that they meet, and mostly none, so that few calls are refused; the pools are small enough to run out
 # and come around.
-PORTS = st.sampled_from([None] * 8 + [20000, 20001, 20004, 7, 65535])
+PORTS = st.sampled_from([None] * 12 + [20000, 20001, 20004, 7, 65535, 500, 4500])
 PAIRS = st.sampled_from(
     [None] * 6
     + [
@@ -40,25 +42,31 @@ INTERFACES = st.sampled_from([None] * 6 + ["wg0", "wg1"])
 ROUTES = st.dictionaries(st.sampled_from(["10.5.0.0/16", "fd05::/48"]), st.sampled_from(["source", "target"]))
 ENDS = st.sampled_from([(a, b) for a in range(NODES) for b in range(NODES) if a != b])
 NAMES = st.sampled_from([None] * 8 + ["a", "A", "b"])
-TYPES = st.sampled_from(["wireguard", "openvpn", "ipsec"])
+KINDS = ("wireguard", "openvpn", "ipsec")
+TYPES = st.sampled_from(KINDS)
+HALVES = {kind: key(kind) for kind in KINDS}
+TRANSPORTS = st.sampled_from([None] * 4 + ["udp", "tcp"])
 OF_ONE_VIEW = {"interface", "dial", "routes", "local", "peer"}
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> str:
-    chosen: dict[str, dict[str, Any]] = {"source": {}, "target": {}}
+    chosen: dict[str, Any] = {"source": {}, "target": {}}
     pair = draw(PAIRS)
-    for position, end in enumerate(chosen.values()):
+    for position, end in enumerate(list(chosen.values())):
         end.update({key: value for key, value in (("port", draw(PORTS)), ("interface", draw(INTERFACES))) if value})
         if pair:
             end["addresses"] = pair[position]
     for network, role in draw(ROUTES).items():
         chosen[role].setdefault("routes", []).append(network)
+    transport = draw(TRANSPORTS)
+    if transport:
+        chosen["transport"] = transport
     return json.dumps(chosen)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def small_panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
     env = {
         "TUNNEL_IPV4_POOL": "10.99.0.0/27",
         "TUNNEL_IPV6_POOL": "fd6d:7a00::/123",
@@ -67,22 +75,32 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with Panel.start(tmp_path_factory.mktemp("small"), env=env) as panel:
         for number in range(NODES):
             panel.add_node(f"node-{number}", f"203.0.113.{number + 1}")
-        api = client(panel)
-        yield api
-        api.session.close()
+        yield panel
+
+
+@pytest.fixture(scope="module")
+def small(small_panel: Panel) -> Iterator[Api]:
+    api = client(small_panel)
+    yield api
+    api.session.close()
 
 
 class Life(RuleBasedStateMachine):
     """Keeps what the panel said last about each tunnel, and compares it with what the panel says later."""
 
     api: ClassVar[Api]
+    panel: ClassVar[Panel]
     nodes: ClassVar[list[int]]
     names: ClassVar[list[str]]
 
-    @initialize()
-    def clean(self) -> None:
+    @initialize(cursor=st.integers(0, 20))
+    def clean(self, cursor: int) -> None:
         for tunnel in self.api.send("GET", "/api/tunnels?limit=1000"):
             self.api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
+        # What is left of earlier lives would decide what is taken in this one, which could then not be told again.
+        with closing(sqlite3.connect(self.panel.database, timeout=10)) as database, database:
+            database.execute("DELETE FROM sqlite_sequence WHERE name = 'tunnels'")
+            database.execute("UPDATE tunnel_panel SET next_ipv4 = ?, next_ipv6 = ?, next_port = ?", [cursor] * 3)
         self.known: dict[int, Any] = {}
         self.highest = 0
 
@@ -136,7 +154,22 @@ class Life(RuleBasedStateMachine):
             same = all(before[key] == value for key, value in body.items())
             assert changed["version"] == before["version"] + (0 if same else 1)
             assert body.items() <= changed.items()
+            for end, former in zip(changed["ends"], before["ends"], strict=True):
+                stays = changed["tunnel_type"] == before["tunnel_type"] and end["node_id"] == former["node_id"]
+                assert end["public"] == (former["public"] if stays else None)
             self.known[number] = changed
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), position=st.sampled_from([0, 1]), kind=TYPES)
+    def publish(self, data: st.DataObject, position: int, kind: str) -> None:
+        tunnel = self.known[data.draw(st.sampled_from(sorted(self.known)))]
+        end, other = tunnel["ends"][position], tunnel["ends"][1 - position]
+        fits = kind == tunnel["tunnel_type"] and other["public"] != HALVES[kind]
+        answer = publish(self.api, tunnel, {"name": end["node"]}, HALVES[kind])
+        assert len(answer["rejected"]) == (0 if fits else 1)
+        assert answer["updated"] == (1 if fits and end["public"] is None else 0)
+        if fits:
+            end["public"] = HALVES[kind]
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), active=st.booleans())
@@ -162,9 +195,12 @@ class Life(RuleBasedStateMachine):
 
     def nothing_is_shared(self, listed: Any) -> None:
         ends = [end for tunnel in listed for end in tunnel["ends"]]
+        ipsec = [end for tunnel in listed if tunnel["tunnel_type"] == "ipsec" for end in tunnel["ends"]]
+        assert {end["port"] for end in ipsec} <= {4500}
+        shared = [(node, port) for node in {end["node_id"] for end in ipsec} for port in (500, 4500)]
         for kind in (
             [ip_interface(text).ip for end in ends for text in end["addresses"]],
-            [(end["node_id"], end["port"]) for end in ends],
+            [(end["node_id"], end["port"]) for end in ends if end not in ipsec] + shared,
             [(end["node_id"], end["interface"]) for end in ends],
         ):
             assert [value for value, count in Counter(kind).items() if count > 1] == []
@@ -188,7 +224,7 @@ class Life(RuleBasedStateMachine):
                 assert view["local"]["node"] == node
                 pairs[view["uuid"]].append(view)
             for kind in (
-                [view["local"]["port"] for view in seen],
+                [view["local"]["port"] for view in seen if view["type"] != "ipsec"],
                 [view["interface"] for view in seen],
                 [ip_interface(text).network for view in seen for text in view["local"]["addresses"]],
                 [network for view in seen if view["active"] for network in view["routes"]],
@@ -208,8 +244,8 @@ class Life(RuleBasedStateMachine):
             assert self.api.send("GET", f"/api/tunnels/{number}") == self.known[number]
 
 
-def test_life_of_tunnels(small: Api) -> None:
-    Life.api = small
+def test_life_of_tunnels(small: Api, small_panel: Panel) -> None:
+    Life.api, Life.panel = small, small_panel
     listed = small.send("GET", "/api/nodes")
     Life.nodes, Life.names = [node["id"] for node in listed], [node["name"] for node in listed]
     machine = Life.TestCase

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.panel.conftest import Api, key, publish
+from tests.panel.conftest import Api, key, publish, report
 
 Maker = Callable[..., Any]
 Pair = tuple[Any, Any]
@@ -178,6 +178,77 @@ def test_same_port_and_interface_on_other_nodes(api: Api, pair: Pair, make_node:
     assert (source["port"], target["interface"]) == (5000, "wg0")
 
 
+def both(**chosen: Any) -> str:
+    """A config that chooses the same for both ends."""
+    return json.dumps({"source": chosen, "target": chosen})
+
+
+def test_ipsec_shares_one_port(api: Api, pair: Pair) -> None:
+    made = [api.tunnel(*pair, tunnel_type="ipsec") for _time in range(3)]
+    made.append(api.tunnel(*pair[::-1], tunnel_type="ipsec", config=both(port=4500)))
+    assert [end["port"] for tunnel in made for end in tunnel["ends"]] == [4500] * 8
+    path = f"/api/tunnels/{made[3]['id']}"
+    free = api.send("PUT", path, {"config": "{}"})
+    assert [end["port"] for end in free["ends"]] == [4500, 4500]
+    assert set(api.refused("PUT", path, {"config": both(port=20000)}, 422)) == {
+        "config.source.port",
+        "config.target.port",
+    }
+    assert api.send("GET", path) == free
+
+
+@pytest.mark.parametrize("port", [500, 4500])
+def test_ipsec_shares_its_ports_with_no_other_type(api: Api, pair: Pair, make_node: Maker, port: int) -> None:
+    ipsec = api.tunnel(*pair, tunnel_type="ipsec", name=f"ipsec {pair[0]['id']}")
+    for config in (json.dumps({"target": {"port": port}}), both(port=port)):
+        detail = api.tunnel(make_node(), pair[0], config=config, status=409)["detail"]
+        assert detail.startswith(f'config.target.port: {port} on node "{pair[0]["name"]}" is taken by tunnel ')
+        assert ipsec["name"] in detail
+    third, fourth = make_node(), make_node()
+    other = api.tunnel(third, fourth, tunnel_type="openvpn", config=both(port=port))
+    detail = api.tunnel(pair[0], third, tunnel_type="ipsec", status=409)["detail"]
+    assert detail.startswith(f'config.target.port: IPsec needs 500 and 4500 on node "{third["name"]}", and tunnel ')
+    assert f"tunnel {other['id']} has" in detail
+    for tunnel, node, why in ((ipsec, third, "IPsec needs"), (other, pair[0], f"{port} on node")):
+        path = f"/api/tunnels/{tunnel['id']}"
+        refused = api.refused("PUT", path, {"target_node_id": node["id"]}, 409)
+        assert refused.startswith("config.target.port: " + why)
+        assert api.send("GET", path) == tunnel
+
+
+def test_a_tunnel_of_another_type(api: Api, pair: Pair) -> None:
+    made = api.tunnel(*pair, tunnel_type="openvpn", config='{"transport": "tcp"}')
+    path = f"/api/tunnels/{made['id']}"
+    for node in pair:
+        publish(api, made, node, key("openvpn"))
+        report(api, made, node, measured={"cipher": "AES-256-GCM"})
+    before = api.send("GET", path)
+    assert all(end["public"] and end["measured"] and end["status"] == "active" for end in before["ends"])
+    refused = api.refused("PUT", path, {"tunnel_type": "wireguard"}, 422)
+    assert refused == {"config.transport": "'tcp': only an openvpn tunnel can; make it 'udp', or leave it out"}
+    assert api.send("GET", path) == before
+    for kind in ("wireguard", "openvpn", "ipsec", "wireguard"):
+        last = api.send("GET", path)
+        now = api.send("PUT", path, {"tunnel_type": kind, "config": "{}"})
+        for end, former in zip(now["ends"], last["ends"], strict=True):
+            told = dict.fromkeys(("public", "measured", "status", "error", "age"))
+            kept = {name: former[name] for name in ("node", "addresses", "interface", "routes", "endpoint")}
+            assert end.items() >= (told | kept).items()
+        ports = [end["port"] for end in now["ends"]]
+        if kind == "ipsec":
+            assert ports == [4500, 4500]
+        elif last["tunnel_type"] == "ipsec":
+            assert all(20000 <= port <= 32767 for port in ports)
+        else:
+            assert ports == [end["port"] for end in last["ends"]]
+        assert publish(api, made, pair[0], key(kind)) == {"updated": 1, "rejected": []}
+        report(api, now, pair[1])
+    assert set(api.refused("PUT", path, {"tunnel_type": "ipsec", "config": both(port=20000)}, 422)) == {
+        "config.source.port",
+        "config.target.port",
+    }
+
+
 def test_update_changes_what_it_says(api: Api, pair: Pair) -> None:
     tunnel = api.tunnel(*pair, name=f"update {pair[0]['id']}")
     path = f"/api/tunnels/{tunnel['id']}"
@@ -200,7 +271,7 @@ def test_update_changes_what_it_says(api: Api, pair: Pair) -> None:
     for field in ("config", "is_active", "source_node_id", "tunnel_type"):
         assert set(api.refused("PUT", path, {field: None}, 422)) == {field}
     assert set(api.refused("PUT", path, {"config": '{"mtu": 1}'}, 422)) == {"config.mtu"}
-    assert set(api.refused("PUT", path, {"config": '{"post_quantum": "require"}'}, 422)) == {"config.post_quantum"}
+    assert set(api.refused("PUT", path, {"config": '{"transport": "tcp"}'}, 422)) == {"config.transport"}
     assert set(api.refused("PUT", path, {"name": "a\nb"}, 422)) == {"name"}
     assert set(api.refused("PUT", path, {"uuid": "x"}, 422)) == {"uuid"}
     assert api.send("GET", path) == fresh, "a refused update leaves no trace"

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from marzban_tunnels.config import ROLES, TunnelConfig
+from marzban_tunnels.config import IPSEC_PORTS, ROLES, TunnelConfig
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.tables import Address, End, Panel, Tunnel
@@ -40,7 +40,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Given:
-    """What an end gets."""
+    """What an end gets. IPsec has no port for itself: an end of it gets a number that no port has."""
 
     port: int
     interface: str
@@ -80,15 +80,15 @@ def _number(text: str, version: int) -> int:
 class Allocator:
     """Allocation for one tunnel; the tunnel's own former rows must be gone from the session's transaction."""
 
-    def __init__(self, session: Session, settings: Settings, panel: Panel) -> None:
+    def __init__(self, session: Session, settings: Settings, panel: Panel, tunnel: Tunnel) -> None:
         self._session = session
         self._settings = settings
         self._panel = panel
+        self._tunnel = tunnel
         self._steps = 0  # how far the ports' cursor moves on
 
     def ends(
         self,
-        tunnel_id: int,
         nodes: dict[str, Node],
         config: TunnelConfig,
         before: dict[str, Held],
@@ -98,16 +98,21 @@ class Allocator:
         is used up. ``before`` is empty for a new tunnel."""
         ports = {role: self._port(role, nodes[role], config, before, chosen_before) for role in ROLES}
         self._panel.next_port += self._steps  # both ends looked from the same place: mostly they get the same number
-        interfaces = {role: self._interface(tunnel_id, role, nodes[role], config) for role in ROLES}
+        interfaces = {role: self._interface(role, nodes[role], config) for role in ROLES}
         addresses = self._addresses(config, before, chosen_before)
         return {role: Given(ports[role], interfaces[role], addresses[role]) for role in ROLES}
 
     def _port(
         self, role: str, node: Node, config: TunnelConfig, before: dict[str, Held], chosen_before: TunnelConfig
     ) -> int:
+        if self._tunnel.tunnel_type == "ipsec":
+            self._refuse_ipsec_beside_others(role, node)
+            return -self._tunnel.id
         chosen = config.end(role).port
         if chosen is not None:
             owner = self._owner(End.node_id == node.id, End.port == chosen)
+            if chosen in IPSEC_PORTS:
+                owner = owner or self._owner(End.node_id == node.id, Tunnel.tunnel_type == "ipsec")
             if owner:
                 raise Refused(
                     409,
@@ -116,19 +121,32 @@ class Allocator:
                 )
             return chosen
         held = before.get(role)
-        if held and chosen_before.end(role).port is None and self._port_free(node, held.port):
+        if held and held.port > 0 and chosen_before.end(role).port is None and self._port_free(node, held.port):
             return held.port
         return self._new_port(node)
 
+    def _refuse_ipsec_beside_others(self, role: str, node: Node) -> None:
+        where = (End.node_id == node.id, End.port.in_(IPSEC_PORTS), Tunnel.tunnel_type != "ipsec")
+        owner = self._owner(*where)
+        if owner:
+            raise Refused(
+                409,
+                f'config.{role}.port: IPsec needs 500 and 4500 on node "{node.name}", and {owner} has one of them;'
+                " choose another for that tunnel",
+            )
+
     def _port_free(self, node: Node, port: int) -> bool:
-        return self._session.scalar(select(End.port).where(End.node_id == node.id, End.port == port)) is None
+        return (
+            port not in IPSEC_PORTS
+            and self._session.scalar(select(End.port).where(End.node_id == node.id, End.port == port)) is None
+        )
 
     def _new_port(self, node: Node) -> int:
         first, size = self._settings.first_port, self._settings.last_port - self._settings.first_port + 1
         start = self._panel.next_port % size
         port = first + start
         if not self._port_free(node, port):
-            taken = set(self._session.scalars(select(End.port).where(End.node_id == node.id)))
+            taken = {*IPSEC_PORTS, *self._session.scalars(select(End.port).where(End.node_id == node.id))}
             free = (first + (start + step) % size for step in range(size))
             port = next((port for port in free if port not in taken), 0)
             if not port:
@@ -140,8 +158,8 @@ class Allocator:
         self._steps = max(self._steps, (port - first - start) % size + 1)
         return port
 
-    def _interface(self, tunnel_id: int, role: str, node: Node, config: TunnelConfig) -> str:
-        own = f"mz{tunnel_id}"
+    def _interface(self, role: str, node: Node, config: TunnelConfig) -> str:
+        own = f"mz{self._tunnel.id}"
         chosen = config.end(role).interface or own
         if chosen == own:
             return own  # nobody else gets it

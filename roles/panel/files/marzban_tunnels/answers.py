@@ -78,14 +78,14 @@ def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], momen
         "node": row.source_name if source else row.target_name,
         "node_id": end.node_id,
         "endpoint": endpoint if isinstance(endpoint, str) else (row.source_address if source else row.target_address),
-        "port": end.port,
+        "port": config.IPSEC_PORT if row.tunnel_type == "ipsec" else end.port,
         "addresses": addresses,
         "interface": end.interface,
         "routes": config.routes_of(chosen, end.role),
-        "public": _object(end.public),
+        "public": object_in(end.public),
         "status": end.status,
         "error": end.error,
-        "measured": _object(end.measured),
+        "measured": object_in(end.measured),
         "age": None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds())),
     }
 
@@ -100,7 +100,8 @@ def _stale(age: int | None) -> bool:
     return age is None or age > STALE_AFTER
 
 
-def _object(text: str | None) -> dict[str, Any] | None:
+def object_in(text: str | None) -> dict[str, Any] | None:
+    """The JSON object in a column, None where there is none."""
     if text is None:
         return None
     try:

@@ -16,11 +16,14 @@ from marzban_tunnels.errors import shown
 NAME_LENGTH = 128
 _NAME_SIGNS = frozenset("._-()# ")
 _JOINER = "\u200d"  # joins emoji to one sign
-_INTERFACE = re.compile(r"[a-zA-Z0-9_=+.][a-zA-Z0-9_=+.-]{0,14}\Z")
+_INTERFACE = re.compile(r"[a-zA-Z0-9_.][a-zA-Z0-9_.-]{0,14}\Z")
 _TAKEN_INTERFACES = re.compile(r"(lo|all|default|\.{1,2}|(eth|en|wl).*)\Z")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z", re.IGNORECASE)
 _WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
+_ALGORITHM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+,./:_-]{0,63}\Z")
+_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of a key in DER
 _NOT_ROUTED_IPV4 = [IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")]
 _NOT_ROUTED_IPV6 = [IPv6Network(text) for text in ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")]
 
@@ -52,8 +55,12 @@ def name(text: str) -> str:
 
 def interface(text: str) -> str:
     """The name of a network interface that may be made on a node."""
+    if set(text) & set("=+"):
+        raise ValueError(
+            f"{shown(text)}: systemd can't run a unit for a name with = or +; choose another, or leave it out"
+        )
     if not _INTERFACE.match(text):
-        raise ValueError(f"{shown(text)} is no interface name: 1 to 15 letters, digits and _ = + . - (no - in front)")
+        raise ValueError(f"{shown(text)} is no interface name: 1 to 15 letters, digits and _ . - (no - in front)")
     if _TAKEN_INTERFACES.match(text):
         raise ValueError(
             f"{shown(text)} can be the system's own interface; choose another name, such as wg-{text[:12]}"
@@ -148,15 +155,36 @@ def endpoint(text: str) -> str:
     return text
 
 
-def wireguard_key(text: str) -> str:
-    """A WireGuard public key: canonical base64 of 32 bytes that are not all zero."""
+# What is sent as a public half is not shown in an error: by mistake it may be a secret.
+
+
+def public_key(text: str) -> str:
+    """An end's public key: base64 of an X25519 key (WireGuard, OpenVPN), or of an Ed25519 one in DER (IPsec)."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) != 32 or base64.b64encode(raw).decode() != text or not any(raw):
-        # the value is not shown: what was sent by mistake may be a secret
-        raise ValueError("This is no WireGuard public key: 44 characters of base64, as `wg pubkey` prints it")
+    if base64.b64encode(raw).decode() == text:
+        if len(raw) == 32 and any(raw):
+            return text
+        if len(raw) == 44 and raw.startswith(_ED25519) and any(raw[len(_ED25519) :]):
+            return text
+    raise ValueError(
+        "This is no public key: 44 characters of base64, as `wg pubkey` prints it, or 60 for IPsec, as in a PEM"
+    )
+
+
+def fingerprint(text: str) -> str:
+    """A SHA-256 in hex."""
+    if not _FINGERPRINT.match(text):
+        raise ValueError("This is no SHA-256: 64 hex digits in lower case, without colons")
+    return text
+
+
+def algorithm(text: str) -> str:
+    """What a daemon calls a cipher or a key exchange."""
+    if not _ALGORITHM.match(text):
+        raise ValueError(f"{shown(text)} is no algorithm's name: 1 to 64 letters, digits, spaces and ( ) + , . / : _ -")
     return text
 
 

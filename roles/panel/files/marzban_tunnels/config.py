@@ -18,6 +18,8 @@ LENGTH = 64 * 1024  # bytes of UTF-8
 DEPTH = 16  # levels
 ROLES = ("source", "target")
 PEER = {"source": "target", "target": "source"}
+IPSEC_PORT = 4500  # UDP; one process speaks there for all IPsec tunnels of a node
+IPSEC_PORTS = (500, IPSEC_PORT)
 _SECRET_KEY = re.compile(r"private|preshared|psk|secret|passw", re.IGNORECASE)
 
 
@@ -60,9 +62,7 @@ def parse(text: str, tunnel_type: str) -> TunnelConfig:
         config = TunnelConfig.model_validate(chosen)
     except ValidationError as error:
         raise Refused(422, by_field(error.errors(), prefix="config")) from None
-    problems = _between_ends(config)
-    if tunnel_type == "wireguard":
-        problems |= _not_wireguard(config)
+    problems = _between_ends(config) | _not_for(tunnel_type, config)
     if problems:
         raise Refused(422, problems)
     return config
@@ -192,19 +192,13 @@ def _example(text: str) -> tuple[str, str]:
     return str(near), f"{far}/{near.network.prefixlen}"
 
 
-def _not_wireguard(config: TunnelConfig) -> dict[str, str]:
-    """What another protocol may do, and a node refuses for WireGuard."""
+def _not_for(tunnel_type: str, config: TunnelConfig) -> dict[str, str]:
+    """What another type may do, and a node refuses for this one."""
     problems = {}
-    if config.transport == "tcp":
-        problems["config.transport"] = "'tcp': WireGuard speaks UDP only; make it 'udp', or leave it out"
-    if config.post_quantum == "require":
-        problems["config.post_quantum"] = (
-            "'require': WireGuard has no post-quantum key exchange in this version; make it 'auto' or 'off'"
-        )
+    if config.transport == "tcp" and tunnel_type != "openvpn":
+        problems["config.transport"] = "'tcp': only an openvpn tunnel can; make it 'udp', or leave it out"
     for role in ROLES:
-        name = config.end(role).interface or ""
-        if set(name) & set("=+"):
-            problems[f"config.{role}.interface"] = (
-                f"{shown(name)}: systemd can't run wg-quick@ for a name with = or +; choose another, or leave it out"
-            )
+        port = config.end(role).port
+        if tunnel_type == "ipsec" and port not in (None, IPSEC_PORT):
+            problems[f"config.{role}.port"] = f"{port}: IPsec speaks at UDP 500 and 4500 only; leave it out"
     return problems

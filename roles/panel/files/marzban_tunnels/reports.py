@@ -18,6 +18,12 @@ from marzban_tunnels.schemas import EndKey, Report
 from marzban_tunnels.tables import End, Tunnel
 
 _CHUNK = 500  # uuids in one query
+# What an end of a type has to show, what it may show besides, and the characters of its key
+_HALVES: dict[str, tuple[set[str], set[str], int]] = {
+    "wireguard": ({"public_key"}, {"psk_fingerprint"}, 44),
+    "openvpn": ({"public_key", "fingerprint"}, {"next_fingerprint", "accepts"}, 44),
+    "ipsec": ({"public_key"}, set(), 60),
+}
 
 
 @dataclass
@@ -42,12 +48,11 @@ def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[s
 
     def store(found: dict[str, _End], item: EndKey) -> bool:
         end = found[item.node]
-        if end.tunnel_type != "wireguard":
-            raise _Rejected(
-                f"public: the tunnel's type is {end.tunnel_type}, and this is a WireGuard key; run the playbook again"
-            )
-        public = json.dumps(item.public.model_dump(), sort_keys=True)
-        if any(public == other.public for other in found.values() if other is not end):
+        half = item.public.model_dump(exclude_none=True)
+        _check_half(end.tunnel_type, half)
+        public = json.dumps(half, sort_keys=True)
+        others = [answers.object_in(other.public) or {} for other in found.values() if other is not end]
+        if any(other.get("public_key") == half["public_key"] for other in others):
             raise _Rejected(
                 "public: the other end has the same key, so the nodes are copies of each other; make a new key on one"
             )
@@ -82,6 +87,20 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
     answer = _each(session, nodes, reports, store)
     _write(session, changes)
     return answer
+
+
+def _check_half(tunnel_type: str, half: dict[str, str]) -> None:
+    """Whether it is one of this type. The key's own form was checked, as far as that goes without the type."""
+    required, optional, characters = _HALVES.get(tunnel_type, (set(), set(), 0))
+    wrong = [f"lacks {name}" for name in sorted(required - half.keys())]
+    wrong += [f"has {name}" for name in sorted(half.keys() - required - optional)]
+    if not wrong and len(half["public_key"]) != characters:
+        wrong = [f"has a public_key of {len(half['public_key'])} characters instead of {characters}"]
+    if wrong:
+        raise _Rejected(
+            f"public: the tunnel's type is {shown(tunnel_type)}, and what was sent {' and '.join(wrong)};"
+            " run the playbook again"
+        )
 
 
 def _each(session: Session, nodes: Table, items: Sequence[Any], store: Any) -> dict[str, Any]:

@@ -17,6 +17,8 @@ Status = Literal["active", "inactive", "error", "connecting"]
 Name = Annotated[str, AfterValidator(checks.name), Field(json_schema_extra={"minLength": 1, "maxLength": 128})]
 NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on this panel")]
 Config = Annotated[str, Field(description="A JSON object in a string of at most 64 KiB; see docs/contract.md")]
+Fingerprint = Annotated[str, AfterValidator(checks.fingerprint), Field(description="A SHA-256: 64 hex digits")]
+Algorithm = Annotated[str, AfterValidator(checks.algorithm)]
 Counter = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
@@ -51,10 +53,14 @@ class TunnelUpdate(Body):
     is_active: bool = _LEFT_OUT
 
 
-class WireGuardPublic(Body):
-    """The public half of a WireGuard end. Nothing else is taken, so no private half can ever be stored."""
+class Public(Body):
+    """An end's public half; ``reports`` knows which type has what. Nothing private is taken, so it can't be stored."""
 
-    public_key: Annotated[str, AfterValidator(checks.wireguard_key)]
+    public_key: Annotated[str, AfterValidator(checks.public_key)]
+    psk_fingerprint: Fingerprint | None = None
+    fingerprint: Fingerprint | None = None
+    next_fingerprint: Fingerprint | None = None
+    accepts: Fingerprint | None = None
 
 
 class EndKey(Body):
@@ -62,7 +68,7 @@ class EndKey(Body):
 
     uuid: Annotated[str, Field(max_length=64)]
     node: Annotated[str, Field(max_length=1024)]
-    public: WireGuardPublic
+    public: Public
 
 
 class Keys(Body):
@@ -72,13 +78,18 @@ class Keys(Body):
 
 
 class Measured(Body):
-    """What a run measured at one end. Ages in seconds, round trip in milliseconds."""
+    """What a run found at one end, as negotiated. Ages in seconds, round trip in milliseconds."""
 
     handshake_age: Counter | None = None
     rx_bytes: Counter | None = None
     tx_bytes: Counter | None = None
     rtt_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     loss_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    cipher: Algorithm | None = None
+    key_exchange: Algorithm | None = None
+    post_quantum: bool | None = None
+    data_path: Literal["kernel", "userspace"] | None = None
+    certificate_days: Annotated[int, Field(ge=-36500, le=36500, description="Below 0: it has ended")] | None = None
 
 
 class Report(Body):

@@ -283,9 +283,9 @@ class Tunnels:
         new_type: bool = False,
     ) -> None:
         """Allocate, and write both ends; an end that stays what it was keeps its public half and measurements."""
-        allocator = Allocator(session, self._settings, panel)
+        allocator = Allocator(session, self._settings, panel, record)
         plain = {role: Node(node.id, node.name) for role, node in nodes.items()}
-        given = allocator.ends(record.id, plain, chosen, held, chosen_before)
+        given = allocator.ends(plain, chosen, held, chosen_before)
         old = {end.role: end for end in ends}
         for role in ROLES:
             end = End(
