@@ -35,7 +35,10 @@ VARIANTS = {
     "demo": ("iperf3", "python3-apt"),  # the rest is installed before your eyes
     "wireguard": WIREGUARD,
     # what the roles install for all types of tunnels
-    "tunnels": (*WIREGUARD, "openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
+    "tunnels": (
+        *(*WIREGUARD, "openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
+        "libstrongswan-standard-plugins",
+    ),
 }
 KERNEL = "+kernel"
 #: bullseye has no wireguard-go, and can't run bookworm's (newer glibc).
