@@ -25,7 +25,10 @@ except ImportError:  # a managed node: it fills, and never renders
 NODE_VALUES = {
     "wireguard": ("dir", "mtu", "peer_public_key", "preshared_key"),
     "openvpn": ("dir", "mtu", "peer_fingerprints", "tls_groups"),
-    "ipsec": ("dir", "mtu"),
+    "ipsec": (
+        *("dir", "mtu", "public_key", "peer_public_key", "proposals", "esp_proposals"),
+        *("local_ts", "remote_ts", "if_id"),
+    ),
 }
 _TOKEN = re.compile(r"@node\.([a-z_]+)@")
 
