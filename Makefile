@@ -22,7 +22,7 @@ demo-down: ## takes the demo down; Debian packages and cached root file systems 
 
 .PHONY: test test-matrix
 test: ## everything: lint, sanity, unit, panel and integration tests, build (log of each: .cache/logs)
-	@tools/preflight && tools/stages integration 'unit sanity lint build panel panel-marzban'
+	@tools/preflight && tools/stages integration 'unit sanity lint build panel panel-marzban molecule'
 
 test-matrix: ## import, sanity and units on ansible-core 2.17 to 2.21, integration on the oldest and the newest
 	@tools/preflight && tools/matrix
@@ -37,7 +37,7 @@ docs-lint: ## only what concerns the documentation in plugins and roles
 sanity: ## ansible-test sanity without ignore files; SANITY="--test pep8" for one test
 	@tools/sanity test -- $(SANITY)
 
-.PHONY: unit panel panel-marzban integration test-kernel bench
+.PHONY: unit panel panel-marzban integration molecule test-kernel bench
 unit: ## unit tests; PYTEST="-k name -x" for some of them, likewise below
 	@$(call pytest,test,tests/unit)
 
@@ -49,6 +49,9 @@ panel-marzban: ## the same on the versions that Marzban 0.8.4 pins
 
 integration: ## the collection on lab hosts; PURPOSE=core-2.17 for that ansible-core
 	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 10 tests/integration)
+
+molecule: ## molecule's scenarios: each role, and the whole with a panel (extensions/molecule)
+	@tools/preflight && tools/molecule
 
 test-kernel: ## the kernel's own WireGuard, ESP and OpenVPN, in a virtual machine (emulated, about three minutes)
 	@tools/preflight && $(call pytest,test,--verbose --durations 10 tests/kernel)
