@@ -16,6 +16,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 
 STALE = 180  # seconds after which WireGuard drops a session, so that the endpoint it used says nothing any more
 _HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
+NO_PRESHARED_KEY = base64.b64encode(bytes(32)).decode("ascii")  # left out, the one in use would stay
 _NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
 
 
@@ -136,8 +137,8 @@ def sync_text(conf, private, preshared=None):
     for line in conf["lines"]:
         lines.append(line)
         key, _sign, value = line.partition(" = ")
-        if key.lower() == "publickey" and conf["peers"][value]["psk"]:
-            lines.append("PresharedKey = " + preshared)
+        if key.lower() == "publickey":
+            lines.append("PresharedKey = " + (preshared if conf["peers"][value]["psk"] else NO_PRESHARED_KEY))
     first = lines.index("[Interface]") + 1
     return "\n".join([*lines[:first], "PrivateKey = " + private, *lines[first:]]) + "\n"
 

@@ -21,6 +21,7 @@ LONG = [
     "limit",
     "no_loss",
     "together",
+    "preshared",
     "playbooks",
     "panel_modules",
     "panel_runs",

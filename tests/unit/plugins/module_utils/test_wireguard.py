@@ -192,13 +192,17 @@ def test_the_dump_is_parsed_without_its_secrets():
     assert text.parse_dump(dump(endpoint="[2001:db8::1]:7"))["mz3"]["peers"][KEY]["endpoint"] == ("2001:db8::1", 7)
 
 
-def test_what_syncconf_reads_is_complete():
-    assert text.sync_text(text.parse_conf(CONF), SECRET).splitlines() == [
+@pytest.mark.parametrize("psk", [None, "f" * 64])
+def test_what_syncconf_reads_is_complete(psk):
+    wanted = text.parse_conf(CONF)
+    wanted["peers"][KEY]["psk"] = psk
+    assert text.sync_text(wanted, SECRET, "preshared").splitlines() == [
         "[Interface]",
         f"PrivateKey = {SECRET}",
         "ListenPort = 20003",
         "[Peer]",
         f"PublicKey = {KEY}",
+        f"PresharedKey = {'preshared' if psk else base64.b64encode(bytes(32)).decode()}",
         "AllowedIPs = 10.201.0.3/32, fd6d:7a00::3/128, 192.168.7.0/24",
         "Endpoint = 203.0.113.3:20003",
         "PersistentKeepalive = 25",
