@@ -24,10 +24,11 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._files import (
     state_text,
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._guard import Guard
+from ansible_collections.marzban.tunnels.plugins.module_utils._ipsec import IPsec
 from ansible_collections.marzban.tunnels.plugins.module_utils._tunnel import accept, find_peer, measure
 from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
 
-PROTOCOLS = {WireGuard.name: WireGuard}
+PROTOCOLS = {WireGuard.name: WireGuard, IPsec.name: IPsec}
 
 
 class Apply:
