@@ -70,7 +70,7 @@ class Nodes:
                 "node": node,
                 "role": role,
                 "endpoint": self.lab.host(node).address,
-                "port": 20000 + number,
+                "port": 4500 if more.get("type") == "ipsec" else 20000 + number,
                 "addresses": [f"10.201.{number}.{2 + step}/31", f"fd6d:7a00::{number:x}:{2 + step}/127"],
                 "routes": [],
                 "public": self.publics.get((uuid(number), node)),
