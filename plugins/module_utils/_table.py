@@ -10,13 +10,15 @@ import unicodedata
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import printable
 
-HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "note")
+HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "note")
 WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others are short by nature
 MAX_ROWS = 200
+SOON = 30  # days: a run renews a certificate long before
 LEFT_ALONE = (
     "the list of tunnels leaves it out, but did not prove that it is deleted, so it was left as it is. "
     "If it shall stay, look into the panel's log; if not, delete it on the panel, then run marzban.tunnels.apply."
 )
+RENEW = "run marzban.tunnels.apply on %s and %s, which makes a new one; both have to be reached for that."
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 
 
@@ -84,6 +86,14 @@ def _words(end):
     return end["error"][len(place) :] if end["error"].startswith(place) else end["error"]
 
 
+def _end_of_certificate(end):
+    """A sentence's end about a certificate that ends soon, or None."""
+    days = (end.get("measured") or {}).get("certificate_days")
+    if days is None or days >= SOON:
+        return None
+    return "has ended" if days < 0 else "ends today" if days == 0 else "ends in %d d" % days
+
+
 def row(ends, lost=()):
     """One row for one tunnel. ``lost``: names of the nodes that could not be reached."""
     one = ends[0]
@@ -96,9 +106,12 @@ def row(ends, lost=()):
         return [value for value in values if value is not None]
 
     handshakes, rtts, losses = measured("handshake_age"), measured("rtt_ms"), measured("loss_percent")
+    paths, quantum = sorted(set(measured("data_path"))), measured("post_quantum")
     # The short ones first, which often explain the long ones: the column is cut.
     notes = ["%s is unreachable" % node for node in both if node in lost]
     notes += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
+    expiring = [(end["node"], _end_of_certificate(end)) for end in ends]
+    notes += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
     notes += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error")]
     return [
         one.get("name") or "#%s" % one["id"],
@@ -108,6 +121,8 @@ def row(ends, lost=()):
         seconds(min(handshakes) if handshakes else None),
         "%.1f ms" % max(rtts) if rtts else "-",
         "%g %%" % round(max(losses), 1) if losses else "-",
+        "mixed" if len(paths) > 1 else paths[0] if paths else "-",
+        ("yes" if all(quantum) else "no") if quantum else "-",
         "; ".join(dict.fromkeys(notes)),
     ]
 
@@ -128,7 +143,7 @@ def report(results, unreachable=(), broken=(), nodes=None, columns=None):
         rows.append([*cells, *(str(texts.get(ends[0]["uuid"], "-")) for texts in columns.values()), note])
     for one in broken:
         name = one.get("name") or ("#%s" % one["id"] if one.get("id") else "?")
-        unknown = ["-"] * (3 + len(columns))
+        unknown = ["-"] * (len(HEADER) - 5 + len(columns))
         rows.append([name, " -> ".join(one.get("nodes") or ["?"]), "-", "broken", *unknown, one["error"]])
     left_out = len(rows) - MAX_ROWS
     if left_out > 0:
@@ -141,6 +156,18 @@ def report(results, unreachable=(), broken=(), nodes=None, columns=None):
         for ends in tunnels
         for end in ends
         if end.get("error")
+    ]
+    problems += [
+        "%s on %s: its certificate %s: %s"
+        % (
+            end.get("name") or "#%s" % end["id"],
+            end["node"],
+            _end_of_certificate(end),
+            RENEW % (end["node"], end["peer"]),
+        )
+        for ends in tunnels
+        for end in ends
+        if _end_of_certificate(end)
     ]
     problems += ["%s: %s" % (one.get("name") or "#%s" % one.get("id"), printable(one["error"])) for one in broken]
     told = {one.get("uuid") for one in broken}

@@ -82,7 +82,11 @@ tunnels:
           description: Its public half, or null.
           type: dict
           contains:
-            public_key: {description: A WireGuard public key., type: str}
+            public_key: {description: "Its public key, in base64.", type: str}
+            psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
+            fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
+            next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
+            accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
         status: {description: "What it reported last, or null.", type: str}
         error: {description: "The error that it reported, or null.", type: str}
         measured:
@@ -94,6 +98,11 @@ tunnels:
             tx_bytes: {description: "Bytes sent, or null.", type: int}
             rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
             loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
+            cipher: {description: "What encrypts, as negotiated, or null.", type: str}
+            key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
+            post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+            data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
+            certificate_days: {description: "Days until its certificate ends, or null.", type: int}
         age: {description: "Seconds since it reported, or null.", type: float}
     error:
       description: Why the record can't be used, or null. If so, the fields that can't be told are null.
@@ -122,7 +131,17 @@ tunnels:
           public: {public_key: 3yRcvhYNOUBQWBvdqO3OjQuWm5yu4kwZLZCQ4U1wWGo=}
           status: active
           error: null
-          measured: {handshake_age: 5, rx_bytes: 1480, tx_bytes: 1480, rtt_ms: 0.5, loss_percent: 0}
+          measured:
+            handshake_age: 5
+            rx_bytes: 1480
+            tx_bytes: 1480
+            rtt_ms: 0.5
+            loss_percent: 0
+            cipher: ChaCha20-Poly1305
+            key_exchange: X25519
+            post_quantum: false
+            data_path: kernel
+            certificate_days: null
           age: 12
 panel:
   description: The id of the panel.

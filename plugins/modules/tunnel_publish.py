@@ -49,7 +49,7 @@ options:
         type: str
         required: true
       public:
-        description: The public half, such as C(public_key) for WireGuard.
+        description: The public half. All types have C(public_key), OpenVPN C(fingerprint) as well.
         type: dict
         required: true
 seealso:
@@ -94,7 +94,11 @@ published:
       description: The public half.
       type: dict
       contains:
-        public_key: {description: A WireGuard public key., type: str}
+        public_key: {description: "Its public key, in base64.", type: str}
+        psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
+        fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
+        next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
+        accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
   sample:
     - uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
       node: de-1

@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Makes a table of the tunnels out of what the hosts of a run have answered. A tunnel is one row, also when both its
     ends answered. The table is printed as the task runs, and answered as well.
+  - In the table, C(path) is who carries the packets, the kernel or a process (userspace), and C(pq) whether the key
+    exchange was post-quantum, both as they are and not as they were chosen.
   - Gives the panel what was measured, all in one request. That is not counted as a change.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
@@ -94,9 +96,9 @@ table:
   type: list
   elements: str
   sample:
-    - "name   ends          type       status      handshake  rtt     loss  note"
-    - "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.5 ms  0 %"
-    - "de-us  de-1 -> us-1  wireguard  connecting  -          -       -     waiting for us-1"
+    - "name   ends          type       status      handshake  rtt     loss  path    pq   note"
+    - "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.5 ms  0 %   kernel  yes"
+    - "de-us  de-1 -> us-1  openvpn    connecting  -          -       -     -       -    waiting for us-1"
 problems:
   description: A sentence for each thing that somebody has to look at.
   returned: success, and failure to tell the panel

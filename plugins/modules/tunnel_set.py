@@ -120,7 +120,11 @@ tunnels:
               description: Its public half, or null.
               type: dict
               contains:
-                public_key: {description: A WireGuard public key., type: str}
+                public_key: {description: "Its public key, in base64.", type: str}
+                psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
+                fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
+                next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
+                accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
             status: {description: "What it reported last, or null.", type: str}
             error: {description: "The error that it reported, or null.", type: str}
             measured:
@@ -132,6 +136,11 @@ tunnels:
                 tx_bytes: {description: "Bytes sent, or null.", type: int}
                 rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
                 loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
+                cipher: {description: "What encrypts, as negotiated, or null.", type: str}
+                key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
+                post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+                data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
+                certificate_days: {description: "Days until its certificate ends, or null.", type: int}
             age: {description: "Seconds since it reported, or null.", type: float}
         error:
           description: Why the record can't be used, or null. If so, the fields that can't be told are null.

@@ -141,7 +141,11 @@ views:
               description: Its public half, or null.
               type: dict
               contains:
-                public_key: {description: A WireGuard public key., type: str}
+                public_key: {description: "Its public key, in base64.", type: str}
+                psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
+                fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
+                next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
+                accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
         peer: {description: The other end. It has the same keys as C(local)., type: dict}
 gone:
   description: For each host of O(orphans) those that the panel itself says it does not have there.

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.lab
 
 TOP = Path(__file__).resolve().parents[2]
 NAME = "test-demo"
-COLUMNS = ["name", "ends", "type", "status", "handshake", "rtt", "loss", "throughput", "note"]
+COLUMNS = ["name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "throughput", "note"]
 
 
 def environment(**more: str) -> dict[str, str]:

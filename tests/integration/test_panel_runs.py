@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils import _table
 from tests.faulty import Faulty, answer
 from tests.integration.panel_modules import KEY, OTHER_KEY, Task, nodes, own, play, quartet, results_of, run, start_anew
 from tests.integration.world import World
@@ -243,11 +245,12 @@ def test_tunnel_report(world: World) -> None:
     second = world.tunnel("de-us", "de-1", "us-1")
     third = world.tunnel("fi-us", "fi-1", "us-1")
     good = {"handshake_age": 5, "rx_bytes": 1480, "tx_bytes": 1480, "rtt_ms": 0.52, "loss_percent": 0}
+    good.update(cipher="ChaCha20-Poly1305", key_exchange="X25519 + PSK", post_quantum=True, data_path="kernel")
     results = {
         "host-a": {
             "tunnels": [
                 told(first, "de-1", "fi-1", status="active", measured=good),
-                told(second, "de-1", "us-1", waiting_for="us-1"),
+                told(second, "de-1", "us-1", waiting_for="us-1", measured={"certificate_days": 3}),
             ]
         },
         "fi-1": {
@@ -272,21 +275,23 @@ def test_tunnel_report(world: World) -> None:
     assert [one["reported"] for one in (check, apply, silent)] == [0, 4, 0]
     assert not any(one["changed"] for one in (check, apply, silent))
     assert check["table"] == apply["table"] == silent["table"]
-    assert apply["table"] == [
-        "name   ends          type       status      handshake  rtt     loss  note",
-        "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.6 ms  0 %",
-        "de-us  de-1 -> us-1  wireguard  connecting  -          -       -     us-1 is unreachable; waiting for us-1",
-        "fi-us  fi-1 -> us-1  wireguard  error       -          -       -     us-1 is unreachable; fi-1: no answer",
-        "bad    de-1 -> fi-1  -          broken      -          -       -     name: 'x\\n'",
+    lost, expiring = "us-1 is unreachable", "certificate of de-1 ends in 3 d"
+    assert [re.split(" {2,}", line) for line in apply["table"]] == [
+        ["name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "note"],
+        ["de-fi", "de-1 -> fi-1", "wireguard", "active", "5 s", "0.6 ms", "0 %", "kernel", "yes"],
+        ["de-us", "de-1 -> us-1", "wireguard", "connecting", *"-----", f"{lost}; waiting for us-1; {expiring}"],
+        ["fi-us", "fi-1 -> us-1", "wireguard", "error", *"-----", f"{lost}; fi-1: no answer"],
+        ["bad", "de-1 -> fi-1", "-", "broken", *"-----", "name: 'x\\n'"],
     ]
     assert apply["problems"] == [
         "fi-us on fi-1: no answer",
+        "de-us on de-1: its certificate ends in 3 d: " + _table.RENEW % ("de-1", "us-1"),
         "bad: name: 'x\\n'",
         "us-1 could not be reached, or failed on the way: what is told of its ends comes from the others.",
     ]
     status = world.api("GET", f"/tunnels/{first['id']}/status")
     assert status["status"] == "active"
-    assert [end["measured"]["rtt_ms"] for end in status["ends"]] == [0.52, 0.61]
+    assert [end["measured"] for end in status["ends"]] == [good, {**good, "rtt_ms": 0.61}]
     assert world.tunnels()["fi-us"]["status"] == "error"
 
 

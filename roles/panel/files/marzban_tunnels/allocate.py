@@ -126,8 +126,7 @@ class Allocator:
         return self._new_port(node)
 
     def _refuse_ipsec_beside_others(self, role: str, node: Node) -> None:
-        where = (End.node_id == node.id, End.port.in_(IPSEC_PORTS), Tunnel.tunnel_type != "ipsec")
-        owner = self._owner(*where)
+        owner = self._owner(End.node_id == node.id, End.port.in_(IPSEC_PORTS), Tunnel.tunnel_type != "ipsec")
         if owner:
             raise Refused(
                 409,

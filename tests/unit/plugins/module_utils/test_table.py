@@ -72,9 +72,41 @@ def test_status_of_a_tunnel_is_put_together_as_on_the_panel(told, together):
 
 def test_two_ends_are_one_row_whichever_came_first():
     one, other = end("a", "b", measured={"rtt_ms": 1.0}), end("b", "a", measured={"rtt_ms": 2.04, "handshake_age": 7})
-    row = ["t1", "a -> b", "wireguard", "active", "7 s", "2.0 ms", "-", ""]
+    row = ["t1", "a -> b", "wireguard", "active", "7 s", "2.0 ms", "-", "-", "-", ""]
     assert _table.row([one, other]) == _table.row([other, one]) == row
     assert _table.row([other]) == row
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "path", "quantum"),
+    [
+        ({"data_path": "kernel", "post_quantum": True}, {"data_path": "kernel", "post_quantum": True}, "kernel", "yes"),
+        ({"data_path": "kernel", "post_quantum": True}, {"data_path": "userspace"}, "mixed", "yes"),
+        ({"data_path": "userspace", "post_quantum": False}, {}, "userspace", "no"),
+        ({"post_quantum": True}, {"post_quantum": False}, "-", "no"),
+        ({}, {}, "-", "-"),
+    ],
+)
+def test_what_was_negotiated_is_in_the_row(ours, theirs, path, quantum):
+    one, other = end("a", "b", measured=ours), end("b", "a", measured=theirs)
+    columns = [_table.HEADER.index(name) for name in ("path", "pq")]
+    for ends in ([one, other], [other, one]):
+        assert [_table.row(ends)[column] for column in columns] == [path, quantum]
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [(None, None), (30, None), (29, "ends in 29 d"), (0, "ends today"), (-1, "has ended")]
+)
+def test_a_certificate_that_ends_soon_is_told(days, said):
+    ends = [end("a", "b", measured={"certificate_days": days}), end("b", "a", measured={"certificate_days": 400})]
+    note = _table.row(ends)[-1]
+    _lines, problems = _table.report({"x": {"tunnels": ends[:1]}, "y": {"tunnels": ends[1:]}})
+    if said is None:
+        assert (note, problems) == ("", [])
+        return
+    assert note == f"certificate of a {said}"
+    (problem,) = problems
+    assert problem.startswith(f"t1 on a: its certificate {said}: run marzban.tunnels.apply on a and b")
 
 
 def test_the_place_of_an_error_is_not_said_twice():
