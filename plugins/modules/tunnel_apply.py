@@ -26,8 +26,8 @@ requirements:
   - nftables, iproute2 and ping (on the host)
   - WireGuard's tunnels want wireguard-tools, and a kernel with WireGuard or wireguard-go (on the host).
   - OpenVPN's want openvpn 2.6 or newer (on the host).
-  - IPsec's want charon-systemd, swanctl, and a kernel with ESP and XFRM interfaces or the plugin kernel-libipsec (on the
-    host). RV(missing) says which of all these are not there.
+  - IPsec's want charon-systemd, swanctl, and a kernel with ESP and XFRM interfaces or the plugin kernel-libipsec
+    (on the host). RV(missing) says which of all these are not there.
 options:
   views:
     description:
@@ -77,8 +77,8 @@ options:
     default: true
   ipsec_data_path:
     description:
-      - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's own
-        userspace implementation.
+      - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's
+        own userspace implementation.
       - With V(kernel) a tunnel is refused where the kernel can't.
     type: str
     choices: [auto, kernel, userspace]
@@ -173,10 +173,10 @@ tunnels:
         public_key: {description: A public key., type: str}
         psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
         fingerprint: {description: Of the certificate (OpenVPN)., type: str}
-        next_fingerprint: {description: "Of the certificate that takes its place soon (OpenVPN, where there is one).", type: str}
+        next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where there is one).", type: str}
         accepts: {description: Of the newest certificate of the peer that this end lets in (OpenVPN)., type: str}
     publish: {description: "Whether the panel lacks this public half, or has another.", type: bool}
-    hand: {description: Whether this end has sealed something for its peer, which takes it when it is applied next in this run., type: bool}
+    hand: {description: "Whether it sealed something for its peer, which takes it when it is applied next.", type: bool}
     changes:
       description: What was changed, or would be in check mode.
       type: list

@@ -101,7 +101,7 @@ public:
     public_key: {description: A public key., type: str}
     psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
     fingerprint: {description: Of the certificate (OpenVPN)., type: str}
-    next_fingerprint: {description: "Of the certificate that takes its place soon (OpenVPN, where there is one).", type: str}
+    next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where there is one).", type: str}
   sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
 fingerprint:
   description: What a diff shows of it, null where it is not known.

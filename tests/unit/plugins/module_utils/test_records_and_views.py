@@ -474,10 +474,17 @@ def test_a_hand_written_tunnel_is_a_record_like_any_other():
     agree(*[_views.view(record, node, "p") for node in ("de-1", "fi-1")])
 
 
+def config_of(kind):
+    """The config of a hand-written tunnel of this type."""
+    config = written()["config"]
+    if kind == "ipsec":
+        for end in config.values():
+            del end["port"]
+    return config
+
+
 def test_a_hand_written_ipsec_tunnel_needs_no_port():
-    item = written(type="ipsec", public={"de-1": {"public_key": ED25519}})
-    for end in ("source", "target"):
-        del item["config"][end]["port"]
+    item = written(type="ipsec", public={"de-1": {"public_key": ED25519}}, config=config_of("ipsec"))
     (record,), broken = _records.from_list([item], "home")
     assert broken == []
     assert [end["port"] for end in record["ends"].values()] == [4500, 4500]
@@ -534,6 +541,17 @@ def test_hand_written_rubbish_never_crashes(listed):
     records, broken = _records.from_list(listed, "home")
     assert records == []
     assert len(broken) == len(listed)
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_published_halves_of_each_type(kind):
+    (record,), _broken = _records.from_list([written(type=kind, config=config_of(kind))], "home")
+    told = {"b": [{"uuid": record["uuid"], "public": dict(HALVES[kind], private_key="x")}]}
+    (merged,) = _views.publish([record], told, {"a": "de-1", "b": "fi-1"})
+    assert [end["public"] for end in merged["ends"].values()] == [None, HALVES[kind]]
+    told["b"][0]["public"] = HALVES["wireguard" if kind == "ipsec" else "ipsec"]
+    with pytest.raises(FieldError, match="public_key"):
+        _views.publish([record], told, {"a": "de-1", "b": "fi-1"})
 
 
 def test_published_halves_are_merged_into_hand_written_records():
