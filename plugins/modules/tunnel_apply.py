@@ -173,7 +173,7 @@ tunnels:
         public_key: {description: A public key., type: str}
         psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
         fingerprint: {description: Of the certificate (OpenVPN)., type: str}
-        next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where there is one).", type: str}
+        next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where it is).", type: str}
         accepts: {description: Of the newest certificate of the peer that this end lets in (OpenVPN)., type: str}
     publish: {description: "Whether the panel lacks this public half, or has another.", type: bool}
     hand: {description: "Whether it sealed something for its peer, which takes it when it is applied next.", type: bool}

@@ -244,7 +244,7 @@ def test_tunnel_report(world: World) -> None:
     first = world.tunnel("de-fi", "de-1", "fi-1")
     second = world.tunnel("de-us", "de-1", "us-1")
     third = world.tunnel("fi-us", "fi-1", "us-1")
-    good = {"handshake_age": 5, "rx_bytes": 1480, "tx_bytes": 1480, "rtt_ms": 0.52, "loss_percent": 0}
+    good: dict[str, Any] = {"handshake_age": 5, "rx_bytes": 1480, "tx_bytes": 1480, "rtt_ms": 0.52, "loss_percent": 0}
     good.update(cipher="ChaCha20-Poly1305", key_exchange="X25519 + PSK", post_quantum=True, data_path="kernel")
     results = {
         "host-a": {

@@ -98,9 +98,10 @@ class Life(RuleBasedStateMachine):
         for tunnel in self.api.send("GET", "/api/tunnels?limit=1000"):
             self.api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
         # What is left of earlier lives would decide what is taken in this one, which could then not be told again.
-        with closing(sqlite3.connect(self.panel.database, timeout=10)) as database, database:
+        with closing(sqlite3.connect(self.panel.database, timeout=10)) as database:
             database.execute("DELETE FROM sqlite_sequence WHERE name = 'tunnels'")
             database.execute("UPDATE tunnel_panel SET next_ipv4 = ?, next_ipv6 = ?, next_port = ?", [cursor] * 3)
+            database.commit()
         self.known: dict[int, Any] = {}
         self.highest = 0
 
