@@ -66,6 +66,8 @@ def compare(plan, before, live, routes, mtu):
         plan.give = True
         plan.changes.append("connection loaded")
     plan.renew = plan.digest != known or not before.key_there
+    if plan.files and not plan.changes:
+        plan.changes.append("files put back")
 
 
 def _compare_charon(plan, live):
@@ -80,6 +82,7 @@ def _compare_charon(plan, live):
 def _compare_watch(plan, live, written):
     if any("marzban-ipsec-call" in path or path.endswith("/" + text.WATCH_UNIT) for path in written):
         plan.watch = "restart"
+        plan.changes.append("%s written" % text.WATCH_UNIT)
     elif not plan.start and live["units"].get(text.WATCH_UNIT, {}).get("active") != "active":
         plan.watch = "start"
         plan.changes.append("%s started" % text.WATCH_UNIT)

@@ -70,17 +70,17 @@ RestartSec=2
 """
 
 # The pause is never the same, or two peers might call each other at the same moment again and again.
-_SCRIPT = """# strongSwan calls a peer once. What is down is called again here, by the ends that shall call.
-while sleep "2.$(od -An -N1 -tu1 /dev/urandom | tr -d ' ')"; do
-    sas=$(swanctl --list-sas 2>/dev/null) || continue
-    busy=$(printf '%%s\\n' "$sas" | awk -F: '/, CONNECTING,|, INSTALLED,|, REKEY/ { gsub(/ /, "", $1); print $1 }')
-    for conf in %s/marzban-*.conf; do
-        name=${conf##*/marzban-}
-        name=${name%%.conf}
-        grep -q '^ *remote_addrs = %%any$' "$conf" && continue
-        [ -e "/sys/class/net/$name" ] || continue
-        printf '%%s\\n' "$busy" | grep -qxF "$name" && continue
-        swanctl --initiate --child "$name" --timeout 1 >/dev/null 2>&1 &
+_SCRIPT = r"""# strongSwan calls a peer once. The tunnels that are down are called again here, by the ends that shall call.
+while sleep "3.$(($(od -An -N1 -tu1 /dev/urandom)))"; do
+    down=$(swanctl --list-sas 2>/dev/null | awk '
+        !conf && /, (CONNECTING|INSTALLED|REKEYING),/ { sub(/:.*/, ""); gsub(/ /, ""); busy[$0] }
+        conf && $1 == "remote_addrs" && $3 != "%%any" {
+            sub(/.*\/marzban-/, "", FILENAME)
+            sub(/\.conf$/, "", FILENAME)
+            if (!(FILENAME in busy)) print FILENAME
+        }' conf=0 - conf=1 %s/marzban-*.conf 2>/dev/null)
+    for name in $down; do
+        [ -e "/sys/class/net/$name" ] && swanctl --initiate --child "$name" --timeout 1 >/dev/null 2>&1 &
     done
     wait
 done
@@ -220,7 +220,7 @@ def measured(sas, data_path):
         return {"handshake_age": None, "rx_bytes": None, "tx_bytes": None, "data_path": data_path}
     newest = min(children, key=lambda one: _number(one, "install-time"))
     exchanges = [
-        _exchange(ike.get(key)) for key in ("dh-group", *("ke%d" % step for step in range(1, 8))) if ike.get(key)
+        _exchange(ike.get(key)) for key in ("dh-group", *("ake%d" % step for step in range(1, 8))) if ike.get(key)
     ]
     return {
         "handshake_age": _number(ike, "established"),
