@@ -214,8 +214,12 @@ class IPsec(Protocol):
         mtu = self._mtu_inside(view, path, live, resolved)
         ike, esp = text.proposals(view["post_quantum"], self._has_ml_kem())
         values = {
-            **{"dir": folder, "mtu": mtu, "proposals": ike, "esp_proposals": esp},
-            **{"local_ts": ", ".join(here), "remote_ts": ", ".join(there)},
+            "dir": folder,
+            "mtu": mtu,
+            "proposals": ike,
+            "esp_proposals": esp,
+            "local_ts": ", ".join(here),
+            "remote_ts": ", ".join(there),
             "public_key": public["public_key"] if public else "?",
             "peer_public_key": peer_public["public_key"],
             "if_id": text.if_id(uuid) if path == text.KERNEL else 0,

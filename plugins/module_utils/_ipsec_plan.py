@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _ipsec_text as text
 from ansible_collections.marzban.tunnels.plugins.module_utils import _host, _link
+from ansible_collections.marzban.tunnels.plugins.module_utils import _ipsec_text as text
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 
 CHARON = "strongswan.service"
 
-# What the last run left: the connection's digest as charon was given it, whether the key in swanctl's folder is the
-# tunnel's, whether the interface is of the right kind, and ``applied`` of the state.
+# What the last run left: whether the key in swanctl's folder is the tunnel's, whether the interface is of the right
+# kind, and ``applied`` of the state.
 Before = namedtuple("Before", "key_there right_kind applied")
 
 
@@ -36,7 +36,10 @@ class Plan(_link.Plan):
 
 
 def compare(plan, before, live, routes, mtu):
-    """Fills ``plan``, whose files are known. ``live`` is what ``IPsec.look`` said, ``routes`` those of the main table."""
+    """Fills ``plan``, whose files are known.
+
+    ``live`` is what ``IPsec.look`` said, ``routes`` those of the main table, ``mtu`` the one inside.
+    """
     name, view = plan.interface, plan.view
     written = [path for path, _before, _after in plan.files]
     plan.units = any(path.endswith(".service") for path in written)

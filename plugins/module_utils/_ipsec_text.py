@@ -70,7 +70,7 @@ RestartSec=2
 """
 
 # The pause is never the same, or two peers might call each other at the same moment again and again.
-_SCRIPT = r"""# strongSwan calls a peer once. The tunnels that are down are called again here, by the ends that shall call.
+_SCRIPT = r"""# strongSwan calls a peer once. What is down is called again here, by the ends that shall call.
 while sleep "3.$(($(od -An -N1 -tu1 /dev/urandom)))"; do
     down=$(swanctl --list-sas 2>/dev/null | awk '
         !conf && /, (CONNECTING|INSTALLED|REKEYING),/ { sub(/:.*/, ""); gsub(/ /, ""); busy[$0] }
@@ -205,12 +205,11 @@ def by_name(messages):
 
 def session(sas):
     """``(IKE_SA, [its CHILD_SAs that carry traffic])`` of one connection, the newest that has any; or (None, [])."""
-    best = (None, [])
-    for ike in sas:
+    for ike in sorted(sas, key=lambda one: _number(one, "established")):
         children = [one for one in ike.get("child-sas", {}).values() if one.get("state") in ("INSTALLED", "REKEYING")]
-        if children and (best[0] is None or _number(ike, "established") < _number(best[0], "established")):
-            best = (ike, children)
-    return best
+        if children:
+            return ike, children
+    return None, []
 
 
 def measured(sas, data_path):

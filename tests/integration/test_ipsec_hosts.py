@@ -82,9 +82,9 @@ def leftovers(nodes: Nodes, host: str) -> str:
         host,
         """ls -A /etc/marzban 2>/dev/null; ls -A /etc/swanctl/conf.d /etc/swanctl/private | grep marzban
         ls /etc/strongswan.d /usr/local/sbin /etc/systemd/system /etc/systemd/system/*.wants | grep marzban
-        nft list tables | grep marzban; ls /sys/class/net | grep -E '^(mz|ipsec)'; swanctl --list-conns 2>/dev/null
-        swanctl --list-sas 2>/dev/null; systemctl list-units --all --no-legend 'marzban*'; systemctl --failed --no-legend
-        true""",
+        nft list tables | grep marzban; ls /sys/class/net | grep -E '^(mz|ipsec)'
+        swanctl --list-conns 2>/dev/null; swanctl --list-sas 2>/dev/null
+        systemctl list-units --all --no-legend 'marzban*'; systemctl --failed --no-legend; true""",
     ).strip()
 
 
@@ -143,8 +143,8 @@ def test_owners_connection_is_left_alone(nodes: Directly) -> None:
     try:
         charon = nodes.sh("a", "pidof charon-systemd")
         up(nodes, ipsec(nodes, 1), ipsec(nodes, 2, "a", "c"))
-        ends = {"b": {"routes": ["192.168.77.0/24"]}}
-        nodes.apply({"a": nodes.views(known(nodes, ipsec(nodes, 1, ends=ends)), known(nodes, ipsec(nodes, 2, "a", "c")))["a"]})
+        routed = ipsec(nodes, 1, ends={"b": {"routes": ["192.168.77.0/24"]}})
+        nodes.apply({"a": nodes.views(known(nodes, routed), known(nodes, ipsec(nodes, 2, "a", "c")))["a"]})
         nodes.apply(nodes.views(ipsec(nodes, 1, active=False), ipsec(nodes, 2, "a", "c", active=False)))
         assert not nodes.reaches("a", 1, 1)
         up(nodes, ipsec(nodes, 1), ipsec(nodes, 2, "a", "c"))
@@ -159,10 +159,10 @@ def test_owners_connection_is_left_alone(nodes: Directly) -> None:
         assert "mz" not in said.replace("owner", "")
         assert pings.stop() == set()
     finally:
-        for host in places:
-            nodes.sh(host, "rm /etc/swanctl/conf.d/owner.conf; systemctl stop 'pings-*'")
-            nodes.sh(host, "sed -i 's/load = yes/load = no/' /etc/strongswan.d/charon/kernel-libipsec.conf")
-            nodes.sh(host, f"ip addr del {places[host]}/32 dev lo; systemctl restart strongswan")
+        for name, place in places.items():
+            nodes.sh(name, "rm /etc/swanctl/conf.d/owner.conf; systemctl stop 'pings-*'")
+            nodes.sh(name, "sed -i 's/load = yes/load = no/' /etc/strongswan.d/charon/kernel-libipsec.conf")
+            nodes.sh(name, f"ip addr del {place}/32 dev lo; systemctl restart strongswan")
 
 
 def test_after_a_reboot(nodes: Directly) -> None:
@@ -181,7 +181,7 @@ def test_drift_is_put_back_and_named(nodes: Directly) -> None:
         ("rm /etc/swanctl/conf.d/marzban-mz1.conf", ["connection written"]),
         ("sed -i s/mobike/#/ /etc/swanctl/conf.d/marzban-mz1.conf", ["connection changed"]),
         (
-            "mv /etc/swanctl/conf.d/marzban-mz1.conf /root; swanctl --load-all; mv /root/marzban-mz1.conf /etc/swanctl/conf.d",
+            "cd /etc/swanctl/conf.d; mv marzban-mz1.conf /root; swanctl --load-all; mv /root/marzban-mz1.conf .",
             ["connection loaded"],
         ),
         ("echo > /etc/swanctl/private/marzban-mz1.pem", ["private key given to strongSwan"]),
@@ -222,7 +222,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
     """Addresses, routes, MTU and names change; the others lose not one packet, and the tunnel itself under a second."""
     others = [ipsec(nodes, 2, "a", "c"), ipsec(nodes, 3, "b", "c")]
     up(nodes, ipsec(nodes, 1), *others)
-    nodes.sh("b", "ip link add lan type veth peer name lan-end; ip addr add 192.168.77.1/24 dev lan; ip link set lan up")
+    nodes.sh("b", "ip link add lan type veth peer name end; ip addr add 192.168.77.1/24 dev lan; ip link set lan up")
     others = [known(nodes, one) for one in others]
     steady = [Pings(nodes.lab.host("a"), "10.201.2.3", 0.01), Pings(nodes.lab.host("b"), "fd6d:7a00::3:3", 0.01)]
     for one in steady:
@@ -237,7 +237,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
             ({"ends": moved, "interface": "moved"}, "10.77.0.2", "interface moved instead of mz1"),
         ):
             own = Pings(nodes.lab.host("a"), "10.201.1.3", 0.01).start() if more == {"ends": routed} else None
-            views = nodes.views(known(nodes, ipsec(nodes, 1, **more)), *others)  # type: ignore[arg-type]
+            views = nodes.views(known(nodes, ipsec(nodes, 1, **more)), *others)
             answers = nodes.apply(views)
             assert change in answers["a"].tunnel(1)["changes"]
             assert not any(answers["a"].tunnel(2)["changes"] + answers["b"].tunnel(3)["changes"])
