@@ -41,11 +41,14 @@ class Apply:
         self.protocols = {k: PROTOCOLS[k](host, folders, **given.get(k, {})) for k in types if k in PROTOCOLS}
         self.states, self.missing, self.removed, self.diff = {}, [], [], []
 
-    def run(self, raws, templates, remove=(), remove_all=False, handed=None):
+    def run(self, raws, templates, remove=(), remove_all=False, handed=None, together=()):
         """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``.
 
-        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``.
+        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``; ``together``: the uuids of tunnels
+        whose other end is applied in the same round.
         """
+        for protocol in self.protocols.values():
+            protocol.together = set(together)
         remove = [_checks.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
         before = self.folders.states()
         if not self.host.check:

@@ -197,5 +197,3 @@ def parse_tables(listing, digest):
         if re.match(r"table inet marzban-[0-9a-f-]{36} ", part):
             found[part.split()[2]] = digest(part.strip())
     return found
-
-

@@ -57,6 +57,7 @@ class Protocol:
     def __init__(self, host, folders):
         self.host = host
         self.folders = folders
+        self.together = set()  # uuids of the tunnels whose other end is applied in the same round
         self._path_mtus = {}  # by address: many tunnels may go to one place
 
     # Keys: one static X25519 key in the tunnel's folder

@@ -67,6 +67,10 @@ class WireGuard(Protocol):
     program = "wg-quick"
     session_limit = text.STALE
 
+    def __init__(self, host, folders):
+        super().__init__(host, folders)
+        self._used = {}  # uuid: fingerprint of the pre-shared key that the tunnel is to use, or None
+
     # What is there
 
     def missing(self):
@@ -91,16 +95,17 @@ class WireGuard(Protocol):
         return there, dict(public, psk_fingerprint=found) if found else public
 
     def exchange(self, view, public, peer_public, state, handed):
-        """Makes the pre-shared key (the source), or takes it (the target)."""
-        folder, changes = self.folders.path(view["uuid"]), []
+        """Makes the pre-shared key (the source), or takes it (the target), and finds out whether it is to be used."""
+        uuid, folder, changes = view["uuid"], self.folders.path(view["uuid"]), []
         held = (public or {}).get("psk_fingerprint")
         theirs = peer_public.get("psk_fingerprint")
+        offers = view["local"]["role"] == "source"
         if view["post_quantum"] == "off":
             if held:
                 changes.append("pre-shared key removed")
                 self._unless_check(_preshared.drop, folder)
-            held = None
-        elif view["local"]["role"] == "source":
+            held = offers = None
+        elif offers:
             known = ((state or {}).get("peer") or {}).get("public") or peer_public
             if not held or known["public_key"] != peer_public["public_key"]:
                 changes.append("pre-shared key made")
@@ -108,15 +113,24 @@ class WireGuard(Protocol):
             if held and held == theirs:
                 self._unless_check(_preshared.withdraw, folder)
             elif held:
-                self._unless_check(_preshared.offer, folder, view["uuid"], peer_public["public_key"])
+                self._unless_check(_preshared.offer, folder, uuid, peer_public["public_key"])
         elif handed and held != theirs:
             changes.append("pre-shared key taken")
-            held = self._unless_check(
-                _preshared.take, folder, view["uuid"], handed, peer_public["public_key"], theirs
-            )
-        hand = bool(held) and held != theirs and view["local"]["role"] == "source"
+            held = self._unless_check(_preshared.take, folder, uuid, handed, peer_public["public_key"], theirs)
+        # Both ends see this, because both halves were published. They switch in one round: an end that waits for nobody
+        # would be alone with its key until the next run.
+        agreed = bool(held) and held == theirs == (view["local"]["public"] or {}).get("psk_fingerprint")
+        used = agreed and (uuid in self.together or self._uses(view, state))
+        self._used[uuid] = held if used else None
+        hand = bool(held) and ((agreed and not used) or (bool(offers) and held != theirs))
         public = public and {"public_key": public["public_key"]}
         return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, hand, changes)
+
+    def _uses(self, view, state):
+        """Whether the last run has switched the pre-shared key on."""
+        stood = bool(state) and state["interface"] == view["interface"]
+        conf = _files.read(conf_path(view["interface"])) if stood else None
+        return self.folders.path(view["uuid"], _preshared.FILE) in (conf or "")
 
     def _unless_check(self, do, *given):
         return None if self.host.check else do(*given)
@@ -173,16 +187,16 @@ class WireGuard(Protocol):
             conf=_files.read(conf_path(interface)) if stood else None,
             applied=(state or {}).get("applied") or {},
         )
-        agreed = self._agreed(view, template, public, peer_public)
+        preshared = self._preshared_for(view, template)
         values = {
             "dir": self.folders.path(uuid),
-            "preshared_key": self.folders.path(uuid, _preshared.FILE) if agreed else NO_KEY,
+            "preshared_key": self.folders.path(uuid, _preshared.FILE) if preshared else NO_KEY,
             "mtu": self.mtu(view, live, resolved, before.parsed and before.parsed["mtu"]),
             "peer_public_key": peer_public["public_key"],
         }
         conf_text = _render.fill(template, values)
         conf = text.parse_conf(conf_text)
-        conf["peers"][peer_public["public_key"]]["psk"] = agreed
+        conf["peers"][peer_public["public_key"]]["psk"] = preshared
         rules = _link.rules(view, conf["mtu"] or values["mtu"])
         plan = _plan.Plan(view, unit(interface), conf)
         plan.write(self.folders.path(uuid, RULES), before.rules, rules)
@@ -190,19 +204,18 @@ class WireGuard(Protocol):
         _plan.compare(plan, before, public and public["public_key"], live, routes, resolved)
         return plan
 
-    def _agreed(self, view, template, public, peer_public):
-        """The fingerprint of the pre-shared key that both ends hold, or None. Raises Error where it has to be there."""
-        held = (public or {}).get("psk_fingerprint")
-        agreed = held if held == peer_public.get("psk_fingerprint") else None
-        if view["post_quantum"] == "require" and not agreed and not self.host.check:
-            mend = "%s does not hold this tunnel's pre-shared key yet: run apply with both nodes, or choose auto."
+    def _preshared_for(self, view, template):
+        """The fingerprint of the pre-shared key that is to be used, or None. Raises Error where there has to be one."""
+        used = self._used.get(view["uuid"])
+        if view["post_quantum"] == "require" and not used and not self.host.check:
+            mend = "%s does not use this tunnel's pre-shared key yet: run apply with both nodes, or choose auto."
             raise FieldError("post_quantum", "require", mend % view["peer"]["node"])
-        if agreed and "@node.preshared_key@" not in template:
+        if used and "@node.preshared_key@" not in template:
             raise Error(
                 "The template does not load the pre-shared key: take over the PostUp with node.preshared_key from the "
                 "role's own, or set post_quantum to off."
             )
-        return agreed
+        return used
 
     def change(self, plan):
         """What `wg syncconf` sets. With the key in it its text stays in memory: in a pipe, and in no error."""

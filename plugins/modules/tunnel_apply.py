@@ -75,6 +75,13 @@ options:
       - Whether to send pings through the tunnels that run. Without them no tunnel is called V(active).
     type: bool
     default: true
+  together:
+    description:
+      - The uuids of tunnels whose other end is applied in the same round. What both ends have to switch at the same time
+        is switched for these only.
+    type: list
+    elements: str
+    default: []
   ipsec_data_path:
     description:
       - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's
@@ -254,7 +261,7 @@ def work(module):
     run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
     if given["seal"]:
         return {"changed": False, "sealed": run.sealed(given["seal"]), "diff": []}
-    return run.run(views, rendered, given["remove"], given["remove_all"], given["handed"])
+    return run.run(views, rendered, given["remove"], given["remove_all"], given["handed"], given["together"])
 
 
 def main():
@@ -269,6 +276,7 @@ def main():
             "config_dir": {"type": "str"},
             "templates": {"type": "dict", "default": {}},
             "probe": {"type": "bool", "default": True},
+            "together": {"type": "list", "elements": "str", "default": []},
             "ipsec_data_path": {"type": "str", "choices": ["auto", "kernel", "userspace"], "default": "auto"},
             "rendered": {"type": "list", "elements": "dict"},
             "handed": {"type": "dict", "default": {}, "no_log": True},

@@ -59,7 +59,7 @@ def main() -> None:
         else:
             run = Apply(_host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
             going = given.get("remove", []), given.get("remove_all", False)
-            answer = run.run(views, given["rendered"], *going, given.get("handed"))
+            answer = run.run(views, given["rendered"], *going, given.get("handed"), given.get("together", ()))
     except Error as error:
         answer = {"failed": True, "msg": str(error)}
     json.dump(answer, sys.stdout)

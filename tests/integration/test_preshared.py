@@ -118,6 +118,6 @@ def test_required_and_not_held_is_an_error_that_names_the_peer(world: World) -> 
     world.apply("--limit", "b").expect(2)
     run = world.apply("--limit", "a").expect(2)
     assert "tunnel two on a: post_quantum: 'require'" in run.text
-    assert "b does not hold this tunnel's pre-shared key yet: run apply with both nodes" in run.text
+    assert "b does not use this tunnel's pre-shared key yet: run apply with both nodes" in run.text
     world.apply().expect()
     world.expect_traffic(("two", "a", "b"), ("one", "a", "b"))
