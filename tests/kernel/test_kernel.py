@@ -1,7 +1,10 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kernel's own data paths: a virtual machine with Debian's kernel, joined to a container that has none of them."""
+"""The kernel's own data paths: a virtual machine with Debian's kernel, joined to a container that has none of them.
+
+The tests build on each other. Commands in the machine are slow, so there are few of them.
+"""
 
 from __future__ import annotations
 
@@ -11,49 +14,132 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import World
-from tests.lab.host import Host
+from tests.integration.world import World, until
+from tests.lab import Host
 
 pytestmark = pytest.mark.lab
-TYPES = ("wireguard",)
-TUNNELS = [(name, "vm", "ct") for name in TYPES]
+
+#: Type of a tunnel, which is also its name: what the kernel calls its interface.
+KINDS = {"wireguard": "wireguard"}
+TUNNELS = [(name, "vm", "ct") for name in KINDS]
+#: Seconds for what takes one or two on an idle machine.
+PATIENCE = 60
+#: What pings carry that may be read on the wire, and those that may not: 16 bytes, in hex.
+PLAIN = "506c61696e2074657874206f6e206c61"
+INNER = "496e7369646520612074756e6e656c21"
 
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
     """A tunnel of each type, named like it."""
-    world = make_world(vm="forky+tunnels+kernel", ct="trixie+tunnels")
+    world = make_world(vm="forky+tunnels+kernel", ct="forky+tunnels")
     for name, source, target in TUNNELS:
         world.tunnel(name, source, target, tunnel_type=name)
     return world
 
 
-def kind(host: Host, interface: str) -> str:
-    """What the kernel says an interface is."""
-    (link,) = json.loads(host.run(["ip", "-j", "-d", "link", "show", interface]).stdout)
-    return str(link["linkinfo"]["info_kind"])
+@pytest.fixture
+def vm(world: World) -> Host:
+    return world.lab.host("vm")
 
 
-def interfaces(world: World, node: str) -> dict[str, str]:
-    """Names of a node's interfaces by those of the tunnels."""
-    ends = {name: one["ends"] for name, one in world.tunnels().items()}
-    return {name: end["interface"] for name, both in ends.items() for end in both if end["node"] == node}
+@pytest.fixture
+def ct(world: World) -> Host:
+    return world.lab.host("ct")
 
 
-def measured(world: World, node: str) -> dict[str, dict[str, Any]]:
-    """What a node last reported."""
-    ends = {name: one["ends"] for name, one in world.tunnels().items()}
-    return {name: end["measured"] for name, both in ends.items() for end in both if end["node"] == node}
+def ends(world: World, node: str) -> dict[str, dict[str, Any]]:
+    """A node's end of each tunnel, as the panel has it."""
+    return {name: end for name, one in world.tunnels().items() for end in one["ends"] if end["node"] == node}
 
 
-def test_one_run_brings_up_all(world: World) -> None:
+def kinds(world: World, host: Host) -> dict[str, str | None]:
+    """What a host's kernel calls the interface of each tunnel; what is missing is left out."""
+    links = {link["ifname"]: link for link in json.loads(host.run(["ip", "-json", "-details", "link"]).stdout)}
+    interfaces = {name: end["interface"] for name, end in ends(world, host.name).items()}
+    return {name: links[dev]["linkinfo"]["info_kind"] for name, dev in interfaces.items() if dev in links}
+
+
+def data_paths(world: World, node: str) -> dict[str, str]:
+    """What a node reported last."""
+    return {name: (end["measured"] or {}).get("data_path") for name, end in ends(world, node).items()}
+
+
+def expect_the_kernels_paths(world: World) -> None:
+    world.expect_traffic(*TUNNELS, seconds=PATIENCE)
+    assert kinds(world, world.lab.host("vm")) == KINDS
+    assert kinds(world, world.lab.host("ct")) == dict.fromkeys(KINDS, "tun")
+
+
+def test_one_run_brings_up_all(world: World, vm: Host) -> None:
     world.apply().expect()
-    world.expect_traffic(*TUNNELS)
+    expect_the_kernels_paths(world)
+    assert data_paths(world, "vm") == dict.fromkeys(KINDS, "kernel")
+    assert data_paths(world, "ct") == dict.fromkeys(KINDS, "userspace")
+    assert vm.run(["pgrep", "--list-full", "wireguard-go"], check=False).stdout == ""
+
+
+def test_a_second_run_changes_nothing(world: World) -> None:
     assert world.apply("--diff").expect().changed() == []
 
 
-def test_wireguard_is_the_kernels(world: World) -> None:
-    vm = world.lab.host("vm")
-    assert kind(vm, interfaces(world, "vm")["wireguard"]) == "wireguard"
-    assert vm.run(["pgrep", "--list-full", "wireguard-go"], check=False).stdout == ""
-    assert kind(world.lab.host("ct"), interfaces(world, "ct")["wireguard"]) == "tun"
+def test_only_the_protocols_own_packets_are_on_the_wire(world: World, vm: Host, ct: Host) -> None:
+    addresses = [address for name in KINDS for address in world.addresses(name, "ct")]
+    unit, file = "wire.service", "/root/wire.pcap"
+    capture = ["tcpdump", "-n", "-U", "-i", "eth0", "-w", file, "host", vm.address, "or", "host", vm.address6]
+    ct.run(["systemd-run", "--quiet", f"--unit={unit}", *capture])
+    until("start of the capture", lambda: "listening on eth0" in ct.run(["journalctl", "-u", unit]).stdout)
+    ping = "ping -n -q -c 5 -i 0.2"
+    vm.run(" && ".join([f"{ping} -p {INNER} {address}" for address in addresses]))
+    # What is looked for can be found: these go beside the tunnels.
+    vm.run(f"{ping} -p {PLAIN} {ct.address} && {ping} -p {PLAIN} {ct.address6}")
+    ct.run(["systemctl", "stop", unit])
+
+    def packets(condition: str) -> int:
+        return len(ct.run(["tcpdump", "-n", "-r", file, condition]).stdout.splitlines())
+
+    def port(name: str) -> str:
+        return f"udp port {ends(world, 'ct')[name]['port']}"
+
+    for name in KINDS:
+        assert packets(port(name)) >= 20, name  # five there and back, over IPv4 and over IPv6
+    neighbours = "arp or (icmp6 and ip6[40] >= 133)"
+    own = " or ".join([port(name) for name in KINDS] + ["udp port 500", "tcp port 22", neighbours])
+    foreign = f"not ({own})"
+    assert packets(foreign) == packets("icmp or (icmp6 and ip6[40] < 133)") == 20
+
+    seen = ct.run(["od", "-An", "-v", "-tx1", file]).stdout
+    read = "".join(seen.split())
+    assert PLAIN in read
+    assert INNER not in read
+
+
+def test_a_reboot(world: World, vm: Host) -> None:
+    """The machine comes back with all tunnels, and with nobody's help."""
+    vm.run("echo kept > /root/kept; echo lost > /run/lost; ip address add 198.51.100.1/32 dev eth0")
+    vm.reboot()
+    assert vm.run("cat /root/kept; cat /run/lost 2> /dev/null", check=False).stdout == "kept\n"
+    assert "198.51.100.1" not in vm.run("ip address show dev eth0").stdout
+    expect_the_kernels_paths(world)
+    assert world.apply("--diff").expect().changed() == []
+
+
+def test_what_is_removed_leaves_nothing(world: World, vm: Host, ct: Host) -> None:
+    for one in world.tunnels().values():
+        world.api("DELETE", f"/tunnels/{one['id']}")
+    world.apply().expect()
+    for host in (vm, ct):
+        links = [link["ifname"] for link in json.loads(host.run(["ip", "-json", "link"]).stdout)]
+        assert [name for name in links if name.startswith("mz")] == []
+        assert host.run("nft list tables | grep marzban; ls /etc/marzban/tunnels", check=False).stdout == ""
+        assert host.run("systemctl --failed --no-legend").stdout == ""
+
+
+def test_the_machine_is_a_host_like_the_others(vm: Host, ct: Host) -> None:
+    """Its cable can be cut, and what fails in it is told."""
+    assert vm.run("cat; exit 3", check=False, input="in").stdout == "in"
+    ping = ["ping", "-q", "-c", "1", "-W", "2", vm.address]
+    vm.cut()
+    assert ct.run(ping, check=False).returncode == 1
+    vm.mend()
+    until("an answer after the cable was mended", lambda: ct.run(ping, check=False).returncode == 0)
