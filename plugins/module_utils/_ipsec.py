@@ -98,6 +98,7 @@ class IPsec(Protocol):
         self._wanted_path = data_path
         self._taken = {}  # {network: name of the tunnel} in this run, on the userspace data path
         self._asked = {}
+        self._planned = False  # that a tunnel runs here after this run
 
     # What is there
 
@@ -247,6 +248,7 @@ class IPsec(Protocol):
             applied=(state or {}).get("applied") or {},
         )
         _plan.compare(plan, before, live, routes, mtu)
+        self._planned = True
         return plan
 
     def _mtu_inside(self, view, path, live, resolved):
@@ -310,7 +312,7 @@ class IPsec(Protocol):
 
     def released(self, places):
         """Takes the connections away from charon too, and with the last one whatever else is ours."""
-        last = not glob.glob(etc("swanctl", "conf.d", text.CONNECTIONS))
+        last = not self._planned and not glob.glob(etc("swanctl", "conf.d", text.CONNECTIONS))
         if last:
             for path in (SCRIPT, os.path.join(UNITS, text.WATCH_UNIT), etc("strongswan.d", "marzban.conf")):
                 with contextlib.suppress(Error):
