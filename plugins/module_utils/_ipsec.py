@@ -37,8 +37,8 @@ for one in "$@"; do
     (
         swanctl --terminate --ike "$name" --timeout 2
         case $one in
-            source:*) swanctl --initiate --child "$name" --timeout 3 ;;
-            target:*) sleep 0.2; swanctl --initiate --child "$name" --timeout 3 ;;
+            source:*) swanctl --initiate --child "$name" --timeout 1 ;;
+            target:*) sleep 0.2; swanctl --initiate --child "$name" --timeout 1 ;;
         esac
     ) >/dev/null 2>&1 &
 done
@@ -169,9 +169,10 @@ class IPsec(Protocol):
         return None if said is None else text.parse_raw(said)
 
     def _version(self):
+        """strongSwan's, as numbers; () where it isn't installed."""
         if "version" not in self._asked:
             said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.look("swanctl", "--version") or "")
-            self._asked["version"] = tuple(int(one) for one in said.groups()) if said else (0, 0, 0)
+            self._asked["version"] = tuple(int(one) for one in said.groups()) if said else ()
         return self._asked["version"]
 
     def _has_ml_kem(self):
@@ -276,7 +277,7 @@ class IPsec(Protocol):
                 self.host.run("systemctl", "daemon-reload")
             actions = {plan.charon for plan in plans if plan.charon}
             if actions:
-                self.host.run("systemctl", max(actions), CHARON, timeout=60)
+                self.host.run("systemctl", min(actions), CHARON, timeout=60)
             elif any(plan.settings for plan in plans):
                 self.host.run("sh", "-c", "swanctl --reload-settings 2>&1")
         except Error as error:

@@ -95,7 +95,7 @@ def check_selectors(view, taken, there, version, links):
     """Refuses what kernel-libipsec can't carry. Raises FieldError.
 
     ``taken``: ``{network: name of the tunnel}`` of this host's other tunnels, ``there`` the networks behind this one,
-    ``version`` of strongSwan as numbers, ``links`` as ``_host.look_links`` has them.
+    ``version`` of strongSwan as numbers (() if unknown), ``links`` as ``_host.look_links`` has them.
     """
     shared = text.overlap(there, taken)
     if shared:
@@ -104,7 +104,7 @@ def check_selectors(view, taken, there, version, links):
             "choose networks apart, or a kernel with ESP and XFRM interfaces."
         )
         raise FieldError("routes", shared[0], mend % (shared[1], taken[shared[1]]))
-    if version >= (5, 9, 12):
+    if not version or version >= (5, 9, 12):
         return
     addresses = [one.split("/")[0] for link in links.values() for one in link["addresses"]]
     for route in view["local"]["routes"]:

@@ -40,8 +40,8 @@ _USERSPACE = """  plugins {
 
 _UNIT = """[Unit]
 Description=Interface %(name)s of an IPsec tunnel
-Wants=network-online.target strongswan.service %(watch)s
-After=network-online.target
+Wants=strongswan.service %(watch)s
+After=nftables.service
 # A peer that calls finds the interface there.
 Before=strongswan.service
 
