@@ -347,7 +347,7 @@ def test_a_record_past_the_validation_touches_nothing_and_stops_no_other(
         assert host.run(f"ls -d {OWNED}", check=False).returncode != 0
     assert not Path(OWNED).exists()
     sent = [line for line in world.panel.log_lines() if line["path"] == "/api/tunnels/keys"]
-    assert len(sent) == 1
+    assert 1 <= len(sent) <= 3, "one for each round, and the broken ones add none"
     keys = {end["node"]: end["public"] for end in world.tunnels()["good"]["ends"]}
     assert all(keys.values())
     assert all(
