@@ -9,6 +9,7 @@ The tests build on each other. Commands in the machine are slow, so there are fe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,11 @@ from tests.lab import Host
 pytestmark = pytest.mark.lab
 
 #: Type of a tunnel, which is also its name: what the kernel calls its interface.
-KINDS = {"wireguard": "wireguard"}
+KINDS = {"wireguard": "wireguard", "ipsec": "xfrm"}
 TUNNELS = [(name, "vm", "ct") for name in KINDS]
 #: Seconds for what takes one or two on an idle machine.
 PATIENCE = 60
+PING = "ping -n -q -i 0.2 -W 5"
 #: What pings carry that may be read on the wire, and those that may not: 16 bytes, in hex.
 PLAIN = "506c61696e2074657874206f6e206c61"
 INNER = "496e7369646520612074756e6e656c21"
@@ -53,11 +55,16 @@ def ends(world: World, node: str) -> dict[str, dict[str, Any]]:
     return {name: end for name, one in world.tunnels().items() for end in one["ends"] if end["node"] == node}
 
 
-def kinds(world: World, host: Host) -> dict[str, str | None]:
-    """What a host's kernel calls the interface of each tunnel; what is missing is left out."""
-    links = {link["ifname"]: link for link in json.loads(host.run(["ip", "-json", "-details", "link"]).stdout)}
+def links(world: World, host: Host) -> dict[str, dict[str, Any]]:
+    """What a host's kernel says of the interface of each tunnel; what is missing is left out."""
+    there = {link["ifname"]: link for link in json.loads(host.run(["ip", "-json", "-details", "link"]).stdout)}
     interfaces = {name: end["interface"] for name, end in ends(world, host.name).items()}
-    return {name: links[dev]["linkinfo"]["info_kind"] for name, dev in interfaces.items() if dev in links}
+    return {name: there[interface] for name, interface in interfaces.items() if interface in there}
+
+
+def kinds(world: World, host: Host) -> dict[str, str | None]:
+    """What the kernel calls them."""
+    return {name: link["linkinfo"]["info_kind"] for name, link in links(world, host).items()}
 
 
 def data_paths(world: World, node: str) -> dict[str, str]:
@@ -65,10 +72,23 @@ def data_paths(world: World, node: str) -> dict[str, str]:
     return {name: (end["measured"] or {}).get("data_path") for name, end in ends(world, node).items()}
 
 
+def associations(host: Host) -> int:
+    """How many of IPsec's the kernel has."""
+    return len(re.findall("^src", host.run(["ip", "xfrm", "state"]).stdout, re.MULTILINE))
+
+
 def expect_the_kernels_paths(world: World) -> None:
     world.expect_traffic(*TUNNELS, seconds=PATIENCE)
     assert kinds(world, world.lab.host("vm")) == KINDS
     assert kinds(world, world.lab.host("ct")) == dict.fromkeys(KINDS, "tun")
+    assert associations(world.lab.host("vm")) == 2  # there and back
+    assert associations(world.lab.host("ct")) == 0
+
+
+def expect_nothing_to_do(world: World) -> None:
+    run = world.apply("--diff").expect()
+    assert {name: run.changes(name) for name in world.lab.hosts} == dict.fromkeys(world.lab.hosts, {})
+    assert run.changed() == []
 
 
 def test_one_run_brings_up_all(world: World, vm: Host) -> None:
@@ -80,20 +100,23 @@ def test_one_run_brings_up_all(world: World, vm: Host) -> None:
 
 
 def test_a_second_run_changes_nothing(world: World) -> None:
-    assert world.apply("--diff").expect().changed() == []
+    expect_nothing_to_do(world)
 
 
 def test_only_the_protocols_own_packets_are_on_the_wire(world: World, vm: Host, ct: Host) -> None:
-    addresses = [address for name in KINDS for address in world.addresses(name, "ct")]
+    """Neither the inner ones, nor pieces of those that fill the interface."""
+    pings = []
+    for name, link in links(world, vm).items():
+        for address, head in zip(world.addresses(name, "ct"), (28, 48), strict=True):  # of IPv4 and IPv6, with ICMP's
+            full = f"-M do -s {link['mtu'] - head}"
+            pings += [f"{PING} -c 5 -p {INNER} {address}", f"{PING} -c 1 -p {INNER} {full} {address}"]
     unit, file = "wire.service", "/root/wire.pcap"
-    capture = ["tcpdump", "-n", "-U", "-i", "eth0", "-w", file, "host", vm.address, "or", "host", vm.address6]
+    capture = f"tcpdump -n -U --immediate-mode -i eth0 -w {file} host {vm.address} or host {vm.address6}".split()
     ct.run(["systemd-run", "--quiet", f"--unit={unit}", *capture])
     until("start of the capture", lambda: "listening on eth0" in ct.run(["journalctl", "-u", unit]).stdout)
-    ping = "ping -n -q -c 5 -i 0.2"
-    vm.run(" && ".join([f"{ping} -p {INNER} {address}" for address in addresses]))
     # What is looked for can be found: these go beside the tunnels.
-    vm.run(f"{ping} -p {PLAIN} {ct.address} && {ping} -p {PLAIN} {ct.address6}")
-    ct.run(["systemctl", "stop", unit])
+    pings += [f"{PING} -c 5 -p {PLAIN} {address}" for address in (ct.address, ct.address6)]
+    vm.run(" && ".join(pings))
 
     def packets(condition: str) -> int:
         return len(ct.run(["tcpdump", "-n", "-r", file, condition]).stdout.splitlines())
@@ -101,12 +124,15 @@ def test_only_the_protocols_own_packets_are_on_the_wire(world: World, vm: Host, 
     def port(name: str) -> str:
         return f"udp port {ends(world, 'ct')[name]['port']}"
 
+    beside = "icmp or (icmp6 and ip6[40] < 133)"
+    until("all pings in the capture", lambda: packets(beside) == 20)
+    ct.run(["systemctl", "stop", unit])
     for name in KINDS:
         assert packets(port(name)) >= 20, name  # five there and back, over IPv4 and over IPv6
     neighbours = "arp or (icmp6 and ip6[40] >= 133)"
     own = " or ".join([port(name) for name in KINDS] + ["udp port 500", "tcp port 22", neighbours])
-    foreign = f"not ({own})"
-    assert packets(foreign) == packets("icmp or (icmp6 and ip6[40] < 133)") == 20
+    assert packets(f"not ({own})") == 20
+    assert packets("ip[6:2] & 0x3fff != 0 or ip6 proto 44") == 0
 
     seen = ct.run(["od", "-An", "-v", "-tx1", file]).stdout
     read = "".join(seen.split())
@@ -121,7 +147,7 @@ def test_a_reboot(world: World, vm: Host) -> None:
     assert vm.run("cat /root/kept; cat /run/lost 2> /dev/null", check=False).stdout == "kept\n"
     assert "198.51.100.1" not in vm.run("ip address show dev eth0").stdout
     expect_the_kernels_paths(world)
-    assert world.apply("--diff").expect().changed() == []
+    expect_nothing_to_do(world)
 
 
 def test_what_is_removed_leaves_nothing(world: World, vm: Host, ct: Host) -> None:
@@ -131,6 +157,7 @@ def test_what_is_removed_leaves_nothing(world: World, vm: Host, ct: Host) -> Non
     for host in (vm, ct):
         links = [link["ifname"] for link in json.loads(host.run(["ip", "-json", "link"]).stdout)]
         assert [name for name in links if name.startswith("mz")] == []
+        assert host.run("ip xfrm state; ip xfrm policy | grep if_id", check=False).stdout == ""
         assert host.run("nft list tables | grep marzban; ls /etc/marzban/tunnels", check=False).stdout == ""
         assert host.run("systemctl --failed --no-legend").stdout == ""
 
