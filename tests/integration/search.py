@@ -18,6 +18,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 # What Ansible wraps a module in, with its arguments or without: a zip file in base64.
 _PAYLOAD = re.compile(rb"[A-Za-z0-9+/\n]{400,}={0,2}")
 
@@ -59,6 +63,30 @@ def key_forms(text: bytes) -> dict[str, bytes]:
     raw = base64.b64decode(text, validate=True)
     assert len(raw) == 32
     return {**forms(raw), **{f"the text's {form}": data for form, data in forms(text.rstrip(b"=")).items()}}
+
+
+def secret_forms(content: bytes) -> dict[str, bytes]:
+    """The forms of what a file of secrets holds: a key in base64, a private key in PEM, or OpenVPN's static key."""
+    if b"PRIVATE KEY" in content:
+        return pem_forms(content)
+    if b"OpenVPN Static key" in content:
+        lines = re.findall(rb"^[0-9a-f]{32}$", content, re.MULTILINE)
+        assert len(lines) == 16
+        return {f"line {n}'s {form}": data for n, line in enumerate(lines) for form, data in forms(bytes.fromhex(line.decode())).items()}
+    return key_forms(content.strip()[:44])
+
+
+def pem_forms(content: bytes) -> dict[str, bytes]:
+    """Of a private key: its number, and the lines of its text that hold nothing else."""
+    key = serialization.load_pem_private_key(content, password=None)
+    if isinstance(key, Ed25519PrivateKey):
+        raw = key.private_bytes_raw()
+    else:
+        assert isinstance(key, EllipticCurvePrivateKey)
+        raw = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
+    body = [line for line in content.splitlines() if line and b"-----" not in line]
+    found = {**forms(raw), **{f"PEM line {n}": line for n, line in enumerate(body) if n and len(line) >= 12}}
+    return found
 
 
 class Searcher:

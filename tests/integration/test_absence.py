@@ -21,6 +21,7 @@ from tests.lab.host import Host
 
 pytestmark = pytest.mark.lab
 
+KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
 OWN = "/api/tunnels/[0-9]+"  # a tunnel's own page
 ELSEWHERE = [  # what another panel (here: a hand-written list) has put on the same nodes
     {
@@ -39,11 +40,11 @@ NOTHING_SAID = "did not prove that it is deleted"
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    """Two nodes with the tunnels "one" and "two" of our panel between them, and one of another panel's."""
-    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    """Two nodes with tunnels of our panel between them, one of each type, and one of another panel's."""
+    world = make_world(a="bookworm+tunnels", b="bookworm+tunnels")
     assert world.lab is not None
-    for name in ("one", "two"):
-        world.tunnel(name, "a", "b")
+    for name, kind in KINDS.items():
+        world.tunnel(name, "a", "b", tunnel_type=kind)
     for role, node in (("source", "a"), ("target", "b")):
         ELSEWHERE[0]["config"][role]["endpoint"] = world.lab.hosts[node].address  # type: ignore[index]
     other = {
@@ -71,12 +72,16 @@ def picture(world: World) -> dict[str, str]:
     """All of a node that tunnels are made of, as one text: files, units, interfaces, addresses, peers, rules."""
     assert world.lab is not None
     script = """
-        find /etc/marzban /etc/wireguard -type f -exec stat -c '%n %a %U' {} + -exec sha256sum {} + | sort
-        systemctl list-units --all --plain --no-legend 'wg-quick@*' | awk '{print $1, $3}'
-        systemctl list-unit-files --no-legend 'wg-quick@*' | awk '{print $1, $2}'
+        find /etc/marzban /etc/wireguard /etc/openvpn /etc/swanctl /etc/strongswan.d /etc/systemd/system \\
+            -type f -exec stat -c '%n %a %U' {} + -exec sha256sum {} + | sort
+        units="wg-quick@* openvpn-*@* marzban* strongswan.service"
+        systemctl list-units --all --plain --no-legend $units | awk '{print $1, $3}'
+        systemctl list-unit-files --no-legend $units | awk '{print $1, $2}'
+        systemctl show --property=Id,ActiveEnterTimestampMonotonic 'wg-quick@*' 'openvpn-*@*' strongswan.service
         ip -o address show | awk '{print $2, $4}'
         wg show all allowed-ips
         wg show all persistent-keepalive
+        swanctl --list-conns
         nft -s list ruleset
     """
     return {name: host.run(script).stdout for name, host in world.lab.hosts.items()}
@@ -84,7 +89,7 @@ def picture(world: World) -> dict[str, str]:
 
 def expect_all_to_pass(world: World) -> None:
     assert world.lab is not None
-    world.expect_traffic(("one", "a", "b"), ("two", "a", "b"))
+    world.expect_traffic(*((name, "a", "b") for name in KINDS))
     for host, address in (("a", "10.99.0.1"), ("b", "10.99.0.0")):
         until(f"elsewhere: {address} answers {host}", partial(answers, world.lab.hosts[host], address))
 
@@ -310,19 +315,23 @@ def test_nothing_is_removed_in_the_middle_of_a_run(world: World, faulty: Faulty,
     world.api("DELETE", f"/tunnels/{new['id']}")
 
 
-def test_a_deleted_tunnel_is_removed_from_both_nodes(world: World) -> None:
+def test_deleted_tunnels_are_removed_from_both_nodes(world: World) -> None:
     """The twin of all the others, and the last one: what the panel has really deleted goes, and only that."""
     assert world.lab is not None
-    two = world.tunnels()["two"]
-    world.api("DELETE", f"/tunnels/{two['id']}")
+    deleted = {name: world.tunnels()[name] for name in ("two", "three")}
+    for tunnel in deleted.values():
+        world.api("DELETE", f"/tunnels/{tunnel['id']}")
     run = world.apply(inventory=world.static()).expect()
     for name, host in world.lab.hosts.items():
         removed = [one for answered in run.results("tunnel_apply", name) for one in answered["removed"]]
-        assert {one["name"] for one in removed} - {"new"} == {"two"}
-        left = host.run("ls /etc/marzban/tunnels /etc/wireguard; wg show interfaces; nft list tables").stdout
-        interface = next(end["interface"] for end in two["ends"] if end["node"] == name)
-        assert two["uuid"] not in left
-        assert interface not in left
+        assert {one["name"] for one in removed} - {"new"} == set(deleted)
+        left = host.run(
+            "ls /etc/marzban/tunnels /etc/openvpn/* /etc/swanctl/*; swanctl --list-conns; ls /sys/class/net; nft list tables"
+        ).stdout
+        for tunnel in deleted.values():
+            interface = next(end["interface"] for end in tunnel["ends"] if end["node"] == name)
+            assert tunnel["uuid"] not in left
+            assert interface not in left
     world.expect_traffic(("one", "a", "b"))
     for name, address in (("a", "10.99.0.1"), ("b", "10.99.0.0")):
         world.lab.hosts[name].run(["ping", "-n", "-q", "-c", "1", "-W", "5", address])

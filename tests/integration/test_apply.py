@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From records on the panel to packets, and through the life of three tunnels. The tests build on each other."""
+"""From records on the panel to packets, and through the life of tunnels of all types. The tests build on each other."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import Pings, World, until
+from tests.integration.world import MESH, TYPES, Pings, World, between, until
 from tests.lab.host import Host
+from tests.lab.site import Site
 
 pytestmark = pytest.mark.lab
-TUNNELS = (("a-b", "a", "b"), ("b-c", "b", "c"), ("a-c", "a", "c"))
+AB = [name for name, _source, _target in between("ab")]
+PROGRAMS = "command -v wg; command -v openvpn; command -v swanctl"
 OWN = "own0"
 OWN_ADDRESS = {"a": "192.0.2.1", "b": "192.0.2.2"}
 
@@ -22,8 +24,7 @@ OWN_ADDRESS = {"a": "192.0.2.1", "b": "192.0.2.2"}
 def world(make_world: Callable[..., World]) -> World:
     """Three bare hosts: what they need is installed by the first run."""
     world = make_world(a="bookworm", b="bookworm", c="trixie")
-    for name, source, target in TUNNELS:
-        world.tunnel(name, source, target)
+    world.mesh()
     return world
 
 
@@ -71,63 +72,67 @@ def test_the_quartet_on_bare_hosts(world: World) -> None:
         assert "Make the node match its view" in predicted.changed(name)
     assert len(world.panel.writes()) == before, "check mode wrote to the panel"
     for host in world.lab.hosts.values():
-        assert host.run("ls /etc/marzban /etc/wireguard", check=False).stdout == ""
-        assert host.run("command -v wg", check=False).stdout == ""
+        assert host.run("ls /etc/marzban /etc/wireguard /etc/openvpn /etc/swanctl", check=False).stdout == ""
+        assert host.run(PROGRAMS, check=False).stdout == ""
 
     done = world.apply("--diff").expect()
     for name in "abc":
         assert "Make the node match its view" in done.changed(name)
-    world.expect_traffic(*TUNNELS)
+    world.expect_traffic(*MESH)
     assert {one["status"] for one in world.tunnels().values()} == {"active"}
 
     before = len(world.panel.writes())
     assert world.apply("--check", "--diff").expect().changed() == []
     assert len(world.panel.writes()) == before, "check mode wrote to the panel"
     assert world.apply("--diff").expect().changed() == []
-    world.expect_traffic(*TUNNELS)
+    world.expect_traffic(*MESH)
 
 
 def test_a_reboot(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     world.lab.host("c").reboot()
-    world.expect_traffic(*TUNNELS)
+    world.expect_traffic(*MESH)
     assert world.apply("--diff").expect().changed() == []
     expect_own_untouched(world, own)
 
 
 def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]) -> None:
-    number = world.tunnels()["a-b"]["id"]
-    world.api("POST", f"/tunnels/{number}/deactivate")
+    before = world.tunnels()
+    for name in AB:
+        world.api("POST", f"/tunnels/{before[name]['id']}/deactivate")
     stopped = world.apply("--diff").expect()
-    assert stopped.changes("a") == {"a-b": ["stopped"]} == stopped.changes("b")
+    assert stopped.changes("a") == {name: ["stopped"] for name in AB} == stopped.changes("b")
     assert stopped.changes("c") == {}
-    assert world.silent("a-b", "a", "b")
-    assert world.silent("a-b", "b", "a")
-    world.expect_traffic(*TUNNELS[1:])
-    assert world.tunnels()["a-b"]["status"] == "inactive"
-    keys = [end["public"] for end in world.tunnels()["a-b"]["ends"]]
+    for name in AB:
+        assert world.silent(name, "a", "b")
+        assert world.silent(name, "b", "a")
+        assert world.tunnels()[name]["status"] == "inactive"
+    world.expect_traffic(*between("bc"), *between("ac"))
 
-    world.api("POST", f"/tunnels/{number}/activate")
+    for name in AB:
+        world.api("POST", f"/tunnels/{before[name]['id']}/activate")
     started = world.apply("--diff").expect()
-    assert list(started.changes("a")) == ["a-b"] == list(started.changes("b"))
-    world.expect_traffic(*TUNNELS)
-    assert [end["public"] for end in world.tunnels()["a-b"]["ends"]] == keys
+    assert sorted(started.changes("a")) == sorted(AB) == sorted(started.changes("b"))
+    world.expect_traffic(*MESH)
+    for name in AB:
+        ends = zip(before[name]["ends"], world.tunnels()[name]["ends"], strict=True)
+        assert all(old["public"]["public_key"] == new["public"]["public_key"] for old, new in ends)
     assert world.apply("--diff").expect().changed() == []
     expect_own_untouched(world, own)
 
 
 def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     a = world.lab.host("a")
-    ends = {name: {end["node"]: end for end in world.tunnels()[name]["ends"]}["a"] for name in ("a-b", "a-c")}
-    first, second = ends["a-b"]["interface"], ends["a-c"]["interface"]
-    address = ends["a-b"]["addresses"][1]
+    ends = {name: {end["node"]: end for end in world.tunnels()[name]["ends"]}["a"] for name in ("ab-wireguard", "ac-wireguard")}
+    first, second = ends["ab-wireguard"]["interface"], ends["ac-wireguard"]["interface"]
+    address = ends["ab-wireguard"]["addresses"][1]
     for damage, expected in (
         (
             f"ip addr del {address} dev {first}; systemctl stop wg-quick@{second}",
-            {"a-b": [f"address {address} added"], "a-c": ["started"]},
+            {"ab-wireguard": [f"address {address} added"], "ac-wireguard": ["started"]},
         ),
         (
             f"rm /etc/wireguard/{first}.conf; ip link set {second} mtu 1300; systemctl disable -q wg-quick@{second}",
-            {"a-b": ["conf written"], "a-c": ["enabled", "MTU 1440 instead of 1300"]},
+            {"ab-wireguard": ["conf written"], "ac-wireguard": ["enabled", "MTU 1440 instead of 1300"]},
         ),
     ):
         a.run(damage)
@@ -135,7 +140,7 @@ def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, s
         assert (damage, predicted.changes("a")) == (damage, expected)
         repaired = world.apply("--diff", "--limit", "a").expect()
         assert (damage, repaired.changes("a")) == (damage, expected)
-        world.expect_traffic(*TUNNELS)
+        world.expect_traffic(*MESH)
     assert world.apply("--diff").expect().changed() == []
     expect_own_untouched(world, own)
 
@@ -144,14 +149,15 @@ def test_a_fresh_host_in_the_place_of_an_old_one(world: World, own: tuple[Pings,
     before = world.tunnels()
     c = world.lab.host("c")
     c.replace()
-    assert c.run("command -v wg", check=False).stdout == ""
+    assert c.run(PROGRAMS, check=False).stdout == ""
     replaced = world.apply("--diff").expect()
     assert "Install packages" in replaced.changed("c")
-    world.expect_traffic(*TUNNELS)
+    world.expect_traffic(*MESH)
     for name, tunnel in world.tunnels().items():
         for old, new in zip(before[name]["ends"], tunnel["ends"], strict=True):
-            assert (new["public"] != old["public"]) == (new["node"] == "c")
-    assert "a-b" not in replaced.changes("a")
+            same = new["public"]["public_key"] == old["public"]["public_key"]
+            assert same == (new["node"] != "c")
+    assert not set(AB) & set(replaced.changes("a"))
     assert world.apply("--diff").expect().changed() == []
     expect_own_untouched(world, own)
 
@@ -160,33 +166,38 @@ def traces(host: Host) -> str:
     """Whatever of ours a host still has: folders, confs, units, interfaces, tables, processes."""
     return host.run(
         f"ls -d /etc/marzban 2>/dev/null; ls -A /etc/wireguard | grep -v '^{OWN}.conf$';"
+        " find /etc/openvpn /etc/swanctl /etc/strongswan.d /run/openvpn* -name 'mz[0-9]*' -o -name '*marzban*';"
         f" systemctl list-units --all --no-legend --plain 'wg-quick@*' | grep -v '^wg-quick@{OWN}.service';"
-        f" find /etc/systemd /run/systemd -name 'wg-quick@mz*';"
-        " ip -o link | grep -w 'mz[0-9]*'; ip addr | grep 'inet.* 10\\.201\\.'; ip route | grep -w 'mz[0-9]*';"
-        " nft list tables | grep marzban; pgrep -a wireguard-go | grep -w 'mz[0-9]*'; ls -A /root/.ansible/tmp",
+        " systemctl list-units --all --no-legend --plain 'openvpn-*@*' 'marzban*';"
+        " find /etc/systemd /run/systemd -name '*@mz*' -o -name 'marzban*';"
+        " ip -o link | grep -w 'mz[0-9]*'; ip addr | grep 'inet.* 10\\.201\\.'; ip route show table all | grep -w 'mz[0-9]*';"
+        " nft list tables | grep marzban; pgrep -a 'wireguard-go|openvpn' | grep -w 'mz[0-9]*'; swanctl --list-conns | grep mz;"
+        " ls -A /root/.ansible/tmp",
         check=False,
     ).stdout
 
 
 def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]) -> None:
-    interface = world.tunnels()["a-c"]["ends"][0]["interface"]
     before = len(world.panel.writes())
-    predicted = world.play("remove", "-e", "marzban_tunnel=a-c", "--check", "--diff").expect()
+    predicted = world.play("remove", "-e", "marzban_tunnel=ac-wireguard", "--check", "--diff").expect()
     for name in "ac":
-        assert [one["name"] for one in predicted.results("tunnel_apply", name)[-1]["removed"]] == ["a-c"]
+        assert [one["name"] for one in predicted.results("tunnel_apply", name)[-1]["removed"]] == ["ac-wireguard"]
     assert len(world.panel.writes()) == before, "check mode wrote to the panel"
-    removed = world.play("remove", "-e", "marzban_tunnel=a-c", "--diff").expect()
-    for name in "ac":
-        assert [one["name"] for answer in removed.results("tunnel_apply", name) for one in answer["removed"]] == ["a-c"]
-        assert interface not in traces(world.lab.host(name))
-    assert sorted(world.tunnels()) == ["a-b", "b-c"]
-    world.expect_traffic(*TUNNELS[:2])
+    for tunnel, _source, _target in between("ac"):
+        interface = world.tunnels()[tunnel]["ends"][0]["interface"]
+        removed = world.play("remove", "-e", f"marzban_tunnel={tunnel}", "--diff").expect()
+        for name in "ac":
+            gone = [one["name"] for answer in removed.results("tunnel_apply", name) for one in answer["removed"]]
+            assert gone == [tunnel]
+            assert interface not in traces(world.lab.host(name))
+    assert sorted(world.tunnels()) == sorted(name for name, _a, _b in (*between("ab"), *between("bc")))
+    world.expect_traffic(*between("ab"), *between("bc"))
 
     # The records stay, and so does what stands on the hosts that are not in the run.
     world.play("remove", "-e", "marzban_all=true", "--limit", "a,c", "--diff").expect()
     assert traces(world.lab.host("a")) == ""
     assert traces(world.lab.host("c")) == ""
-    assert sorted(world.tunnels()) == ["a-b", "b-c"]
+    assert len(world.tunnels()) == 6
     assert "mz" in traces(world.lab.host("b"))
     everywhere = world.play("remove", "-e", "marzban_all=true", "--diff").expect()
     assert traces(world.lab.host("b")) == ""
@@ -195,14 +206,22 @@ def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]
     assert own[0].stop() == set()
 
     world.apply("--diff").expect()
-    world.expect_traffic(*TUNNELS[:2])
+    world.expect_traffic(*between("ab"), *between("bc"))
 
 
-def test_networks_behind_two_nodes(world: World) -> None:
+@pytest.fixture(scope="module")
+def sites(world: World) -> tuple[Site, Site]:
+    """A network behind a, and one behind b."""
+    left = world.lab.host("a").add_site("left", "192.168.50.0/24", "fd50::/64")
+    return left, world.lab.host("b").add_site("right", "192.168.60.0/24", "fd60::/64")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_networks_behind_two_nodes(world: World, sites: tuple[Site, Site], kind: str) -> None:
     """Two sites reach each other through a tunnel whose ends name their networks."""
     a, b = world.lab.host("a"), world.lab.host("b")
-    left = a.add_site("left", "192.168.50.0/24", "fd50::/64")
-    right = b.add_site("right", "192.168.60.0/24", "fd60::/64")
+    left, right = sites
+    tunnel = f"ab-{kind}"
     for host in (a, b):  # the operator's own decision, which the collection leaves to them
         host.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
 
@@ -213,10 +232,10 @@ def test_networks_behind_two_nodes(world: World) -> None:
 
     assert not crosses()
     config = {"source": {"routes": left.plan.networks}, "target": {"routes": right.plan.networks}}
-    world.change("a-b", config=config)
+    world.change(tunnel, config=config)
     routed = world.apply("--diff").expect()
-    assert "route 192.168.60.0/24 added" in routed.changes("a")["a-b"]
-    assert "started" not in routed.changes("a")["a-b"]
+    assert "route 192.168.60.0/24 added" in routed.changes("a")[tunnel]
+    assert "started" not in routed.changes("a")[tunnel]
     until("the two sites reach each other", crosses)
     assert world.apply("--diff").expect().changed() == []
 
@@ -224,8 +243,8 @@ def test_networks_behind_two_nodes(world: World) -> None:
     b.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     until("the two sites reach each other after a reboot", crosses)
 
-    world.change("a-b", config={})
+    world.change(tunnel, config={})
     world.apply("--diff").expect()
     assert not crosses()
     assert "192.168.60.0/24" not in a.run("ip route").stdout
-    world.expect_traffic(*TUNNELS[:2])
+    world.expect_traffic(*between("ab"), *between("bc"))

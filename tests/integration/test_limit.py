@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.world import World, until
+from tests.integration.world import MESH, TYPES, World, between, until
 
 pytestmark = pytest.mark.lab
-TUNNELS = (("a-b", "a", "b"), ("b-c", "b", "c"), ("a-c", "a", "c"))
 
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+wireguard", b="trixie+wireguard", c="bookworm+wireguard")
-    for name, source, target in TUNNELS:
-        world.tunnel(name, source, target)
+    world = make_world(a="bookworm+tunnels", b="trixie+tunnels", c="bookworm+tunnels")
+    world.mesh()
     return world
 
 
@@ -43,25 +41,29 @@ def test_one_node_after_the_other(world: World) -> None:
     """On a fresh panel each node is reached by a run of its own, and what waits says for whom."""
     first = world.apply("--limit", "a", "--diff").expect()
     waiting = {one["name"]: one["waiting_for"] for one in first.results("tunnel_apply", "a")[-1]["tunnels"]}
-    assert waiting == {"a-b": "b", "a-c": "c"}
+    assert waiting == {f"a{peer}-{kind}": peer for peer in "bc" for kind in TYPES}
     assert "waiting for b" in first.text
     assert "waiting for c" in first.text
-    assert statuses(world) == dict.fromkeys(waiting, "connecting") | {"b-c": "connecting"}
+    assert set(statuses(world).values()) == {"connecting"}
 
     second = world.apply("--limit", "b", "--diff").expect()
     assert "waiting for a" not in second.text
     assert "waiting for c" in second.text
-    assert world.silent("a-b", "a", "b")
+    assert all(world.silent(*one) for one in between("ab"))
     third = world.apply("--limit", "c", "--diff").expect()
     for run in (first, second, third):
         assert run.results("tunnel_health") == [], "nothing can pass before the other end knows the key, which is new"
 
     # b and c know all keys of those before them; a and b learn the later ones now.
     world.apply("--limit", "a", "--diff").expect()
-    world.expect_traffic(TUNNELS[0], TUNNELS[2])
-    assert statuses(world) == {"a-b": "active", "a-c": "active", "b-c": "connecting"}
+    world.expect_traffic(*between("ab"), *between("ac"))
+    assert {name for name, status in statuses(world).items() if status != "active"} == {f"bc-{kind}" for kind in TYPES}
     world.apply("--limit", "b", "--diff").expect()
-    world.expect_traffic(*TUNNELS)
+    world.expect_traffic(*MESH)
+    # A pre-shared key is the one thing that waits for a run with both ends.
+    both = world.apply("--diff").expect()
+    for host in "abc":
+        assert {name.partition("-")[2] for name in both.changes(host)} == {"wireguard"}
     assert world.apply("--diff").expect().changed() == []
     assert set(statuses(world).values()) == {"active"}
 
@@ -69,32 +71,32 @@ def test_one_node_after_the_other(world: World) -> None:
 def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
     for name in "abc":
         assert world.apply("--limit", name, "--diff").expect().changed() == []
-        world.expect_traffic(*TUNNELS)
+        world.expect_traffic(*MESH)
     # A record that changed is applied at one end; the other follows with its own run, and works until then.
-    world.change("a-b", config={"mtu": 1380})
+    world.change("ab-wireguard", config={"mtu": 1380})
     changed = world.apply("--limit", "a", "--diff").expect()
-    assert changed.changes("a") == {"a-b": ["conf changed", "firewall rules loaded", "MTU 1380 instead of 1440"]}
-    world.expect_traffic(*TUNNELS)
-    assert "a-b" in world.apply("--limit", "b", "--diff").expect().changes("b")
-    world.expect_traffic(*TUNNELS)
+    assert changed.changes("a") == {"ab-wireguard": ["conf changed", "firewall rules loaded", "MTU 1380 instead of 1440"]}
+    world.expect_traffic(*MESH)
+    assert "ab-wireguard" in world.apply("--limit", "b", "--diff").expect().changes("b")
+    world.expect_traffic(*MESH)
     assert world.apply("--diff").expect().changed() == []
 
 
 def test_a_run_while_a_node_is_off(world: World) -> None:
     c = world.lab.host("c")
     c.stop()
-    world.change("a-b", config={"mtu": 1400})
+    world.change("ab-wireguard", config={"mtu": 1400})
     world.tunnel("second", "a", "b")
     run = world.apply("--diff", env={"ANSIBLE_SSH_ARGS": "-o ConnectTimeout=3"})
     assert run.code == 4, run.text  # Ansible's own for hosts that can't be reached
     assert "c could not be reached" in run.text
     assert not run.of("a", ["failed"])
     assert not run.of("b", ["failed"])
-    world.expect_traffic(TUNNELS[0], ("second", "a", "b"))
+    world.expect_traffic(*between("ab"), ("second", "a", "b"))
     assert statuses(world)["second"] == "active"
 
     c.start()
-    world.expect_traffic(*TUNNELS)
+    world.expect_traffic(*MESH)
     assert world.apply("--diff").expect().changed() == []
     assert set(statuses(world).values()) == {"active"}
 
@@ -103,13 +105,13 @@ def test_an_inventory_of_yesterday(world: World) -> None:
     """AWX keeps the inventory as a snapshot: what is applied are the records of this moment all the same."""
     snapshot = stored(world)
 
-    world.change("a-b", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}})
+    world.change("ab-wireguard", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}})
     world.api("DELETE", f"/tunnels/{world.tunnels()['second']['id']}")
     world.tunnel("third", "b", "c")
     stale = world.apply("--diff", inventory=snapshot).expect()
     assert [one["name"] for answer in stale.results("tunnel_apply", "a") for one in answer["removed"]] == ["second"]
-    assert world.addresses("a-b", "b")[0] == "10.7.0.1"
-    world.expect_traffic(*TUNNELS, ("third", "b", "c"))
+    assert world.addresses("ab-wireguard", "b")[0] == "10.7.0.1"
+    world.expect_traffic(*MESH, ("third", "b", "c"))
     assert world.apply("--diff").expect().changed() == [], "the live inventory gives another result than the snapshot"
     assert set(statuses(world).values()) == {"active"}
 
@@ -119,13 +121,14 @@ def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> Non
     snapshot = stored(world)
     nodes = {node["name"]: node["id"] for node in world.api("GET", "/nodes")}
     world.api("DELETE", f"/node/{nodes['c']}")
-    assert sorted(world.tunnels()) == ["a-b"]
+    assert sorted(world.tunnels()) == sorted(f"ab-{kind}" for kind in TYPES)
     run = world.apply("--diff", inventory=snapshot).expect()
     removed = {
         name: sorted(one["name"] for answer in run.results("tunnel_apply", name) for one in answer["removed"])
         for name in "abc"
     }
-    assert removed == {"a": ["a-c"], "b": ["b-c", "third"], "c": ["a-c", "b-c", "third"]}
+    ac, bc = (sorted(name for name, _source, _target in between(pair)) for pair in ("ac", "bc"))
+    assert removed == {"a": ac, "b": [*bc, "third"], "c": [*ac, *bc, "third"]}
     until("c has nothing of ours", lambda: "mz" not in world.lab.host("c").run("ip -o link").stdout)
-    world.expect_traffic(TUNNELS[0])
+    world.expect_traffic(*between("ab"))
     assert world.apply("--diff", inventory=snapshot).expect().changed() == []

@@ -11,20 +11,21 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import Pings, Run, World, until
+from tests.integration.world import TYPES, Pings, Run, World, between, until
 
 pytestmark = pytest.mark.lab
 
-STEADY = (("a-b", "a", "b"), ("b-c", "b", "c"), ("a-c", "a", "c"))
+# One of each type between a and b, where things are done, and one that is c's
+STEADY = (*between("ab"), ("bc-wireguard", "b", "c"))
 INTERVAL = 0.01  # seconds
-NAME = "other"  # of the tunnel that things are done to, between a and b
+NAMES = {kind: f"other-{kind}" for kind in TYPES}  # of the tunnels that things are done to, between a and b
 
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard", c="bookworm+wireguard")
+    world = make_world(a="bookworm+tunnels", b="bookworm+tunnels", c="bookworm+wireguard")
     for tunnel, source, target in STEADY:
-        world.tunnel(tunnel, source, target)
+        world.tunnel(tunnel, source, target, tunnel_type=tunnel.partition("-")[2])
     world.apply().expect()
     return world
 
@@ -43,14 +44,14 @@ def pings(world: World) -> Iterator[dict[str, Pings]]:
         one.stop()
 
 
-@pytest.fixture
-def interface(world: World) -> str:
+def other(world: World, kind: str) -> str:
     """The interface of the tunnel that things are done to, which is there and up."""
-    if NAME not in world.tunnels():
-        world.tunnel(NAME, "a", "b")
+    name = NAMES[kind]
+    if name not in world.tunnels():
+        world.tunnel(name, "a", "b", tunnel_type=kind)
         world.apply().expect()
-        world.expect_traffic((NAME, "a", "b"))
-    return str(world.tunnels()[NAME]["ends"][0]["interface"])
+        world.expect_traffic((name, "a", "b"))
+    return str(world.tunnels()[name]["ends"][0]["interface"])
 
 
 def goes_on(one: Pings, last: int) -> bool:
@@ -82,54 +83,65 @@ def look(world: World, command: str) -> str:
     return world.lab.hosts["a"].run(command, check=False).stdout
 
 
-def test_adding(world: World, pings: dict[str, Pings]) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_adding(world: World, pings: dict[str, Pings], kind: str) -> None:
     before = {what: max(one.answered()) for what, one in pings.items()}
-    world.tunnel(NAME, "a", "b")
+    world.tunnel(NAMES[kind], "a", "b", tunnel_type=kind)
     run = world.apply().expect()
-    world.expect_traffic((NAME, "a", "b"))
+    world.expect_traffic((NAMES[kind], "a", "b"))
     assert run.changed("a", "b")
     expect_unchanged(run, "c")
     expect_no_loss(pings, before)
 
 
 Look = Callable[[World, str], bool]
-CHANGES: dict[str, tuple[dict[str, Any], Look]] = {
+Change = tuple[dict[str, Any], Look]
+
+
+def has_link(world: World, name: str) -> bool:
+    return name in look(world, "ls /sys/class/net").split()
+
+
+# For every type; of WireGuard alone what can be seen with its own program
+CHANGES: dict[str, Change] = {
     "mtu": (
         {"config": {"mtu": 1312}},
         lambda world, name: json.loads(look(world, f"ip -j link show dev {name}"))[0]["mtu"] == 1312,
-    ),
-    "keepalive": (
-        {"config": {"keepalive": 7}},
-        lambda world, name: look(world, f"wg show {name} persistent-keepalive").split()[-1] == "7",
     ),
     "routes": (
         {"config": {"target": {"routes": ["192.168.77.0/24"]}}},
         lambda world, name: f"dev {name}" in look(world, "ip route show 192.168.77.0/24"),
     ),
     "routes away": ({"config": {}}, lambda world, name: look(world, "ip route show 192.168.77.0/24") == ""),
-    "port": (
-        {"config": {"source": {"port": 23456}}},
-        lambda world, name: look(world, f"wg show {name} listen-port").strip() == "23456",
-    ),
     "addresses": (
         {"config": {"source": {"addresses": ["10.77.0.1/30"]}, "target": {"addresses": ["10.77.0.2/30"]}}},
         lambda world, name: "10.77.0.1/30" in look(world, f"ip -o address show dev {name}"),
     ),
-    "interface": (
-        {"config": {"source": {"interface": "moved"}}},
-        lambda world, name: "moved" in look(world, "wg show interfaces").split(),
+    "interface": ({"config": {"source": {"interface": "moved"}}}, lambda world, name: has_link(world, "moved")),
+    "not active": ({"is_active": False}, lambda world, name: not has_link(world, name)),
+    "active": ({"is_active": True}, lambda world, name: has_link(world, name)),
+}
+OF_WIREGUARD: dict[str, Change] = {
+    "keepalive": (
+        {"config": {"keepalive": 7}},
+        lambda world, name: look(world, f"wg show {name} persistent-keepalive").split()[-1] == "7",
+    ),
+    "port": (
+        {"config": {"source": {"port": 23456}}},
+        lambda world, name: look(world, f"wg show {name} listen-port").strip() == "23456",
     ),
     "name": ({"name": "renamed"}, lambda world, name: "renamed" in look(world, f"head -2 /etc/wireguard/{name}.conf")),
-    "not active": ({"is_active": False}, lambda world, name: name not in look(world, "wg show interfaces").split()),
-    "active": ({"is_active": True}, lambda world, name: name in look(world, "wg show interfaces").split()),
 }
+CASES = [(kind, change, CHANGES[change]) for kind in TYPES for change in CHANGES]
+CASES += [("wireguard", change, OF_WIREGUARD[change]) for change in OF_WIREGUARD]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_changing(world: World, pings: dict[str, Pings], interface: str, change: str) -> None:
-    fields, done = CHANGES[change]
+@pytest.mark.parametrize(("kind", "case"), [pytest.param(kind, case, id=f"{kind} {what}") for kind, what, case in CASES])
+def test_changing(world: World, pings: dict[str, Pings], kind: str, case: Change) -> None:
+    fields, done = case
+    name, interface = NAMES[kind], other(world, kind)
     before = {what: max(one.answered()) for what, one in pings.items()}
-    record = change_record(world, NAME, fields)
+    record = change_record(world, name, fields)
     try:
         run = world.apply().expect()
         assert done(world, interface), run.text
@@ -138,16 +150,18 @@ def test_changing(world: World, pings: dict[str, Pings], interface: str, change:
         expect_unchanged(run, "c")
         expect_no_loss(pings, before)
     finally:
-        if record["name"] != NAME:
-            change_record(world, record["name"], {"name": NAME})
+        if record["name"] != name:
+            change_record(world, record["name"], {"name": name})
 
 
-def test_removing(world: World, pings: dict[str, Pings], interface: str) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_removing(world: World, pings: dict[str, Pings], kind: str) -> None:
+    interface = other(world, kind)
     before = {what: max(one.answered()) for what, one in pings.items()}
-    world.api("DELETE", f"/tunnels/{world.tunnels()[NAME]['id']}")
+    world.api("DELETE", f"/tunnels/{world.tunnels()[NAMES[kind]]['id']}")
     run = world.apply().expect()
     assert run.changed("a", "b")
-    assert look(world, f"ip link show dev {interface}") == ""
+    assert not has_link(world, interface)
     expect_unchanged(run, "c")
     expect_no_loss(pings, before)
 
@@ -158,6 +172,6 @@ def test_pings_can_tell_a_loss(world: World, pings: dict[str, Pings]) -> None:
     host = world.lab.hosts["a"]
     host.lose(20)
     try:
-        until("a lost ping", pings["a to b in a-b"].lost)
+        until("a lost ping", pings["a to b in ab-wireguard"].lost)
     finally:
         host.lose(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -24,12 +25,17 @@ from typing import Any
 import pytest
 
 from tests.faulty import Faulty
-from tests.integration.search import Processes, Searcher, forms, key_forms
+from tests.integration.search import Processes, Searcher, forms, key_forms, secret_forms
 from tests.integration.world import Run, World
+from tests.lab.host import Host
 
 pytestmark = pytest.mark.lab
 
 KEYS = "etc/marzban/tunnels"
+# The files of secrets on a host, and those of them that both ends of a tunnel hold
+FILES = (f"{KEYS}/*/*.key", "etc/swanctl/private/marzban-*")
+SHARED = ("preshared.key", "wrap.key")
+KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
 LOUD = ("-vvv", "--diff")
 # A wg that fails at syncconf, and says all that it was told.
 BAD_WG = """#!/bin/sh
@@ -40,7 +46,7 @@ exec /usr/bin/wg.real "$@"
 
 @dataclass
 class Evidence:
-    """What the runs were, and what is secret: ``{host: {path of the key's file: its content}}``."""
+    """What the runs were, and what is secret: ``{host, or "both": {file and a bit of its content: the content}}``."""
 
     world: World
     proxy: Faulty
@@ -55,12 +61,18 @@ class Evidence:
         return self.world.directory / "kept"
 
     def note_keys(self) -> None:
-        """Every private key that there is now, read from outside."""
+        """Every secret that there is now, read from outside."""
         assert self.world.lab is not None
         for name, host in self.world.lab.hosts.items():
-            for path in (host.root / KEYS).glob("*/private.key"):
-                content = path.read_bytes().strip()[:44]
-                self.keys.setdefault(name, {})[f"{path.parent.name} {content[:6].decode()}"] = content
+            for path in secret_files(host):
+                content = path.read_bytes()
+                owner = "both" if path.name in SHARED else name
+                digest = hashlib.sha256(content).hexdigest()[:6]
+                self.keys.setdefault(owner, {})[f"{path.parent.name}/{path.name} {digest}"] = content
+
+    def of_file(self, owner: str, name: str) -> list[bytes]:
+        """What files of this name have held."""
+        return [content for label, content in self.keys[owner].items() if f"/{name} " in label]
 
     def run(self, what: str, play: Any, *words: str, code: int = 0, **env: str) -> Run:
         env = {"MARZBAN_URL": self.proxy.url, **env}
@@ -78,9 +90,9 @@ class Evidence:
         return Processes()
 
     def private(self) -> Searcher:
-        """Finds the private keys of all hosts."""
+        """Finds the secrets of all hosts."""
         return Searcher(
-            {f"{host}'s {key}": key_forms(text) for host, keys in self.keys.items() for key, text in keys.items()}
+            {f"{owner}'s {key}": secret_forms(data) for owner, keys in self.keys.items() for key, data in keys.items()}
         )
 
     def tokens(self) -> set[str]:
@@ -98,13 +110,18 @@ class Evidence:
         return Searcher(secrets)
 
 
+def secret_files(host: Host) -> list[Path]:
+    """The files of secrets that a host has now."""
+    return sorted(path for pattern in FILES for path in host.root.glob(pattern))
+
+
 @pytest.fixture(scope="module")
 def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
     began = time.time()
-    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    world = make_world(a="bookworm+tunnels", b="bookworm+tunnels")
     assert world.lab is not None
-    for name in ("one", "two"):
-        world.tunnel(name, "a", "b")
+    for name, kind in KINDS.items():
+        world.tunnel(name, "a", "b", tunnel_type=kind)
     caches: dict[str, Any] = {
         "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
         "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(world.directory / "facts"),
@@ -119,7 +136,9 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         proof.run("facts", [facts], **caches)
         proof.run("check on fresh hosts", "apply", "--check", **caches)
         proof.run("apply", "apply", **caches)
-        assert {len(keys) for keys in proof.keys.values()} == {2}, "each host has made its keys"
+        assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [3, 3], "each host has made its keys"
+        assert [len(proof.of_file(name, "tls.key")) for name in "ab"] == [1, 1]
+        assert [len(proof.of_file("both", name)) for name in SHARED] == [1, 1], "both ends have the same"
         proof.run("nothing to do", "apply", **caches)
         world.change("one", config={"mtu": 1330, "keepalive": 11})
         proof.run("check of a change", "apply", "--check")
@@ -131,11 +150,12 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         failed = proof.run("an error at syncconf", "apply", code=2)
         assert "syncconf" in failed.text, "the error was one of syncconf"
         host.run("mv /usr/bin/wg.real /usr/bin/wg")
-        file = sorted((host.root / KEYS).glob("*/private.key"))[0]
-        whole = file.read_bytes()
-        file.write_bytes(whole.strip() + b"x\n")
-        proof.run("a damaged key", "apply", code=2)
-        file.write_bytes(whole)
+        whole = {path: path.read_bytes() for path in (host.root / KEYS).glob("*/private.key")}
+        for path, content in whole.items():
+            path.write_bytes(content.strip()[:-1] + b"x=\n")
+        proof.run("damaged keys", "apply", code=2)
+        for path, content in whole.items():
+            path.write_bytes(content)
 
         # The other way that Ansible sends modules: by files, which are kept here.
         kept: dict[str, Any] = {
@@ -144,21 +164,21 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             "ANSIBLE_REMOTE_TMP": str(proof.kept),
         }
         proof.run("apply without pipelining", "apply", **kept)
-        view = proof.runs["apply"].results("tunnel_views")[0]["views"]["a"][0]
+        views = proof.runs["apply"].results("tunnel_views")[0]["views"]["a"]
+        about = [{"uuid": view["uuid"], "panel": view["panel"], "type": view["type"]} for view in views]
         keys = {
             "hosts": "a",
             "become": True,
             "gather_facts": False,
             "tasks": [
-                {"marzban.tunnels.tunnel_keys": {"uuid": view["uuid"], "panel": view["panel"], "regenerate": how}}
-                for how in ("never", "always")
+                {"marzban.tunnels.tunnel_keys": {**one, "regenerate": how}} for one in about for how in ("never", "always")
             ],
         }
         proof.run("new keys without pipelining", [keys], **kept)
         proof.run("new keys", [keys])
         proof.run("apply with new keys", "apply")
-        assert {name: len(found) for name, found in proof.keys.items()} == {"a": 4, "b": 2}
-        world.expect_traffic(("one", "a", "b"), ("two", "a", "b"))
+        assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [9, 3]
+        world.expect_traffic(*((name, "a", "b") for name in KINDS))
         yield proof
 
 
@@ -212,7 +232,7 @@ def test_the_searcher_finds_what_programs_say(said: Callable[[bytes], bytes]) ->
 def test_the_search_of_a_host_finds_a_planted_key(evidence: Evidence) -> None:
     assert evidence.world.lab is not None
     host = evidence.world.lab.hosts["b"]
-    foreign = next(iter(evidence.keys["a"].values())).decode()
+    foreign = evidence.of_file("a", "private.key")[0].decode()
     for place in ("/root/.ansible/tmp/planted", "/run/planted", "/var/log/planted", "/tmp/planted"):
         host.run(f"mkdir -p $(dirname {place}) && cat >{place}", input=foreign)
         try:
@@ -245,14 +265,14 @@ def test_a_host_holds_its_own_keys_in_their_files_only(evidence: Evidence, name:
     host = evidence.world.lab.hosts[name]
     found = on_host(evidence, name, evidence.private())
     assert "AnsiballZ_tunnel_apply" in host.run(f"ls {evidence.kept}/*").stdout, "modules were kept"
-    own = {f"/{path.relative_to(host.root)}" for path in (host.root / KEYS).glob("*/private.key")}
-    assert len(own) == 2
+    own = {f"/{path.relative_to(host.root)}" for path in secret_files(host)}
+    assert len(own) == 3 + 1 + 2 + 1  # private.key of all, tls.key, what is shared, and swanctl's copy
     assert set(found) == own
     for path, what in found.items():
-        assert {one.partition("'s ")[0] for one in what} == {name}, path
+        assert {one.partition("'s ")[0] for one in what} <= {name, "both"}, path
         file = host.root / path.lstrip("/")
         assert (file.stat().st_mode & 0o7777, file.stat().st_uid) == (0o600, 0)
-        for folder in (file.parent, file.parent.parent):
+        for folder in (file.parent, file.parent.parent) if path.startswith(f"/{KEYS}") else ():
             assert (folder.stat().st_mode & 0o7777, folder.stat().st_uid) == (0o700, 0)
 
 
@@ -296,7 +316,8 @@ def test_the_panel_answers_no_key(evidence: Evidence) -> None:
 
 def test_no_process_shows_a_secret(evidence: Evidence) -> None:
     shown = b"\0".join(evidence.processes.words | evidence.processes.hosts_environments)
-    assert b"wireguard-go" in shown, "processes in the hosts were seen"
+    for program in (b"wireguard-go", b"openvpn", b"charon-systemd"):
+        assert program in shown, "processes in the hosts were seen"
     assert b"ansible-playbook" in shown
     assert not evidence.private().find(shown)
     assert not evidence.login().find(shown)

@@ -1,26 +1,25 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Things that meet in one run: two lists, batches, a refused tunnel beside a new one, a type that is not set up yet."""
+"""Things that meet in one run: two lists, batches, a refused tunnel beside a new one, a tunnel that changes its type."""
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.world import Run, World
+from tests.integration.world import TYPES, Run, World
 
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+wireguard", b="trixie+wireguard")
+    world = make_world(a="bookworm+tunnels", b="trixie+tunnels")
     world.tunnel("one", "a", "b")
     return world
 
@@ -52,7 +51,11 @@ def test_batches_of_one_host(world: World) -> None:
         # In the first pass nobody waits for traffic: the other end can't know the key. In the second one it can.
         did = [event["action"].rpartition(".")[2] for event in run.of(host) if not event["run_once"]]
         did = [action for action in did if action.startswith("tunnel_")]
-        assert did == ["tunnel_apply", "tunnel_apply", "tunnel_apply", "tunnel_health"], host
+        assert did == ["tunnel_apply"] * 4 + ["tunnel_health"], host
+    # The first end has made a pre-shared key and the second has taken it: no batch held both, so neither uses it.
+    name = world.tunnels()["one"]["ends"][0]["interface"]
+    for host in "ab":
+        assert world.lab.host(host).run(["wg", "show", name, "preshared-keys"]).stdout.split()[1] == "(none)"
     world.expect_traffic(("one", "a", "b"))
 
 
@@ -124,23 +127,22 @@ def test_a_refused_tunnel_beside_a_new_one(world: World) -> None:
     world.apply().expect()
 
 
-def test_a_type_that_is_not_set_up_yet(world: World) -> None:
-    """It is said, and what runs under another type before is left as it is."""
-    with sqlite3.connect(world.panel.database) as database:
-        database.execute("UPDATE tunnels SET tunnel_type = 'openvpn' WHERE name = 'new'")
-        database.execute(
-            "UPDATE tunnel_ends SET public = NULL WHERE tunnel_id = (SELECT id FROM tunnels WHERE name = 'new')"
-        )
-    database.close()
-    run = world.apply().expect(2)
-    assert "type: 'openvpn' can't be used. This version sets up wireguard" in run.text
-    assert "left as it was" not in run.text, "it was taken for a tunnel that the list leaves out"
-    assert world.passes("new", "a", "b")
-    world.expect_traffic(("one", "a", "b"))
-    number = world.tunnels()["new"]["id"]
-    world.api("DELETE", f"/tunnels/{number}")
-    run = world.apply().expect()
-    assert [one["name"] for answer in run.results("tunnel_apply", "a") for one in answer["removed"]] == ["new"]
+@pytest.mark.parametrize(("before", "after"), [(a, b) for a in TYPES for b in TYPES if a != b])
+def test_a_tunnel_that_changes_its_type(world: World, before: str, after: str) -> None:
+    """It is taken down as what it was, and set up as what it is."""
+    name = f"{before}-{after}"
+    world.tunnel(name, "a", "b", tunnel_type=before)
+    world.apply().expect()
+    world.expect_traffic((name, "a", "b"))
+    world.change(name, tunnel_type=after)
+    run = world.apply("--diff").expect()
+    for host in "ab":
+        assert run.changes(host)[name][0] == f"{before} taken down"
+    world.expect_traffic((name, "a", "b"), ("one", "a", "b"))
+    assert world.apply().expect().changed() == []
+    world.api("DELETE", f"/tunnels/{world.tunnels()[name]['id']}")
+    world.apply().expect()
+    assert set(world.lab.host("a").run("ls /etc/marzban/tunnels").stdout.split()) >= {world.tunnels()["one"]["uuid"]}
 
 
 def test_another_folder_by_the_environment(world: World) -> None:

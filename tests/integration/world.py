@@ -33,6 +33,22 @@ SOCKETS = tempfile.mkdtemp(prefix="mz-")
 atexit.register(shutil.rmtree, SOCKETS, ignore_errors=True)
 
 
+TYPES = ("wireguard", "openvpn", "ipsec")
+PAIRS = (("a", "b"), ("b", "c"), ("a", "c"))
+# A tunnel of each type between each two of three hosts: (name, source, target)
+MESH = tuple((f"{source}{target}-{kind}", source, target) for source, target in PAIRS for kind in TYPES)
+
+
+def of_type(kind: str) -> tuple[tuple[str, str, str], ...]:
+    """Those of the mesh that are of one type."""
+    return tuple(one for one in MESH if one[0].endswith(f"-{kind}"))
+
+
+def between(pair: str) -> tuple[tuple[str, str, str], ...]:
+    """Those of the mesh between two hosts, ``ab``."""
+    return tuple(one for one in MESH if one[0].startswith(f"{pair}-"))
+
+
 def ansible_environment(home: Path) -> dict[str, str]:
     """This process's environment less what would steer Ansible or the collection, and with what the tests want."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MARZBAN_", "TUNNEL_"))}
@@ -199,6 +215,11 @@ class World:
             **more,
         }
         return self.api("POST", "/tunnels", json=body)
+
+    def mesh(self) -> None:
+        """Record the tunnels of MESH."""
+        for name, source, target in MESH:
+            self.tunnel(name, source, target, tunnel_type=name.partition("-")[2])
 
     def change(self, name: str, **fields: Any) -> dict[str, Any]:
         """Change a tunnel's record; ``config`` is given as a dict."""
