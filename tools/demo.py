@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""`make demo` and `make demo-down`: a panel, three hosts and three tunnels on this machine.
+"""`make demo` and `make demo-down`: a panel, three hosts and tunnels of all three types on this machine.
 
 State stands in .cache/demo: the panel's database, certificate and log, what Ansible keeps, and `environment`, which a
 shell can read. Every process is in the lab's control group, and ends with the lab. What is there and healthy is reused.
@@ -173,16 +173,16 @@ def up() -> None:
     environment = ENVIRONMENT.relative_to(here) if ENVIRONMENT.is_relative_to(here) else ENVIRONMENT
     print(f"""
 Look around:
-  a host        ssh -F {lab.ssh_config} de-1          then: wg show
+  a host        ssh -F {lab.ssh_config} de-1          then: wg show; swanctl --list-sas
   the panel     {variables["MARZBAN_URL"]}          admin / {variables["MARZBAN_PASSWORD"]}, an API without pages
   then          . {environment}
   look          ansible-inventory -i inventories/demo --graph
                 ansible -i inventories/demo localhost -m marzban.tunnels.tunnel_info
                 ansible-playbook -i inventories/demo marzban.tunnels.status
-  change        ansible -i inventories/demo localhost -m marzban.tunnels.tunnel -a 'name=de-fi config={{"mtu":1300}}'
+  change        ansible -i inventories/demo localhost -m marzban.tunnels.tunnel -a 'name=de-fi-wireguard config={{"mtu":1300}}'
                 ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
                 ansible-playbook -i inventories/demo marzban.tunnels.apply
-  remove        ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi
+  remove        ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi-openvpn
   the end       make demo-down
 """)
 

@@ -88,9 +88,15 @@ def shown(text: str, what: str) -> str:
 def test_the_table_tells_what_passes(said: str) -> None:
     lines = [re.split(" {2,}", line) for line in said.splitlines()]
     start = lines.index(COLUMNS) + 1
-    rows = {row[0]: dict(zip(COLUMNS, row, strict=False)) for row in lines[start : start + 3]}
-    ends = {name: row["ends"] for name, row in rows.items()}
-    assert ends == {"de-fi": "de-1 -> fi-1", "fi-nl": "fi-1 -> nl-1", "de-nl": "de-1 -> nl-1"}
+    rows = {row[0]: dict(zip(COLUMNS, row, strict=False)) for row in lines[start : start + 5]}
+    ends = {name: (row["ends"], row["type"]) for name, row in rows.items()}
+    assert ends == {
+        "de-fi-wireguard": ("de-1 -> fi-1", "wireguard"),
+        "de-fi-openvpn": ("de-1 -> fi-1", "openvpn"),
+        "de-fi-ipsec": ("de-1 -> fi-1", "ipsec"),
+        "fi-nl-openvpn": ("fi-1 -> nl-1", "openvpn"),
+        "de-nl-ipsec": ("de-1 -> nl-1", "ipsec"),
+    }
     for row in rows.values():
         assert row["status"] == "active"
         assert re.fullmatch(r"[1-9][0-9.]* Mbit/s", row["throughput"])
@@ -99,7 +105,9 @@ def test_the_table_tells_what_passes(said: str) -> None:
 
 def test_the_way_into_a_host(demo: Demo, said: str) -> None:
     command, then = shown(said, "a host").split("  then: ")
-    assert "allowed ips" in demo.run(*shlex.split(command), then)
+    text = demo.run(*shlex.split(command), then)
+    assert "allowed ips" in text
+    assert "ESTABLISHED" in text
 
 
 def test_the_way_into_the_panel(demo: Demo, said: str) -> None:
@@ -129,7 +137,7 @@ def test_the_commands_to_go_on_with(demo: Demo, said: str) -> None:
     commands = [line[16:] for line in said[start - 16 : end].splitlines()]
     assert len(commands) == 8
     text = demo.run("sh", "-exc", "\n".join(commands))
-    for seen in ("@marzban_nodes:", "public_key", "+MTU = 1300", "removed: de-fi"):
+    for seen in ("@marzban_nodes:", "public_key", "+MTU = 1300", "removed: de-fi-openvpn"):
         assert seen in text
 
 
