@@ -1,0 +1,76 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The role strongswan by itself, on bare hosts, from a list written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.world import Run, World, until
+
+pytestmark = pytest.mark.lab
+LEFT = """ls -d /etc/marzban; ls /etc/swanctl/conf.d /etc/swanctl/private /etc/systemd/system | grep marzban
+    nft list tables | grep marzban; ls /sys/class/net | grep -E 'mz|ipsec'; command -v swanctl charon-systemd"""
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    """Bare hosts of three releases: strongSwan 5.9.1, 5.9.8 and 6.1."""
+    return make_world(a="bookworm", b="forky", old="bullseye")
+
+
+def tunnels(world: World) -> list[dict[str, Any]]:
+    made = []
+    for number, target in ((1, "b"), (2, "old")):
+        config = {
+            role: {
+                "endpoint": world.lab.host(host).address,
+                "addresses": [f"10.9.{number}.{last}/31", f"fd09::{number}:{last}/127"],
+            }
+            for role, host, last in (("source", "a", 0), ("target", target, 1))
+        }
+        ends = {"source": "a", "target": target, "config": config}
+        made.append({"name": f"t{number}", "id": number, "type": "ipsec", **ends})
+    return made
+
+
+def run(world: World, *words: str, **variables: Any) -> Run:
+    role = {"role": "marzban.tunnels.strongswan", "strongswan_tunnels": tunnels(world), **variables}
+    play = {"name": "By hand", "hosts": "marzban_nodes", "become": True, "gather_facts": False, "roles": [role]}
+    return world.play([play], "--diff", *words, inventory=world.static(), env={"MARZBAN_URL": "https://127.0.0.1:1"})
+
+
+def passes(world: World) -> bool:
+    places = ("10.9.1.1", "fd09::1:1", "10.9.2.1", "fd09::2:1")
+    ping = "ping -n -q -c 1 -W 1"
+    return world.lab.host("a").run(" && ".join(f"{ping} {one}" for one in places), check=False).returncode == 0
+
+
+def test_the_quartet_by_hand_on_bare_hosts(world: World) -> None:
+    predicted = run(world, "--check").expect()
+    for host in world.lab.hosts.values():
+        assert "Make the node match its view" in predicted.changed(host.name)
+        assert "Say which packages would be installed" in predicted.changed(host.name)
+        assert host.run(LEFT, check=False).stdout == ""
+    done = run(world).expect()
+    assert all("Install packages" in done.changed(name) for name in world.lab.hosts)
+    until("both tunnels carry packets", lambda: passes(world))
+    assert run(world, "--check").expect().changed() == []
+    assert run(world).expect().changed() == []
+
+
+def test_a_data_path_that_these_kernels_do_not_have(world: World) -> None:
+    refused = run(world, strongswan_data_path="kernel").expect(2)
+    assert "ipsec_data_path: 'kernel' can't be used. This host's kernel has no esp4" in refused.text
+    assert passes(world), "what runs was not left alone"
+
+
+def test_absent(world: World) -> None:
+    run(world, strongswan_state="absent", strongswan_remove_packages=True).expect()
+    for host in world.lab.hosts.values():
+        assert host.run(LEFT, check=False).stdout == ""
+    assert run(world, strongswan_state="absent", strongswan_remove_packages=True).expect().changed() == []
