@@ -25,10 +25,11 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._files import (
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._guard import Guard
 from ansible_collections.marzban.tunnels.plugins.module_utils._ipsec import IPsec
+from ansible_collections.marzban.tunnels.plugins.module_utils._openvpn import OpenVPN
 from ansible_collections.marzban.tunnels.plugins.module_utils._tunnel import accept, find_peer, measure
 from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
 
-PROTOCOLS = {WireGuard.name: WireGuard, IPsec.name: IPsec}
+PROTOCOLS = {one.name: one for one in (WireGuard, OpenVPN, IPsec)}
 
 
 class Apply:

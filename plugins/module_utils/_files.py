@@ -75,6 +75,15 @@ def write(path, text):
         raise Error("%s can't be written: %s." % (path, error.strerror)) from None
 
 
+def rename(old, new):
+    """Gives a file another name, in place of one that may be there."""
+    try:
+        os.rename(old, new)
+        _sync_folder(os.path.dirname(new))
+    except OSError as error:
+        raise Error("%s can't be renamed to %s: %s." % (old, new, error.strerror)) from None
+
+
 def remove(path):
     """Removes a file; one that isn't there is fine."""
     try:

@@ -166,6 +166,16 @@ def udp_ports(host):
     return ports
 
 
+def listening(host):
+    """``{("udp" or "tcp", port)}`` that something on this host listens at."""
+    places = set()
+    for line in (host.look("ss", "-H", "-l", "-u", "-t", "-n") or "").splitlines():
+        words = line.split()
+        if len(words) >= 5 and words[4].rpartition(":")[2].isdigit():
+            places.add((words[0], int(words[4].rpartition(":")[2])))
+    return places
+
+
 # Names
 
 

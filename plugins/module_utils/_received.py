@@ -49,6 +49,7 @@ def view(raw, panel):
         "mtu": _maybe(raw.get("mtu"), "mtu", _checks.mtu),
         "keepalive": _checks.keepalive(raw.get("keepalive")),
         "dial": _checks.flag(raw.get("dial"), "dial"),
+        "dialed": _checks.flag(raw.get("dialed", True), "dialed"),
         "transport": _checks.choice(raw.get("transport"), "transport", _checks.TRANSPORTS),
         "post_quantum": _checks.choice(raw.get("post_quantum"), "post_quantum", _checks.POST_QUANTUM),
         "routes": _checks.items(raw.get("routes"), "routes", _checks.route),

@@ -24,7 +24,7 @@ except ImportError:  # a managed node: it fills, and never renders
 # by the type of tunnel
 NODE_VALUES = {
     "wireguard": ("dir", "mtu", "peer_public_key", "preshared_key"),
-    "openvpn": ("dir", "mtu", "peer_fingerprints", "tls_groups"),
+    "openvpn": ("dir", "mtu", "family", "peer_fingerprints", "tls_groups"),
     "ipsec": (
         *("dir", "mtu", "public_key", "peer_public_key", "proposals", "esp_proposals"),
         *("local_ts", "remote_ts", "if_id"),

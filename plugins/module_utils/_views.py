@@ -49,6 +49,7 @@ def view(record, node, panel, post_quantum="auto"):
         "mtu": config.get("mtu"),
         "keepalive": KEEPALIVE if keepalive is None else keepalive,
         "dial": (config.get("dial") or "both") in ("both", role),
+        "dialed": (config.get("dial") or "both") != role,
         "transport": config.get("transport") or "udp",
         "post_quantum": config.get("post_quantum") or post_quantum,
         "routes": list(peer["routes"]),
