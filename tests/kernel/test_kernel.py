@@ -81,7 +81,7 @@ def expect_the_kernels_paths(world: World) -> None:
     world.expect_traffic(*TUNNELS, seconds=PATIENCE)
     assert kinds(world, world.lab.host("vm")) == KINDS
     assert kinds(world, world.lab.host("ct")) == dict.fromkeys(KINDS, "tun")
-    assert associations(world.lab.host("vm")) == 2  # there and back
+    assert associations(world.lab.host("vm")) >= 2  # there and back; twice, if both called at the same moment
     assert associations(world.lab.host("ct")) == 0
 
 
