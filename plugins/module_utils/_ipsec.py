@@ -290,8 +290,10 @@ class IPsec(Protocol):
 
     def _give(self, plans):
         """Gives charon what is new. Connections and keys that are as they were stay as they are, and so do others'."""
-        # It ends with an error for whatever of the owner's can't be loaded, too.
-        said = self.host.run("sh", "-c", "swanctl --load-all --noprompt 2>&1 || true")
+        try:
+            said = self._load()
+        except Error as error:
+            return {plan.view["uuid"]: error for plan in plans}
         conns = text.by_name(self._ask("--list-conns") or [])
         failed = {}
         for plan in plans:
@@ -306,6 +308,20 @@ class IPsec(Protocol):
         if words:
             self.host.attempt("sh", "-c", RENEW, "sh", *words)
         return failed
+
+    def _load(self):
+        """Lets charon have what stands in the files; what swanctl says about it. Raises Error on a file that is none.
+
+        Such a file would count as if nothing stood in any, and take away all connections. So the one kind of thing
+        that tunnels and most others don't have is loaded first.
+        """
+        said = self.host.run("sh", "-c", "swanctl --load-authorities 2>&1 || true")
+        if "invalid config file" in said:
+            wrong = [line for line in said.splitlines() if "error" in line or "invalid" in line]
+            mend = "swanctl can't read its configuration, so nothing was loaded: %s. Mend the file below %s."
+            raise Error(mend % (printable(" / ".join(wrong)), etc("swanctl")))
+        # It ends with an error for whatever of the owner's can't be loaded, too.
+        return self.host.run("sh", "-c", "swanctl --load-all --noprompt 2>&1 || true")
 
     def applied(self, view, live):
         """What goes into the state about what was applied, with the connection that charon was given."""
@@ -322,7 +338,8 @@ class IPsec(Protocol):
         stats = self._ask("--stats")
         if not stats:
             return
-        self.host.attempt("sh", "-c", "swanctl --load-all --noprompt 2>&1")
+        with contextlib.suppress(Error):
+            self._load()
         for name in places:
             self.host.attempt("swanctl", "--terminate", "--ike", name, "--timeout", "2")
         if last and "kernel-libipsec" in stats[-1].get("plugins", []) and not (self._ask("--list-conns") or [])[:-1]:

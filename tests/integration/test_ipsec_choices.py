@@ -151,6 +151,29 @@ def test_selectors(nodes: Directly) -> None:
         nodes.sh("old", "ip addr del 192.168.50.1/24 dev lo")
 
 
+def test_files_of_the_owner_that_are_none(nodes: Directly) -> None:
+    """One that swanctl can't take is the owner's business; one that it can't read stops new tunnels, and takes none."""
+    up(nodes, ipsec(nodes, 1))
+    pairs = [ipsec(nodes, 1), ipsec(nodes, 2)]
+    path = "/etc/swanctl/conf.d/owner.conf"
+    nodes.sh("a", f"printf 'connections {{\\n owner {{\\n version = 7\\n }}\\n}}\\n' > {path}")
+    try:
+        nodes.apply(nodes.views(*pairs))
+        pairs = [known(nodes, pair) for pair in pairs]
+        nodes.sh("a", f"printf 'connections {{\\n' > {path}")
+        answer = nodes.apply(nodes.views(*pairs))["a"]
+        assert "swanctl can't read its configuration, so nothing was loaded: syntax error" in answer.tunnel(2)["error"]
+        assert answer.tunnel(1)["status"] == "active"
+        assert "mz1: IKEv2" in nodes.sh("a", "swanctl --list-conns")
+        nodes.sh("a", f"printf 'connections {{\\n owner {{\\n version = 7\\n }}\\n}}\\n' > {path}")
+        assert nodes.apply(nodes.views(*pairs))["a"].tunnel(2)["changes"] == [
+            *("firewall rules loaded", "connection loaded")
+        ]
+        assert nodes.health(nodes.views(*pairs), wait=15)["a"].statuses() == {"active"}
+    finally:
+        nodes.sh("a", f"rm {path}")
+
+
 def test_interfaces_swap(nodes: Directly) -> None:
     up(nodes, ipsec(nodes, 1), ipsec(nodes, 2))
     pairs = [known(nodes, ipsec(nodes, 1, interface="mz2")), known(nodes, ipsec(nodes, 2, interface="mz1"))]
