@@ -82,6 +82,7 @@ options:
     type: list
     elements: str
     default: []
+    version_added: 0.2.0
   ipsec_data_path:
     description:
       - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's
@@ -90,6 +91,7 @@ options:
     type: str
     choices: [auto, kernel, userspace]
     default: auto
+    version_added: 0.2.0
   rendered:
     description:
       - Set by the action plugin. Leave it out.
@@ -100,12 +102,14 @@ options:
       - Set by the action plugin. Leave it out.
     type: dict
     default: {}
+    version_added: 0.2.0
   seal:
     description:
       - Set by the action plugin. Leave it out.
     type: list
     elements: str
     default: []
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full

@@ -63,6 +63,7 @@ options:
     type: str
     choices: [auto, require, "off"]
     default: auto
+    version_added: 0.2.0
 seealso:
   - module: marzban.tunnels.tunnel_apply
   - module: marzban.tunnels.tunnel_info
