@@ -125,6 +125,7 @@ views:
         mtu: {description: "Bytes, or null where the node finds it.", type: int}
         keepalive: {description: "Seconds between two packets that keep the way open, 0 for none.", type: int}
         dial: {description: Whether this end opens the connection., type: bool}
+        dialed: {description: Whether the other end does., type: bool}
         transport: {description: V(udp) or V(tcp)., type: str}
         post_quantum: {description: "V(auto), V(require) or V(off).", type: str}
         routes: {description: What this host sends into the tunnel., type: list, elements: str}
