@@ -101,6 +101,8 @@ def unit(folder, uuid):
             "ExecStartPost=sh -c 'until test -e /sys/class/net/%%i; do kill -0 $$MAINPID || exit 1; sleep 0.02; done;"
             " exec ip -batch %s/link.ip'" % folder,
             "ExecStopPost=nft 'add table inet %s; delete table inet %s'" % (table, table),
+            # The stock unit of a TLS server leaves it behind.
+            "ExecStopPost=rm -f %t/openvpn-server/status-%i.log",
             "",
         )
     )
