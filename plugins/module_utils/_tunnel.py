@@ -104,7 +104,7 @@ def measure(host, work, probe=True):
     running, named = {}, []
     for protocol, tunnels, live in work:
         names = sorted(one.view["interface"] for one in tunnels if one.wanted)
-        live = live or protocol.look_briefly(names)
+        live = live or (protocol.look_briefly(names) if names else None)
         for tunnel in tunnels:
             if tunnel.refused:
                 continue
