@@ -77,14 +77,16 @@ def secret_forms(content: bytes) -> dict[str, bytes]:
 
 
 def pem_forms(content: bytes) -> dict[str, bytes]:
-    """Of a private key: its number, and the lines of its text that hold nothing else."""
-    key = serialization.load_pem_private_key(content, password=None)
+    """Of the private key in a text: its number, and the lines that hold nothing else."""
+    block = re.search(rb"-----BEGIN PRIVATE KEY-----\n.*?\n-----END PRIVATE KEY-----\n", content, re.DOTALL)
+    assert block
+    key = serialization.load_pem_private_key(block[0], password=None)
     if isinstance(key, Ed25519PrivateKey):
         raw = key.private_bytes_raw()
     else:
         assert isinstance(key, EllipticCurvePrivateKey)
         raw = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
-    body = [line for line in content.splitlines() if line and b"-----" not in line]
+    body = [line for line in block[0].splitlines() if b"-----" not in line]
     found = {**forms(raw), **{f"PEM line {n}": line for n, line in enumerate(body) if n and len(line) >= 12}}
     return found
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.lab
 
 KEYS = "etc/marzban/tunnels"
 # The files of secrets on a host, and those of them that both ends of a tunnel hold
-FILES = (f"{KEYS}/*/*.key", "etc/swanctl/private/marzban-*")
+FILES = (f"{KEYS}/*/*.key", f"{KEYS}/*/*.pem", "etc/swanctl/private/marzban-*")
 SHARED = ("preshared.key", "wrap.key")
 KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
 LOUD = ("-vvv", "--diff")
@@ -137,7 +137,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         proof.run("check on fresh hosts", "apply", "--check", **caches)
         proof.run("apply", "apply", **caches)
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [3, 3], "each host has made its keys"
-        assert [len(proof.of_file(name, "tls.key")) for name in "ab"] == [1, 1]
+        assert [len(proof.of_file(name, "tls.pem")) for name in "ab"] == [1, 1]
         assert [len(proof.of_file("both", name)) for name in SHARED] == [1, 1], "both ends have the same"
         proof.run("nothing to do", "apply", **caches)
         world.change("one", config={"mtu": 1330, "keepalive": 11})
@@ -266,7 +266,7 @@ def test_a_host_holds_its_own_keys_in_their_files_only(evidence: Evidence, name:
     found = on_host(evidence, name, evidence.private())
     assert "AnsiballZ_tunnel_apply" in host.run(f"ls {evidence.kept}/*").stdout, "modules were kept"
     own = {f"/{path.relative_to(host.root)}" for path in secret_files(host)}
-    assert len(own) == 3 + 1 + 2 + 1  # private.key of all, tls.key, what is shared, and swanctl's copy
+    assert len(own) == 3 + 1 + 2 + 1  # private.key of all, tls.pem, what is shared, and swanctl's copy
     assert set(found) == own
     for path, what in found.items():
         assert {one.partition("'s ")[0] for one in what} <= {name, "both"}, path
