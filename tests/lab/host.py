@@ -69,6 +69,10 @@ class Host:
         """What systemd-nspawn and the host's console said."""
         return self.directory / "console.log"
 
+    def console(self) -> str:
+        """The end of that."""
+        return self.log.read_text(errors="replace")[-2000:]
+
     @property
     def group(self) -> Path:
         return cgroup.group(self.lab.name, self.name)
@@ -167,7 +171,7 @@ class Host:
         try:
             machine.until(f"answer of {self.name}'s sshd", self.answers, timeout)
         except LabError as error:
-            raise LabError(f"{error}; its console said:\n{self.log.read_text(errors='replace')[-2000:]}") from error
+            raise LabError(f"{error}; its console said:\n{self.console()}") from error
 
     def stop(self) -> None:
         """Pull the plug: nothing is shut down, the file system stays, neighbours see no farewell."""

@@ -7,6 +7,7 @@ For what the machine's kernel lacks, and a container cannot have. Everything tak
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 import subprocess
@@ -64,6 +65,8 @@ class VM(Host):
         login = ["ssh", "-F", str(self.lab.ssh_config), "-o", "ControlMaster=auto", "-o", "ControlPersist=yes"]
         login += ["-o", f"ControlPath={self._connection}", "-o", "ConnectTimeout=30", self.name, shlex.join(inside)]
         done = machine.run(cgroup.joining(self.group / "ssh", login), check=False, input=input, timeout=timeout + 60)
+        if done.returncode == 255:  # ssh's own
+            raise LabError(f"{self.name}: {done.stderr.strip()}; its console said:\n{self.console()}")
         return self._judged(done, words, check, timeout)
 
     @property
@@ -90,7 +93,8 @@ class VM(Host):
         ]
         return [
             *("sh", "-c", FIRST, "sh"),
-            *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "512"),
+            # One processor: with two, now and then one runs what the other is just patching, and the kernel panics.
+            *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "512"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
             *("-kernel", str(self.root / "boot/vmlinuz"), "-initrd", str(self.root / "boot/initrd.img")),
             # What the kernel does not know, it gives to the initrd.
@@ -110,7 +114,8 @@ class VM(Host):
 
     def reboot(self) -> None:
         before = self._boot_id()
-        self.run(["systemctl", "reboot"], check=False)
+        with contextlib.suppress(LabError):  # it may end the connection first
+            self.run(["systemctl", "reboot"])
         self._disconnect()
         machine.until(f"end of {self.name}'s sshd", lambda: not self.answers(), SHUTDOWN)
         self.wait()
