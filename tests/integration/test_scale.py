@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import Run, World
+from tests.integration.world import TYPES, Run, World
 
 pytestmark = pytest.mark.lab
-MANY = 50
+MANY = 51  # a third of each type
 WAITING = ("Wait for the traffic of new tunnels", "Wait until traffic passes", "Keep the newest answer")
 # These happen on the controller.
 LOCAL = re.compile(
@@ -23,7 +23,7 @@ LOCAL = re.compile(
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    return make_world(a="bookworm+wireguard", b="trixie+wireguard")
+    return make_world(a="bookworm+tunnels", b="trixie+tunnels")
 
 
 def tasks(run: Run, host: str) -> list[str]:
@@ -53,22 +53,27 @@ def requests(world: World, run: Callable[[], Run]) -> tuple[Run, list[str]]:
     return done, [f"{line['method']} {line['path'].partition('?')[0]}" for line in world.panel.log_lines()[before:]]
 
 
-def test_fifty_tunnels_are_as_many_tasks_as_one(world: World) -> None:
-    world.tunnel("t1", "a", "b")
+def record(world: World, first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        ends = ("a", "b") if number % 2 else ("b", "a")
+        world.tunnel(f"t{number}", *ends, tunnel_type=TYPES[number % len(TYPES)])
+
+
+def test_fifty_tunnels_are_as_many_tasks_as_one_of_each_type(world: World) -> None:
+    record(world, 1, len(TYPES))
     one, asked_for_one = requests(world, lambda: world.apply("--diff").expect())
-    world.expect_traffic(("t1", "a", "b"))
+    world.expect_traffic(*((f"t{number}", "a", "b") for number in range(1, len(TYPES) + 1)))
     still_one, still_asked_for_one = requests(world, lambda: world.apply("--diff").expect())
     assert still_one.changed() == []
 
-    for number in range(2, MANY + 1):
-        world.tunnel(f"t{number}", *(("a", "b") if number % 2 else ("b", "a")))
+    record(world, len(TYPES) + 1, MANY)
     many, asked_for_many = requests(world, lambda: world.apply("--diff").expect())
-    assert len(many.changes("a")) == len(many.changes("b")) == MANY - 1
+    assert len(many.changes("a")) == len(many.changes("b")) == MANY - len(TYPES)
     before = modules(world, "a"), modules(world, "b")
     still_many, still_asked_for_many = requests(world, lambda: world.apply("--diff").expect())
     assert still_many.changed() == []
     assert {tunnel["status"] for tunnel in world.tunnels().values()} == {"active"}
-    world.expect_traffic((f"t{MANY}", "a", "b"))
+    world.expect_traffic(*((f"t{number}", "a", "b") for number in range(MANY - len(TYPES) + 1, MANY + 1)))
 
     for host in "ab":
         assert tasks(many, host) == tasks(one, host)
@@ -86,4 +91,4 @@ def test_taking_fifty_off_is_one_module(world: World) -> None:
     assert len(removed.results("tunnel_apply", "a")[-1]["removed"]) == MANY
     assert modules(world, "a") == before + 1
     assert len(rounds(removed, "a")) == 1
-    assert "mz" not in world.lab.host("a").run("ip -o link").stdout
+    assert "mz" not in world.lab.host("a").run("ip -o link; systemctl list-units --plain; swanctl --list-conns").stdout
