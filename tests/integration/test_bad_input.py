@@ -8,6 +8,7 @@ the same run work.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import sqlite3
@@ -81,11 +82,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], str, Any]] = {
     "endpoint": ({"target": {"endpoint": "a b"}}, "target.endpoint", "a b"),
 }
 END = {"source": "a", "target": "b"}
+GOOD = {"good": "wireguard", "good openvpn": "openvpn", "good ipsec": "ipsec"}
 
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    world = make_world(a="bookworm+tunnels", b="bookworm+tunnels")
+    for name, kind in GOOD.items():
+        if name != "good":
+            world.tunnel(name, "a", "b", tunnel_type=kind)
     world.tunnel(
         "good",
         "a",
@@ -270,6 +275,8 @@ def expect_422(world: World, fields: dict[str, Any], where: str, words: str) -> 
 
 # Past the validation
 
+KEY = base64.b64encode(bytes(range(1, 33))).decode()
+KINDS = {"fingerprint": "openvpn", "next fingerprint": "openvpn", "ipsec key": "ipsec"}
 INJECTED = f"10.8.0.1/31\nPostUp = touch {OWNED}"
 PAST: dict[str, tuple[str, Any, str]] = {
     # what → statement for the tunnel's id, value, field that the error names
@@ -301,6 +308,23 @@ PAST: dict[str, tuple[str, Any, str]] = {
         f"x\nPostUp = touch {OWNED}",
         "source.public.public_key",
     ),
+    "fingerprint": (
+        f"UPDATE tunnel_ends SET public = json_object('public_key', '{KEY}', 'fingerprint', :value)"
+        " WHERE tunnel_id = :id AND role = 'source'",
+        f"{'0' * 64}\n</peer-fingerprint>\nscript-security 2\nup 'touch {OWNED}'",
+        "source.public.fingerprint",
+    ),
+    "next fingerprint": (
+        f"UPDATE tunnel_ends SET public = json_object('public_key', '{KEY}', 'fingerprint', '{'0' * 64}',"
+        " 'next_fingerprint', :value) WHERE tunnel_id = :id AND role = 'source'",
+        f"{'0' * 64} {'1' * 64}",
+        "source.public.next_fingerprint",
+    ),
+    "ipsec key": (
+        "UPDATE tunnel_ends SET public = json_object('public_key', :value) WHERE tunnel_id = :id AND role = 'source'",
+        f"x\n}} secrets {{ ike-x {{ secret = 1 }} }} include {OWNED}",
+        "source.public.public_key",
+    ),
     "node": ("UPDATE nodes SET name = :value WHERE name = 'c'", f"c;touch {OWNED}", "target.node"),
 }
 
@@ -309,7 +333,10 @@ PAST: dict[str, tuple[str, Any, str]] = {
 def past(world: World) -> tuple[Run, dict[str, dict[str, Any]]]:
     """One run with a broken record of each kind beside the good one; and the records as they were before."""
     world.api("POST", "/node", json={"name": "c", "address": "203.0.113.9", "add_as_new_host": False})
-    records = {what: world.tunnel(what, "a", "c" if what == "node" else "b") for what in PAST}
+    records = {
+        what: world.tunnel(what, "a", "c" if what == "node" else "b", tunnel_type=KINDS.get(what, "wireguard"))
+        for what in PAST
+    }
     with sqlite3.connect(world.panel.database) as database:
         for what, (statement, value, _field) in PAST.items():
             assert database.execute(statement, {"value": value, "id": records[what]["id"]}).rowcount, what
@@ -334,28 +361,32 @@ def test_a_record_past_the_validation_touches_nothing_and_stops_no_other(
     run, records = past
     assert world.lab is not None
     assert run.code == 2, run.text  # told at the end, after the others were applied
-    world.expect_traffic(("good", "a", "b"))
+    world.expect_traffic(*((name, "a", "b") for name in GOOD))
+    good = {name: world.tunnels()[name] for name in GOOD}
     for name, host in world.lab.hosts.items():
-        assert {tunnel["name"] for answer in run.results("tunnel_apply", name) for tunnel in answer["tunnels"]} == {
-            "good"
+        applied = {tunnel["name"] for answer in run.results("tunnel_apply", name) for tunnel in answer["tunnels"]}
+        assert applied == set(GOOD)
+        own = {
+            what: next(end["interface"] for end in tunnel["ends"] if end["node"] == name) for what, tunnel in good.items()
         }
-        interface = next(end["interface"] for end in world.tunnels()["good"]["ends"] if end["node"] == name)
-        assert host.run("wg show interfaces").stdout.split() == [interface]
-        assert host.run("ls /etc/wireguard").stdout.split() == [f"{interface}.conf"]
-        assert host.run("ls -A /etc/marzban/tunnels").stdout.split() == [world.tunnels()["good"]["uuid"]]
+        assert host.run("wg show interfaces").stdout.split() == [own["good"]]
+        assert host.run("ls /etc/wireguard").stdout.split() == [f"{own['good']}.conf"]
+        assert host.run("ls /etc/openvpn/server").stdout.split() == [f"{own['good openvpn']}.conf"]
+        assert host.run("ls /etc/swanctl/conf.d").stdout.split() == [f"marzban-{own['good ipsec']}.conf"]
+        folders = host.run("ls -A /etc/marzban/tunnels").stdout.split()
+        assert sorted(folders) == sorted(tunnel["uuid"] for tunnel in good.values())
         assert not (host.root / OWNED.lstrip("/")).exists()
         assert host.run(f"ls -d {OWNED}", check=False).returncode != 0
     assert not Path(OWNED).exists()
     sent = [line for line in world.panel.log_lines() if line["path"] == "/api/tunnels/keys"]
     assert 1 <= len(sent) <= 3, "one for each round, and the broken ones add none"
-    keys = {end["node"]: end["public"] for end in world.tunnels()["good"]["ends"]}
-    assert all(keys.values())
+    assert all(end["public"] for tunnel in good.values() for end in tunnel["ends"])
     assert all(
         end["public"] is None
         for one in world.api("GET", "/tunnels")
-        if one["id"] != world.tunnels()["good"]["id"]
+        if one["name"] not in GOOD
         for end in one["ends"]
-        if one["id"] != records["key"]["id"]
+        if one["id"] not in {records[what]["id"] for what in ("key", *KINDS)}
     )
 
 
