@@ -206,10 +206,10 @@ class IPsec(Protocol):
             # What bears the name now is another tunnel of ours, which leaves before this one comes.
             live = _link.leave_out(live, interface, self.units(interface))
         path = self._data_path(live)
-        here, there = text.selectors(view, path)
+        here, yonder = text.selectors(view, path)
         if path == text.USERSPACE:
-            _plan.check_selectors(view, self._taken, there, self._version(), live["links"])
-            self._taken.update((one, view["name"] or "#%d" % view["id"]) for one in there)
+            _plan.check_selectors(view, self._taken, yonder, self._version(), live["links"])
+            self._taken.update((one, view["name"] or "#%d" % view["id"]) for one in yonder)
         if view["dial"]:
             _link.check_endpoint(view, resolved)
         folder = self.folders.path(uuid)
@@ -221,7 +221,7 @@ class IPsec(Protocol):
             "proposals": ike,
             "esp_proposals": esp,
             "local_ts": ", ".join(here),
-            "remote_ts": ", ".join(there),
+            "remote_ts": ", ".join(yonder),
             "public_key": public["public_key"] if public else "?",
             "peer_public_key": peer_public["public_key"],
             "if_id": text.if_id(uuid) if path == text.KERNEL else 0,
@@ -242,9 +242,11 @@ class IPsec(Protocol):
         ours = self.files(interface, uuid)
         for place, after in wanted.items():
             plan.write(place, _files.read(place) if stood or place not in ours else None, after)
-        key = _files.read(self.key_path(uuid)) if public else None
+        key, copy = _files.read(self.key_path(uuid)) if public else None, key_copy(interface)
+        there = key is not None and _files.read(copy) == key
         before = _plan.Before(
-            key_there=key is not None and _files.read(key_copy(interface)) == key,
+            key_there=there,
+            key_open=there and _files.open_to_others(copy),
             right_kind=os.path.exists("/sys/class/net/%s/tun_flags" % interface) == (path == text.USERSPACE),
             applied=(state or {}).get("applied") or {},
         )
@@ -265,7 +267,7 @@ class IPsec(Protocol):
         plans = [plan for plan in plans if plan.view["uuid"] not in failed]
         if any(plan.watch for plan in plans):
             self.host.attempt("systemctl", "restart", text.WATCH_UNIT)
-        plans = self._each(self._copy_key, [plan for plan in plans if plan.give], failed)
+        plans = [plan for plan in self._each(self._copy_key, plans, failed) if plan.give]
         if plans:
             failed.update(self._give(plans))
         return failed

@@ -14,9 +14,9 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Fie
 
 CHARON = "strongswan.service"
 
-# What the last run left: whether the key in swanctl's folder is the tunnel's, whether the interface is of the right
-# kind, and ``applied`` of the state.
-Before = namedtuple("Before", "key_there right_kind applied")
+# What the last run left: whether the key in swanctl's folder is the tunnel's, and whether others can read it; whether
+# the interface is of the right kind; ``applied`` of the state.
+Before = namedtuple("Before", "key_there key_open right_kind applied")
 
 
 class Plan(_link.Plan):
@@ -64,6 +64,9 @@ def compare(plan, before, live, routes, mtu):
     if not before.key_there:
         plan.key = plan.give = True
         plan.changes.append("private key given to strongSwan")
+    elif before.key_open:
+        plan.key = True
+        plan.changes.append("private key closed to others")
     known = before.applied.get("conf")
     if plan.digest != known or name not in live["conns"]:
         plan.give = True

@@ -19,23 +19,16 @@ LEFT = """ls -d /etc/marzban; ls /etc/swanctl/conf.d /etc/swanctl/private /etc/s
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    """Bare hosts of three releases: strongSwan 5.9.1, 5.9.8 and 6.1."""
-    return make_world(a="bookworm", b="forky", old="bullseye")
+    """Bare hosts, with strongSwan 5.9.8 and 5.9.1."""
+    return make_world(a="bookworm", b="bullseye")
 
 
 def tunnels(world: World) -> list[dict[str, Any]]:
-    made = []
-    for number, target in ((1, "b"), (2, "old")):
-        config = {
-            role: {
-                "endpoint": world.lab.host(host).address,
-                "addresses": [f"10.9.{number}.{last}/31", f"fd09::{number}:{last}/127"],
-            }
-            for role, host, last in (("source", "a", 0), ("target", target, 1))
-        }
-        ends = {"source": "a", "target": target, "config": config}
-        made.append({"name": f"t{number}", "id": number, "type": "ipsec", **ends})
-    return made
+    config = {
+        role: {"endpoint": world.lab.host(host).address, "addresses": [f"10.9.1.{last}/31", f"fd09::1:{last}/127"]}
+        for role, host, last in (("source", "a", 0), ("target", "b", 1))
+    }
+    return [{"name": "t1", "id": 1, "type": "ipsec", "source": "a", "target": "b", "config": config}]
 
 
 def run(world: World, *words: str, **variables: Any) -> Run:
@@ -45,9 +38,8 @@ def run(world: World, *words: str, **variables: Any) -> Run:
 
 
 def passes(world: World) -> bool:
-    places = ("10.9.1.1", "fd09::1:1", "10.9.2.1", "fd09::2:1")
     ping = "ping -n -q -c 1 -W 1"
-    return world.lab.host("a").run(" && ".join(f"{ping} {one}" for one in places), check=False).returncode == 0
+    return world.lab.host("a").run(f"{ping} 10.9.1.1 && {ping} fd09::1:1", check=False).returncode == 0
 
 
 def test_the_quartet_by_hand_on_bare_hosts(world: World) -> None:
@@ -58,7 +50,7 @@ def test_the_quartet_by_hand_on_bare_hosts(world: World) -> None:
         assert host.run(LEFT, check=False).stdout == ""
     done = run(world).expect()
     assert all("Install packages" in done.changed(name) for name in world.lab.hosts)
-    until("both tunnels carry packets", lambda: passes(world))
+    until("packets", lambda: passes(world))
     assert run(world, "--check").expect().changed() == []
     assert run(world).expect().changed() == []
 
