@@ -161,15 +161,15 @@ class OpenVPN(Protocol):
             changes.append("TLS key closed to others")
             if not self.host.check:
                 _files.close_to_others(path)
-        left, following = _certificate.load(folder).days, public.get("next_fingerprint")
-        if left < _certificate.RENEW and not following:
+        following = public.get("next_fingerprint")
+        if not following and _certificate.load(folder).days < _certificate.RENEW:
             changes.append("next certificate made")
             if self.host.check:
                 return Exchanged(public, False, changes)
             following = _certificate.make(folder, _certificate.NEXT).fingerprint
             public = dict(public, next_fingerprint=following)
-        # One that has ended is as good as none: no reason to wait.
-        if following and (left < 0 or peer_public.get("accepts") == following):
+        # Not before, even where the present one has ended: OpenVPN goes by the fingerprint, and takes it all the same.
+        if following and peer_public.get("accepts") == following:
             changes.append("certificate switched")
             if not self.host.check:
                 _certificate.switch(folder)
@@ -241,7 +241,7 @@ class OpenVPN(Protocol):
         rules = _link.rules(view, mtu)
         written = plan.write(self._path(uuid, RULES), _files.read(self._path(uuid, RULES)), rules)
         applied = (state or {}).get("applied") or {}
-        fresh = self._plan_wrap(plan, folder, public, peer_public)
+        fresh = self._plan_wrap(plan, folder, public, peer_public, stood)
         _link.compare_unit(plan, live, interface in live["links"])
         if not plan.start and (fresh or self._stale(before, conf, applied, public)):
             plan.start = True
@@ -251,7 +251,8 @@ class OpenVPN(Protocol):
             link, ours = live["links"][interface], set(applied.get("addresses") or [])
             shaken = _link.compare_link(plan, link, view["local"]["addresses"], mtu, ours)
             _link.compare_routes(plan, routes, applied, shaken)
-        self._check_port(plan, conf, live)
+        if plan.start and not (self._active(live, interface) and text.listens(before or conf) == text.listens(conf)):
+            self._check_port(plan, conf, live)
         if plan.files and not plan.changes:
             plan.changes.append("files put back")
         return plan
@@ -275,12 +276,12 @@ class OpenVPN(Protocol):
         }
 
     @staticmethod
-    def _plan_wrap(plan, folder, public, peer_public):
-        """The key that wraps the handshake; whether it is another one than before."""
+    def _plan_wrap(plan, folder, public, peer_public, stood):
+        """The key that wraps the handshake; whether it is another one than before. It goes with a former interface."""
         wanted = None
         if public:
             wanted = _wrap.derive(_keys.load(folder)[0], peer_public["public_key"], plan.view["uuid"])
-            if _files.read(os.path.join(folder, _wrap.FILE)) == wanted:
+            if stood and _files.read(os.path.join(folder, _wrap.FILE)) == wanted:
                 return False
         plan.wrap = wanted
         plan.changes.append("wrap key derived")
@@ -296,9 +297,8 @@ class OpenVPN(Protocol):
     @staticmethod
     def _check_port(plan, conf, live):
         place = text.listens(conf)
-        if plan.start and place in live["ports"]:
-            mend = "Another program on this host listens there (see ss -lnp): stop it, or choose another port."
-            raise FieldError("local.port", place[1], mend)
+        if place:
+            _link.check_port(plan, place[1], {port for kind, port in live["ports"] if kind == place[0]}, False)
 
     # Doing it
 
@@ -336,9 +336,7 @@ class OpenVPN(Protocol):
 
     def measured(self, view, live, ping):
         """MEASURED of one end. ``ping`` is what the probe said."""
-        name = view["interface"]
-        conf = _files.read(conf_path(name)) or ""
-        found = text.parse(live["said"].get(name) or "", text.groups(conf))
+        name, found = view["interface"], self._said(view, live)
         device = "/sys/class/net/%s/" % name
         measured = dict(
             ping,
@@ -359,8 +357,15 @@ class OpenVPN(Protocol):
         return measured
 
     def up(self, view, live):
-        """Whether the process and its interface are there, and for how many seconds (or None)."""
-        return self.runs(view, live, os.path.exists("/sys/class/net/%s" % view["interface"]))
+        """Whether the process and its interface are there, and for how many seconds, or how many it is without a session."""
+        there, seconds = self.runs(view, live, os.path.exists("/sys/class/net/%s" % view["interface"]))
+        lost = self._said(view, live).get("lost")
+        return there, seconds if lost is None or seconds is None else min(seconds, max(0, live["now"] - lost))
+
+    @staticmethod
+    def _said(view, live):
+        name = view["interface"]
+        return text.parse(live["said"].get(name) or "", _files.read(conf_path(name)) or "")
 
 
 def ask(interface):
@@ -370,8 +375,8 @@ def ask(interface):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:
             asked.settimeout(TIMEOUT)
             asked.connect(management(interface))
-            asked.sendall(b"state\nlog all\nquit\n")
-            while True:
+            asked.sendall(b"state\nlog all\n")
+            while said.count(b"\r\nEND\r\n") < 2:
                 part = asked.recv(65536)
                 if not part:
                     break

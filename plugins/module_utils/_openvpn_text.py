@@ -18,7 +18,9 @@ _LETS_IN = re.compile(r"<peer-fingerprint>(.*?)</peer-fingerprint>", re.DOTALL)
 _STATE = re.compile(r"^\d+,(\w+),", re.MULTILINE)
 _HANDSHAKE = re.compile(r"^(\d+),\w*,Control Channel: (.*)$", re.MULTILINE)
 _KEY_EXCHANGE = re.compile(r"(?:key agreement: |peer temporary key: \d+ bits )([\w-]+)")
-_CIPHER = re.compile(r"^\d+,\w*,Data Channel: cipher '([\w-]+)'", re.MULTILINE)
+_CIPHERS = re.compile(r"^\d+,\w*,peer info: IV_CIPHERS=([\w:-]+)$", re.MULTILINE)
+_ENTRY = re.compile(r"^(\d+),\w*,(.*)$", re.MULTILINE)
+_CONNECTED = "Initialization Sequence Completed"
 _PORT = re.compile(r"^lport (\d+)$", re.MULTILINE)
 
 
@@ -111,27 +113,41 @@ def unit(folder, uuid):
 # The management socket
 
 
-def parse(said, groups):
-    """What a process says of itself: ``{"handshake", "cipher", "key_exchange"}``, {} while it is not connected.
+def parse(said, conf):
+    """What a process says of itself: ``{"handshake"?, "cipher"?, "key_exchange"?}``, or ``{"lost"}`` while not connected.
 
-    ``handshake`` is when the last one ended (seconds since 1970), ``said`` the answers to ``state`` and ``log all``,
-    ``groups`` the conf's.
+    ``handshake`` is when the last one ended, ``lost`` since when there is no session, as far as is known (both in
+    seconds since 1970). ``said`` are the answers to ``state`` and ``log all``, ``conf`` is what it was started with.
     """
-    state, shaken = _STATE.search(said), _HANDSHAKE.findall(said)
+    state = _STATE.search(said)
     if not state or state.group(1) != "CONNECTED":
-        return {}
-    ciphers = _CIPHER.findall(said)
-    found: dict = {"handshake": None, "cipher": ciphers[-1] if ciphers else None, "key_exchange": None}
+        return {"lost": _lost(said)} if state else {}
+    shaken, ciphers = _HANDSHAKE.findall(said), _CIPHERS.findall(said)
+    found = {"cipher": _agreed(conf, ciphers[-1].split(":")) if ciphers else None}
     if shaken:
         when, about = shaken[-1]
         group = _KEY_EXCHANGE.search(about)
         # 2.6 as a TLS client has no word for a group with ML-KEM, and has one for each other.
-        silent = QUANTUM if QUANTUM in groups.split(":") else None
+        silent = QUANTUM if QUANTUM in _setting(conf, "tls-groups") else None
         name = group.group(1) if group else silent
         found.update(handshake=int(when), key_exchange=CLASSIC if name == "x25519" else name)
     return found
 
 
-def groups(conf):
-    """The TLS groups in a conf, as they stand there."""
-    return next((line.split()[1] for line in lines(conf) if line.startswith("tls-groups ")), "")
+def _lost(said):
+    entries = [(int(when), what) for when, what in _ENTRY.findall(said.partition("END")[2])]
+    ends = [place for place, (_when, what) in enumerate(entries) if _CONNECTED in what]
+    since = entries[ends[-1] + 1 :] if ends else entries
+    return since[0][0] if since else None
+
+
+def _agreed(conf, theirs):
+    """The data cipher that both ends agree on: the first one of the TLS server's that the other one has, too."""
+    ours = _setting(conf, "data-ciphers")
+    first, second = (ours, theirs) if "tls-server" in lines(conf) else (theirs, ours)
+    return next((one for one in first if one in second), None)
+
+
+def _setting(conf, name):
+    """The values of a setting, which colons part."""
+    return next((line.split()[1].split(":") for line in lines(conf) if line.startswith(name + " ")), [])
