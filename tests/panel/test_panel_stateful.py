@@ -46,7 +46,7 @@ KINDS = ("wireguard", "openvpn", "ipsec")
 TYPES = st.sampled_from(KINDS)
 HALVES = {kind: key(kind) for kind in KINDS}
 TRANSPORTS = st.sampled_from([None] * 4 + ["udp", "tcp"])
-OF_ONE_VIEW = {"interface", "dial", "routes", "local", "peer"}
+OF_ONE_VIEW = {"interface", "dial", "dialed", "routes", "local", "peer"}
 
 
 @st.composite

@@ -352,6 +352,7 @@ def agree(one, other):
     assert one["routes"] == other["local"]["routes"]
     assert other["routes"] == one["local"]["routes"]
     assert one["dial"] or other["dial"]
+    assert (one["dial"], other["dial"]) == (other["dialed"], one["dialed"])
     assert {one["local"]["role"], other["local"]["role"]} == {"source", "target"}
 
 
@@ -404,6 +405,7 @@ def test_a_view():
         "mtu": None,
         "keepalive": 25,
         "dial": False,
+        "dialed": True,
         "transport": "udp",
         "post_quantum": "auto",
         "routes": ["192.168.6.0/24"],

@@ -51,6 +51,7 @@ def view(**changes):
         "mtu": None,
         "keepalive": 25,
         "dial": True,
+        "dialed": True,
         "transport": "udp",
         "post_quantum": "auto",
         "routes": ["192.168.7.0/24"],
