@@ -21,7 +21,7 @@ from tests.lab import Host
 pytestmark = pytest.mark.lab
 
 #: Type of a tunnel, which is also its name: what the kernel calls its interface.
-KINDS = {"wireguard": "wireguard", "ipsec": "xfrm"}
+KINDS = {"wireguard": "wireguard", "openvpn": "ovpn", "ipsec": "xfrm"}
 TUNNELS = [(name, "vm", "ct") for name in KINDS]
 #: Seconds for what takes one or two on an idle machine.
 PATIENCE = 60
