@@ -69,7 +69,7 @@ def make(folder, name=FILE, life=LIFE):
 
 
 def load(folder, name=FILE):
-    """The Certificate in ``folder``, None where there is none. Raises BrokenKey, which shows nothing of what was read."""
+    """The Certificate in ``folder``, or None. Raises BrokenKey, which shows nothing of what was read."""
     path = os.path.join(folder, name)
     text = _files.read(path)
     if text is None:

@@ -40,7 +40,7 @@ SOCKETS = "/run/openvpn-server"
 LINK = "link.ip"
 LEAST_VERSION = (2, 6)  # peer-fingerprint
 QUANTUM_LIBRARY = (3, 5)  # the first OpenSSL with ML-KEM
-HIDDEN = ("/home", "/root", "/tmp", "/var/tmp", "/run/user")  # what the stock unit's process can't see
+HIDDEN = ("home", "root", "tmp", "var/tmp", "run/user")  # what the stock unit's process can't see
 TIMEOUT = 1  # second, for the management socket
 # Bytes that OpenVPN (2.7 takes 4 more than 2.6) and the outer packet take, by the transport and the outer family.
 OUTSIDE = {"udp": {4: 56, 6: 76}, "tcp": {4: 82, 6: 102}}
@@ -105,7 +105,7 @@ class OpenVPN(Protocol):
         """Refuses a view that this protocol can't run. Raises FieldError."""
         _link.check_unit_name(view["interface"], view["id"])
         root = self.folders.root + "/"
-        if root.startswith(tuple(one + "/" for one in HIDDEN)):
+        if root.startswith(tuple("/%s/" % one for one in HIDDEN)):
             mend = "systemd hides this place from OpenVPN: choose one such as %s."
             raise FieldError("config_dir", self.folders.root, mend % _files.CONFIG_DIR)
         library = self._look_versions()[1]
@@ -349,7 +349,7 @@ class OpenVPN(Protocol):
         if found.get("handshake") is not None:
             measured["handshake_age"] = max(0, int(live["now"]) - found["handshake"])
         if found.get("key_exchange"):
-            measured["post_quantum"] = text.QUANTUM == found["key_exchange"]
+            measured["post_quantum"] = found["key_exchange"] == text.QUANTUM
         if _keys.HAS_CRYPTOGRAPHY:
             with contextlib.suppress(_keys.BrokenKey):
                 used = _certificate.load(self.folders.path(view["uuid"]))
@@ -357,7 +357,7 @@ class OpenVPN(Protocol):
         return measured
 
     def up(self, view, live):
-        """Whether the process and its interface are there, and for how many seconds, or how many it is without a session."""
+        """Whether the process and its interface are there, and for how many seconds, or without a session."""
         there, seconds = self.runs(view, live, os.path.exists("/sys/class/net/%s" % view["interface"]))
         lost = self._said(view, live).get("lost")
         return there, seconds if lost is None or seconds is None else min(seconds, max(0, live["now"] - lost))

@@ -114,7 +114,7 @@ def unit(folder, uuid):
 
 
 def parse(said, conf):
-    """What a process says of itself: ``{"handshake"?, "cipher"?, "key_exchange"?}``, or ``{"lost"}`` while not connected.
+    """What a process says of itself: ``{"handshake", "cipher", "key_exchange"}``, or ``{"lost"}`` while not connected.
 
     ``handshake`` is when the last one ended, ``lost`` since when there is no session, as far as is known (both in
     seconds since 1970). ``said`` are the answers to ``state`` and ``log all``, ``conf`` is what it was started with.

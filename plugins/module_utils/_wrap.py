@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The key that wraps OpenVPN's handshake (tls-crypt): both ends derive it from their static X25519 keys. It never travels."""
+"""The key that wraps OpenVPN's handshake (tls-crypt): both ends derive it from their X25519 keys; it never travels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ _HEAD, _FOOT = "-----BEGIN OpenVPN Static key V1-----", "-----END OpenVPN Static
 
 
 def derive(private, peer_public, uuid):
-    """The text of the key file of the tunnel ``uuid``: the same one at both ends. Raises Error on a peer's key that is none."""
+    """The text of the key file of the tunnel ``uuid``, the same at both ends. Raises Error on a key that is none."""
     raw = _seal.derive(_seal.shared(private, peer_public), uuid, "marzban.tunnels tls-crypt", LENGTH).hex()
     return "\n".join([_HEAD, *(raw[place : place + 32] for place in range(0, len(raw), 32)), _FOOT]) + "\n"

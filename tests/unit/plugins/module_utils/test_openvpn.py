@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""OpenVPN's texts: who dials whom, what needs another process, what its socket says; its certificates and its wrap key."""
+"""OpenVPN's texts: who dials whom, what needs another process, what its socket says; certificates, the wrap key."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _certificate, _files, _keys, _openvpn, _wrap
+from ansible_collections.marzban.tunnels.plugins.module_utils import (
+    _certificate,
+    _files,
+    _keys,
+    _openvpn,
+    _received,
+    _render,
+    _wrap,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils import _openvpn_text as text
-from ansible_collections.marzban.tunnels.plugins.module_utils import _received, _render
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
 
@@ -167,7 +174,9 @@ def test_the_last_handshake_counts(told, offered, group):
 
 
 def test_the_servers_order_of_ciphers_counts():
-    said = LOG.format(when=102, state="CONNECTED", old="").replace("AES-256-GCM:CHACHA20-POLY1305", "X:CHACHA20-POLY1305:AES-256-GCM")
+    said = LOG.format(when=102, state="CONNECTED", old="").replace(
+        "AES-256-GCM:CHACHA20-POLY1305", "X:CHACHA20-POLY1305:AES-256-GCM"
+    )
     assert text.parse(said + "END\n", conf())["cipher"] == "CHACHA20-POLY1305"
     assert text.parse(said + "END\n", conf(**target()))["cipher"] == "AES-256-GCM"
 
@@ -243,7 +252,7 @@ def test_what_is_missing_and_refused():
     mid = _openvpn.OpenVPN(Told("OpenVPN 2.6.14 x\nlibrary versions: OpenSSL 3.0.20"), folders)
     assert mid.missing() == []
     checked = _received.view(view(type="openvpn", post_quantum="require"), PANEL)
-    with pytest.raises(FieldError, match="OpenVPN of this host has OpenSSL 3.0"):
+    with pytest.raises(FieldError, match=r"OpenVPN of this host has OpenSSL 3\.0"):
         mid.check(checked)
     mid.check(dict(checked, post_quantum="auto"))
     hidden = _openvpn.OpenVPN(Told(""), _files.Folders("/root/tunnels"))
