@@ -210,8 +210,6 @@ class IPsec(Protocol):
         if path == text.USERSPACE:
             _plan.check_selectors(view, self._taken, yonder, self._version(), live["links"])
             self._taken.update((one, view["name"] or "#%d" % view["id"]) for one in yonder)
-        if view["dial"]:
-            _link.check_endpoint(view, resolved)
         folder = self.folders.path(uuid)
         mtu = self._mtu_inside(view, path, live, resolved)
         ike, esp = text.proposals(view["post_quantum"], self._has_ml_kem())
@@ -251,6 +249,8 @@ class IPsec(Protocol):
             applied=(state or {}).get("applied") or {},
         )
         _plan.compare(plan, before, live, routes, mtu)
+        if plan.give:
+            _link.check_endpoint(view, resolved)
         self._planned = True
         return plan
 
