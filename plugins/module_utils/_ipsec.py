@@ -114,7 +114,6 @@ class IPsec(Protocol):
 
     def check(self, view):
         """Refuses a view that this protocol can't run. Raises FieldError."""
-        _link.check_unit_name(view["interface"], view["id"])
         if view["transport"] != "udp":
             raise FieldError("transport", view["transport"], "IPsec speaks udp only: change it, or the tunnel's type.")
         lacks = kernel_lacks() if self._wanted_path == text.KERNEL else []

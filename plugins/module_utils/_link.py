@@ -15,7 +15,6 @@ import re
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 
 LEAST, USUAL, MOST = 1280, 1420, 9200  # bytes of an MTU
-_UNIT_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
 
 
 class Plan:
@@ -42,13 +41,6 @@ class Plan:
         """A command, and what it changes."""
         self.changes.append(change)
         self.hot.append(argv)
-
-
-def check_unit_name(interface, number):
-    """Refuses an interface that can't be a unit's instance. Raises FieldError."""
-    if not _UNIT_NAME.match(interface):
-        mend = "systemd can't run a unit for a name with = or +: choose one such as mz%d." % number
-        raise FieldError("interface", interface, mend)
 
 
 def without_ipv6(view):

@@ -103,7 +103,6 @@ class OpenVPN(Protocol):
 
     def check(self, view):
         """Refuses a view that this protocol can't run. Raises FieldError."""
-        _link.check_unit_name(view["interface"], view["id"])
         root = self.folders.root + "/"
         if root.startswith(tuple("/%s/" % one for one in HIDDEN)):
             mend = "systemd hides this place from OpenVPN: choose one such as %s."

@@ -82,7 +82,6 @@ class WireGuard(Protocol):
 
     def check(self, view):
         """Refuses a view that this protocol can't run. Raises FieldError."""
-        _link.check_unit_name(view["interface"], view["id"])
         if view["transport"] != "udp":
             raise FieldError(
                 "transport", view["transport"], "WireGuard speaks udp only: change it, or the tunnel's type."
@@ -117,20 +116,25 @@ class WireGuard(Protocol):
         elif handed and held != theirs:
             changes.append("pre-shared key taken")
             held = self._unless_check(_preshared.take, folder, uuid, handed, peer_public["public_key"], theirs)
-        # Both ends see this, because both halves were published. They switch in one round: an end that waits for nobody
-        # would be alone with its key until the next run.
-        agreed = bool(held) and held == theirs == (view["local"]["public"] or {}).get("psk_fingerprint")
-        used = agreed and (uuid in self.together or self._uses(view, state))
+        # Both ends see that they hold the same once both halves were published, and switch in one round: an end that
+        # waits for nobody would be alone with its key until the next run.
+        same = bool(held) and held == theirs
+        told = (view["local"]["public"] or {}).get("psk_fingerprint") == held
+        used = same and ((told and uuid in self.together) or self._uses(view, state) == held)
         self._used[uuid] = held if used else None
-        hand = bool(held) and ((agreed and not used) or (bool(offers) and held != theirs))
+        hand = bool(held) and ((same and not used) or (bool(offers) and held != theirs))
         public = public and {"public_key": public["public_key"]}
         return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, hand, changes)
 
-    def _uses(self, view, state):
-        """Whether the last run has switched the pre-shared key on."""
+    @staticmethod
+    def _uses(view, state):
+        """The fingerprint of the pre-shared key that the last run switched on, or None."""
         stood = bool(state) and state["interface"] == view["interface"]
-        conf = _files.read(conf_path(view["interface"])) if stood else None
-        return self.folders.path(view["uuid"], _preshared.FILE) in (conf or "")
+        return state["applied"].get("psk_fingerprint") if stood else None
+
+    def applied(self, view, live):
+        """What goes into the state about what was applied, with the pre-shared key in use."""
+        return dict(super().applied(view, live), psk_fingerprint=self._used.get(view["uuid"]))
 
     def _unless_check(self, do, *given):
         return None if self.host.check else do(*given)

@@ -155,7 +155,10 @@ def test_status(loss, age, up, status, said):
 
 def test_an_end_that_is_dialled_says_so():
     measured = {"handshake_age": None, "loss_percent": 100.0}
-    assert "fi-1 dials, is UDP 20003 open here at 203.0.113.2" in _probe.status(view(dial=False), measured, 300, WireGuard(None, None))[1]
+    assert (
+        "fi-1 dials, is UDP 20003 open here at 203.0.113.2"
+        in _probe.status(view(dial=False), measured, 300, WireGuard(None, None))[1]
+    )
 
 
 # Files
