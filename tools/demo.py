@@ -171,6 +171,7 @@ def up() -> None:
     say(f"done in {time.monotonic() - started:.0f} s")
     here = Path.cwd()
     environment = ENVIRONMENT.relative_to(here) if ENVIRONMENT.is_relative_to(here) else ENVIRONMENT
+    change = 'name=de-fi-wireguard config={"mtu":1300}'
     print(f"""
 Look around:
   a host        ssh -F {lab.ssh_config} de-1          then: wg show; swanctl --list-sas
@@ -179,7 +180,7 @@ Look around:
   look          ansible-inventory -i inventories/demo --graph
                 ansible -i inventories/demo localhost -m marzban.tunnels.tunnel_info
                 ansible-playbook -i inventories/demo marzban.tunnels.status
-  change        ansible -i inventories/demo localhost -m marzban.tunnels.tunnel -a 'name=de-fi-wireguard config={{"mtu":1300}}'
+  change        ansible -i inventories/demo localhost -m marzban.tunnels.tunnel -a '{change}'
                 ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
                 ansible-playbook -i inventories/demo marzban.tunnels.apply
   remove        ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi-openvpn

@@ -45,8 +45,8 @@ class Apply:
     def run(self, raws, templates, remove=(), remove_all=False, handed=None, together=()):
         """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``.
 
-        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``; ``together``: the uuids of tunnels
-        whose other end is applied in the same round.
+        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``. ``together``: the uuids of
+        tunnels whose other end is applied in the same round.
         """
         for protocol in self.protocols.values():
             protocol.together = set(together)

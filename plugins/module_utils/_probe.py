@@ -26,7 +26,10 @@ _TIMES = re.compile(r"= [\d.]+/([\d.]+)/")
 
 
 def measure(host, targets):
-    """Pings ``{key: (interface or own address, address)}``: ``{key: {"rtt_ms"?, "loss_percent"?}}``, both None where ping failed."""
+    """Pings ``{key: (interface or own address, address)}``: ``{key: {"rtt_ms"?, "loss_percent"?}}``.
+
+    Both are None where ping failed.
+    """
     if not targets:
         return {}
     with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(targets))) as pool:

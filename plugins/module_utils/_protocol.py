@@ -17,8 +17,8 @@ names a tunnel's folder, a *public half* is a dict of docs/contract.md, ``?`` ma
 - ``plan(view, template, public?, peer_public, state?, live, routes, resolved)`` → a ``_link.Plan`` (or a subclass)
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
-and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``ports``, ``ping_from``, ``change``,
-``ready``, ``released``.
+and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``ports``,
+``ping_from``, ``change``, ``ready``, ``released``.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Protocol:
 
     def sealed(self, uuid):
         """What ``exchange`` has sealed for the peer, as a text, or None."""
-        return None
+        return
 
     def acknowledge(self, public, state):
         """``public`` with what it says about what was applied, which ``state`` (or None) remembers."""

@@ -77,8 +77,8 @@ options:
     default: true
   together:
     description:
-      - The uuids of tunnels whose other end is applied in the same round. What both ends have to switch at the same time
-        is switched for these only.
+      - The uuids of tunnels whose other end is applied in the same round. What both ends have to switch at the same
+        time is switched for these only.
     type: list
     elements: str
     default: []

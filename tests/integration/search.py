@@ -72,7 +72,11 @@ def secret_forms(content: bytes) -> dict[str, bytes]:
     if b"OpenVPN Static key" in content:
         lines = re.findall(rb"^[0-9a-f]{32}$", content, re.MULTILINE)
         assert len(lines) == 16
-        return {f"line {n}'s {form}": data for n, line in enumerate(lines) for form, data in forms(bytes.fromhex(line.decode())).items()}
+        return {
+            f"line {n}'s {form}": data
+            for n, line in enumerate(lines)
+            for form, data in forms(bytes.fromhex(line.decode())).items()
+        }
     return key_forms(content.strip()[:44])
 
 
@@ -87,8 +91,7 @@ def pem_forms(content: bytes) -> dict[str, bytes]:
         assert isinstance(key, EllipticCurvePrivateKey)
         raw = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
     body = [line for line in block[0].splitlines() if b"-----" not in line]
-    found = {**forms(raw), **{f"PEM line {n}": line for n, line in enumerate(body) if n and len(line) >= 12}}
-    return found
+    return {**forms(raw), **{f"PEM line {n}": line for n, line in enumerate(body) if n and len(line) >= 12}}
 
 
 class Searcher:

@@ -326,7 +326,8 @@ def test_deleted_tunnels_are_removed_from_both_nodes(world: World) -> None:
         removed = [one for answered in run.results("tunnel_apply", name) for one in answered["removed"]]
         assert {one["name"] for one in removed} - {"new"} == set(deleted)
         left = host.run(
-            "ls /etc/marzban/tunnels /etc/openvpn/* /etc/swanctl/*; swanctl --list-conns; ls /sys/class/net; nft list tables"
+            "ls /etc/marzban/tunnels /etc/openvpn/* /etc/swanctl/*; swanctl --list-conns; ls /sys/class/net;"
+            " nft list tables"
         ).stdout
         for tunnel in deleted.values():
             interface = next(end["interface"] for end in tunnel["ends"] if end["node"] == name)

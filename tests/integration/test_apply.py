@@ -122,7 +122,10 @@ def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]
 
 def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     a = world.lab.host("a")
-    ends = {name: {end["node"]: end for end in world.tunnels()[name]["ends"]}["a"] for name in ("ab-wireguard", "ac-wireguard")}
+    ends = {
+        name: {end["node"]: end for end in world.tunnels()[name]["ends"]}["a"]
+        for name in ("ab-wireguard", "ac-wireguard")
+    }
     first, second = ends["ab-wireguard"]["interface"], ends["ac-wireguard"]["interface"]
     address = ends["ab-wireguard"]["addresses"][1]
     for damage, expected in (
@@ -170,8 +173,9 @@ def traces(host: Host) -> str:
         f" systemctl list-units --all --no-legend --plain 'wg-quick@*' | grep -v '^wg-quick@{OWN}.service';"
         " systemctl list-units --all --no-legend --plain 'openvpn-*@*' 'marzban*';"
         " find /etc/systemd /run/systemd -name '*@mz*' -o -name 'marzban*';"
-        " ip -o link | grep -w 'mz[0-9]*'; ip addr | grep 'inet.* 10\\.201\\.'; ip route show table all | grep -w 'mz[0-9]*';"
-        " nft list tables | grep marzban; pgrep -a 'wireguard-go|openvpn' | grep -w 'mz[0-9]*'; swanctl --list-conns | grep mz;"
+        " ip -o link | grep -w 'mz[0-9]*'; ip addr | grep 'inet.* 10\\.201\\.';"
+        " ip route show table all | grep -w 'mz[0-9]*'; nft list tables | grep marzban;"
+        " pgrep -a 'wireguard-go|openvpn' | grep -w 'mz[0-9]*'; swanctl --list-conns | grep mz;"
         " ls -A /root/.ansible/tmp",
         check=False,
     ).stdout

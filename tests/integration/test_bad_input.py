@@ -309,14 +309,18 @@ PAST: dict[str, tuple[str, Any, str]] = {
         "source.public.public_key",
     ),
     "fingerprint": (
-        f"UPDATE tunnel_ends SET public = json_object('public_key', '{KEY}', 'fingerprint', :value)"
-        " WHERE tunnel_id = :id AND role = 'source'",
+        (
+            f"UPDATE tunnel_ends SET public = json_object('public_key', '{KEY}', 'fingerprint', :value)"
+            " WHERE tunnel_id = :id AND role = 'source'"
+        ),
         f"{'0' * 64}\n</peer-fingerprint>\nscript-security 2\nup 'touch {OWNED}'",
         "source.public.fingerprint",
     ),
     "next fingerprint": (
-        f"UPDATE tunnel_ends SET public = json_object('public_key', '{KEY}', 'fingerprint', '{'0' * 64}',"
-        " 'next_fingerprint', :value) WHERE tunnel_id = :id AND role = 'source'",
+        (
+            f"UPDATE tunnel_ends SET public = json_object('public_key', '{KEY}', 'fingerprint', '{'0' * 64}',"
+            " 'next_fingerprint', :value) WHERE tunnel_id = :id AND role = 'source'"
+        ),
         f"{'0' * 64} {'1' * 64}",
         "source.public.next_fingerprint",
     ),
@@ -367,7 +371,8 @@ def test_a_record_past_the_validation_touches_nothing_and_stops_no_other(
         applied = {tunnel["name"] for answer in run.results("tunnel_apply", name) for tunnel in answer["tunnels"]}
         assert applied == set(GOOD)
         own = {
-            what: next(end["interface"] for end in tunnel["ends"] if end["node"] == name) for what, tunnel in good.items()
+            what: next(end["interface"] for end in tunnel["ends"] if end["node"] == name)
+            for what, tunnel in good.items()
         }
         assert host.run("wg show interfaces").stdout.split() == [own["good"]]
         assert host.run("ls /etc/wireguard").stdout.split() == [f"{own['good']}.conf"]

@@ -75,7 +75,9 @@ def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
     # A record that changed is applied at one end; the other follows with its own run, and works until then.
     world.change("ab-wireguard", config={"mtu": 1380})
     changed = world.apply("--limit", "a", "--diff").expect()
-    assert changed.changes("a") == {"ab-wireguard": ["conf changed", "firewall rules loaded", "MTU 1380 instead of 1440"]}
+    assert changed.changes("a") == {
+        "ab-wireguard": ["conf changed", "firewall rules loaded", "MTU 1380 instead of 1440"]
+    }
     world.expect_traffic(*MESH)
     assert "ab-wireguard" in world.apply("--limit", "b", "--diff").expect().changes("b")
     world.expect_traffic(*MESH)
@@ -105,7 +107,9 @@ def test_an_inventory_of_yesterday(world: World) -> None:
     """AWX keeps the inventory as a snapshot: what is applied are the records of this moment all the same."""
     snapshot = stored(world)
 
-    world.change("ab-wireguard", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}})
+    world.change(
+        "ab-wireguard", config={"source": {"addresses": ["10.7.0.0/31"]}, "target": {"addresses": ["10.7.0.1/31"]}}
+    )
     world.api("DELETE", f"/tunnels/{world.tunnels()['second']['id']}")
     world.tunnel("third", "b", "c")
     stale = world.apply("--diff", inventory=snapshot).expect()

@@ -136,7 +136,9 @@ CASES = [(kind, change, CHANGES[change]) for kind in TYPES for change in CHANGES
 CASES += [("wireguard", change, OF_WIREGUARD[change]) for change in OF_WIREGUARD]
 
 
-@pytest.mark.parametrize(("kind", "case"), [pytest.param(kind, case, id=f"{kind} {what}") for kind, what, case in CASES])
+@pytest.mark.parametrize(
+    ("kind", "case"), [pytest.param(kind, case, id=f"{kind} {what}") for kind, what, case in CASES]
+)
 def test_changing(world: World, pings: dict[str, Pings], kind: str, case: Change) -> None:
     fields, done = case
     name, interface = NAMES[kind], other(world, kind)

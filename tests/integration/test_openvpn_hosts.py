@@ -256,7 +256,7 @@ def test_late_peer(nodes: Directly) -> None:
     def connected(what: str) -> None:
         began = time.monotonic()
         for number, host in early.items():
-            reached = lambda number=number: nodes.reaches("a", number, 1)  # type: ignore[misc]  # noqa: E731
+            reached = lambda number=number: nodes.reaches("a", number, 1)  # noqa: E731
             until(f"traffic {what}, {kinds[(number - 1) // 2]}, {host} was first", reached, 15)
         print(f"{what}: {len(early)} tunnels after {time.monotonic() - began:.1f} s")
 
@@ -268,7 +268,7 @@ def test_late_peer(nodes: Directly) -> None:
     for number, host in early.items():
         transport, dial = kinds[(number - 1) // 2]
         if (dial == "target") == (host == "b"):
-            count = lambda number=number, host=host: int(nodes.sh(host, tries % number, check=False))  # type: ignore[misc]  # noqa: E731
+            count = lambda number=number, host=host: int(nodes.sh(host, tries % number, check=False))  # noqa: E731
             until("calls", lambda count=count, least=7 if transport == "tcp" else 3: count() >= least, 60)  # type: ignore[misc]
     assert nodes.health(firsts)["a"].statuses() == {"connecting"}
     nodes.apply(views(), probe=False)
@@ -276,13 +276,13 @@ def test_late_peer(nodes: Directly) -> None:
     for answer in nodes.health(views(), wait=5).values():
         assert answer.statuses() == {"active"}
 
-    host = nodes.lab.host("b")
-    host.stop()
+    other = nodes.lab.host("b")
+    other.stop()
     began = time.monotonic()
     silent = lambda: {one["measured"]["handshake_age"] for one in nodes.health({"a": views()["a"]})["a"]["tunnels"]}  # noqa: E731
     until("that the silence is noticed", lambda: silent() == {None}, 20)
     print(f"silence noticed after {time.monotonic() - began:.1f} s")
-    host.start()
+    other.start()
     connected("off for long")
 
 

@@ -171,7 +171,9 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             "become": True,
             "gather_facts": False,
             "tasks": [
-                {"marzban.tunnels.tunnel_keys": {**one, "regenerate": how}} for one in about for how in ("never", "always")
+                {"marzban.tunnels.tunnel_keys": {**one, "regenerate": how}}
+                for one in about
+                for how in ("never", "always")
             ],
         }
         proof.run("new keys without pipelining", [keys], **kept)

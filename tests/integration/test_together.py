@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Things that meet in one run: two lists, batches, a refused tunnel beside a new one, a tunnel that changes its type."""
+"""Things that meet in one run: two lists, batches, a refused tunnel beside a new one, a tunnel that changes type."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import stat
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _files, _host, _keys, _probe
-from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._wireguard import WireGuard
 
 from .test_render_and_received import PANEL, UUID, view
 

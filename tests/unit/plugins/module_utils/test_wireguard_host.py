@@ -115,7 +115,8 @@ def test_without_a_route_the_mtu_stays(resolved):
 
 def test_a_broken_conf_says_nothing_about_what_was():
     whole = planning.Before(conf=conf(view()).replace("MTU = 1420", "MTU = 1333")).parsed
-    assert whole is not None and whole["mtu"] == 1333
+    assert whole
+    assert whole["mtu"] == 1333
     assert planning.Before(conf="broken").parsed is planning.Before().parsed is None
 
 
