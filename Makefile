@@ -53,7 +53,7 @@ integration: ## the collection on lab hosts; PURPOSE=core-2.17 for that ansible-
 molecule: ## molecule's scenarios: each role, and the whole with a panel (extensions/molecule)
 	@tools/preflight && tools/molecule
 
-test-kernel: ## the kernel's own WireGuard, ESP and OpenVPN, in a virtual machine (emulated, about three minutes)
+test-kernel: ## the kernel's own WireGuard, ESP and OpenVPN, in a virtual machine (emulated, three to six minutes)
 	@tools/preflight && $(call pytest,test,--verbose --durations 10 tests/kernel)
 
 bench: ## how long runs take, by the number of hosts and tunnels

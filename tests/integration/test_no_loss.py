@@ -119,7 +119,7 @@ CHANGES: dict[str, Change] = {
     ),
     "interface": ({"config": {"source": {"interface": "moved"}}}, lambda world, name: has_link(world, "moved")),
     "not active": ({"is_active": False}, lambda world, name: not has_link(world, name)),
-    "active": ({"is_active": True}, lambda world, name: has_link(world, name)),
+    "active": ({"is_active": True}, has_link),
 }
 OF_WIREGUARD: dict[str, Change] = {
     "keepalive": (

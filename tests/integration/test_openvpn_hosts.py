@@ -10,6 +10,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,7 +257,7 @@ def test_late_peer(nodes: Directly) -> None:
     def connected(what: str) -> None:
         began = time.monotonic()
         for number, host in early.items():
-            reached = lambda number=number: nodes.reaches("a", number, 1)  # noqa: E731
+            reached = partial(nodes.reaches, "a", number, 1)
             until(f"traffic {what}, {kinds[(number - 1) // 2]}, {host} was first", reached, 15)
         print(f"{what}: {len(early)} tunnels after {time.monotonic() - began:.1f} s")
 
@@ -265,11 +266,14 @@ def test_late_peer(nodes: Directly) -> None:
     nodes.apply(firsts, probe=False)
     # Past the point from which on OpenVPN would wait longer and longer, so ten minutes are no different.
     tries = "journalctl --no-pager -o cat -u openvpn-server@mz%d | grep -c 'process restarting'"
+
+    def has_called(number: int, host: str, least: int) -> bool:
+        return int(nodes.sh(host, tries % number, check=False)) >= least
+
     for number, host in early.items():
         transport, dial = kinds[(number - 1) // 2]
         if (dial == "target") == (host == "b"):
-            count = lambda number=number, host=host: int(nodes.sh(host, tries % number, check=False))  # noqa: E731
-            until("calls", lambda count=count, least=7 if transport == "tcp" else 3: count() >= least, 60)  # type: ignore[misc]
+            until("calls", partial(has_called, number, host, 7 if transport == "tcp" else 3), 60)
     assert nodes.health(firsts)["a"].statuses() == {"connecting"}
     nodes.apply(views(), probe=False)
     connected("applied late")
@@ -279,8 +283,12 @@ def test_late_peer(nodes: Directly) -> None:
     other = nodes.lab.host("b")
     other.stop()
     began = time.monotonic()
-    silent = lambda: {one["measured"]["handshake_age"] for one in nodes.health({"a": views()["a"]})["a"]["tunnels"]}  # noqa: E731
-    until("that the silence is noticed", lambda: silent() == {None}, 20)
+
+    def silent() -> bool:
+        seen = nodes.health({"a": views()["a"]})["a"]["tunnels"]
+        return {one["measured"]["handshake_age"] for one in seen} == {None}
+
+    until("that the silence is noticed", silent, 20)
     print(f"silence noticed after {time.monotonic() - began:.1f} s")
     other.start()
     connected("off for long")
@@ -318,7 +326,7 @@ def test_certificates_are_renewed(nodes: Directly, days: int) -> None:
     nodes.apply(views())
     for host in "ab":
         shorten(nodes, host, 1, days + 0.1)
-    assert changes() == {host: ["next certificate made"] for host in "ab"} or True
+    assert all("next certificate made" in made for made in changes().values())
     for host in "ab":  # no next one yet, and what ends soon in use at both ends
         nodes.sh(host, f"rm -f {CONFIG}/{uuid(1)}/next.pem")
     nodes.apply(views())
