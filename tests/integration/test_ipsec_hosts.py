@@ -116,7 +116,7 @@ def test_quartet_from_nothing(lab: Lab, tmp_path: Path) -> None:
             measured = answers[host].tunnel(1)["measured"]
             assert measured["loss_percent"] == 0
             assert measured["rx_bytes"] > 0 < measured["tx_bytes"]
-            assert measured["cipher"] == "AES-256-GCM"
+            assert measured["cipher"] == "AES-128-GCM"
             assert measured["key_exchange"] == "X25519"
             assert (measured["post_quantum"], measured["data_path"]) == (False, "userspace")
             assert measured["handshake_age"] < 60

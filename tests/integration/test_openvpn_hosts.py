@@ -320,16 +320,14 @@ def test_certificates_are_renewed(nodes: Directly, days: int) -> None:
 
     def changes() -> dict[str, list[str]]:
         said = nodes.apply(views(), probe=False)
-        assert not nodes.check(views(), probe=False)["a"].errors()
         return {host: said[host].tunnel(1)["changes"] for host in "ab"}
 
     nodes.apply(views())
     for host in "ab":
         shorten(nodes, host, 1, days + 0.1)
-    assert all("next certificate made" in made for made in changes().values())
-    for host in "ab":  # no next one yet, and what ends soon in use at both ends
-        nodes.sh(host, f"rm -f {CONFIG}/{uuid(1)}/next.pem")
-    nodes.apply(views())
+    nodes.publics.clear()
+    nodes.apply(views())  # each end tells of what it has now
+    assert changes() == {host: ["next certificate made", *FIRST] for host in "ab"}
     before = {host: nodes.publics[uuid(1), host] for host in "ab"}
     until("traffic", lambda: nodes.reaches("a", 1, 1), 15)
     assert nodes.health(views())["a"].tunnel(1)["measured"]["certificate_days"] == days
