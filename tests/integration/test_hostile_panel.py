@@ -110,7 +110,7 @@ def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
                 tunnels.append(copy)
             number += 1
             tunnels.append({**spread(string, victim), "id": number})
-        count[:] = [number - first]
+        count.append(number - first)  # a later round may have more fields to fill
 
     say(faulty, "/api/tunnels", change)
     run = world.apply("--diff", "-v", inventory=world.static(), env={"MARZBAN_URL": faulty.url, "MARZBAN_RETRIES": "0"})
