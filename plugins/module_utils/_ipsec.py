@@ -207,7 +207,7 @@ class IPsec(Protocol):
         path = self._data_path(live)
         here, yonder = text.selectors(view, path)
         if path == text.USERSPACE:
-            _plan.check_selectors(view, self._taken, yonder, self._version(), live["links"])
+            _plan.check_selectors(view, self._taken, yonder, live["links"])
             self._taken.update((one, view["name"] or "#%d" % view["id"]) for one in yonder)
         folder = self.folders.path(uuid)
         mtu = self._mtu_inside(view, path, live, resolved)

@@ -26,6 +26,8 @@ def world(make_world: Callable[..., World]) -> World:
     world = make_world(a="bookworm+tunnels", b="trixie+tunnels", c="bookworm+wireguard")
     for tunnel, source, target in STEADY:
         world.tunnel(tunnel, source, target, tunnel_type=tunnel.partition("-")[2])
+    # An address in what is to stand behind b: IPsec's userspace data path wants one.
+    world.lab.host("b").run("ip link add lan type bridge; ip address add 192.168.77.1/24 dev lan; ip link set lan up")
     world.apply().expect()
     return world
 
