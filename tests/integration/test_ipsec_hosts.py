@@ -299,8 +299,8 @@ def test_late_peer(nodes: Directly, late: str) -> None:
 
 def test_down_means_dropped(nodes: Directly) -> None:
     """While the tunnel is up, only ESP in UDP is on the wire; while it is down, nothing of what was meant for it."""
-    views = up(nodes, ipsec(nodes, 1, ends={"a": {}, "b": {"routes": ["192.168.77.0/24", "fd77::/64"]}}))
     nodes.sh("b", "ip addr add 192.168.77.1/24 dev lo; ip addr add fd77::1/64 dev lo")
+    views = up(nodes, ipsec(nodes, 1, ends={"a": {}, "b": {"routes": ["192.168.77.0/24", "fd77::/64"]}}))
     inside = ("10.201.1.3", "fd6d:7a00::1:3", "192.168.77.1", "fd77::1")
     nodes.sh("a", "rm -f /root/wire; systemd-run --quiet --unit=wire tcpdump -n -U -i eth0 -w /root/wire not port 22")
     try:
