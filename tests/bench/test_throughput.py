@@ -14,7 +14,7 @@ from tests.integration.world import TYPES, World, until
 from tests.lab.host import Host
 
 pytestmark = pytest.mark.lab
-TIMES = 5
+TIMES = 8
 SECONDS = 2
 LEAST = 0.95  # ours, as a share of the other
 
