@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// Calls to the panel, with the token that Marzban's dashboard keeps on the same origin.
+
+const BASE = "/api/";
+const TOKEN = "token"; // Marzban's name for it
+const PAGE = 1000; // the most that the panel gives at once
+const PATIENCE = 30_000; // milliseconds until a call counts as unanswered
+
+/** What went wrong. `status` 0: the panel can't be reached. `detail` is a sentence, or `{field: sentence}`. */
+export class Problem extends Error {
+    constructor(status, detail) {
+        super(typeof detail === "string" ? detail : JSON.stringify(detail));
+        this.status = status;
+        this.detail = detail;
+    }
+}
+
+export const token = () => localStorage.getItem(TOKEN);
+export const keepToken = (value) => localStorage.setItem(TOKEN, value);
+export const dropToken = () => localStorage.removeItem(TOKEN);
+
+let login = async () => {};
+/** `ask` is called for a call that lacks a valid token, and ends once there is one. */
+export function onUnauthorized(ask) {
+    login = ask;
+}
+
+/** A call as the admin; answers the JSON. A session that has ended is begun anew, and the call is made then. */
+export async function call(method, path, { body, version } = {}) {
+    for (;;) {
+        const sent = token();
+        if (sent) {
+            const headers = { Authorization: `Bearer ${sent}` };
+            if (body !== undefined) headers["Content-Type"] = "application/json";
+            if (version !== undefined) headers["If-Match"] = `"${version}"`;
+            const answer = await request(method, path, headers, body === undefined ? undefined : JSON.stringify(body));
+            if (answer.status !== 401) return read(answer);
+        }
+        if (!sent || token() === sent) await login(Boolean(sent)); // else somebody has logged in meanwhile
+    }
+}
+
+/** A fresh token for a name and a password, kept. */
+export async function logIn(username, password) {
+    const form = new URLSearchParams({ username, password });
+    const { access_token: fresh } = await read(await request("POST", "admin/token", {}, form));
+    keepToken(fresh);
+}
+
+/** All tunnels, page by page. */
+export async function tunnels() {
+    const found = new Map(); // while we read, a tunnel that goes away moves the next ones to the page before
+    for (let skip = 0; ; skip += PAGE) {
+        const page = await call("GET", `tunnels?skip=${skip}&limit=${PAGE}`);
+        if (!Array.isArray(page)) throw new Problem(502, "");
+        for (const record of page) found.set(record.id, record);
+        if (page.length < PAGE) return [...found.values()];
+    }
+}
+
+async function request(method, path, headers, body) {
+    try {
+        return await fetch(BASE + path, { method, headers, body, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+    } catch {
+        throw new Problem(0, "");
+    }
+}
+
+async function read(answer) {
+    let body;
+    try {
+        body = await answer.json();
+    } catch (error) {
+        if (answer.ok) throw new Problem(error instanceof SyntaxError ? 502 : 0, "");
+    }
+    if (!answer.ok) throw new Problem(answer.status, body?.detail ?? "");
+    return body;
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// The map: nodes on a circle in the order of their names, tunnels as lines. A few tunnels of one pair stand side by
+// side; many are one line with their number. One tab stop; the arrows go around.
+
+import { $, bdi, el, setAttribute, setText, svg } from "./dom.js";
+import { collator, number, t } from "./i18n.js";
+import { isStale, STATUSES } from "./model.js";
+import { STATUS_WORDS } from "./list.js";
+
+const SIZE = 250; // of the drawing, in its own units
+const APART = 3; // the most tunnels of a pair that are lines of their own
+const CROWD = 12; // nodes; more have names that point outwards
+const NAME = 12; // characters of a name that are drawn
+
+export class Graph {
+    #pick;
+    #shape = ""; // what the drawing was made for
+    #parts = []; // {element, key, node?, rows?}: what can be reached and picked
+    #here = 0;
+
+    /** `pick` is called with a change of the filter. */
+    constructor(pick) {
+        this.#pick = pick;
+        this.svg = svg("svg", { class: "graph", role: "group" });
+        $("graph").append(this.svg);
+        this.svg.addEventListener("keydown", (event) => this.#key(event));
+        this.svg.addEventListener("pointerleave", () => this.#tell(null));
+    }
+
+    /** `nodes`: those of the panel; `rows`: all tunnels; `filter` says what is picked. */
+    render(nodes, rows, filter, now) {
+        setAttribute(this.svg, "aria-label", t("graph.label"));
+        const pairs = new Map();
+        for (const row of rows) pairs.set(row.pair, [...(pairs.get(row.pair) ?? []), row]);
+        const lines = [...pairs.values()].flatMap((of) => (of.length > APART ? [of] : of.map((row) => [row])));
+        const keys = lines.map((of) => (of.length > 1 ? of[0].pair : `${of[0].pair}:${of[0].id}`));
+        const shape = JSON.stringify([nodes.map((node) => [node.id, node.name]), keys]);
+        if (shape !== this.#shape) {
+            this.#shape = shape;
+            this.#draw(nodes, lines, keys, pairs);
+        }
+        const byKey = new Map(keys.map((key, place) => [key, lines[place]]));
+        const byNode = new Map(nodes.map((node) => [`node ${node.id}`, node]));
+        for (const part of this.#parts) {
+            part.rows = byKey.get(part.key);
+            part.node = byNode.get(part.key);
+            const picked = part.rows ? filter.pair === part.rows[0].pair : filter.node === String(part.node.id);
+            setAttribute(part.element, "aria-pressed", picked);
+            setAttribute(part.element, "aria-label", this.#words(part));
+            if (!part.rows) {
+                setAttribute(part.element, "data-state", part.node.status);
+                continue;
+            }
+            setAttribute(part.element, "data-status", STATUSES.find((status) => part.rows.some((row) => row.status === status)));
+            part.element.classList.toggle("old", part.rows.every((row) => isStale(row, now)));
+        }
+    }
+
+    #words({ rows, node }) {
+        if (node) return t("graph.node", { node: node.name, state: node.status });
+        const [first] = rows;
+        const [source, target] = first.nodes;
+        if (rows.length > 1) return t("graph.bundle", { source, target, count: number(rows.length), ...this.#tally(rows) });
+        return t("graph.tunnel", { name: first.label, source, target, type: first.typeLabel, status: t(STATUS_WORDS[first.status]) });
+    }
+
+    #tally(rows) {
+        const found = STATUSES.map((status) => [status, rows.filter((row) => row.status === status).length]);
+        return { status: found.filter(([, many]) => many).map(([status, many]) => `${t(STATUS_WORDS[status])} ${number(many)}`).join(", ") };
+    }
+
+    #draw(nodes, lines, keys, pairs) {
+        const held = this.#parts[this.#here]?.key;
+        const focused = this.svg.contains(document.activeElement);
+        const places = circle(nodes);
+        const [x, y] = nodes.length > CROWD ? [110, 110] : nodes.length > 2 ? [85, 30] : [30, 30];
+        setAttribute(this.svg, "viewBox", `${-x} ${-y} ${SIZE + 2 * x} ${(nodes.length > 2 ? SIZE : 80) + 2 * y}`);
+        const edges = lines.map((of, place) => {
+            const together = of.length > 1 ? [] : pairs.get(of[0].pair);
+            return { key: keys[place], element: edge(of, places, together.indexOf(of[0]), together.length) };
+        }).filter((part) => part.element);
+        const dots = nodes.map((node) => ({ key: `node ${node.id}`, element: dot(node, places.get(node.id), nodes.length) }));
+        this.#parts = [...dots, ...edges];
+        for (const part of this.#parts) {
+            part.element.addEventListener("click", () => this.#choose(part));
+            part.element.addEventListener("pointerenter", () => this.#tell(part));
+            part.element.addEventListener("focus", () => this.#tell(part));
+        }
+        this.svg.replaceChildren(...edges.map((part) => part.element), ...dots.map((part) => part.element));
+        this.#here = Math.max(0, this.#parts.findIndex((part) => part.key === held));
+        this.#parts[this.#here]?.element.setAttribute("tabindex", "0");
+        if (focused) this.#parts[this.#here]?.element.focus({ preventScroll: true });
+    }
+
+    #choose({ rows, node }) {
+        this.#pick(node ? { node: String(node.id), pair: "" } : { pair: rows[0].pair, node: "" });
+    }
+
+    #tell(part) {
+        setText($("graph-info"), part ? this.#words(part) : "");
+    }
+
+    #key(event) {
+        const ways = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+        if (event.key === "Enter" || event.key === " ") {
+            event.preventDefault();
+            this.#choose(this.#parts[this.#here]);
+        } else if (Object.hasOwn(ways, event.key)) {
+            event.preventDefault();
+            const last = this.#parts[this.#here].element;
+            this.#here = (this.#here + ways[event.key] + this.#parts.length) % this.#parts.length;
+            const next = this.#parts[this.#here].element;
+            last.setAttribute("tabindex", "-1");
+            next.setAttribute("tabindex", "0");
+            next.focus();
+        }
+    }
+}
+
+/** Where each node is. Two stand side by side. */
+function circle(nodes) {
+    const order = [...nodes].sort((a, b) => collator().compare(a.name, b.name) || a.id - b.id);
+    const flat = order.length < 3;
+    return new Map(order.map((node, place) => {
+        const turn = (place / order.length) * 2 * Math.PI + (flat ? Math.PI : -Math.PI / 2);
+        return [node.id, { x: SIZE / 2 + (SIZE / 2) * Math.cos(turn), y: (flat ? 40 : SIZE / 2) + (SIZE / 2) * Math.sin(turn), turn }];
+    }));
+}
+
+function dot(node, { x, y, turn }, crowd) {
+    const name = [...String(node.name)];
+    const drawn = name.length > NAME ? `${name.slice(0, NAME - 1).join("")}…` : name.join("");
+    return svg(
+        "g", { class: "node", role: "button", tabindex: "-1", transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` },
+        svg("circle", { class: "halo", r: crowd > CROWD ? 9 : 12 }),
+        svg("circle", { class: "dot", r: crowd > CROWD ? 5 : 7 }),
+        svg("text", { ...beside(turn, crowd), direction: "ltr", "aria-hidden": "true" }, drawn),
+    );
+}
+
+/** Where a node's name stands, seen from the node. */
+function beside(turn, crowd) {
+    const across = Math.cos(turn);
+    const right = across > -0.001;
+    if (crowd > CROWD) {
+        const degrees = (turn * 180) / Math.PI + (right ? 0 : 180);
+        return { x: right ? 11 : -11, y: 4, "text-anchor": right ? "start" : "end", transform: `rotate(${degrees.toFixed(1)})` };
+    }
+    if (crowd < 3 || Math.abs(across) < 0.2) return { y: Math.sin(turn) < -0.5 ? -14 : 24, "text-anchor": "middle" };
+    return { x: right ? 14 : -14, y: 4, "text-anchor": right ? "start" : "end" };
+}
+
+/** A line that bends towards the middle, so that it passes between nodes; several of one pair bend apart. */
+function edge(of, places, place, together) {
+    const [from, to] = [...of[0].ids].sort((a, b) => a - b).map((id) => places.get(id));
+    if (!from || !to) return null; // a node that has just gone
+    const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
+    const length = Math.hypot(to.x - from.x, to.y - from.y) || 1;
+    const aside = together > 1 ? (place - (together - 1) / 2) * 34 : 0;
+    const pull = places.size > 2 ? 0.25 : 0;
+    const bend = {
+        x: middle.x + pull * (SIZE / 2 - middle.x) - (aside * (to.y - from.y)) / length,
+        y: middle.y + pull * (SIZE / 2 - middle.y) + (aside * (to.x - from.x)) / length,
+    };
+    const round = (value) => value.toFixed(1);
+    const path = `M${round(from.x)} ${round(from.y)}Q${round(bend.x)} ${round(bend.y)} ${round(to.x)} ${round(to.y)}`;
+    const group = svg(
+        "g", { class: of.length > 1 ? "edge bundle" : "edge", role: "button", tabindex: "-1" },
+        svg("path", { class: "reach", d: path }), svg("path", { class: "line", d: path }),
+    );
+    if (of.length > 1) {
+        const at = { x: (from.x + 2 * bend.x + to.x) / 4, y: (from.y + 2 * bend.y + to.y) / 4 };
+        group.append(
+            svg("circle", { class: "tag", cx: round(at.x), cy: round(at.y), r: 9 }),
+            svg("text", { x: round(at.x), y: round(at.y + 3.2), "text-anchor": "middle", "aria-hidden": "true" }, number(of.length)),
+        );
+    }
+    return group;
+}
+
+/** What the signs mean, for who looks at the map. */
+export function legend() {
+    const entries = STATUSES.map((status) => el("span", { class: "key", "data-status": status }, bdi(t(STATUS_WORDS[status]))));
+    return el("p", { class: "legend", "aria-hidden": "true" }, ...entries);
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// Words and numbers in the reader's language.
+
+export const LANGUAGES = { en: "English", fa: "فارسی", ru: "Русский", zh: "中文" };
+const RTL = new Set(["fa"]);
+const KEY = "i18nextLng"; // i18next's, which Marzban's dashboard uses: in a cookie (read first) and in the storage
+const COOKIE = "i18next";
+
+let language = "en";
+let words = {};
+let formats = new Map();
+
+/** The language that Marzban's dashboard was set to, else the first of the browser's that we have. */
+export function preferred() {
+    const cookie = document.cookie.split("; ").find((part) => part.startsWith(`${COOKIE}=`));
+    const chosen = [cookie?.slice(COOKIE.length + 1), localStorage.getItem(KEY), ...navigator.languages];
+    return chosen.map((tag) => tag?.split("-")[0]).find((tag) => Object.hasOwn(LANGUAGES, tag)) ?? "en";
+}
+
+/** Remember a choice where Marzban's dashboard looks for it. */
+export function choose(chosen) {
+    localStorage.setItem(KEY, chosen);
+    document.cookie = `${COOKIE}=${chosen}; path=/; SameSite=Strict`;
+}
+
+/** Load a language's words, and put them into the page. */
+export async function load(wanted) {
+    const answer = await fetch(new URL(`./locales/${wanted}.json`, import.meta.url));
+    if (!answer.ok) throw new Error(`${wanted}: ${answer.status}`);
+    words = await answer.json();
+    language = wanted;
+    formats = new Map();
+    document.documentElement.lang = language;
+    document.documentElement.dir = RTL.has(language) ? "rtl" : "ltr";
+    document.title = t("title");
+    translate(document);
+}
+
+/** The words for a key. What is put in is isolated, so that its direction is its own. */
+export function t(key, values = {}) {
+    return (words[key] ?? key).replace(/\{(\w+)\}/g, (_match, name) => `\u2068${values[name]}\u2069`);
+}
+
+/** Fill in what the HTML asks for: data-t the text, data-t-label and data-t-placeholder the attributes. */
+export function translate(root) {
+    for (const node of root.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+    for (const node of root.querySelectorAll("[data-t-label]")) node.setAttribute("aria-label", t(node.dataset.tLabel));
+    for (const node of root.querySelectorAll("[data-t-placeholder]")) node.placeholder = t(node.dataset.tPlaceholder);
+}
+
+function format(name, make) {
+    if (!formats.has(name)) formats.set(name, make());
+    return formats.get(name);
+}
+
+const unit = (of, digits, unitDisplay = "short") =>
+    format(`${of} ${digits}`, () => new Intl.NumberFormat(language, { style: "unit", unit: of, unitDisplay, maximumFractionDigits: digits }));
+
+export const collator = () => format("collator", () => new Intl.Collator(language, { numeric: true }));
+
+export const number = (value) => format("number", () => new Intl.NumberFormat(language)).format(value);
+
+/** 0.4 ms, 12 ms; an empty text for what is no number. */
+export const milliseconds = (value) => (Number.isFinite(value) ? unit("millisecond", value < 10 ? 1 : 0, language === "fa" ? "narrow" : "short").format(value) : "");
+
+export const percent = (value) =>
+    Number.isFinite(value) ? format("percent", () => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 })).format(value / 100) : "";
+
+export const seconds = (value) => (Number.isFinite(value) ? unit("second", 0).format(value) : "");
+
+export const days = (value) => (Number.isFinite(value) ? unit("day", 0).format(value) : "");
+
+/** 532 byte, 1.2 GB. */
+export function bytes(value) {
+    if (!Number.isFinite(value)) return "";
+    const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte", "petabyte"];
+    let power = 0;
+    while (value >= 999.5 && power < units.length - 1) {
+        value /= 1000;
+        power += 1;
+    }
+    return unit(units[power], power && value < 9.95 ? 1 : 0).format(value);
+}
+
+/** 12 s ago, 3 min ago. */
+export function ago(age) {
+    const step = [[60, 1, "second"], [3600, 60, "minute"], [86400, 3600, "hour"], [Infinity, 86400, "day"]].find(([below]) => age < below);
+    const relative = format("relative", () => new Intl.RelativeTimeFormat(language, { style: "narrow", numeric: "always" }));
+    return relative.format(-Math.floor(age / step[1]), step[2]);
+}
+
+/** A moment as the API writes it: naive UTC. */
+export function moment(text) {
+    const date = new Date(`${text}Z`);
+    const shape = format("moment", () => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }));
+    return Number.isNaN(date.getTime()) ? String(text) : shape.format(date);
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// What the page makes of records. Pure: no DOM. A record may hold what somebody else wrote into the database, so
+// nothing here trusts a type.
+
+export const STATUSES = ["error", "connecting", "active", "inactive"];
+export const TYPES = { wireguard: "WireGuard", openvpn: "OpenVPN", ipsec: "IPsec" };
+const STALE_AFTER = 300; // seconds, the contract's
+
+/** A tunnel's row, out of its record and the time (ms) at which the record came. */
+export function rowOf(record, received) {
+    const ends = ["source", "target"].map((role) => (record.ends ?? []).find((end) => end?.role === role) ?? { role });
+    const [source, target] = ends;
+    const label = record.name ?? `#${record.id}`;
+    const type = String(record.tunnel_type);
+    const status = STATUSES.includes(record.status) ? record.status : "connecting";
+    return {
+        id: record.id, record, received, ends, label, type, status,
+        typeLabel: TYPES[type] ?? type,
+        nodes: [record.source_node_name, record.target_node_name].map(String),
+        ids: [record.source_node_id, record.target_node_id],
+        pair: pairOf(record.source_node_id, record.target_node_id),
+        age: reportAge(status, ends),
+        rtt: most(source.measured?.rtt_ms, target.measured?.rtt_ms),
+        loss: most(source.measured?.loss_percent, target.measured?.loss_percent),
+        traffic: most(total(source.measured), total(target.measured)),
+        search: searchText(record, ends, label, type),
+    };
+}
+
+/** One pair of nodes has one name, whichever way a tunnel of it goes. */
+export const pairOf = (one, other) => [one, other].sort((a, b) => a - b).join("–");
+
+const most = (...values) => {
+    const known = values.filter(Number.isFinite);
+    return known.length ? Math.max(...known) : undefined;
+};
+
+const total = (measured) => most(measured?.rx_bytes, measured?.tx_bytes);
+
+/** The age of the report that the status rests on: a fresh report of one end makes no old one of the other fresh. */
+function reportAge(status, ends) {
+    const reported = ends.filter((end) => Number.isFinite(end.age));
+    const behind = reported.filter((end) => end.status === status);
+    const ages = (behind.length ? behind : reported).map((end) => end.age);
+    return ages.length ? Math.min(...ages) : null;
+}
+
+function searchText(record, ends, label, type) {
+    const parts = [label, type, TYPES[type], `#${record.id}`, record.uuid, record.source_node_name, record.target_node_name];
+    for (const end of ends) parts.push(end.endpoint, end.interface, end.port, ...list(end.addresses), ...list(end.routes), end.error);
+    return fold(parts.filter((part) => part !== null && part !== undefined).join("\n"));
+}
+
+const list = (value) => (Array.isArray(value) ? value : []);
+
+const fold = (text) => String(text).normalize("NFKC").toLowerCase();
+
+/** An age (s) that was `age` when it came, now; null stays null. */
+export const ageNow = (age, received, now) => (Number.isFinite(age) ? age + Math.max(0, (now - received) / 1000) : null);
+
+export const isOld = (age) => age === null || age > STALE_AFTER;
+
+/** Whether the status can't be relied upon now. Switched off is what the operator said, and doesn't age. */
+export const isStale = (row, now) => row.status !== "inactive" && isOld(ageNow(row.age, row.received, now));
+
+export const noFilter = () => ({ search: "", status: "", type: "", node: "", pair: "" });
+
+export const isFiltered = (filter) => Object.values(filter).some(Boolean);
+
+/** A function that says whether a row is asked for. */
+export function matcher(filter, now) {
+    const terms = fold(filter.search).split(/\s+/).filter(Boolean);
+    return (row) =>
+        (!filter.status || (filter.status === "stale" ? isStale(row, now) : row.status === filter.status)) &&
+        (!filter.type || row.type === filter.type) &&
+        (!filter.node || row.ids.includes(Number(filter.node))) &&
+        (!filter.pair || row.pair === filter.pair) &&
+        terms.every((term) => row.search.includes(term));
+}
+
+const VALUES = {
+    name: (row) => row.label,
+    nodes: (row) => row.nodes.join(" → "),
+    type: (row) => row.typeLabel,
+    status: (row) => STATUSES.indexOf(row.status),
+    rtt: (row) => row.rtt,
+    loss: (row) => row.loss,
+    traffic: (row) => row.traffic,
+};
+
+/** Rows in order; what has no value comes last, and equal ones by id. */
+export function sorted(rows, { by, down }, collator) {
+    const value = VALUES[by];
+    const keyed = rows.map((row) => [value(row), row]);
+    const way = down ? -1 : 1;
+    keyed.sort(([a, one], [b, other]) => {
+        if (a === undefined || b === undefined) return (a === undefined) - (b === undefined) || one.id - other.id;
+        const order = typeof a === "string" ? collator.compare(a, b) : a - b;
+        return way * order || one.id - other.id;
+    });
+    return keyed.map(([, row]) => row);
+}
+
+/** How many rows there are of each status, and how many are stale. */
+export function counts(rows, now) {
+    const found = { "": rows.length, error: 0, connecting: 0, active: 0, inactive: 0, stale: 0 };
+    for (const row of rows) {
+        found[row.status] += 1;
+        if (isStale(row, now)) found.stale += 1;
+    }
+    return found;
+}
