@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from marzban_tunnels import __version__, nodes
+from marzban_tunnels.page import page_router
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
@@ -22,8 +23,10 @@ from marzban_tunnels.standalone.tables import Node
 nodes.follow(Node)
 
 
-def build(database: Database, admins: Admins, settings: Settings, lines: Lines, certificate: str) -> ASGIApp:
-    """The application over a database whose tables are up to date."""
+def build(
+    database: Database, admins: Admins, settings: Settings, lines: Lines, certificate: str, dashboard_path: str
+) -> ASGIApp:
+    """The application over a database whose tables are up to date. There is no dashboard, only the tunnels page."""
     admins.start()
     tunnels = Tunnels(Node.__table__, settings)  # type: ignore[arg-type]
     with database.reading() as session:
@@ -33,6 +36,7 @@ def build(database: Database, admins: Admins, settings: Settings, lines: Lines, 
     app.include_router(admins.router())
     app.include_router(nodes_router(database, admins.session, current, sudo, certificate))
     app.include_router(tunnels_router(tunnels, admins.session, sudo))
+    app.include_router(page_router(dashboard_path, dashboard=False))
     app.add_exception_handler(RequestValidationError, _invalid)
     return AccessLog(app, lines)
 

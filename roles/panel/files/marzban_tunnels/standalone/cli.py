@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SETTINGS = """settings, by environment:
   SUDO_USERNAME, SUDO_PASSWORD     the first admin; made, or given this password, at each start
   JWT_ACCESS_TOKEN_EXPIRE_MINUTES  how long a token is good for (1440; 0: for ever)
+  DASHBOARD_PATH                   where the page is, at tunnels below it (/dashboard/)
   TUNNEL_IPV4_POOL                 addresses inside the tunnels (10.201.0.0/16)
   TUNNEL_IPV6_POOL                 the same for IPv6 (fd6d:7a00::/64)
   TUNNEL_PORT_RANGE                ports of the ends (20000-32767)
@@ -97,6 +98,7 @@ def _opened(options: argparse.Namespace) -> Iterator[Database]:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from marzban_tunnels.page import DEFAULT_DASHBOARD_PATH
     from marzban_tunnels.standalone.access_log import Lines
     from marzban_tunnels.standalone.admins import Admins
     from marzban_tunnels.standalone.app import build
@@ -106,6 +108,7 @@ def _serve(options: argparse.Namespace) -> None:
         raise ValueError("--tls-cert and --tls-key belong together")
     settings = Settings.from_env(os.environ)
     lifetime = _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440"))
+    dashboard_path = os.environ.get("DASHBOARD_PATH", DEFAULT_DASHBOARD_PATH)
     lines = Lines(options.log_file)
     pem = options.tls_cert.read_text() if options.tls_cert else ""
     with _opened(options) as database:
@@ -116,7 +119,7 @@ def _serve(options: argparse.Namespace) -> None:
             admins.put(username, password, is_sudo=True)
         if not admins.exist():
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
-        app = build(database, admins, settings, lines, pem)
+        app = build(database, admins, settings, lines, pem, dashboard_path)
         bound = listen(options.host, options.port)
         serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
 
