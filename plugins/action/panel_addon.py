@@ -1,0 +1,51 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sends the add-on's files with the module's other options, as one text: one call, however many files there are."""
+
+from __future__ import annotations
+
+import os
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.marzban.tunnels.plugins.module_utils import _addon
+
+FILES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "roles", "panel", "files")
+
+
+class ActionModule(ActionBase):
+    """panel_addon"""
+
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp=None, task_vars=None):
+        """The module's result."""
+        super().run(tmp, task_vars)
+        folder = self._task.args.get("source") or FILES
+        try:
+            files = read(folder)
+        except OSError as error:
+            raise AnsibleActionFail("source: %s can't be read: %s." % (folder, error.strerror)) from error
+        arguments = dict(self._task.args, archive=_addon.pack(files))
+        return self._execute_module(
+            module_name="marzban.tunnels.panel_addon", module_args=arguments, task_vars=task_vars
+        )
+
+
+def read(folder):
+    """``{relative path: bytes}`` of the add-on below a folder, without what Python leaves behind."""
+    files = {}
+    for name in _addon.OURS:
+        for place, folders, found in os.walk(os.path.join(folder, name)):
+            folders[:] = sorted(one for one in folders if one != _addon.CACHE)
+            for one in found:
+                path = os.path.join(place, one)
+                with open(path, "rb") as stream:
+                    files[os.path.relpath(path, folder)] = stream.read()
+    with open(os.path.join(folder, "start.py"), "rb") as stream:
+        files["start.py"] = stream.read()
+    return files

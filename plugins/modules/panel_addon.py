@@ -1,0 +1,206 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Gives a Marzban the tunnels add-on. The work is in module_utils/_panel_addon.py, the packing in the action plugin."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: panel_addon
+short_description: Give a Marzban panel the tunnels API, or take it away
+version_added: 0.3.0
+description:
+  - Puts the add-on's files on the host of a stock Marzban, has Marzban run by the add-on's entry, restarts it, and sees
+    that it answers. What doesn't come up is put back as it was, and the task fails and says why.
+  - Marzban's own code stays untouched. In files of the operator only marked lines are added, and V(absent) gives back
+    exactly the bytes that were there.
+  - What can't be changed safely is refused before anything is changed.
+  - The role P(marzban.tunnels.panel#role) is this with variables around it.
+author:
+  - the marzban.tunnels authors (@marzban-tunnels)
+requirements:
+  - Marzban, answering
+  - Python 3.8 or newer (on the host)
+  - root (on the host)
+  - Docker Compose 2 (on the host), where Marzban runs in a container
+options:
+  state:
+    description:
+      - V(present), the panel has the add-on. V(absent), it has not, and its database has none of the add-on's tables.
+    type: str
+    choices: [present, absent]
+    default: present
+  installation:
+    description:
+      - How Marzban runs. V(auto) finds out, and refuses where there is both.
+      - V(compose), as Marzban's installation script does it, with one service in O(compose_file).
+      - V(systemd), from a folder with a Python environment, by the unit O(service).
+    type: str
+    choices: [auto, compose, systemd]
+    default: auto
+  compose_file:
+    description:
+      - The file with Marzban's service. Its C(.env) stands beside it.
+    type: path
+    default: /opt/marzban/docker-compose.yml
+  compose_project:
+    description:
+      - The name of the Compose project.
+    type: str
+    default: marzban
+  service:
+    description:
+      - The name of the systemd unit.
+    type: str
+    default: marzban
+  directory:
+    description:
+      - Where the add-on's files stand, on the host and in the container alike. Nothing else may be in it.
+    type: str
+    default: /var/lib/marzban/tunnels
+  source:
+    description:
+      - A folder on the controller with an add-on of your own. Without it, the collection's.
+    type: path
+  settings:
+    description:
+      - The add-on's settings, by their names in the environment, as C(TUNNEL_IPV4_POOL), C(TUNNEL_IPV6_POOL) and
+        C(TUNNEL_PORT_RANGE). They are written into Marzban's C(.env).
+    type: dict
+    default: {}
+  backup_directory:
+    description:
+      - Where each file goes, for root alone, before it is changed; and the records, before they are deleted.
+    type: str
+    default: /var/backups/marzban-tunnels
+  health_timeout:
+    description:
+      - For how many seconds the panel may take to answer after its restart, before everything is put back.
+    type: int
+    default: 60
+  versions:
+    description:
+      - The versions of Marzban that the add-on is known to work with. Others are refused.
+    type: list
+    elements: str
+    default: [0.8.4]
+  any_version:
+    description:
+      - Whether to try with any version of Marzban.
+    type: bool
+    default: false
+  remove_records:
+    description:
+      - Whether V(absent) deletes tunnels that the panel still has. They are written to O(backup_directory) before.
+      - Without it V(absent) is refused while there are tunnels.
+    type: bool
+    default: false
+  archive:
+    description:
+      - Set by the action plugin. Leave it out.
+    type: str
+attributes:
+  check_mode:
+    support: full
+    description: Looks, refuses what would be refused, and says what would be changed.
+  diff_mode:
+    support: full
+    description: Shows the add-on's own lines of a file, and no others. Those hold passwords.
+  platform:
+    platforms: linux
+    support: full
+    description: Linux.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+"""
+
+EXAMPLES = r"""
+- name: Give the panel the tunnels API
+  marzban.tunnels.panel_addon:
+
+- name: With addresses of your own, in a Marzban that systemd runs
+  marzban.tunnels.panel_addon:
+    installation: systemd
+    settings:
+      TUNNEL_IPV4_POOL: 10.77.0.0/16
+
+- name: Take it away again
+  marzban.tunnels.panel_addon:
+    state: absent
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, or would be in check mode.
+  type: list
+  elements: str
+  returned: success
+  sample: ["/opt/marzban/docker-compose.yml: command written", "/var/lib/marzban/tunnels: add-on written", "restarted"]
+installation:
+  description: How Marzban runs here, V(compose) or V(systemd); null where there is none.
+  type: str
+  returned: success
+  sample: compose
+version:
+  description: Marzban's version. Null with O(state=absent).
+  type: str
+  returned: success
+  sample: 0.8.4
+panel:
+  description: The id by which the nodes know the panel's tunnels. Null where it does not answer with the add-on.
+  type: str
+  returned: success
+  sample: 0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81
+backups:
+  description: The copies that were made of changed files, on the host.
+  type: list
+  elements: str
+  returned: success
+  sample: [/var/backups/marzban-tunnels/docker-compose.yml.20261125T101500Z]
+records:
+  description: The file on the host with the records that O(remove_records) has deleted, or null.
+  type: str
+  returned: success
+  sample: /var/backups/marzban-tunnels/tunnels.json.20261125T101500Z
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_addon import Run
+
+
+def main():
+    """The module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "installation": {"type": "str", "choices": ["auto", "compose", "systemd"], "default": "auto"},
+            "compose_file": {"type": "path", "default": "/opt/marzban/docker-compose.yml"},
+            "compose_project": {"type": "str", "default": "marzban"},
+            "service": {"type": "str", "default": "marzban"},
+            "directory": {"type": "str", "default": "/var/lib/marzban/tunnels"},
+            "source": {"type": "path"},
+            "settings": {"type": "dict", "default": {}},
+            "backup_directory": {"type": "str", "default": "/var/backups/marzban-tunnels"},
+            "health_timeout": {"type": "int", "default": 60},
+            "versions": {"type": "list", "elements": "str", "default": ["0.8.4"]},
+            "any_version": {"type": "bool", "default": False},
+            "remove_records": {"type": "bool", "default": False},
+            "archive": {"type": "str", "no_log": True},  # long, and no business of a log
+        },
+        supports_check_mode=True,
+    )
+    try:
+        answer = Run(module.params, module.check_mode).run()
+    except Error as error:
+        module.fail_json(msg=str(error))
+    if not module._diff:
+        answer.pop("diff")
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()
