@@ -88,14 +88,18 @@ def check() -> None:
 
 
 def prepare(progress: Progress, more: Mapping[str, str] | None = None) -> None:
-    """Install the Debian packages that are missing; where none is, nothing is run. `more` is like PACKAGES."""
-    wanted = {**PACKAGES, **(more or {})}
+    """Install the Debian packages that labs need. `more` is like PACKAGES."""
+    install({**PACKAGES, **(more or {})}, progress)
+
+
+def install(wanted: Mapping[str, str], progress: Progress) -> None:
+    """Install the Debian packages (like PACKAGES) whose commands are missing; where none is, nothing is run."""
     missing = sorted({package for command, package in wanted.items() if not shutil.which(command, path=SYSTEM_PATH)})
     if not missing:
         return
     with lock(Path("/run/marzban-tunnels-lab.packages.lock")):
         progress(f"installing on this machine: {' '.join(missing)}")
-        install = [
+        command = [
             "apt-get",
             "-y",
             "-q",
@@ -106,9 +110,9 @@ def prepare(progress: Progress, more: Mapping[str, str] | None = None) -> None:
             *missing,
         ]
         # Package lists may be old or absent: they are fetched only when it does not work without.
-        if run(install, check=False, timeout=600).returncode:
+        if run(command, check=False, timeout=600).returncode:
             run(["apt-get", "update", "-q"], timeout=300)
-            run(install, timeout=600)
+            run(command, timeout=600)
 
 
 def allow_watchers(state: Path) -> None:

@@ -1,42 +1,63 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""The schema comes from Alembic alone, and goes both ways. SQLite here; other databases by ``PANEL_TEST_DATABASES``
-(SQLAlchemy URLs of empty databases, separated by spaces)."""
+"""The schema comes from Alembic alone, and goes both ways, on SQLite, MariaDB and PostgreSQL."""
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy import Connection, MetaData, NullPool, create_engine, inspect, text
 
 from marzban_tunnels import migrate, tables
 from marzban_tunnels.standalone import cli
 from marzban_tunnels.standalone import tables as standalone
+from tests.contract.servers import MariaDB, PostgreSQL, Server
 
 VERSIONS = {"alembic_version_standalone", "alembic_version_tunnels"}
 OWN = set(tables.Base.metadata.tables)
 ALL = OWN | set(standalone.Base.metadata.tables) | VERSIONS
 
 
-@pytest.fixture(params=["sqlite", *os.environ.get("PANEL_TEST_DATABASES", "").split()])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    where = f"sqlite:///{tmp_path}/panel.db" if request.param == "sqlite" else request.param
-    yield where
-    assert cli.main(["migrate", "--database", where, "downgrade", "base"]) == 0
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[Server]:
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Server]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/panel.db"
+    url: str = request.getfixturevalue(request.param).database(f"panel{next(_numbers)}")
+    return url
+
+
+@contextmanager
+def connected(where: str) -> Iterator[Connection]:
+    with create_engine(where, poolclass=NullPool).begin() as connection:
+        yield connection
 
 
 def found(where: str) -> set[str]:
-    engine = create_engine(where)
-    try:
-        return set(inspect(engine).get_table_names()) - {"sqlite_sequence"}
-    finally:
-        engine.dispose()
+    with connected(where) as connection:
+        return set(inspect(connection).get_table_names())
 
 
 def run(where: str, *arguments: str) -> None:
@@ -62,16 +83,15 @@ def test_the_tunnels_alone_come_and_go(database: str) -> None:
 
 def test_models_and_migrations_agree(database: str) -> None:
     run(database, "upgrade", "head")
-    engine = create_engine(database)
     for base in (tables.Base, standalone.Base):
-        with engine.connect() as connection:
+        with connected(database) as connection:
             options = {"compare_type": True, "include_object": partial(_ours, base.metadata)}
             different = compare_metadata(MigrationContext.configure(connection, opts=options), base.metadata)
         assert different == []
-    names = {key["name"]: key for key in inspect(engine).get_foreign_keys("tunnels")}
-    assert {key["referred_table"] for key in names.values()} == {"nodes"}
-    assert {key["options"]["ondelete"] for key in names.values()} == {"CASCADE"}
-    engine.dispose()
+    with connected(database) as connection:
+        keys = inspect(connection).get_foreign_keys("tunnels")
+    assert {key["referred_table"] for key in keys} == {"nodes"}
+    assert {key["options"]["ondelete"] for key in keys} == {"CASCADE"}
 
 
 def _ours(metadata: MetaData, item: object, name: str | None, kind: str, *_: object) -> bool:
@@ -79,6 +99,35 @@ def _ours(metadata: MetaData, item: object, name: str | None, kind: str, *_: obj
         return name in metadata.tables
     # the keys to nodes stand in the migration only: the tables don't know whose nodes they are
     return not (kind == "foreign_key_constraint" and name in ("fk_tunnels_source", "fk_tunnels_target"))
+
+
+def test_ids_go_on_where_an_older_version_stopped(tmp_path: Path) -> None:
+    """Version 0.2.0 left it to SQLite to count them."""
+    database = f"sqlite:///{tmp_path}/panel.db"
+    run(database, "upgrade", "0001_standalone")
+    run(database, "upgrade", "0001_tunnels")
+    with connected(database) as connection:
+        connection.execute(text("CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT)"))
+        connection.execute(text("INSERT INTO sqlite_sequence VALUES ('tunnels', 41)"))
+        connection.execute(text("INSERT INTO tunnel_panel VALUES (1, 'u', 1, 1, 1, 1)"))
+    run(database, "upgrade", "0002_next_id")
+    with connected(database) as connection:
+        assert connection.scalar(text("SELECT next_id FROM tunnel_panel")) == 42
+
+
+def test_a_migration_that_was_cut_off_begins_again(request: pytest.FixtureRequest) -> None:
+    """MariaDB commits each table as it is made."""
+    database = request.getfixturevalue("mariadb").database("cut_off")
+    run(database, "upgrade", "head")
+    with connected(database) as connection:
+        connection.execute(text("DELETE FROM alembic_version_tunnels"))
+        connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN next_id"))
+        connection.execute(text("DROP INDEX ix_tunnel_addresses_first ON tunnel_addresses"))
+    run(database, "upgrade", "head")
+    assert found(database) == ALL
+    with connected(database) as connection:
+        indexes = {index["name"] for index in inspect(connection).get_indexes("tunnel_addresses")}
+    assert indexes == {"ix_tunnel_addresses_first", "ix_tunnel_addresses_tunnel_id"}
 
 
 def test_every_varchar_has_a_length() -> None:
@@ -93,7 +142,7 @@ def test_every_varchar_has_a_length() -> None:
 def test_one_head_per_tree_and_unknown_revisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {tree: migrate.revisions(tree) for tree in migrate.TREES} == {
         "standalone": {"0001_standalone"},
-        "tunnels": {"0001_tunnels"},
+        "tunnels": {"0001_tunnels", "0002_next_id"},
     }
     assert cli.main(["migrate", "--database", str(tmp_path / "x.db"), "upgrade", "none"]) == 1
     assert "none is no revision" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from marzban_tunnels.standalone import certificate, cli, passwords
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
 from marzban_tunnels.standalone.throttle import FREE, LONGEST, Throttle
-from tests.panel.conftest import Api, client
+from tests.panel.api import Api, client
 from tests.panel.running import Panel
 
 Maker = Callable[..., Any]

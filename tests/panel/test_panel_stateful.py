@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _views
-from tests.panel.conftest import Api, client, key, publish
+from tests.panel.api import Api, client, key, publish
 from tests.panel.running import Panel
 
 NODES = 3
@@ -99,8 +99,8 @@ class Life(RuleBasedStateMachine):
             self.api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
         # What is left of earlier lives would decide what is taken in this one, which could then not be told again.
         with closing(sqlite3.connect(self.panel.database, timeout=10)) as database:
-            database.execute("DELETE FROM sqlite_sequence WHERE name = 'tunnels'")
-            database.execute("UPDATE tunnel_panel SET next_ipv4 = ?, next_ipv6 = ?, next_port = ?", [cursor] * 3)
+            cursors = "next_id = 1, next_ipv4 = ?, next_ipv6 = ?, next_port = ?"
+            database.execute(f"UPDATE tunnel_panel SET {cursors}", [cursor] * 3)
             database.commit()
         self.known: dict[int, Any] = {}
         self.highest = 0

@@ -231,7 +231,7 @@ class Allocator:
         base, blocks = int(pool[0]), pool.num_addresses // 2
         spans = sorted(
             ((_number(low, pool.version) - base) // 2, (_number(high, pool.version) - base) // 2)
-            for low, high in set(self._session.execute(query).tuples())
+            for low, high in set(self._session.execute(query).all())
         )
         for begin, end in ((start, blocks - 1), (1, start)):
             block = begin

@@ -4,14 +4,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, text
 
 TREES = ("standalone", "tunnels")  # in the order of an upgrade: tunnels point to nodes
+LOCK_TIMEOUT = 30  # seconds; SQLite waits as long as its connections do (5 s on Marzban)
+_LOCK = 0x6D7A  # "mz"
+
+
+@contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that no other migration overlaps, committed at the end. MariaDB commits at each
+    statement that makes a table; the lock is held over all of them. Raises OperationalError when it can't be had."""
+    with engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection, connection.begin():
+        dialect = connection.dialect.name
+        if dialect in ("mysql", "mariadb"):
+            name = {"name": f"marzban_tunnels.{connection.engine.url.database}"[:64], "seconds": LOCK_TIMEOUT}
+            if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), name) != 1:
+                raise TimeoutError(f"another migration of the tunnels' tables has taken more than {LOCK_TIMEOUT} s")
+            try:
+                yield connection
+            finally:
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), name)
+            return
+        if dialect == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        elif dialect == "sqlite" and not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the standalone door's engine has done it itself
+        yield connection
 
 
 def upgrade(connection: Connection, tree: str, revision: str = "head") -> None:
@@ -24,6 +52,17 @@ def downgrade(connection: Connection, tree: str, revision: str) -> None:
     command.downgrade(_config(connection, tree), revision)
 
 
+def remove(connection: Connection, tree: str) -> None:
+    """Drop all tables of one tree, and the one that tells its version."""
+    downgrade(connection, tree, "base")
+    connection.execute(text(f"DROP TABLE IF EXISTS {_version_table(tree)}"))
+
+
+def current(connection: Connection, tree: str) -> str | None:
+    """The revision that the database is at; None where the tree has no tables there."""
+    return MigrationContext.configure(connection, opts={"version_table": _version_table(tree)}).get_current_revision()
+
+
 def revisions(tree: str) -> set[str]:
     """The revisions that a tree knows."""
     return {script.revision for script in ScriptDirectory(str(_path(tree))).walk_revisions()}
@@ -33,9 +72,13 @@ def _path(tree: str) -> Path:
     return Path(__file__).parent / "migrations" / tree
 
 
+def _version_table(tree: str) -> str:
+    return f"alembic_version_{tree}"
+
+
 def _config(connection: Connection, tree: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(_path(tree)).replace("%", "%%"))
     config.attributes["connection"] = connection
-    config.attributes["version_table"] = f"alembic_version_{tree}"
+    config.attributes["version_table"] = _version_table(tree)
     return config

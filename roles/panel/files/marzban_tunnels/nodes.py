@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, event, or_, select
+from sqlalchemy import Connection, event, or_, select, update
 
 from marzban_tunnels.service import remove
-from marzban_tunnels.tables import Tunnel
+from marzban_tunnels.tables import Panel, Tunnel
 
 
 def follow(node: type[Any]) -> None:
@@ -20,5 +20,7 @@ def follow(node: type[Any]) -> None:
 
 
 def _remove_tunnels(mapper: Any, connection: Connection, node: Any) -> None:
+    # Our writes lock this row first: taken in the same order, none waits for the other in a circle.
+    connection.execute(update(Panel).where(Panel.id == 1).values(writes=Panel.writes + 1))
     query = select(Tunnel.id).where(or_(Tunnel.source_node_id == node.id, Tunnel.target_node_id == node.id))
     remove(connection.execute, list(connection.scalars(query)))

@@ -19,6 +19,7 @@ from marzban_tunnels.errors import Refused, by_field
 from marzban_tunnels.service import Tunnels
 
 PANEL_HEADER = "Marzban-Panel-Id"
+NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
 _TEXTS = {
     400: "The tunnel's ends are the same node",
     401: "No token, or one that isn't valid",
@@ -26,7 +27,7 @@ _TEXTS = {
     404: "Tunnel or node not found",
     409: "The name, or a chosen port, address, interface or route is taken",
     412: "If-Match names an older version",
-    503: "The database is busy",
+    503: "The database is busy, or the tunnels could not be started",
     507: "A pool of addresses or ports is used up",
 }
 
@@ -53,6 +54,8 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
             handler = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
+                if not tunnels.panel_id:
+                    return _answer({"detail": NOT_STARTED}, 503)
                 try:
                     response: Response = await handler(request)
                 except RequestValidationError as error:

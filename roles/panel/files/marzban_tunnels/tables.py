@@ -36,15 +36,15 @@ class Panel(Base):
     next_ipv4: Mapped[int] = mapped_column(BigInteger, default=1)
     next_ipv6: Mapped[int] = mapped_column(BigInteger, default=1)
     next_port: Mapped[int] = mapped_column(BigInteger, default=1)
+    next_id: Mapped[int] = mapped_column(BigInteger, default=1)  # of a tunnel: none is ever used again
 
 
 class Tunnel(Base):
     """The operator's record. Times are naive UTC in whole seconds."""
 
     __tablename__ = "tunnels"
-    __table_args__ = {"sqlite_autoincrement": True}  # an id is never used again
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # the panel's row counts them
     uuid: Mapped[str] = mapped_column(String(36), unique=True)
     version: Mapped[int] = mapped_column(default=1)
     source_node_id: Mapped[int] = mapped_column(index=True)

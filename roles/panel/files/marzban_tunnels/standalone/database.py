@@ -52,7 +52,7 @@ class Database:
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """A connection in a write transaction, committed at the end."""
-        with self.engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection, connection.begin():
+        with migrate.locked(self.engine) as connection:
             yield connection
 
     @contextmanager

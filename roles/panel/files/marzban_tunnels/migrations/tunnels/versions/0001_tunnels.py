@@ -23,9 +23,28 @@ def _exact(length: int) -> sa.String:
     return sa.String(length).with_variant(variant, "mysql", "mariadb")
 
 
+def _table(name: str, *items: Any, **options: Any) -> None:
+    """Make a table. One of ours may be there: MariaDB commits each statement, and a migration that was cut off begins
+    again. Raises ValueError where it is somebody else's."""
+    inspector = sa.inspect(op.get_bind())
+    if not inspector.has_table(name):
+        op.create_table(name, *items, **options)
+        return
+    wanted = {item.name for item in items if isinstance(item, sa.Column)}
+    if {column["name"] for column in inspector.get_columns(name)} != wanted:
+        raise ValueError(
+            f"the database has a table {name} that is not this add-on's: rename it, and start the panel again"
+        )
+
+
+def _index(name: str, table: str, columns: list[str]) -> None:
+    if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+        op.create_index(name, table, columns)
+
+
 def upgrade() -> None:
     """Make the tables."""
-    op.create_table(
+    _table(
         "tunnel_panel",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("uuid", sa.String(36), nullable=False),
@@ -35,9 +54,9 @@ def upgrade() -> None:
         sa.Column("next_port", sa.BigInteger, nullable=False),
         **_MYSQL,
     )
-    op.create_table(
+    _table(
         "tunnels",
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("uuid", sa.String(36), nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("source_node_id", sa.Integer, nullable=False),
@@ -56,12 +75,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["target_node_id"], ["nodes.id"], name="fk_tunnels_target", ondelete="CASCADE"),
         sa.UniqueConstraint("uuid", name="uq_tunnels_uuid"),
         sa.UniqueConstraint("name", name="uq_tunnels_name"),
-        sqlite_autoincrement=True,
         **_MYSQL,
     )
-    op.create_index("ix_tunnels_source_node_id", "tunnels", ["source_node_id"])
-    op.create_index("ix_tunnels_target_node_id", "tunnels", ["target_node_id"])
-    op.create_table(
+    _index("ix_tunnels_source_node_id", "tunnels", ["source_node_id"])
+    _index("ix_tunnels_target_node_id", "tunnels", ["target_node_id"])
+    _table(
         "tunnel_ends",
         sa.Column("tunnel_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("role", sa.String(8), primary_key=True),
@@ -79,7 +97,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("node_id", "interface", name="uq_tunnel_ends_interface"),
         **_MYSQL,
     )
-    op.create_table(
+    _table(
         "tunnel_addresses",
         sa.Column("host", sa.String(32), primary_key=True),
         sa.Column("tunnel_id", sa.Integer, nullable=False),
@@ -91,8 +109,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tunnel_id"], ["tunnels.id"], name="fk_tunnel_addresses_tunnel", ondelete="CASCADE"),
         **_MYSQL,
     )
-    op.create_index("ix_tunnel_addresses_tunnel_id", "tunnel_addresses", ["tunnel_id"])
-    op.create_index("ix_tunnel_addresses_first", "tunnel_addresses", ["first"])
+    _index("ix_tunnel_addresses_tunnel_id", "tunnel_addresses", ["tunnel_id"])
+    _index("ix_tunnel_addresses_first", "tunnel_addresses", ["first"])
 
 
 def downgrade() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.panel.conftest import Api
+from tests.panel.api import Api
 
 Maker = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.panel.conftest import Api
+from tests.panel.api import Api
 
 Maker = Callable[..., Any]
 BEHIND = "192.168.70.0/24"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from marzban_tunnels import answers
-from tests.panel.conftest import Api, key, publish, report
+from tests.panel.api import Api, key, publish, report
 
 Maker = Callable[..., Any]
 Pair = tuple[Any, Any]

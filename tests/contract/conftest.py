@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The contract: what every door says over HTTP.
+
+``api`` is a client of each door in turn: the standalone panel, the add-on in a stand-in for Marzban, and, where
+MARZBAN_SRC names a checkout, in a real Marzban on SQLite and on MariaDB. DOORS="standalone marzban-mariadb" picks some.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.contract import marzban
+from tests.contract.marzban import Marzban
+from tests.contract.servers import MariaDB
+from tests.panel.api import Api, client
+from tests.panel.running import Panel
+
+DOORS = ["standalone", "mounted", "marzban-sqlite", "marzban-mariadb"]
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=os.environ.get("DOORS", "").split() or DOORS)
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A client of the door."""
+    door = request.param
+    directory = tmp_path_factory.mktemp(door)
+    # tokens are good for 70 minutes
+    if door == "standalone":
+        with Panel.start(directory, env={"JWT_ACCESS_TOKEN_EXPIRE_MINUTES": "70"}) as panel:
+            api = client(panel)
+            yield api
+            api.session.close()
+        return
+    real = door != "mounted"
+    if real and not marzban.source():
+        pytest.skip(marzban.MISSING)
+    database = request.getfixturevalue("mariadb").database("marzban") if door == "marzban-mariadb" else ""
+    with Marzban(directory, database, real=real) as running:
+        api = running.api()
+        yield api
+        api.session.close()
+
+
+@pytest.fixture
+def make_node(api: Api) -> Iterator[Callable[..., Any]]:
+    """Makes nodes, and deletes them after the test (with their tunnels)."""
+    made = []
+
+    def make(**fields: Any) -> Any:
+        made.append(api.node(**fields))
+        return made[-1]
+
+    yield make
+    for node in made:
+        assert api.bare("DELETE", f"/api/node/{node['id']}").status_code in (200, 404)
+
+
+@pytest.fixture
+def pair(make_node: Callable[..., Any]) -> tuple[Any, Any]:
+    """Two nodes."""
+    return make_node(address="203.0.113.1"), make_node(address="203.0.113.2")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Part of the stand-in (see config.py): the database, opened as Marzban opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from config import SQLALCHEMY_DATABASE_URL
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from marzban_tunnels import migrate
+from marzban_tunnels.standalone.database import Database
+
+sqlite = SQLALCHEMY_DATABASE_URL.startswith("sqlite")
+# A request for a node has two sessions here (the standalone door opens a second one to write): a larger pool
+options: dict[str, Any] = {"connect_args": {"check_same_thread": False}} if sqlite else {"pool_recycle": 3600}
+options |= {"pool_size": 20, "max_overflow": 30}
+engine = create_engine(SQLALCHEMY_DATABASE_URL, **options)
+SessionLocal = sessionmaker(engine, autoflush=False)
+
+
+def get_db() -> Iterator[Session]:
+    with SessionLocal() as session:
+        yield session
+
+
+class MarzbanDatabase(Database):
+    """What the standalone door's routers want, over Marzban's sessions: no pragma, no lock at the first instant."""
+
+    def __init__(self) -> None:
+        self.engine = engine
+
+    def make_tables(self) -> None:
+        with migrate.locked(engine) as connection:
+            migrate.upgrade(connection, "standalone")
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with SessionLocal() as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with SessionLocal() as session:
+            yield session
+            session.commit()
+
+
+database = MarzbanDatabase()
