@@ -22,7 +22,7 @@ demo-down: ## takes the demo down; Debian packages and cached root file systems 
 
 .PHONY: test test-matrix
 test: ## everything: lint, sanity, unit, panel and integration tests, build (log of each: .cache/logs)
-	@tools/preflight && tools/stages integration 'unit sanity lint build panel panel-marzban molecule'
+	@tools/preflight && tools/stages integration 'unit sanity lint build panel test-contract panel-marzban molecule'
 
 test-matrix: ## import, sanity and units on ansible-core 2.17 to 2.21, integration on the oldest and the newest
 	@tools/preflight && tools/matrix
@@ -37,15 +37,24 @@ docs-lint: ## only what concerns the documentation in plugins and roles
 sanity: ## ansible-test sanity without ignore files; SANITY="--test pep8" for one test
 	@tools/sanity test -- $(SANITY)
 
-.PHONY: unit panel panel-marzban integration molecule test-kernel bench
+.PHONY: unit panel test-contract panel-marzban integration molecule test-kernel bench
 unit: ## unit tests; PYTEST="-k name -x" for some of them, likewise below
 	@$(call pytest,test,tests/unit)
 
 panel: ## the embedded panel's tests, on the newest versions of its libraries
 	@$(call pytest,test,tests/panel)
 
-panel-marzban: ## the same on the versions that Marzban 0.8.4 pins
-	@$(call pytest,marzban-0.8.4,tests/panel)
+test-contract: ## the API over every door; MARZBAN_SRC=<checkout> for a real Marzban's as well
+	@$(call pytest,test,tests/contract)
+
+panel-marzban: ## both on the versions that Marzban 0.8.4 pins
+	@$(call pytest,marzban-0.8.4,tests/panel tests/contract --ignore tests/contract/test_properties.py)
+
+browser: ## the page, in a real Chromium
+	@$(call pytest,test,tests/browser)
+
+screenshot: ## docs/page.png, out of the page with samples
+	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png
 
 integration: ## the collection on lab hosts; PURPOSE=core-2.17 for that ansible-core
 	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 10 tests/integration)

@@ -56,9 +56,18 @@ def python() -> str:
 
 
 class Marzban:
-    """``url``, ``username``, ``password``; ``addon`` is the folder with the add-on, ``log`` what the process said."""
+    """``url``, ``username``, ``password``, ``ca_path`` (None without TLS); ``addon`` is the folder with the add-on, ``log``
+    what the process said."""
 
-    def __init__(self, directory: Path, database: str = "", real: bool = False, addon: bool = True, **env: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        database: str = "",
+        real: bool = False,
+        addon: bool = True,
+        tls: bool = False,
+        **env: str,
+    ) -> None:
         self.directory = directory
         self.addon = directory / "addon"
         self.log = directory / "marzban.log"
@@ -83,11 +92,12 @@ class Marzban:
             "PYTHONDONTWRITEBYTECODE": "1",
             **env,
         }
+        self.ca_path = self._certificate() if tls else None
 
     @property
     def url(self) -> str:
         """The base URL, without a trailing slash."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.ca_path else 'http'}://127.0.0.1:{self.port}"
 
     def install(self) -> None:
         """Put the add-on's files in place, as the role does."""
@@ -139,13 +149,13 @@ class Marzban:
     def answers(self) -> bool:
         """Whether requests are taken."""
         try:
-            return requests.get(f"{self.url}/api/admin", timeout=5).status_code == 401
+            return requests.get(f"{self.url}/api/admin", timeout=5, verify=self.ca_path or True).status_code == 401
         except requests.RequestException:
             return False
 
     def api(self) -> Api:
         """A logged-in client."""
-        return Api(self.url, self.username, self.password, True).login()
+        return Api(self.url, self.username, self.password, self.ca_path or True).login()
 
     def call(self, *words: str) -> str:
         """Run Marzban's Python in its folder and environment, and answer what it printed."""
@@ -177,6 +187,19 @@ class Marzban:
         # The stand-in's own calls are the standalone door's; a real Marzban finds nothing of ours but what it is given.
         ours = {} if self._real else {"PYTHONPATH": str(self.addon if self.addon.exists() else FILES)}
         return {**kept, **self.env, **ours}
+
+    def _certificate(self) -> str:
+        """Have it serve TLS by a certificate of the standalone door's making; answers the CA's path."""
+        command = [sys.executable, "-m", "marzban_tunnels", "certificate", str(self.directory), "--name", "127.0.0.1"]
+        env = {**os.environ, "PYTHONPATH": str(FILES)}
+        subprocess.run(command, env=env, check=True, capture_output=True)
+        self.env |= {
+            "UVICORN_SSL_CERTFILE": str(self.directory / "server.pem"),
+            "UVICORN_SSL_KEYFILE": str(self.directory / "server-key.pem"),
+            "UVICORN_SSL_CA_TYPE": "private",
+            "UVICORN_HOST": "127.0.0.1",
+        }
+        return str(self.directory / "ca.pem")
 
     def _xray(self) -> Path:
         """A STAND-IN for Xray: tells a version, and else stays."""

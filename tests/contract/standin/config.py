@@ -12,4 +12,5 @@ from os import environ
 SQLALCHEMY_DATABASE_URL = environ.get("SQLALCHEMY_DATABASE_URL", "sqlite:///db.sqlite3")
 DASHBOARD_PATH = environ.get("DASHBOARD_PATH", "/dashboard/")
 UVICORN_PORT = int(environ.get("UVICORN_PORT", "8000"))
+UVICORN_SSL_CERTFILE, UVICORN_SSL_KEYFILE = environ.get("UVICORN_SSL_CERTFILE"), environ.get("UVICORN_SSL_KEYFILE")
 SUDO_USERNAME, SUDO_PASSWORD = environ["SUDO_USERNAME"], environ["SUDO_PASSWORD"]

@@ -6,7 +6,14 @@ from __future__ import annotations
 
 import uvicorn
 from app import app  # noqa: F401  # "main:app"
-from config import UVICORN_PORT
+from config import UVICORN_PORT, UVICORN_SSL_CERTFILE, UVICORN_SSL_KEYFILE
 
 if __name__ == "__main__":
-    uvicorn.run("main:app", host="127.0.0.1", port=UVICORN_PORT, workers=1)
+    uvicorn.run(
+        "main:app",
+        host="127.0.0.1",
+        port=UVICORN_PORT,
+        ssl_certfile=UVICORN_SSL_CERTFILE,
+        ssl_keyfile=UVICORN_SSL_KEYFILE,
+        workers=1,
+    )

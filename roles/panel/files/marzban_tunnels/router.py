@@ -65,6 +65,8 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
                     if error.status == 503:
                         response.headers["Retry-After"] = "2"
                 except HTTPException as error:
+                    if error.status_code == 400:  # FastAPI's, for a body that is no text; ours are Refused
+                        error = HTTPException(422, {"body": "Has to be JSON, in UTF-8"})
                     response = _answer({"detail": error.detail}, error.status_code)
                     response.headers.update(error.headers or {})
                 response.headers[PANEL_HEADER] = tunnels.panel_id

@@ -5,7 +5,6 @@ that someone else wrote into the database is shown as it is, and never breaks a 
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -19,6 +18,7 @@ NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on th
 Config = Annotated[str, Field(description="A JSON object in a string of at most 64 KiB; see docs/contract.md")]
 Fingerprint = Annotated[str, AfterValidator(checks.fingerprint), Field(description="A SHA-256: 64 hex digits")]
 Algorithm = Annotated[str, AfterValidator(checks.algorithm)]
+Moment = Annotated[str, Field(description="UTC, without a zone", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?$")]
 Counter = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
@@ -142,8 +142,8 @@ class TunnelOut(BaseModel):
     config: str
     is_active: bool
     status: Status
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
     ends: list[EndOut]
 
 
@@ -165,7 +165,7 @@ class StatusOut(BaseModel):
     tunnel_id: int
     status: Status
     is_active: bool
-    last_updated: datetime
+    last_updated: Moment
     stale: bool
     age: int | None
     ends: list[EndStatus]

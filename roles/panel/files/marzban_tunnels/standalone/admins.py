@@ -126,7 +126,12 @@ class Admins:
             admin_token,
             methods=["POST"],
             response_model=schemas.Token,
-            responses={**unknown, 429: {"model": schemas.Detail}, 422: {"model": schemas.FieldDetail}},
+            responses={
+                **unknown,
+                400: {"model": schemas.Detail},
+                429: {"model": schemas.Detail},
+                422: {"model": schemas.FieldDetail},
+            },
         )
         router.add_api_route("/admin", get_current_admin, response_model=schemas.AdminOut, responses=unknown)
         return router

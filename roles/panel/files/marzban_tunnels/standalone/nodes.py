@@ -94,6 +94,7 @@ def nodes_router(
 
     none: dict[int | str, dict[str, Any]] = {}
     missing, taken = none | {404: {"model": schemas.Detail}}, none | {409: {"model": schemas.Detail}}
+    taken |= {400: {"model": schemas.Detail}}  # a body that is no text
     for method, path, endpoint, model, responses in (
         ("GET", "/nodes", get_nodes, list[schemas.NodeOut], none),
         ("GET", "/node/settings", get_node_settings, schemas.NodeSettings, none),

@@ -1,0 +1,75 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The collection against the add-on in a Marzban: inventory, modules and playbooks are those for the standalone panel.
+
+With the stand-in for Marzban always, with a real one where MARZBAN_SRC names a checkout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.contract import marzban
+from tests.contract.marzban import Marzban
+from tests.integration.world import World
+from tests.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module", params=["standin", "marzban"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Two hosts, and a panel that knows neither."""
+    real = request.param == "marzban"
+    if real and not marzban.source():
+        pytest.skip(marzban.MISSING)
+    directory = tmp_path_factory.mktemp("world")
+    with Marzban(directory / "panel", real=real, tls=True) as panel:
+        lab = Lab.up(f"test-{request.param}", {"a": "bookworm+tunnels", "b": "bookworm+tunnels"})
+        try:
+            yield World(directory, panel, lab)
+        finally:
+            lab.down()
+
+
+def module(world: World, name: str, /, **options: str) -> dict[str, object]:
+    """Call a module as an operator does, by ``ansible``; answers what it said."""
+    words = " ".join(f"{key}={value}" for key, value in options.items())
+    done = world.command(
+        "ansible", "-i", "localhost,", "localhost", "-c", "local", "-m", f"marzban.tunnels.{name}", "-a", words
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer: dict[str, object] = yaml.safe_load(done.stdout.partition("=>")[2])
+    return answer
+
+
+def test_from_no_node_to_traffic_and_back(world: World) -> None:
+    nodes = {name: host.address for name, host in world.lab.hosts.items()}
+    for name, address in nodes.items():
+        for changed in (True, False):
+            assert module(world, "node", name=name, address=address)["changed"] is changed
+    for kind in ("wireguard", "openvpn", "ipsec"):
+        for changed in (True, False):
+            assert module(world, "tunnel", name=f"ab-{kind}", source="a", target="b", type=kind)["changed"] is changed
+
+    graph = world.command("ansible-inventory", "-i", str(world.inventory), "--graph").stdout
+    assert all(f"--{name}\n" in graph for name in nodes)
+
+    world.apply().expect()
+    joined = [(f"ab-{kind}", "a", "b") for kind in ("wireguard", "openvpn", "ipsec")]
+    world.expect_traffic(*joined)
+    again = world.apply().expect()
+    assert again.changed() == []
+    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+
+    world.api("DELETE", f"/node/{next(node['id'] for node in world.api('GET', '/nodes') if node['name'] == 'b')}")
+    assert world.tunnels() == {}
+    run = world.apply().expect()
+    assert sorted(one["name"] for one in run.results("tunnel_apply", "a")[-1]["removed"]) == [
+        name for name, _a, _b in sorted(joined)
+    ]
+    assert not world.lab.host("a").run("ls -A /etc/marzban", check=False).stdout
