@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The map: nodes on a circle in the order of their names, tunnels as lines. A few tunnels of one pair stand side by
-// side; many are one line with their number. One tab stop; the arrows go around.
+// side; many are one line with their number, and so is each pair where the map is full. One tab stop; the arrows go
+// around.
 
 import { $, bdi, el, setAttribute, setText, svg } from "./dom.js";
 import { collator, number, t } from "./i18n.js";
@@ -9,6 +10,7 @@ import { STATUS_WORDS } from "./list.js";
 
 const SIZE = 250; // of the drawing, in its own units
 const APART = 3; // the most tunnels of a pair that are lines of their own
+const FULL = 60; // pairs; more are thin lines without numbers
 const CROWD = 12; // nodes; more have names that point outwards
 const NAME = 12; // characters of a name that are drawn
 
@@ -32,7 +34,9 @@ export class Graph {
         setAttribute(this.svg, "aria-label", t("graph.label"));
         const pairs = new Map();
         for (const row of rows) pairs.set(row.pair, [...(pairs.get(row.pair) ?? []), row]);
-        const lines = [...pairs.values()].flatMap((of) => (of.length > APART ? [of] : of.map((row) => [row])));
+        const apart = pairs.size > FULL ? 1 : APART;
+        const lines = [...pairs.values()].flatMap((of) => (of.length > apart ? [of] : of.map((row) => [row])));
+        this.svg.classList.toggle("full", pairs.size > FULL);
         const keys = lines.map((of) => (of.length > 1 ? of[0].pair : `${of[0].pair}:${of[0].id}`));
         const shape = JSON.stringify([nodes.map((node) => [node.id, node.name]), keys]);
         if (shape !== this.#shape) {
@@ -45,13 +49,14 @@ export class Graph {
             part.rows = byKey.get(part.key);
             part.node = byNode.get(part.key);
             const picked = part.rows ? filter.pair === part.rows[0].pair : filter.node === String(part.node.id);
-            setAttribute(part.element, "aria-pressed", picked);
+            setAttribute(part.element, "aria-pressed", String(picked));
             setAttribute(part.element, "aria-label", this.#words(part));
             if (!part.rows) {
                 setAttribute(part.element, "data-state", part.node.status);
                 continue;
             }
             setAttribute(part.element, "data-status", STATUSES.find((status) => part.rows.some((row) => row.status === status)));
+            part.element.classList.toggle("dim", Boolean(filter.node) && !part.rows[0].ids.includes(Number(filter.node)));
             part.element.classList.toggle("old", part.rows.every((row) => isStale(row, now)));
         }
     }

@@ -82,10 +82,10 @@ export function bytes(value) {
     return unit(units[power], power && value < 9.95 ? 1 : 0).format(value);
 }
 
-/** 12 s ago, 3 min ago. */
+/** 12s ago, 3min ago. Russian's narrow form is -12 с. */
 export function ago(age) {
     const step = [[60, 1, "second"], [3600, 60, "minute"], [86400, 3600, "hour"], [Infinity, 86400, "day"]].find(([below]) => age < below);
-    const relative = format("relative", () => new Intl.RelativeTimeFormat(language, { style: "narrow", numeric: "always" }));
+    const relative = format("relative", () => new Intl.RelativeTimeFormat(language, { style: language === "ru" ? "short" : "narrow", numeric: "always" }));
     return relative.format(-Math.floor(age / step[1]), step[2]);
 }
 

@@ -5,7 +5,8 @@ import { $, bdi, el, mark, setAttribute, setMark, setText } from "./dom.js";
 import { ago, bytes, milliseconds, percent, t } from "./i18n.js";
 import { ageNow, isOld } from "./model.js";
 
-const STEP = 100; // rows that come at once
+const FIRST = 40; // rows that are there at once: two screens, laid out within a frame
+const STEP = 100; // rows that come when those are scrolled through
 export const STATUS_WORDS = { active: "status.active", connecting: "status.connecting", error: "status.error", inactive: "status.inactive" };
 export const COLUMNS = {
     name: "column.name", nodes: "column.nodes", type: "column.type", status: "column.status",
@@ -19,7 +20,8 @@ export class StatusView {
         this.word = el("span", { class: "word" });
         this.age = el("span", { class: "age" });
         this.stale = el("span", { class: "stale", hidden: true });
-        this.nodes = [el("span", { class: "state" }, this.mark, this.word), el("span", { class: "when" }, this.age, this.stale)];
+        this.state = el("span", { class: "state" }, this.mark, this.word);
+        this.nodes = [this.state, el("span", { class: "when" }, this.age, this.stale)];
     }
 
     /** `status` null: nothing was reported since the record was changed. */
@@ -27,8 +29,10 @@ export class StatusView {
         const current = ageNow(age, received, now);
         const off = status === "inactive";
         const old = !off && isOld(current);
-        setMark(this.mark, old && status !== "error" ? "stale" : (status ?? "connecting"));
-        this.mark.classList.toggle("old", old);
+        const sign = old && status !== "error" ? "stale" : (status ?? "connecting");
+        setMark(this.mark, sign);
+        setAttribute(this.state, "data-status", sign);
+        this.state.classList.toggle("old", old);
         setText(this.word, status ? t(STATUS_WORDS[status] ?? "status.connecting") : t("status.unreported"));
         setText(this.age, current === null ? (status ? t("status.unreported") : "") : ago(current));
         setText(this.stale, t("status.stale"));
@@ -99,7 +103,7 @@ function trafficOf(end) {
 
 export class List {
     #views = new Map();
-    #limit = STEP;
+    #limit = FIRST;
     #shown = [];
     #open;
     #heads = {};
@@ -125,7 +129,7 @@ export class List {
 
     /** Show rows from the top. */
     restart() {
-        this.#limit = STEP;
+        this.#limit = FIRST;
     }
 
     render(rows, order, now, exists) {

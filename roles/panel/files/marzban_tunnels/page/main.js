@@ -113,7 +113,7 @@ function tick() {
     const found = counts([...rows.values()], now);
     for (const chip of $("chips").children) {
         setText(chip.lastElementChild, number(found[chip.dataset.status]));
-        setAttribute(chip, "aria-pressed", filter.status === chip.dataset.status);
+        setAttribute(chip, "aria-pressed", String(filter.status === chip.dataset.status));
         chip.hidden = !found[chip.dataset.status] && chip.dataset.status !== "" && filter.status !== chip.dataset.status;
     }
     const age = (now - received) / 1000;
