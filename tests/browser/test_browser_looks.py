@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Light and dark, wide and narrow, left and right, and four languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Opener
+from tests.browser.looking import Screen
+from tests.browser.samples import fill
+from tests.panel.running import Panel
+
+PHONE = {"width": 360, "height": 740}
+#: Every piece of text whose contrast with what lies behind it is below WCAG's AA: 4.5 to 1, 3 to 1 where it is large.
+PALE = """() => {
+    const parse = (color) => {
+        const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
+        return { rgb: [r, g, b], a };
+    };
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map((value) => {
+            value /= 255;
+            return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const { rgb, a } = parse(getComputedStyle(at).backgroundColor);
+            if (a === 1) return rgb;
+        }
+        return [255, 255, 255];
+    };
+    const pale = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+        const element = node.parentElement;
+        if (!node.data.trim() || !element.checkVisibility()) continue;
+        if (element.closest("svg, option, script, noscript")) continue;
+        const style = getComputedStyle(element);
+        const [one, other] = [light(parse(style.color).rgb), light(behind(element))];
+        const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+        const size = parseFloat(style.fontSize);
+        const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+        if (contrast < (large ? 3 : 4.5)) pale.push(`${node.data.trim()}: ${contrast.toFixed(2)}`);
+    }
+    return pale;
+}"""
+#: How far the page, or the dialog on top of it, goes beyond its right or left edge, in pixels.
+BEYOND = """() => Math.max(...[document.documentElement, ...document.querySelectorAll("dialog[open]")]
+    .map((element) => element.scrollWidth - element.clientWidth))"""
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
+    with Panel.start(tmp_path_factory.mktemp("panel"), tls=False) as panel:
+        made = fill(panel)
+        long = "a-name-without-any-place-to-break-it-" * 3
+        panel.call("PUT", f"/api/tunnels/{made['thr-ist']['id']}", {"name": long})
+        yield panel
+
+
+def each_view(screen: Screen) -> Iterator[str]:
+    """The page, a tunnel in error, the form with everything unfolded and an error, the question before a deletion."""
+    expect(screen.row("de-fi")).to_be_visible()
+    yield "list"
+    screen.open("ist-ams")
+    yield "detail"
+    screen.page.locator("#detail-delete").click()
+    expect(screen.confirm).to_be_visible()
+    yield "confirm"
+    screen.page.keyboard.press("Escape")
+    screen.page.locator("#detail-edit").click()
+    screen.more()
+    screen.watched.expect("status of 422")
+    screen.field("config.mtu").fill("1")
+    screen.page.locator("#form-save").click()
+    expect(screen.note("config.mtu")).to_be_visible()
+    yield "form"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(open_page: Opener, panel: Panel, scheme: str) -> None:
+    screen = open_page(panel, color_scheme=scheme)
+    assert screen.evaluate("() => getComputedStyle(document.body).backgroundColor") == (
+        "rgb(244, 246, 249)" if scheme == "light" else "rgb(18, 22, 29)"
+    )
+    for view in each_view(screen):
+        assert screen.evaluate(PALE) == [], view
+
+
+def test_marzbans_choice_of_light_or_dark_counts(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel, color_scheme="light")
+    other = screen.page.context.new_page()
+    other.goto(panel.url + "/openapi.json")
+    other.evaluate("() => { localStorage['chakra-ui-color-mode'] = 'dark' }")
+    dark = "() => getComputedStyle(document.body).backgroundColor === 'rgb(18, 22, 29)'"
+    expect(screen.page.locator("html")).to_have_attribute("data-theme", "dark")  # at once
+    assert screen.evaluate(dark)
+    screen.page.reload()
+    assert screen.evaluate(dark)
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "fa-IR", "ru-RU", "zh-CN"])
+def test_a_phone_needs_no_sideways_scrolling(open_page: Opener, panel: Panel, locale: str) -> None:
+    screen = open_page(panel, viewport=PHONE, locale=locale, has_touch=True)
+    expect(screen.page.locator("html")).to_have_attribute("lang", locale[:2])
+    for view in each_view(screen):
+        assert screen.evaluate(BEYOND) == 0, view
+        if view == "list":
+            screen.page.locator("#graph-fold summary").click()
+            assert screen.evaluate(BEYOND) == 0, "with the map"
+            expect(screen.row("de-fi")).to_contain_text("de-1")
+
+
+def test_persian_goes_from_right_to_left(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel)
+    expect(screen.page.locator("html")).to_have_attribute("dir", "ltr")
+    screen.page.locator("#language").select_option("فارسی")
+    expect(screen.page.locator("html")).to_have_attribute("dir", "rtl")
+    expect(screen.page).to_have_title("تونل‌ها")
+    expect(screen.page.locator("#create")).to_have_text("تونل تازه")
+    expect(screen.row("de-fr")).to_contain_text("۱ ساعت پیش")
+    expect(screen.row("de-fr")).to_contain_text("کهنه")
+    boxes = [screen.page.locator(f"#heads .{name}").bounding_box() for name in ("name", "traffic")]
+    assert boxes[0]
+    assert boxes[1]
+    assert boxes[0]["x"] > boxes[1]["x"]
+    screen.open("de-fi")
+    box = screen.detail.bounding_box()
+    assert box
+    assert box["x"] == 0, "from the side where a line ends"
+    # where Marzban's dashboard looks for it
+    assert screen.evaluate("() => [localStorage.i18nextLng, document.cookie]") == ["fa", "i18next=fa"]
+    screen.page.reload()
+    expect(screen.page.locator("html")).to_have_attribute("lang", "fa")
+
+
+def test_the_language_is_the_one_of_marzbans_dashboard(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel, locale="ru-RU")
+    expect(screen.page.locator("html")).to_have_attribute("lang", "ru")
+    screen.evaluate("() => { localStorage.i18nextLng = 'zh-CN' }")
+    screen.page.reload()
+    expect(screen.page.locator("html")).to_have_attribute("lang", "zh")
+    screen.evaluate("() => { document.cookie = 'i18next=fa; path=/' }")
+    screen.page.reload()
+    expect(screen.page.locator("html")).to_have_attribute("lang", "fa")
+
+
+def test_the_list_is_sorted_searched_and_filtered(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel)
+    names = screen.rows.locator("button.name")
+    expect(names.first).to_have_text("a-name-without-any-place-to-break-it-" * 3)
+    head = screen.page.locator("#heads .name")
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    head.get_by_role("button").click()
+    expect(head).to_have_attribute("aria-sort", "descending")
+    expect(names.first).to_have_text("thr-fr old")
+    screen.page.locator("#heads .rtt button").click()
+    expect(names.first).to_have_text("thr-de")  # 88 ms; who has none is last
+    screen.page.locator("#heads .status button").click()
+    expect(names.first).to_have_text("ist-ams")
+
+    def shown(*expected: str) -> None:
+        expect(names).to_have_count(len(expected))
+        assert set(names.all_text_contents()) == set(expected)
+
+    screen.search.fill("IPSEC  nl-AMS")
+    shown("ist-ams", "de-ams backup")
+    screen.search.fill("10.201.0.9")  # an address, and where an error speaks of it
+    shown("de-fi", "ist-ams")
+    screen.page.get_by_role("group", name="Only this status").get_by_role("button", name="error").click()
+    shown("ist-ams")
+    screen.page.get_by_role("button", name="Clear filters").click()
+    screen.page.get_by_label("Only this type").select_option("OpenVPN")
+    screen.page.get_by_label("Only this node").select_option("ir-thr-1")
+    shown("thr-de", "thr-fr old")
+    screen.page.get_by_label("Only this type").select_option("All types")
+    screen.page.locator("#chips").get_by_role("button", name="stale").click()
+    shown("a-name-without-any-place-to-break-it-" * 3)
+    screen.search.fill("nothing is called so")
+    expect(screen.page.locator("#empty")).to_have_text("No tunnel matches the filters.")
+
+
+def test_the_detail_shows_both_ends(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel)
+    screen.open("de-fi openvpn")
+    for text in (
+        "203.0.113.7",
+        "198.51.100.9",
+        "AES-256-GCM",
+        "X25519MLKEM768",
+        "a process",
+        "512 days",
+        "28 ms",
+        "mz5",
+    ):
+        expect(screen.detail).to_contain_text(text)
+    record = screen.tunnel("de-fi openvpn")
+    for end in record["ends"]:
+        expect(screen.detail).to_contain_text(end["public"]["public_key"])
+        expect(screen.detail).to_contain_text(end["public"]["fingerprint"][:16])
+        for address in end["addresses"]:
+            expect(screen.detail).to_contain_text(address)
+    screen.page.keyboard.press("Escape")
+    screen.open("ist-ams")
+    expect(screen.page.locator("#detail-errors")).to_contain_text("look whether UDP 4500 is open on tr-ist-1")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""A thousand tunnels between thirty nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Opener
+from tests.browser.looking import Screen, plain
+from tests.browser.samples import database, many
+from tests.panel.running import Panel
+
+FRAME = 1000 / 60  # milliseconds
+#: How long a letter may take, layout included: in the middle of all that are typed one frame, and nine of ten four.
+#: An idle machine does with two.
+MIDDLE, MOST = FRAME, 4 * FRAME
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
+    with Panel.start(tmp_path_factory.mktemp("panel"), tls=False) as panel:
+        many(panel, 1000)
+        yield panel
+
+
+@pytest.fixture
+def screen(open_page: Opener, panel: Panel) -> Screen:
+    screen = open_page(panel)
+    screen.expect_count("1,000", "1,000")
+    return screen
+
+
+def test_search_keeps_up_with_typing(screen: Screen) -> None:
+    times = screen.evaluate(
+        """async () => {
+            const search = document.getElementById("search");
+            const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+            let times = [];
+            for (const text of ["warm up", "tunnel 0777", "node-07 wire", "tunnel 0123"]) {
+                if (text === "tunnel 0777") times = [];
+                for (let length = 0; length <= text.length; length += 1) {
+                    await frame();
+                    search.value = text.slice(0, length);
+                    const started = performance.now();
+                    search.dispatchEvent(new InputEvent("input", { bubbles: true }));
+                    document.body.offsetHeight; // layout is part of it
+                    times.push(performance.now() - started);
+                }
+            }
+            return times.sort((a, b) => a - b);
+        }"""
+    )
+    middle, most, worst = times[len(times) // 2], times[len(times) * 9 // 10], times[-1]
+    print(f"\nsearch at 1,000 tunnels: {middle:.1f} ms in the middle, {most:.1f} nine of ten, {worst:.1f} at worst")
+    assert middle < MIDDLE
+    assert most < MOST
+    screen.expect_count("1", "1,000")
+    expect(screen.row("tunnel 0123")).to_be_visible()
+
+
+def test_a_poll_moves_neither_focus_nor_selection_nor_scroll(screen: Screen, panel: Panel) -> None:
+    page = screen.page
+    page.locator("#sort").evaluate("(sort) => { sort.value = 'status'; sort.dispatchEvent(new Event('change')) }")
+    page.keyboard.press("End")
+    row = screen.rows.nth(60)
+    expect(row).to_be_visible()
+    before = row.get_attribute("data-test")
+    assert before is None
+    row.evaluate("(row) => { row.dataset.test = 'kept' }")
+    row.locator("button").focus()
+    row.scroll_into_view_if_needed()
+    row.locator("td.nodes").evaluate("(cell) => getSelection().selectAllChildren(cell)")
+    name = row.locator("button").text_content() or ""
+    state = "() => [scrollY, document.activeElement.id, getSelection().toString()]"
+    was = screen.evaluate(state)
+    assert was[0] > 500
+    assert was[2]
+    with database(panel) as connection:
+        connection.execute("UPDATE tunnel_ends SET measured = '{\"rtt_ms\": 99.4}', reported_at = datetime()")
+    expect(row).to_contain_text("99 ms", timeout=15_000)
+    assert screen.evaluate(state) == was
+    assert screen.row(name).get_attribute("data-test") == "kept", "the row is the one of before"
+    number = int(name.split()[1])
+    with database(panel) as connection:  # its place is another one now: the focus goes with it
+        connection.execute("UPDATE tunnel_ends SET status = 'error' WHERE tunnel_id = ?", (number,))
+    expect(screen.row(name)).to_contain_text("error", timeout=15_000)
+    assert screen.evaluate(state)[1] == was[1]
+    with database(panel) as connection:
+        connection.execute("UPDATE tunnel_ends SET status = 'active' WHERE tunnel_id = ?", (number,))
+
+
+def test_all_rows_can_be_scrolled_to(screen: Screen) -> None:
+    assert screen.rows.count() < 200
+    while screen.page.locator("#more").is_visible():
+        screen.page.keyboard.press("End")
+    expect(screen.rows).to_have_count(1000)
+
+
+def test_the_map_bundles_and_filters(screen: Screen) -> None:
+    page = screen.page
+    assert page.locator("#graph .node").count() == 30
+    bundles = page.locator("#graph .bundle")
+    assert 0 < page.locator("#graph .edge").count() <= 30 * 29 / 2
+    many_at_once = bundles.first
+    label = many_at_once.get_attribute("aria-label") or ""
+    many_at_once.dispatch_event("click")
+    expect(many_at_once).to_have_attribute("aria-pressed", "true")
+    shown = plain(page.locator("#count")).split()[0]
+    assert f"\u2068{shown}\u2069 tunnels" in label
+    page.get_by_role("button", name="Clear filters").click()
+    page.locator("#graph .node").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#graph-info")).to_contain_text("node-02")
+    page.keyboard.press("Enter")
+    expect(page.locator("#filter-node option:checked")).to_have_text("node-02")
+    assert all("node-02" in text for text in screen.rows.locator("td.nodes").all_text_contents())
