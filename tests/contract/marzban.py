@@ -56,8 +56,8 @@ def python() -> str:
 
 
 class Marzban:
-    """``url``, ``username``, ``password``, ``ca_path`` (None without TLS); ``addon`` is the folder with the add-on, ``log``
-    what the process said."""
+    """``url``, ``username``, ``password``, ``ca_path`` (None without TLS); ``addon`` is the folder with the add-on,
+    ``log`` what the process said."""
 
     def __init__(
         self,

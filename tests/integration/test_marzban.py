@@ -9,6 +9,7 @@ With the stand-in for Marzban always, with a real one where MARZBAN_SRC names a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from tests.contract import marzban
 from tests.contract.marzban import Marzban
 from tests.integration.world import World
 from tests.lab.lab import Lab
+from tests.panel.running import Panel
 
 pytestmark = pytest.mark.lab
 
@@ -31,7 +33,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with Marzban(directory / "panel", real=real, tls=True) as panel:
         lab = Lab.up(f"test-{request.param}", {"a": "bookworm+tunnels", "b": "bookworm+tunnels"})
         try:
-            yield World(directory, panel, lab)
+            yield World(directory, cast(Panel, panel), lab)  # a panel with all that a world asks for
         finally:
             lab.down()
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import requests
 
-from tests.contract.marzban import Marzban
 from tests.lab.host import Host
 from tests.lab.lab import Lab
 from tests.panel.running import Panel
@@ -164,7 +163,7 @@ class Pings:
 class World:
     """A panel and a lab, and the ways to act on them."""
 
-    def __init__(self, directory: Path, panel: Panel | Marzban, lab: Lab | None = None):
+    def __init__(self, directory: Path, panel: Panel, lab: Lab | None = None):
         self.directory = directory
         self.panel = panel
         self._lab = lab

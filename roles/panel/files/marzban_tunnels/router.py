@@ -66,8 +66,9 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
                         response.headers["Retry-After"] = "2"
                 except HTTPException as error:
                     if error.status_code == 400:  # FastAPI's, for a body that is no text; ours are Refused
-                        error = HTTPException(422, {"body": "Has to be JSON, in UTF-8"})
-                    response = _answer({"detail": error.detail}, error.status_code)
+                        response = _answer({"detail": {"body": "Has to be JSON, in UTF-8"}}, 422)
+                    else:
+                        response = _answer({"detail": error.detail}, error.status_code)
                     response.headers.update(error.headers or {})
                 response.headers[PANEL_HEADER] = tunnels.panel_id
                 return response
