@@ -68,7 +68,7 @@ class Folder:
         self.path = check_path(path, "panel_directory")
         above, name = os.path.split(self.path)
         self._fresh, self._old = (os.path.join(above, ".%s.%s" % (name, end)) for end in ("new", "old"))
-        self._moved = False
+        self._moved = self._made = False
         self.start = os.path.join(self.path, "start.py")
 
     def files(self):
@@ -98,6 +98,9 @@ class Folder:
         """Makes the folder hold these files. Raises Error."""
         try:
             self.settle()
+            if not os.path.isdir(os.path.dirname(self.path)):
+                os.makedirs(os.path.dirname(self.path), mode=0o755)
+                self._made = True
             for name, content in files.items():
                 path = os.path.join(self._fresh, *name.split("/"))
                 os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
@@ -109,24 +112,28 @@ class Folder:
                 os.chmod(folder, 0o755)  # noqa: S103
                 for name in found:
                     os.chmod(os.path.join(folder, name), 0o644)
-            self.remove()
+            self._moved = True
+            if os.path.isdir(self.path):
+                os.rename(self.path, self._old)
             os.rename(self._fresh, self.path)
         except OSError as error:
             raise Error("%s can't be written: %s." % (self.path, error.strerror)) from None
 
     def remove(self):
-        """Moves the folder away, from where ``put_back`` brings it."""
-        self._moved = True
-        if os.path.isdir(self.path):
-            os.rename(self.path, self._old)
+        """Removes the folder, all at once for whoever looks."""
+        self.settle()
+        os.rename(self.path, self._fresh)
+        shutil.rmtree(self._fresh)
 
     def put_back(self):
-        """Undoes what ``put`` or ``remove`` of this run has done."""
+        """Undoes what ``put`` of this run has done."""
         if not self._moved:
             return
         shutil.rmtree(self.path, ignore_errors=True)
         if os.path.isdir(self._old):
             os.rename(self._old, self.path)
+        if self._made:
+            os.rmdir(os.path.dirname(self.path))
 
     def settle(self):
         """Removes what is beside the folder: there is no way back any more. Also after a run that was cut off."""

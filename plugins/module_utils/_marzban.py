@@ -369,6 +369,8 @@ def find(host, folder, given):
     systemd = Systemd(host, folder, given["service"])
     if kind != "auto":
         return compose if kind == "compose" else systemd
+    if systemd.there and systemd.directory == os.path.dirname(compose.path):
+        return systemd  # it runs in a checkout of Marzban, which holds such a file too
     there: list = [one for one in (compose, systemd) if one.there]
     if len(there) > 1:
         raise Error(

@@ -19,7 +19,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import pri
 PANEL_ID = "Marzban-Panel-Id"
 TIMEOUT = 5  # seconds for one answer
 LINES = 6  # of the log
-_SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|URL|URI|DSN|WEBHOOK|SUDO|DATABASE|AUTH|CRED|PROXY", re.IGNORECASE)
+_SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|URL|URI|DSN|WEBHOOK|DATABASE|AUTH|CRED|PROXY", re.IGNORECASE)
 _TROUBLE = re.compile(r"marzban_tunnels|error|exception|can't|cannot", re.IGNORECASE)
 
 # marzban, addon: whether each answers as it should; panel: its id or None; absent: no tunnels API; text: all that
