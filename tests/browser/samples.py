@@ -20,7 +20,7 @@ NODES = {
     "nl-ams-1": "198.51.100.77",
     "tr-ist-1": "192.0.2.130",
 }
-MEASURED = {
+MEASURED: dict[str, dict[str, Any]] = {
     "wireguard": {
         "cipher": "ChaCha20-Poly1305",
         "key_exchange": "X25519 + PSK",
@@ -110,7 +110,11 @@ def fill(panel: Panel) -> dict[str, Any]:
         tunnel = panel.add_tunnel(nodes[source], nodes[target], name, tunnel_type=kind, is_active=status != "inactive")
         made[name] = tunnel
         publish(panel, tunnel)
-        traffic = {"rx_bytes": 7_654_321 * place**4, "tx_bytes": 1_234_567 * place**4, "handshake_age": 40}
+        traffic: dict[str, Any] = {
+            "rx_bytes": 7_654_321 * place**4,
+            "tx_bytes": 1_234_567 * place**4,
+            "handshake_age": 40,
+        }
         if status == "active":
             report(panel, tunnel, status, rtt_ms=rtt, loss_percent=loss, **traffic, **MEASURED[kind])
         elif status == "error":

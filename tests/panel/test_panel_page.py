@@ -95,7 +95,7 @@ def test_where_it_is_and_its_headers(tmp_path: Path, dashboard_path: str | None,
 
 
 def test_an_upgrade_has_other_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "index.html").write_text('<script src="tunnels/@release@/main.js">')
+    (tmp_path / "index.html").write_text('<script src="tunnels/@release@/main.js"></script>@dashboard@')
     (tmp_path / "notes.txt").write_text("no file of the page")
     monkeypatch.setattr(page, "_FOLDER", tmp_path)
 
@@ -106,6 +106,7 @@ def test_an_upgrade_has_other_addresses(tmp_path: Path, monkeypatch: pytest.Monk
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://panel") as client:
             answer = await client.get("/x/tunnels")
             address = answer.text.split('"')[1]
+            assert answer.text.endswith("yes"), "there is a dashboard to be linked to, unless told otherwise"
             assert (await client.get(f"/x/{address}")).text == content
             assert (await client.get(f"/x/{address.replace('main.js', 'notes.txt')}")).status_code == 404
             assert (await client.get("/x/tunnels/", follow_redirects=True)).url.path == "/x/tunnels"
