@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, NullPool, create_engine, inspect, text
 
 from marzban_tunnels import migrate, tables
@@ -144,5 +146,9 @@ def test_one_head_per_tree_and_unknown_revisions(tmp_path: Path, capsys: pytest.
         "standalone": {"0001_standalone"},
         "tunnels": {"0001_tunnels", "0002_next_id"},
     }
+    for tree, head in migrate.HEADS.items():
+        script = Config()
+        script.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations" / tree))
+        assert ScriptDirectory.from_config(script).get_heads() == [head]
     assert cli.main(["migrate", "--database", str(tmp_path / "x.db"), "upgrade", "none"]) == 1
     assert "none is no revision" in capsys.readouterr().err

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
-TREES = ("standalone", "tunnels")  # in the order of an upgrade: tunnels point to nodes
+# The newest revisions, in the order of an upgrade, because tunnels point to nodes. A start that finds them needs no
+# Alembic, which would stay in the panel's memory.
+HEADS = {"standalone": "0001_standalone", "tunnels": "0002_next_id"}
+TREES = tuple(HEADS)
 LOCK_TIMEOUT = 30  # seconds; SQLite waits as long as its connections do (5 s on Marzban)
 _LOCK = 0x6D7A  # "mz"
 
@@ -44,11 +44,17 @@ def locked(engine: Engine) -> Iterator[Connection]:
 
 def upgrade(connection: Connection, tree: str, revision: str = "head") -> None:
     """Bring one tree up to ``revision``. The caller's transaction is used, and committed by the caller."""
+    if revision == "head" and current(connection, tree) == HEADS[tree]:
+        return
+    from alembic import command
+
     command.upgrade(_config(connection, tree), revision)
 
 
 def downgrade(connection: Connection, tree: str, revision: str) -> None:
     """Take one tree down to ``revision`` (``base``: remove its tables)."""
+    from alembic import command
+
     command.downgrade(_config(connection, tree), revision)
 
 
@@ -60,11 +66,16 @@ def remove(connection: Connection, tree: str) -> None:
 
 def current(connection: Connection, tree: str) -> str | None:
     """The revision that the database is at; None where the tree has no tables there."""
-    return MigrationContext.configure(connection, opts={"version_table": _version_table(tree)}).get_current_revision()
+    if not inspect(connection).has_table(_version_table(tree)):
+        return None
+    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {_version_table(tree)}"))  # noqa: S608
+    return revision
 
 
 def revisions(tree: str) -> set[str]:
     """The revisions that a tree knows."""
+    from alembic.script import ScriptDirectory
+
     return {script.revision for script in ScriptDirectory(str(_path(tree))).walk_revisions()}
 
 
@@ -76,7 +87,9 @@ def _version_table(tree: str) -> str:
     return f"alembic_version_{tree}"
 
 
-def _config(connection: Connection, tree: str) -> Config:
+def _config(connection: Connection, tree: str) -> Any:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_path(tree)).replace("%", "%%"))
     config.attributes["connection"] = connection
