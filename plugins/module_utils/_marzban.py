@@ -176,7 +176,7 @@ class Compose(_Marzban):
             pass
         # What it says may hold lines of .env.
         by_hand = "docker compose -f %s -p %s config --quiet" % (self.path, self.project)
-        raise Error("Docker Compose 2 can't read %s, or isn't there; try by hand: %s" % (self.path, by_hand))
+        raise Error("Docker Compose 2 can't read %s, or isn't there; %s says why." % (self.path, by_hand))
 
     def edits(self, present, settings):
         """The Edits that make the files hold what is wanted of them. Raises Error."""

@@ -59,7 +59,6 @@ class Run:
     def _lock(self):
         """Keeps other runs off until this process ends."""
         os.makedirs(self.backups, mode=0o700, exist_ok=True)
-        os.chmod(self.backups, 0o700)
         self._handle = os.open(self.backups, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,6 +138,8 @@ class Run:
         except (Error, OSError) as error:
             log = _panel_probe.last_words(self.marzban.said(), self.marzban.secrets) if restarted else ""
             text = "%s%s" % (str(error).rstrip(".") + ".", " Its log: %s." % log.rstrip(".") if log else "")
+            if not self.answer["diff"]:
+                raise Error("%s Only a restart was tried." % text) from None
             raise Error("%s %s" % (text, self._put_back(before, restarted))) from None
 
     def _put_back(self, before, restarted):

@@ -165,6 +165,21 @@ def test_without_the_folder_the_panel_serves(panels: Panels) -> None:
     shutil.rmtree(folder.with_name("elsewhere"))
 
 
+def test_a_panel_that_is_down_is_only_restarted(panels: Panels) -> None:
+    """Nothing is to be changed. It comes back, or what it says is told."""
+    main = panels.c.path("/code/main.py")
+    good = main.read_text()
+    main.write_text("raise SystemExit('error: out of order')\n")
+    panels.c.compose("up", "-d", "--force-recreate", "marzban")
+    before = panels.snapshots()
+    said = panels.answers(hosts="c", code=2, panel_settings=SETTINGS, panel_health_timeout=1)["c"]["msg"]
+    assert said.endswith("Its log: error: out of order. Only a restart was tried.")
+    assert panels.snapshots() == before
+    main.write_text(good)
+    assert panels.changes(hosts="c", panel_settings=SETTINGS) == {"c": ["restarted"]}
+    assert panels.c.serves()
+
+
 def test_settings_that_change(panels: Panels) -> None:
     changes = panels.changes(panel_settings={"TUNNEL_IPV6_POOL": "fd00:1::/64"})
     for name, host in panels.hosts.items():
@@ -272,8 +287,8 @@ def test_removal_gives_everything_back(panels: Panels) -> None:
     predicted = panels.answers("--check", panel_state="absent", panel_remove_records=True)
     assert panels.snapshots() == before
     for name, host in panels.hosts.items():
-        text = host.read(host.config)
-        host.write(host.config, text.replace(*(part.decode() for part in changed[name])), before[name][host.config][0])
+        mode, content = before[name][host.config]
+        host.write(host.config, content.replace(*changed[name]).decode(), mode)
     answers = panels.answers(panel_state="absent", panel_remove_records=True)
     for name, host in panels.hosts.items():
         assert answers[name]["changes"] == predicted[name]["changes"]
@@ -309,7 +324,7 @@ def test_an_installation_that_does_not_come_up_leaves_nothing(panels: Panels) ->
 
 def test_refused_before_anything_is_changed(panels: Panels) -> None:
     c, s = panels.c, panels.s
-    config, dotenv = c.read(c.config), {host: host.read(host.dotenv) for host in (c, s)}
+    config, dotenv = c.read(c.config), {host: host.read(host.dotenv) for host in panels.hosts.values()}
     unit = s.read(s.config)
 
     c.write(c.config, config + "\r\n    command: python main.py", 0o640)
@@ -324,10 +339,10 @@ def test_refused_before_anything_is_changed(panels: Panels) -> None:
     c.write(c.config, config, 0o640)
     for host in (c, s):
         host.write(host.dotenv, dotenv[host] + "\nTUNNEL_PORT_RANGE = 1-2", 0o600)
-    for name, text in panels.refused(panel_settings=SETTINGS).items():
-        host = panels.hosts[name]
-        line = len(dotenv[host].splitlines()) + 1
-        assert text.startswith(f"{host.dotenv}, line {line}: TUNNEL_PORT_RANGE is set by hand. Take the line out")
+    said = panels.refused(panel_settings=SETTINGS)
+    for name, one in panels.hosts.items():
+        line = len(dotenv[one].splitlines()) + 1
+        assert said[name].startswith(f"{one.dotenv}, line {line}: TUNNEL_PORT_RANGE is set by hand. Take the line out")
     for host in (c, s):
         host.write(host.dotenv, dotenv[host], 0o600)
 
@@ -343,13 +358,16 @@ def test_refused_before_anything_is_changed(panels: Panels) -> None:
     s.write(s.config, unit)
     s.host.run("systemctl daemon-reload; systemctl stop marzban")
     s.write("/opt/marzban/docker-compose.yml", COMPOSE)
-    said = panels.answers(code=2)
-    assert "The panel does not answer as Marzban does: expected /api/admin: 401, and seen http" in said["c"]["msg"]
-    assert said["s"]["msg"].startswith("There are both /opt/marzban/docker-compose.yml and the unit marzban.service.")
-    for text in (one["msg"] for one in said.values()):
-        assert "Nothing was changed." in text or "Say which is the panel" in text
-    panels.s.path("/opt/marzban/docker-compose.yml").unlink()
-    assert panels.c.path(DIRECTORY).exists() is False
+    before = panels.snapshots()
+    answers = panels.answers(code=2)
+    assert panels.snapshots() == before
+    down = (
+        "The panel does not answer as Marzban does: expected /api/admin: 401, and seen http://127.0.0.1:8000/api/admin"
+    )
+    assert answers["c"]["msg"].startswith(down)
+    assert answers["s"]["msg"].startswith(
+        "There are both /opt/marzban/docker-compose.yml and the unit marzban.service. Say which is the panel"
+    )
 
 
 def test_no_password_is_in_any_output(panels: Panels) -> None:

@@ -216,7 +216,7 @@ def test_a_line_of_the_operators_between_the_marks_is_not_removed():
 # What Compose makes of it
 
 MOUNT = {"type": "bind", "source": "/var/lib/marzban", "target": "/var/lib/marzban"}
-CONFIG = {
+CONFIG: dict = {
     "services": {
         "marzban": {"image": "gozargah/marzban:latest", "command": None, "entrypoint": None, "volumes": [MOUNT]},
         "db": {"image": "mariadb", "command": ["x"], "environment": {"MYSQL_PASSWORD": "hunter2"}},

@@ -7,12 +7,21 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _addon, _dotenv, _dropin, _marzban, _panel_probe
+from ansible_collections.marzban.tunnels.plugins.module_utils import (
+    _addon,
+    _dotenv,
+    _dropin,
+    _marzban,
+    _panel_addon,
+    _panel_probe,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._marked import BEGIN, END, EditError
+from ansible_collections.marzban.tunnels.plugins.modules import panel_addon
 
 PATH = "/opt/marzban/.env"
 SETTINGS = {"TUNNEL_IPV4_POOL": "10.77.0.0/16", "TUNNEL_PORT_RANGE": "20000-21000"}
@@ -267,3 +276,9 @@ def test_a_folder_that_is_not_ours_alone(tmp_path):
         _addon.Folder(str(tmp_path / "link")).files()
     with pytest.raises(FieldError, match="panel_directory"):
         _addon.Folder("/var/lib/marzban/$(x)")
+
+
+def test_what_the_module_answers_is_documented():
+    options = {name: one.get("default") for name, one in yaml.safe_load(panel_addon.DOCUMENTATION)["options"].items()}
+    run = _panel_addon.Run({**options, "archive": _addon.pack({"start.py": b""})}, True)
+    assert {*run.answer, "installation"} - {"diff"} == set(yaml.safe_load(panel_addon.RETURN))
