@@ -175,7 +175,7 @@ def up() -> None:
     print(f"""
 Look around:
   a host        ssh -F {lab.ssh_config} de-1          then: wg show; swanctl --list-sas
-  the panel     {variables["MARZBAN_URL"]}          admin / {variables["MARZBAN_PASSWORD"]}, an API without pages
+  the page      {variables["MARZBAN_URL"]}/dashboard/tunnels          admin / {variables["MARZBAN_PASSWORD"]}
   then          . {environment}
   look          ansible-inventory -i inventories/demo --graph
                 ansible -i inventories/demo localhost -m marzban.tunnels.tunnel_info
