@@ -72,7 +72,7 @@ def test_a_login_on_the_dashboard_in_another_tab_is_taken(screen: Screen, panel:
     screen.evaluate("() => { localStorage.token = 'garbage' }")
     screen.page.get_by_role("button", name="New tunnel").click()
     screen.field("name").fill("still typed")
-    expect(screen.login).to_be_visible()  # the next read has asked for it
+    expect(screen.login).to_be_visible(timeout=15_000)  # the next read has asked for it
     other = screen.page.context.new_page()
     other.goto(panel.url + "/openapi.json")
     other.evaluate("(token) => { localStorage.token = token }", panel.token())
@@ -144,3 +144,33 @@ def test_a_fresh_report_of_one_end_makes_no_old_one_fresh(open_page: Opener, pan
     expect(row).to_contain_text("active")
     expect(row).to_contain_text("1h ago")
     expect(row.get_by_text("stale")).to_be_visible()
+
+
+def test_a_hidden_tab_asks_nothing(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel)
+    screen.page.clock.install()
+    screen.page.reload()
+    expect(screen.row("de-fi")).to_be_visible()
+
+    def asked() -> int:
+        return sum(line["path"] == "/api/tunnels" for line in panel.log_lines())
+
+    def hide(hidden: bool) -> None:
+        screen.evaluate(
+            """(hidden) => {
+                Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            hidden,
+        )
+
+    before = asked()
+    with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
+        screen.page.clock.run_for(6_000)
+    assert asked() > before, "the clock of this test is the page's"
+    hide(True)
+    before = asked()
+    screen.page.clock.run_for(120_000)
+    assert asked() == before
+    with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
+        hide(False)
