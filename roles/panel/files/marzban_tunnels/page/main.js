@@ -176,17 +176,26 @@ function logOut() {
     poll.start();
 }
 
+async function speak(language) {
+    try {
+        await load(language);
+    } catch (error) {
+        // Away for the moment; or there, and upgraded: then the files of this page are no more
+        if (error instanceof TypeError) $("language").value = document.documentElement.lang;
+        else location.reload();
+        return;
+    }
+    choose(language);
+    label();
+}
+
 async function begin() {
     api.onUnauthorized(askLogin);
     $("language").append(...Object.entries(LANGUAGES).map(([tag, name]) => el("option", { value: tag, lang: tag }, name)));
     const language = preferred();
     await load(language);
     $("language").value = language;
-    $("language").addEventListener("change", async () => {
-        await load($("language").value);
-        choose($("language").value);
-        label();
-    });
+    $("language").addEventListener("change", () => speak($("language").value));
     $("dashboard").hidden = document.documentElement.dataset.dashboard !== "yes";
     $("logout").hidden = false;
     $("graph-fold").open = WIDE.matches;
