@@ -22,7 +22,7 @@ demo-down: ## takes the demo down; Debian packages and cached root file systems 
 
 .PHONY: test test-matrix
 test: ## everything: lint, sanity, unit, panel and integration tests, build (log of each: .cache/logs)
-	@tools/preflight && tools/stages integration 'unit sanity lint build panel test-contract panel-marzban molecule'
+	@tools/preflight && tools/stages integration 'unit sanity lint build panel test-contract panel-marzban browser molecule'
 
 test-matrix: ## import, sanity and units on ansible-core 2.17 to 2.21, integration on the oldest and the newest
 	@tools/preflight && tools/matrix

@@ -9,8 +9,7 @@ MARZBAN_SRC names a checkout, in a real Marzban on SQLite and on MariaDB. DOORS=
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,8 +17,10 @@ from tests.contract import marzban
 from tests.contract.marzban import Marzban
 from tests.contract.servers import MariaDB
 from tests.panel.api import Api, client
+from tests.panel.fixtures import make_node, pair
 from tests.panel.running import Panel
 
+__all__ = ["api", "make_node", "mariadb", "pair"]
 DOORS = ["standalone", "mounted", "marzban-sqlite", "marzban-mariadb"]
 
 
@@ -50,23 +51,3 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         api = running.api()
         yield api
         api.session.close()
-
-
-@pytest.fixture
-def make_node(api: Api) -> Iterator[Callable[..., Any]]:
-    """Makes nodes, and deletes them after the test (with their tunnels)."""
-    made = []
-
-    def make(**fields: Any) -> Any:
-        made.append(api.node(**fields))
-        return made[-1]
-
-    yield make
-    for node in made:
-        assert api.bare("DELETE", f"/api/node/{node['id']}").status_code in (200, 404)
-
-
-@pytest.fixture
-def pair(make_node: Callable[..., Any]) -> tuple[Any, Any]:
-    """Two nodes."""
-    return make_node(address="203.0.113.1"), make_node(address="203.0.113.2")

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from tests.panel.api import Api, client
+from tests.panel.fixtures import make_node, pair
 from tests.panel.running import Panel
+
+__all__ = ["api", "make_node", "pair", "panel"]
 
 
 @pytest.fixture(scope="session")
@@ -27,23 +29,3 @@ def api(panel: Panel) -> Iterator[Api]:
     api = client(panel)
     yield api
     api.session.close()
-
-
-@pytest.fixture
-def make_node(api: Api) -> Iterator[Callable[..., Any]]:
-    """Makes nodes, and deletes them after the test (with their tunnels)."""
-    made = []
-
-    def make(**fields: Any) -> Any:
-        made.append(api.node(**fields))
-        return made[-1]
-
-    yield make
-    for node in made:
-        assert api.bare("DELETE", f"/api/node/{node['id']}").status_code in (200, 404)
-
-
-@pytest.fixture
-def pair(make_node: Callable[..., Any]) -> tuple[Any, Any]:
-    """Two nodes."""
-    return make_node(address="203.0.113.1"), make_node(address="203.0.113.2")
