@@ -53,6 +53,7 @@ def write(path, text):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             return
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8"))

@@ -113,8 +113,6 @@ class Run:
     def _write(self, after=True):
         """Writes the edited files, or what was there before."""
         for edit in self.edits if after else reversed(self.edits):
-            if after and edit.before is None:
-                os.makedirs(os.path.dirname(edit.path), mode=0o755, exist_ok=True)
             _marzban.write(edit.path, edit.after if after else edit.before)
 
     def _change(self, present, wanted, expected, change_folder):

@@ -266,6 +266,25 @@ def test_a_run_that_was_cut_off_is_finished(panels: Panels) -> None:
     assert panels.changes() == {"c": [], "s": []}
 
 
+def test_a_marzban_that_does_not_come_up_alone_keeps_the_add_on(panels: Panels) -> None:
+    mains = {"c": panels.c.path("/code/main.py"), "s": panels.s.path("/opt/panel/main.py")}
+    good = mains["c"].read_text()
+    refusal = "import sys\nif 'marzban_tunnels' not in sys.modules:\n    sys.exit('error: not alone')\n"
+    for main in mains.values():
+        main.write_text(good.replace("import importlib\n", "import importlib\n" + refusal))
+    before = panels.snapshots()
+    run = panels.run(code=2, panel_state="absent", panel_health_timeout=1)
+    after = panels.snapshots()
+    for main in mains.values():
+        main.write_text(good)
+    for name, host in panels.hosts.items():
+        said = run.results("panel_addon", name)[0]["msg"]
+        assert "Expected within 1 s /api/admin: 401, and /api/tunnels: 404, and seen http" in said
+        assert said.endswith("Its log: error: not alone. The old state is back, and the panel answers.")
+        assert after[name] == before[name], "the tables too"
+        assert host.serves()
+
+
 NAMES = ("de-fi", "<b>x</b> 'q' \"", "متن \u202eabc 🙂")
 
 
