@@ -55,9 +55,15 @@ def digest(files):
     return hashlib.sha256(told.encode("utf-8")).hexdigest()[:16]
 
 
-def listing(files):
-    """For a diff: a line for each file."""
-    return "".join("%s %s\n" % (hashlib.sha256(files[name]).hexdigest()[:16], name) for name in sorted(files or {}))
+def listings(before, after):
+    """For a diff, ``(before, after)``: a line for each file that changes, or one for all where all come or go."""
+    if not before or not after:
+        return tuple("%d files, digest %s\n" % (len(one), digest(one)) if one else "" for one in (before, after))
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return tuple(
+        "".join("%s %s\n" % (hashlib.sha256(one[name]).hexdigest()[:16], name) for name in changed if name in one)
+        for one in (before, after)
+    )
 
 
 class Folder:

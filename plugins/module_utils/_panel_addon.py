@@ -173,7 +173,7 @@ class Run:
         fresh = self.installed != self.files
         if fresh:
             self._note("%s: add-on %s" % (self.folder.path, "written" if self.installed is None else "replaced"))
-            self._show(self.folder.path, _addon.listing(self.installed), _addon.listing(self.files))
+            self._show(self.folder.path, *_addon.listings(self.installed, self.files))
         asked = bool(self.answer["changes"])
         self.seen = self._wait(lambda seen: seen.marzban if asked else seen.addon, SETTLE)
         self.answer["version"] = self.marzban.version()
@@ -212,7 +212,7 @@ class Run:
         self._look(False)
         records = self._records()
         self._note("%s: add-on removed" % self.folder.path)
-        self._show(self.folder.path, _addon.listing(self.installed), "")
+        self._show(self.folder.path, *_addon.listings(self.installed, None))
         if records["revision"] is not None:
             self._note("tables dropped")
         if self.edits:

@@ -71,7 +71,7 @@ def age(panel: Panel, tunnel: Any, seconds: int) -> None:
         connection.execute(moment, (f"-{seconds} seconds", tunnel["id"]))
 
 
-def add_nodes(panel: Panel, nodes: dict[str, str] = NODES) -> dict[str, int]:
+def add_nodes(panel: Panel, nodes: dict[str, str]) -> dict[str, int]:
     """The nodes' ids by name."""
     return {name: panel.add_node(name, address)["id"] for name, address in nodes.items()}
 
@@ -104,7 +104,7 @@ def report(panel: Panel, tunnel: Any, *statuses: str | None, error: str | None =
 
 def fill(panel: Panel) -> dict[str, Any]:
     """Six nodes and eleven tunnels, in all states; the tunnels by name."""
-    nodes = add_nodes(panel)
+    nodes = add_nodes(panel, NODES)
     made = {}
     for place, (name, source, target, kind, status, rtt, loss, old) in enumerate(TUNNELS, 1):
         tunnel = panel.add_tunnel(nodes[source], nodes[target], name, tunnel_type=kind, is_active=status != "inactive")

@@ -194,7 +194,7 @@ def test_by_keyboard_alone(open_page: Opener, panel: Panel) -> None:
     keys.press("Enter")
     keys.press("/")
     expect(screen.search).to_be_focused()
-    for _ in range(3):
+    for _time in range(3):
         keys.press("Tab")
     expect(screen.page.get_by_role("button", name="New tunnel")).to_be_focused()
     keys.press("Enter")
@@ -204,7 +204,7 @@ def test_by_keyboard_alone(open_page: Opener, panel: Panel) -> None:
     keys.type("IP")  # picks IPsec
     keys.press("Tab")
     keys.type("nl")
-    for _ in range(5):
+    for _time in range(5):
         keys.press("Tab")  # target, active, more settings, cancel, save
     expect(screen.form.get_by_role("button", name="Save")).to_be_focused()
     keys.press("Enter")

@@ -106,6 +106,9 @@ class PostgreSQL(Server):
     def __init__(self) -> None:
         super().__init__()
         if not _postgresql():
+            alone = Path("/etc/postgresql-common/createcluster.d/tests.conf")  # Debian's package would start a server
+            alone.parent.mkdir(parents=True, exist_ok=True)
+            alone.write_text("create_main_cluster = false\n")
             machine.install({"initdb": "postgresql"}, _say)  # Debian's name for its newest
         self._bin = _postgresql()
         data = self.directory / "data"

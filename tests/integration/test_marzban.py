@@ -38,11 +38,11 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             lab.down()
 
 
-def module(world: World, name: str, /, **options: str) -> dict[str, object]:
+def module(world: World, called: str, **options: str) -> dict[str, object]:
     """Call a module as an operator does, by ``ansible``; answers what it said."""
     words = " ".join(f"{key}={value}" for key, value in options.items())
     done = world.command(
-        "ansible", "-i", "localhost,", "localhost", "-c", "local", "-m", f"marzban.tunnels.{name}", "-a", words
+        "ansible", "-i", "localhost,", "localhost", "-c", "local", "-m", f"marzban.tunnels.{called}", "-a", words
     )
     assert done.returncode == 0, done.stdout + done.stderr
     answer: dict[str, object] = yaml.safe_load(done.stdout.partition("=>")[2])

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import uvicorn
-from app import app  # noqa: F401  # "main:app"
+from app import app
 from config import UVICORN_PORT, UVICORN_SSL_CERTFILE, UVICORN_SSL_KEYFILE
+
+__all__ = ["app"]  # "main:app"
 
 if __name__ == "__main__":
     uvicorn.run(
