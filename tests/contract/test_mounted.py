@@ -22,6 +22,7 @@ import pytest
 import requests
 from sqlalchemy import Connection, NullPool, create_engine, text
 
+from marzban_tunnels import __version__, migrate
 from tests.contract import marzban
 from tests.contract.marzban import Marzban
 
@@ -97,7 +98,7 @@ def test_the_schema_comes_and_goes_and_comes(make: Made) -> None:
 
     panel = make(like=bare)
     assert json.loads(panel.call(str(panel.addon / "start.py"), "records")) == {
-        "version": "0.2.0",
+        "version": __version__,
         "revision": None,
         "tunnels": [],
     }
@@ -110,7 +111,7 @@ def test_the_schema_comes_and_goes_and_comes(make: Made) -> None:
         assert schema(panel) == full, "a second start changes nothing"
         assert panel.api().send("GET", "/api/tunnels") == [made]
     told = json.loads(panel.call(str(panel.addon / "start.py"), "records"))
-    assert told["revision"] == "0002_next_id"
+    assert told["revision"] == migrate.HEADS["tunnels"]
     assert [(one["name"], one["ends"][0]["addresses"]) for one in told["tunnels"]] == [
         ("de-fi", made["ends"][0]["addresses"])
     ]
