@@ -8,6 +8,7 @@ is none and says so. The checkout's Python is MARZBAN_PYTHON, or a virtual envir
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import secrets
@@ -15,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +57,14 @@ def python() -> str:
     return str(venv / "bin" / "python")
 
 
+def _in_memory() -> str:
+    """A folder for a database, quick, and gone with this process."""
+    memory = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="marzban-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class Marzban:
     """``url``, ``username``, ``password``, ``ca_path`` (None without TLS); ``addon`` is the folder with the add-on,
     ``log`` what the process said."""
@@ -72,7 +82,7 @@ class Marzban:
         self.addon = directory / "addon"
         self.log = directory / "marzban.log"
         self.username, self.password = "admin", secrets.token_urlsafe(12)
-        self.database = database or f"sqlite:///{directory}/db.sqlite3"
+        self.database = database or f"sqlite:///{_in_memory()}/db.sqlite3"
         self._real = real
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -155,7 +165,9 @@ class Marzban:
 
     def api(self) -> Api:
         """A logged-in client."""
-        return Api(self.url, self.username, self.password, self.ca_path or True).login()
+        api = Api(self.url, self.username, self.password, self.ca_path or True)
+        api.impatient = self.database.startswith("sqlite")
+        return api.login()
 
     def call(self, *words: str) -> str:
         """Run Marzban's Python in its folder and environment, and answer what it printed."""

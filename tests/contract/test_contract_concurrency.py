@@ -78,7 +78,7 @@ def test_one_name_has_one_winner(api: Api, pair: tuple[Any, Any]) -> None:
     assert api.send("GET", f"/api/tunnels/{made}")["version"] == 2
 
     def node(api: Api, number: int) -> int:
-        return api.bare("POST", "/api/node", json={"name": f"same {made}", "address": "x"}).status_code
+        return api.own("POST", "/api/node", {"name": f"same {made}", "address": "x"}).status_code
 
     assert Counter(together(api, node)) == {200: 1, 409: THREADS - 1}
 
@@ -93,7 +93,7 @@ def test_nodes_go_while_tunnels_come(api: Api, make_node: Maker) -> None:
             body = {"source_node_id": base["id"], "target_node_id": node["id"], "tunnel_type": "wireguard"}
             if number % 2:
                 statuses.append(api.bare("POST", "/api/tunnels", json=body).status_code)
-            statuses.append(api.bare("DELETE", f"/api/node/{node['id']}").status_code)
+            statuses.append(api.own("DELETE", f"/api/node/{node['id']}").status_code)
             statuses.append(api.bare("POST", "/api/tunnels", json=body).status_code)
         return statuses
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,43 @@ def test_a_deleted_node_takes_its_tunnels_and_a_new_one_inherits_nothing(make: M
         assert api.tunnel(a, later)["id"] > kept["id"]
         api.send("DELETE", f"/api/node/{later['id']}")
         assert [one["id"] for one in api.send("GET", "/api/tunnels")] == [kept["id"]]
+
+
+def test_twenty_clients_leave_a_consistent_database(make: Made) -> None:
+    """They create, change and delete tunnels, and delete nodes in the middle of it."""
+    with make() as panel:
+        api = panel.api()
+        nodes = [api.node() for _time in range(6)]
+        clients = [api.another() for _time in range(20)]
+
+        def work(number: int) -> set[int]:
+            client, own, seen = clients[number], clients[number].node(), set()
+            for turn in range(4):
+                body = {"source_node_id": nodes[(number + turn) % 6]["id"], "tunnel_type": "wireguard"}
+                made = client.bare("POST", "/api/tunnels", json=body | {"target_node_id": own["id"]})
+                seen.add(made.status_code)
+                if made.status_code == 200:
+                    place = f"/api/tunnels/{made.json()['id']}"
+                    seen.add(client.bare("PUT", place, json={"name": f"{number} {turn}"}).status_code)
+                    if turn == 1:
+                        seen.add(client.bare("DELETE", place).status_code)
+                if turn == 2 and number < 3:
+                    seen.add(client.own("DELETE", f"/api/node/{nodes[number]['id']}").status_code)
+            if number % 2:
+                seen.add(client.own("DELETE", f"/api/node/{own['id']}").status_code)
+            return seen
+
+        with ThreadPoolExecutor(20) as pool:
+            assert set().union(*pool.map(work, range(20))) <= {200, 404}
+        listed = api.send("GET", "/api/tunnels?limit=1000")
+        assert listed
+        assert all(len(tunnel["ends"]) == 2 for tunnel in listed)
+    with connected(panel) as connection:
+        counted = [connection.scalar(text(f"SELECT count(*) FROM {name}")) for name in OURS[1:4]]
+        assert counted == [len(listed), 2 * len(listed), 4 * len(listed)]
+        for side in ("source", "target"):
+            orphans = f"SELECT count(*) FROM tunnels WHERE {side}_node_id NOT IN (SELECT id FROM nodes)"
+            assert connection.scalar(text(orphans)) == 0
 
 
 def test_what_is_gone_while_the_addon_is_away_is_purged(make: Made) -> None:

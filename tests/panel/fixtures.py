@@ -23,7 +23,7 @@ def make_node(api: Api) -> Iterator[Callable[..., Any]]:
 
     yield make
     for node in made:
-        assert api.bare("DELETE", f"/api/node/{node['id']}").status_code in (200, 404)
+        assert api.own("DELETE", f"/api/node/{node['id']}").status_code in (200, 404)
 
 
 @pytest.fixture
