@@ -56,8 +56,8 @@ browser: ## the page, in a real Chromium
 screenshot: ## docs/page.png, out of the page with samples
 	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png
 
-integration: ## the collection on lab hosts; PURPOSE=core-2.17 for that ansible-core
-	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 10 tests/integration)
+integration: ## the collection on lab hosts; ALL=1 for every variation, PURPOSE=core-2.17 for that ansible-core
+	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 30 $(if $(ALL),,-m "not variation") tests/integration)
 
 molecule: ## molecule's scenarios: each role, and the whole with a panel (extensions/molecule)
 	@tools/preflight && tools/molecule

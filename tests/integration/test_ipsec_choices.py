@@ -41,6 +41,7 @@ def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
     return [(one["measured"]["key_exchange"], one["measured"]["post_quantum"]) for one in answer["tunnels"]]
 
 
+@pytest.mark.variation
 def test_releases_and_post_quantum(nodes: Directly) -> None:
     """Each pair of releases; what was negotiated is told by both ends; all choices stand beside each other."""
     pairs = [
@@ -71,6 +72,7 @@ def test_releases_and_post_quantum(nodes: Directly) -> None:
     assert agreed(nodes.health({"b": changed}, wait=10)["b"]) == [CLASSIC, HYBRID, CLASSIC, CLASSIC]
 
 
+@pytest.mark.variation
 def test_require_is_kept(nodes: Directly) -> None:
     """Where it can't be had it is refused by name, and no other connection of the same hosts is a way around it."""
     up(nodes, ipsec(nodes, 1, "mid", "a"))
@@ -93,6 +95,7 @@ def test_require_is_kept(nodes: Directly) -> None:
     assert nodes.reaches("mid", 1, 1)
 
 
+@pytest.mark.variation
 def test_keys(nodes: Directly) -> None:
     views = up(nodes, ipsec(nodes, 1), ipsec(nodes, 2))
     path = f"{CONFIG}/{uuid(1)}/private.key"
@@ -151,6 +154,7 @@ def test_selectors(nodes: Directly) -> None:
         nodes.sh("old", "ip addr del 192.168.50.1/24 dev lo")
 
 
+@pytest.mark.variation
 def test_files_of_the_owner_that_are_none(nodes: Directly) -> None:
     """One that swanctl can't take is the owner's business; one that it can't read stops new tunnels, and takes none."""
     up(nodes, ipsec(nodes, 1))
@@ -174,6 +178,7 @@ def test_files_of_the_owner_that_are_none(nodes: Directly) -> None:
         nodes.sh("a", f"rm {path}")
 
 
+@pytest.mark.variation
 def test_interfaces_swap(nodes: Directly) -> None:
     up(nodes, ipsec(nodes, 1), ipsec(nodes, 2))
     pairs = [known(nodes, ipsec(nodes, 1, interface="mz2")), known(nodes, ipsec(nodes, 2, interface="mz1"))]

@@ -51,6 +51,7 @@ def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
     return [(one["measured"]["key_exchange"], one["measured"]["post_quantum"]) for one in answer["tunnels"]]
 
 
+@pytest.mark.variation
 def test_releases_and_post_quantum(nodes: Directly) -> None:
     """Each pair of releases, each release at both roles; what was negotiated is told by both ends."""
     pairs = [
@@ -78,6 +79,7 @@ def test_releases_and_post_quantum(nodes: Directly) -> None:
     assert process(nodes, "b", 4) != running
 
 
+@pytest.mark.variation
 def test_require_is_kept(nodes: Directly) -> None:
     """Where it can't be had it is refused by name; a peer that has something else is not let in."""
     refused = nodes.apply({"a": [openvpn(nodes, 1, post_quantum="require")["a"]]})["a"].tunnel(1)["error"]
@@ -121,6 +123,7 @@ def test_ways_to_the_peer(nodes: Directly) -> None:
             nodes.sh(host, "nft delete table inet closed")
 
 
+@pytest.mark.variation
 def test_a_host_without_ipv6(nodes: Directly) -> None:
     off = "net.ipv6.conf.default.disable_ipv6"
     nodes.sh("a", f"sysctl -qw {off}=1")
@@ -134,6 +137,7 @@ def test_a_host_without_ipv6(nodes: Directly) -> None:
         nodes.sh("a", f"sysctl -qw {off}=0")
 
 
+@pytest.mark.variation
 def test_large_packets_pass(nodes: Directly) -> None:
     """The MTU that was found is the largest that passes in one piece, and one of the operator's may be larger."""
     up(
@@ -175,6 +179,7 @@ def test_what_is_refused(nodes: Directly) -> None:
     assert not nodes.apply(views)["a"]["changed"]
 
 
+@pytest.mark.variation
 def test_new_keys_of_one_end(nodes: Directly) -> None:
     """Until the other end has had its run the tunnel is down, and then it is up again."""
     up(nodes, openvpn(nodes, 1))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.world import Run, World, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.variation]  # molecule shows the same role on other hosts
 LEFT = """ls -d /etc/marzban; find /etc/openvpn /etc/systemd/system /run/openvpn-server -name '*mz*' 2>/dev/null
     nft list tables | grep marzban; ls /sys/class/net | grep mz; command -v openvpn"""
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.world import Run, World, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.variation]  # molecule shows the same role on other hosts
 LEFT = """ls -d /etc/marzban; ls /etc/swanctl/conf.d /etc/swanctl/private /etc/systemd/system | grep marzban
     nft list tables | grep marzban; ls /sys/class/net | grep -E 'mz|ipsec'; command -v swanctl charon-systemd"""
 

@@ -85,6 +85,7 @@ def test_fifty_tunnels_are_as_many_tasks_as_one_of_each_type(world: World) -> No
     assert len(still_asked_for_many) <= 7
 
 
+@pytest.mark.variation
 def test_taking_fifty_off_is_one_module(world: World) -> None:
     before = modules(world, "a")
     removed = world.play("remove", "-e", "marzban_all=true").expect()
