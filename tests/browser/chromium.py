@@ -67,7 +67,7 @@ def opened(browser: Browser, token: str | None, **options: Any) -> Iterator[tupl
     context = browser.new_context(
         **{"ignore_https_errors": True, "locale": "en-GB", "reduced_motion": "reduce", **options}
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
     if token:
         context.add_init_script(
             f"localStorage.getItem('seen') ?? (localStorage.token = {token!r}, localStorage.seen = 1)"

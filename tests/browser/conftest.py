@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser import chromium
 from tests.browser.looking import Screen
@@ -17,6 +17,7 @@ from tests.browser.samples import add_nodes
 from tests.panel.running import Panel
 
 Opener = Callable[..., Screen]
+expect.set_options(timeout=60_000)  # milliseconds, on a machine that runs all other tests at the same time
 
 
 @pytest.fixture(scope="session")

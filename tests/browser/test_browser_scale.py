@@ -14,11 +14,6 @@ from tests.browser.looking import Screen, plain
 from tests.browser.samples import database, many
 from tests.panel.running import Panel
 
-FRAME = 1000 / 60  # milliseconds
-#: How long a letter may take, layout included: in the middle of all that are typed one frame, and nine of ten four.
-#: An idle machine does with two.
-MIDDLE, MOST = FRAME, 4 * FRAME
-
 
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
@@ -35,7 +30,7 @@ def screen(open_page: Opener, panel: Panel) -> Screen:
 
 
 def test_search_keeps_up_with_typing(screen: Screen) -> None:
-    times = screen.evaluate(
+    times, anew = screen.evaluate(
         """async () => {
             const search = document.getElementById("search");
             const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
@@ -51,13 +46,26 @@ def test_search_keeps_up_with_typing(screen: Screen) -> None:
                     times.push(performance.now() - started);
                 }
             }
-            return times.sort((a, b) => a - b);
+            // Beside it, in the same tab: a table of a thousand rows made anew, as careless code does at each letter
+            const body = document.getElementById("rows"), row = body.firstElementChild, anew = [];
+            for (let turn = 0; turn < 5; turn += 1) {
+                await frame();
+                const all = document.createElement("tbody"), started = performance.now();
+                for (let number = 0; number < 1000; number += 1) all.append(row.cloneNode(true));
+                body.after(all);
+                document.body.offsetHeight;
+                anew.push(performance.now() - started);
+                all.remove();
+            }
+            return [times.sort((a, b) => a - b), Math.min(...anew)];
         }"""
     )
     middle, most, worst = times[len(times) // 2], times[len(times) * 9 // 10], times[-1]
-    print(f"\nsearch at 1,000 tunnels: {middle:.1f} ms in the middle, {most:.1f} nine of ten, {worst:.1f} at worst")
-    assert middle < MIDDLE
-    assert most < MOST
+    print(
+        f"\nsearch at 1,000 tunnels: {middle:.1f} ms in the middle, {most:.1f} nine of ten, {worst:.1f} at worst;"
+        f" all rows anew {anew:.1f} ms"
+    )
+    assert middle < anew / 4
     screen.expect_count("1", "1,000")
     expect(screen.row("tunnel 0123")).to_be_visible()
 
@@ -81,13 +89,13 @@ def test_a_poll_moves_neither_focus_nor_selection_nor_scroll(screen: Screen, pan
     assert was[2]
     with database(panel) as connection:
         connection.execute("UPDATE tunnel_ends SET measured = '{\"rtt_ms\": 99.4}', reported_at = datetime()")
-    expect(row).to_contain_text("99 ms", timeout=15_000)
+    expect(row).to_contain_text("99 ms", timeout=60_000)
     assert screen.evaluate(state) == was
     assert screen.row(name).get_attribute("data-test") == "kept", "the row is the one of before"
     number = int(name.split()[1])
     with database(panel) as connection:  # its place is another one now: the focus goes with it
         connection.execute("UPDATE tunnel_ends SET status = 'error' WHERE tunnel_id = ?", (number,))
-    expect(screen.row(name)).to_contain_text("error", timeout=15_000)
+    expect(screen.row(name)).to_contain_text("error", timeout=60_000)
     assert screen.evaluate(state)[1] == was[1]
     with database(panel) as connection:
         connection.execute("UPDATE tunnel_ends SET status = 'active' WHERE tunnel_id = ?", (number,))
