@@ -23,23 +23,33 @@ _LOCK = 0x6D7A  # "mz"
 def locked(engine: Engine) -> Iterator[Connection]:
     """A connection in a transaction that no other migration overlaps, committed at the end. MariaDB commits at each
     statement that makes a table; the lock is held over all of them. Raises OperationalError when it can't be had."""
-    with engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection, connection.begin():
-        dialect = connection.dialect.name
-        if dialect in ("mysql", "mariadb"):
-            name = {"name": f"marzban_tunnels.{connection.engine.url.database}"[:64], "seconds": LOCK_TIMEOUT}
-            if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), name) != 1:
-                raise TimeoutError(f"another migration of the tunnels' tables has taken more than {LOCK_TIMEOUT} s")
-            try:
+    with engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection:
+        if connection.dialect.name in ("mysql", "mariadb"):
+            with _locked_by_name(connection), connection.begin():  # the lock goes after the commit
                 yield connection
-            finally:
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), name)
             return
-        if dialect == "postgresql":
-            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-        elif dialect == "sqlite" and not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the standalone door's engine has done it itself
-        yield connection
+        with connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            elif not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # the standalone door's engine has done it itself
+            yield connection
+
+
+@contextmanager
+def _locked_by_name(connection: Connection) -> Iterator[None]:
+    """MariaDB's lock, held over all commits."""
+    name = {"name": f"marzban_tunnels.{connection.engine.url.database}"[:64], "seconds": LOCK_TIMEOUT}
+    taken = connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), name)
+    connection.commit()
+    if taken != 1:
+        raise TimeoutError(f"another migration of the tunnels' tables has taken more than {LOCK_TIMEOUT} s")
+    try:
+        yield
+    finally:
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name["name"]})
+        connection.commit()
 
 
 def upgrade(connection: Connection, tree: str, revision: str = "head") -> None:
