@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 from tests.panel.api import key
-from tests.panel.running import Panel
+from tests.panel.running import Panel, database
 
 NODES = {
     "de-1": "203.0.113.7",
@@ -51,17 +48,6 @@ TUNNELS = [
     ("thr-fr old", "ir-thr-1", "fr-2", "openvpn", "inactive", None, None, None),
     ("thr-ist", "ir-thr-1", "tr-ist-1", "wireguard", None, None, None, None),
 ]
-
-
-@contextlib.contextmanager
-def database(panel: Panel) -> Iterator[sqlite3.Connection]:
-    """The panel's database, behind its back."""
-    connection = sqlite3.connect(panel.database, timeout=10)
-    try:
-        yield connection
-        connection.commit()
-    finally:
-        connection.close()
 
 
 def age(panel: Panel, tunnel: Any, seconds: int) -> None:

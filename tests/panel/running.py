@@ -11,14 +11,17 @@ cryptography. ``panel.call`` is a small client without proxies and environment, 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import secrets
+import sqlite3
 import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -217,3 +220,14 @@ class Panel:
     def _environment(self, **more: str) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key not in ("SUDO_USERNAME", "SUDO_PASSWORD")}
         return {**kept, "PYTHONPATH": str(PACKAGES), **more}
+
+
+@contextlib.contextmanager
+def database(panel: Panel) -> Iterator[sqlite3.Connection]:
+    """The panel's database, behind its back; foreign keys are not enforced here."""
+    connection = sqlite3.connect(panel.database, timeout=10)
+    try:
+        yield connection
+        connection.commit()
+    finally:
+        connection.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,20 +23,9 @@ from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
 from marzban_tunnels.standalone.throttle import FREE, LONGEST, Throttle
 from tests.panel.api import Api, client
-from tests.panel.running import Panel
+from tests.panel.running import Panel, database
 
 Maker = Callable[..., Any]
-
-
-@contextlib.contextmanager
-def database(panel: Panel) -> Iterator[sqlite3.Connection]:
-    """The panel's database, behind its back; foreign keys are not enforced here."""
-    connection = sqlite3.connect(panel.database, timeout=10)
-    try:
-        yield connection
-        connection.commit()
-    finally:
-        connection.close()
 
 
 @contextlib.contextmanager

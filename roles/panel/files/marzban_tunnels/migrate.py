@@ -22,7 +22,8 @@ _LOCK = 0x6D7A  # "mz"
 @contextmanager
 def locked(engine: Engine) -> Iterator[Connection]:
     """A connection in a transaction that no other migration overlaps, committed at the end. MariaDB commits at each
-    statement that makes a table; the lock is held over all of them. Raises OperationalError when it can't be had."""
+    statement that makes a table; the lock is held over all of them. Raises OperationalError, on MariaDB
+    TimeoutError, when it can't be had."""
     with engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection:
         if connection.dialect.name in ("mysql", "mariadb"):
             with _locked_by_name(connection), connection.begin():  # the lock goes after the commit
