@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The errors that reach an operator. Each text says what was seen and what to do; none holds a secret."""
+"""The errors that reach an operator. Each text says what was seen and what to do; none holds a secret.
+And how a module ends: with one of them, or with its result."""
 
 from __future__ import annotations
 
@@ -63,3 +64,14 @@ class PanelError(Error):
         super().__init__("%s %s" % (seen if seen.endswith((".", "!", "?")) else seen + ".", self.MENDS[kind]))
         self.kind = kind
         self.status = status
+
+
+def finish(module, work):
+    """Ends the module with what ``work(module)`` returns, less a diff nobody asked for, or with its Error's text."""
+    try:
+        result = work(module)
+    except Error as error:
+        module.fail_json(msg=str(error))
+    if not module._diff:
+        result.pop("diff", None)
+    module.exit_json(**result)

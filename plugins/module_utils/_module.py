@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import Panel
 
 
@@ -39,8 +39,4 @@ def open_panel(module):
 def run(work, argument_spec, **more):
     """Runs ``work(module)``, which returns the result; an Error of ours fails the module with its text."""
     module = AnsibleModule(argument_spec=dict(panel_argument_spec(), **argument_spec), supports_check_mode=True, **more)
-    try:
-        result = work(module)
-    except Error as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    finish(module, work)

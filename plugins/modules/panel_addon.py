@@ -168,7 +168,7 @@ records:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_addon import Run
 
 
@@ -193,13 +193,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    try:
-        answer = Run(module.params, module.check_mode).run()
-    except Error as error:
-        module.fail_json(msg=str(error))
-    if not module._diff:
-        answer.pop("diff")
-    module.exit_json(**answer)
+    finish(module, lambda module: Run(module.params, module.check_mode).run())
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
 from ansible_collections.marzban.tunnels.plugins.module_utils._apply import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
 
@@ -288,13 +288,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    try:
-        answer = work(module)
-    except Error as error:
-        module.fail_json(msg=str(error))
-    if not module._diff:
-        answer.pop("diff")
-    module.exit_json(**answer)
+    finish(module, work)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _keys
 from ansible_collections.marzban.tunnels.plugins.module_utils._apply import PROTOCOLS, file_diff
 from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
 
@@ -181,13 +181,7 @@ def main():
     )
     if not _keys.HAS_CRYPTOGRAPHY and not module.check_mode:
         module.fail_json(msg=missing_required_lib("cryptography"))
-    try:
-        answer = work(module)
-    except Error as error:
-        module.fail_json(msg=str(error))
-    if not module._diff:
-        answer.pop("diff")
-    module.exit_json(**answer)
+    finish(module, work)
 
 
 if __name__ == "__main__":

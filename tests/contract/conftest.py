@@ -15,20 +15,12 @@ import pytest
 
 from tests.contract import marzban
 from tests.contract.marzban import Marzban
-from tests.contract.servers import MariaDB
 from tests.panel.api import Api, client
-from tests.panel.fixtures import make_node, pair
+from tests.panel.fixtures import make_node, mariadb, pair
 from tests.panel.running import Panel
 
 __all__ = ["api", "make_node", "mariadb", "pair"]
 DOORS = ["standalone", "mounted", "marzban-sqlite", "marzban-mariadb"]
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDB]:
-    """A MariaDB server."""
-    with MariaDB() as server:
-        yield server
 
 
 @pytest.fixture(scope="session", params=os.environ.get("DOORS", "").split() or DOORS)

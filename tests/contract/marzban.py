@@ -37,19 +37,20 @@ def source() -> Path | None:
     return Path(os.environ["MARZBAN_SRC"]).resolve() if os.environ.get("MARZBAN_SRC") else None
 
 
-def python() -> str:
-    """The Python that has the checkout's requirements."""
-    if os.environ.get("MARZBAN_PYTHON"):
+def python(version: str = "") -> str:
+    """A Python that has the checkout's requirements, of this version where one is wanted."""
+    if os.environ.get("MARZBAN_PYTHON") and not version:
         return os.environ["MARZBAN_PYTHON"]
     checkout = source()
     assert checkout, MISSING
     wanted = (checkout / "requirements.txt").read_text()
-    venv = TOP / ".cache" / "venv" / f"marzban-src-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    found = dict(line.split(" ", 1) for line in machine.run([str(TOP / "tools/pythons")]).stdout.splitlines())
+    version = version or ("3.12" if "3.12" in found else "3.11")
+    venv = TOP / ".cache" / "venv" / f"marzban-src-{version}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     with machine.lock(venv.with_suffix(".lock")):
         if not (venv / "made").exists():
             shutil.rmtree(venv, ignore_errors=True)
-            found = dict(line.split(" ", 1) for line in machine.run([str(TOP / "tools/pythons")]).stdout.splitlines())
-            machine.run([found.get("3.12") or found["3.11"], "-m", "venv", str(venv)])
+            machine.run([found[version], "-m", "venv", str(venv)])
             # APScheduler wants pkg_resources, which later setuptools have no longer
             pip = [str(venv / "bin/pip"), "install", "--quiet", "--requirement", str(checkout / "requirements.txt")]
             machine.run([*pip, "setuptools<81"], timeout=1200)

@@ -7,7 +7,6 @@ own install_service.sh writes, by the Python of Debian 12. The checkout holds a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import TOP, Run, World, until
-from tests.lab import machine
+from tests.contract.marzban import python
+from tests.integration.world import Run, World, until
 from tests.lab.host import Host
 
 SOURCE = os.environ.get("MARZBAN_SRC", "")
@@ -40,21 +39,6 @@ print(json.dumps(sorted(database.execute("SELECT type, name, tbl_name, sql FROM 
 """
 
 
-def libraries() -> Path:
-    """The checkout's requirements for Debian 12's Python, made once."""
-    wanted = (Path(SOURCE) / "requirements.txt").read_text()
-    folder = TOP / ".cache" / f"marzban-py311-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
-    with machine.lock(folder.with_suffix(".lock")):
-        if not (folder / "made").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            found = dict(line.split(" ", 1) for line in machine.run([str(TOP / "tools/pythons")]).stdout.splitlines())
-            # APScheduler wants pkg_resources, which later setuptools have no longer
-            words = ["--requirement", f"{SOURCE}/requirements.txt", "setuptools<81"]
-            machine.run([found["3.11"], "-m", "pip", "install", "-q", "--target", str(folder), *words], timeout=1200)
-            (folder / "made").touch()
-    return folder
-
-
 class Marzban:
     """The host, and the panel on it over HTTP."""
 
@@ -62,7 +46,8 @@ class Marzban:
         self.world = world
         self.host: Host = world.lab.host("m")
         shutil.copytree(SOURCE, self.path(PLACE), ignore=shutil.ignore_patterns(".git", "__pycache__", "db.sqlite3"))
-        shutil.copytree(libraries(), self.path("/usr/local/lib/python3.11/dist-packages"), dirs_exist_ok=True)
+        made = Path(python("3.11")).parents[1] / "lib/python3.11/site-packages"  # the host is a Debian 12
+        shutil.copytree(made, self.path("/usr/local/lib/python3.11/dist-packages"), dirs_exist_ok=True)
         self.path(f"{PLACE}/.env").write_text(DOTENV)
         self.host.run(f"cd {PLACE} && python3 -m alembic upgrade head && bash install_service.sh", timeout=120)
         self.host.run("systemctl enable --quiet --now marzban")

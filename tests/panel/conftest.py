@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.panel.api import Api, client
-from tests.panel.fixtures import make_node, pair
+from tests.panel.fixtures import make_node, mariadb, pair
 from tests.panel.running import Panel
 
-__all__ = ["api", "make_node", "pair", "panel"]
+__all__ = ["api", "make_node", "mariadb", "pair", "panel"]
 
 
 @pytest.fixture(scope="session")

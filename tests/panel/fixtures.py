@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Nodes for a test, on whatever panel ``api`` speaks to."""
+"""Nodes for a test, on whatever panel ``api`` speaks to, and a database server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.contract.servers import MariaDB
 from tests.panel.api import Api
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server."""
+    with MariaDB() as server:
+        yield server
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ export class List {
         }
         $("heads").append(...Object.values(this.#heads));
         $("more").addEventListener("click", () => this.#grow());
-        new IntersectionObserver(([seen]) => seen.isIntersecting && this.#grow(), { rootMargin: "600px" }).observe($("more"));
+        this.#watch();
         $("rows").addEventListener("keydown", (event) => this.#step(event));
     }
 
@@ -169,6 +169,18 @@ export class List {
     #view(row) {
         if (!this.#views.has(row.id)) this.#views.set(row.id, new Row(row, this.#open));
         return this.#views.get(row.id);
+    }
+
+    /** More rows as soon as the end is near. An observer tells of changes only: who holds the End key is at the new end before
+     *  the next frame, so that nothing seems to have changed. It is asked anew after each growth. */
+    #watch() {
+        const near = ([seen], observer) => {
+            if (!seen.isIntersecting) return;
+            this.#grow();
+            observer.unobserve(seen.target);
+            observer.observe(seen.target);
+        };
+        new IntersectionObserver(near, { rootMargin: "600px" }).observe($("more"));
     }
 
     #grow() {
