@@ -22,7 +22,7 @@ TIMES = 3
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    return make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    return make_world(a="bookworm+tunnels", b="bookworm+tunnels")
 
 
 def fastest(run: Callable[[], object]) -> float:

@@ -111,16 +111,18 @@ def test_the_way_into_a_host(demo: Demo, said: str) -> None:
 
 
 def test_the_way_into_the_panel(demo: Demo, said: str) -> None:
-    found = re.match(r"(\S+) +(\S+) / (\S+),", shown(said, "the panel"))
+    found = re.fullmatch(r"(\S+)(/dashboard/tunnels) +(\S+) / (\S+)", shown(said, "the page"))
     assert found
-    url, username, password = found.groups()
+    url, page, username, password = found.groups()
+    ca = str(demo.state / "panel/ca.pem")
     answer = requests.post(
         f"{url}/api/admin/token",
         data={"username": username, "password": password},
-        verify=str(demo.state / "panel/ca.pem"),
+        verify=ca,
         timeout=20,
     )
     assert answer.status_code == 200, answer.text
+    assert "<title>" in requests.get(url + page, verify=ca, timeout=20).text
 
 
 def test_a_second_run_changes_nothing(demo: Demo, said: str) -> None:

@@ -35,7 +35,7 @@ Change = Callable[[Any], None]
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+wireguard", b="bookworm+wireguard")
+    world = make_world(a="bookworm+tunnels", b="bookworm+tunnels")
     world.tunnel("good", "a", "b")
     for what in ("victim-1", "victim-2"):
         world.tunnel(what, "a", "b")

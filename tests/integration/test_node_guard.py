@@ -21,7 +21,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.up("test-guard", {"a": "bookworm+wireguard", "b": "trixie+wireguard"}) as lab:
+    with Lab.up("test-guard", {"a": "bookworm+tunnels", "b": "trixie+tunnels"}) as lab:
         yield lab
 
 

@@ -26,7 +26,7 @@ OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.up("test-node-hosts", {"a": "bookworm+wireguard", "b": "trixie+wireguard", "bare": "bookworm"}) as lab:
+    with Lab.up("test-node-hosts", {"a": "bookworm+tunnels", "b": "trixie+tunnels", "bare": "bookworm"}) as lab:
         yield lab
 
 

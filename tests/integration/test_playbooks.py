@@ -17,7 +17,7 @@ BOTH = (("one", "a", "b"), ("two", "b", "a"))
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+wireguard", b="trixie+wireguard")
+    world = make_world(a="bookworm+tunnels", b="trixie+tunnels")
     for name, source, target in BOTH:
         world.tunnel(name, source, target)
     return world

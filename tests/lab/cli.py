@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Lab hosts by hand: `python3 tests/lab up try a:bookworm b:trixie+wireguard`, then `python3 tests/lab ssh try a`."""
+"""Lab hosts by hand: `python3 tests/lab up try a:bookworm b:trixie+tunnels`, then `python3 tests/lab ssh try a`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """Root file systems of Debian releases, built once and kept as read-only layers for overlays.
 
-An image is named `bookworm` (bare: what a fresh server has) or `bookworm+wireguard` (a variant: the bare one, and on
+An image is named `bookworm` (bare: what a fresh server has) or `bookworm+tunnels` (a variant: the bare one, and on
 top a second layer with the packages that a role would install). With `+kernel` at its end (`forky+kernel`,
 `forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each stands in the cache
 under a hash of its recipe: `<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole file system
@@ -27,17 +27,14 @@ BARE = (
     *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "python3", "sudo", "iproute2"),
     *("iputils-ping", "procps", "kmod", "nftables", "ca-certificates"),
 )
-WIREGUARD = (
-    *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
-    "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
-)
 VARIANTS = {
     "demo": ("iperf3", "python3-apt"),  # the rest is installed before your eyes
-    "wireguard": WIREGUARD,
-    # what the roles install for all types of tunnels
+    # what the roles install for all types of tunnels, and what tests look with
     "tunnels": (
-        *(*WIREGUARD, "openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
+        *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),
+        *("openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
         "libstrongswan-standard-plugins",
+        "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
     ),
 }
 KERNEL = "+kernel"
@@ -54,6 +51,12 @@ ln -sf /dev/null "$1/etc/systemd/system/systemd-networkd.service"
 for unit in systemd-networkd.socket systemd-networkd-wait-online.service console-getty.service getty@.service \
             apt-daily.timer apt-daily-upgrade.timer systemd-resolved.service; do
     ln -sf /dev/null "$1/etc/systemd/system/$unit"
+done
+# What looks for disks, consoles and init scripts at each daemon-reload. fstab's stays, for the virtual machine.
+mkdir -p "$1/etc/systemd/system-generators"
+for name in cryptsetup debug getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv \
+            veritysetup; do
+    ln -sf /dev/null "$1/etc/systemd/system-generators/systemd-$name-generator"
 done
 # Keys of their own for each host, made by the lab, so that they are known before the first login.
 rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/hostname" "$1/etc/resolv.conf"

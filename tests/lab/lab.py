@@ -56,7 +56,7 @@ class Lab:
 
     @classmethod
     def up(cls, name: str, hosts: Mapping[str, str], *, reuse: bool = False, progress: Progress = quiet) -> Lab:
-        """Bring up a lab: {"a": "bookworm", "b": "trixie+wireguard"} are its hosts and their images.
+        """Bring up a lab: {"a": "bookworm", "b": "trixie+tunnels"} are its hosts and their images.
 
         A host whose image ends with "+kernel" is a virtual machine, the others are containers.
 
