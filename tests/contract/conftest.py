@@ -20,10 +20,10 @@ from tests.panel.fixtures import make_node, mariadb, pair
 from tests.panel.running import Panel
 
 __all__ = ["api", "make_node", "mariadb", "pair"]
-DOORS = ["standalone", "mounted", "marzban-sqlite", "marzban-mariadb"]
+DOORS = os.environ.get("DOORS", "standalone mounted marzban-sqlite marzban-mariadb").split()
 
 
-@pytest.fixture(scope="session", params=os.environ.get("DOORS", "").split() or DOORS)
+@pytest.fixture(scope="session", params=DOORS)
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A client of the door."""
     door = request.param

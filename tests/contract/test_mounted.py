@@ -25,6 +25,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 from marzban_tunnels import __version__, migrate
 from tests.contract import marzban
+from tests.contract.conftest import DOORS
 from tests.contract.marzban import Marzban
 
 Made = Callable[..., Marzban]
@@ -32,10 +33,18 @@ _numbers = itertools.count(1)
 OURS = ("tunnel_panel", "tunnels", "tunnel_ends", "tunnel_addresses", "alembic_version_tunnels")
 
 
-without_mariadb = pytest.mark.parametrize("make", ["standin-sqlite", "marzban-sqlite"], indirect=True)
+#: What a Marzban is and its database → the door that it belongs to
+ALL = {
+    "standin-sqlite": "mounted",
+    "standin-mariadb": "mounted",
+    "marzban-sqlite": "marzban-sqlite",
+    "marzban-mariadb": "marzban-mariadb",
+}
+KINDS = [kind for kind, door in ALL.items() if door in DOORS]
+without_mariadb = pytest.mark.parametrize("make", [kind for kind in KINDS if "mariadb" not in kind], indirect=True)
 
 
-@pytest.fixture(params=["standin-sqlite", "standin-mariadb", "marzban-sqlite", "marzban-mariadb"])
+@pytest.fixture(params=KINDS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Made]:
     """Makes panels, not started yet, which are stopped at the end. ``like`` gives one the database of another."""
     kind, database = request.param.split("-")
