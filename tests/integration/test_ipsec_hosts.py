@@ -261,7 +261,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
         nodes.sh("b", "systemctl stop 'pings-*'; ip link delete lan")
 
 
-@pytest.mark.parametrize("late", ["a", "b"])
+@pytest.mark.parametrize("late", ["a", pytest.param("b", marks=pytest.mark.variation)])
 def test_late_peer(nodes: Directly, late: str) -> None:
     """One end is applied long before the other; then the other is off, for long. Whoever calls, it soon comes up."""
     dials = {1: "both", 2: "source", 3: "target"}

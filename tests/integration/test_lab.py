@@ -95,6 +95,7 @@ def test_hosts_reach_each_other(a: Host, b: Host) -> None:
     assert pings(b, a.address6) == 3
 
 
+@pytest.mark.variation
 def test_apt_installs_and_pulls_no_kernel(b: Host) -> None:
     b.run("apt-get update -q", timeout=120)
     would = b.run("apt-get install -s --install-recommends wireguard-tools").stdout
@@ -184,6 +185,7 @@ def test_sites_need_a_router_and_a_route(a: Host, b: Host) -> None:
     assert here.run(through, check=False).returncode != 0, "a reboot forgets forwarding and routes"
 
 
+@pytest.mark.variation
 def test_labs_side_by_side_and_no_traces(lab: Lab, a: Host) -> None:
     with Lab.up("lab-test-other", {"a": "bookworm"}) as other:
         name, number = other.name, other.network.number
@@ -197,6 +199,7 @@ def test_labs_side_by_side_and_no_traces(lab: Lab, a: Host) -> None:
     assert a.answers()
 
 
+@pytest.mark.variation
 def test_what_a_killed_run_left_is_taken_down() -> None:
     half = (
         "import os, signal; from tests.lab import Lab, Host; boot = Host.boot\n"

@@ -68,6 +68,7 @@ def test_one_node_after_the_other(world: World) -> None:
     assert set(statuses(world).values()) == {"active"}
 
 
+@pytest.mark.variation
 def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
     for name in "abc":
         assert world.apply("--limit", name, "--diff").expect().changed() == []
@@ -120,6 +121,7 @@ def test_an_inventory_of_yesterday(world: World) -> None:
     assert set(statuses(world).values()) == {"active"}
 
 
+@pytest.mark.variation
 def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> None:
     """A host that is no node any more keeps what it has until somebody takes it off, and hurts nobody."""
     snapshot = stored(world)

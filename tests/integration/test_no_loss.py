@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever is done to one tunnel, the others on the same hosts lose not one packet: pings every 10 ms tell."""
+"""Whatever is done to tunnels of each type, the others on the hosts lose not one packet: pings every 10 ms tell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def world(make_world: Callable[..., World]) -> World:
     for tunnel, source, target in STEADY:
         world.tunnel(tunnel, source, target, tunnel_type=tunnel.partition("-")[2])
     # An address in what is to stand behind b: IPsec's userspace data path wants one.
-    world.lab.host("b").run("ip link add lan type bridge; ip address add 192.168.77.1/24 dev lan; ip link set lan up")
+    addresses = "; ".join(f"ip address add 192.168.{77 + number}.1/24 dev lan" for number in range(len(TYPES)))
+    world.lab.host("b").run(f"ip link add lan type bridge; ip link set lan up; {addresses}")
     world.apply().expect()
     return world
 
@@ -45,14 +46,16 @@ def pings(world: World) -> Iterator[dict[str, Pings]]:
         one.stop()
 
 
-def other(world: World, kind: str) -> str:
-    """The interface of the tunnel that things are done to, which is there and up."""
-    name = NAMES[kind]
-    if name not in world.tunnels():
-        world.tunnel(name, "a", "b", tunnel_type=kind)
+def others(world: World) -> dict[str, str]:
+    """The interfaces, by type, of the tunnels that things are done to, which are there and up."""
+    missing = [kind for kind in TYPES if NAMES[kind] not in world.tunnels()]
+    for kind in missing:
+        world.tunnel(NAMES[kind], "a", "b", tunnel_type=kind)
+    if missing:
         world.apply().expect()
-        world.expect_traffic((name, "a", "b"))
-    return str(world.tunnels()[name]["ends"][0]["interface"])
+        world.expect_traffic(*((NAMES[kind], "a", "b") for kind in missing))
+    tunnels = world.tunnels()
+    return {kind: str(tunnels[NAMES[kind]]["ends"][0]["interface"]) for kind in TYPES}
 
 
 def goes_on(one: Pings, last: int) -> bool:
@@ -84,12 +87,12 @@ def look(world: World, command: str) -> str:
     return world.lab.hosts["a"].run(command, check=False).stdout
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_adding(world: World, pings: dict[str, Pings], kind: str) -> None:
+def test_adding(world: World, pings: dict[str, Pings]) -> None:
     before = {what: max(one.answered()) for what, one in pings.items()}
-    world.tunnel(NAMES[kind], "a", "b", tunnel_type=kind)
+    for kind in TYPES:
+        world.tunnel(NAMES[kind], "a", "b", tunnel_type=kind)
     run = world.apply().expect()
-    world.expect_traffic((NAMES[kind], "a", "b"))
+    world.expect_traffic(*((NAMES[kind], "a", "b") for kind in TYPES))
     assert run.changed("a", "b")
     expect_unchanged(run, "c")
     expect_no_loss(pings, before)
@@ -103,25 +106,32 @@ def has_link(world: World, name: str) -> bool:
     return name in look(world, "ls /sys/class/net").split()
 
 
-# For every type; of WireGuard alone what can be seen with its own program
-CHANGES: dict[str, Change] = {
-    "mtu": (
-        {"config": {"mtu": 1312}},
-        lambda world, name: json.loads(look(world, f"ip -j link show dev {name}"))[0]["mtu"] == 1312,
-    ),
-    "routes": (
-        {"config": {"target": {"routes": ["192.168.77.0/24"]}}},
-        lambda world, name: f"dev {name}" in look(world, "ip route show 192.168.77.0/24"),
-    ),
-    "routes away": ({"config": {}}, lambda world, name: look(world, "ip route show 192.168.77.0/24") == ""),
-    "addresses": (
-        {"config": {"source": {"addresses": ["10.77.0.1/30"]}, "target": {"addresses": ["10.77.0.2/30"]}}},
-        lambda world, name: "10.77.0.1/30" in look(world, f"ip -o address show dev {name}"),
-    ),
-    "interface": ({"config": {"source": {"interface": "moved"}}}, lambda world, name: has_link(world, "moved")),
-    "not active": ({"is_active": False}, lambda world, name: not has_link(world, name)),
-    "active": ({"is_active": True}, has_link),
-}
+# For a tunnel of each type, whose number is in its values; of WireGuard alone what can be seen with its own program
+def changes(number: int) -> dict[str, Change]:
+    network, route = f"10.77.{number}", f"192.168.{77 + number}.0/24"
+    return {
+        "mtu": (
+            {"config": {"mtu": 1312}},
+            lambda world, name: json.loads(look(world, f"ip -j link show dev {name}"))[0]["mtu"] == 1312,
+        ),
+        "routes": (
+            {"config": {"target": {"routes": [route]}}},
+            lambda world, name: f"dev {name}" in look(world, f"ip route show {route}"),
+        ),
+        "routes away": ({"config": {}}, lambda world, name: look(world, f"ip route show {route}") == ""),
+        "addresses": (
+            {"config": {"source": {"addresses": [f"{network}.1/30"]}, "target": {"addresses": [f"{network}.2/30"]}}},
+            lambda world, name: f"{network}.1/30" in look(world, f"ip -o address show dev {name}"),
+        ),
+        "interface": (
+            {"config": {"source": {"interface": f"moved{number}"}}},
+            lambda world, name: has_link(world, f"moved{number}"),
+        ),
+        "not active": ({"is_active": False}, lambda world, name: not has_link(world, name)),
+        "active": ({"is_active": True}, has_link),
+    }
+
+
 OF_WIREGUARD: dict[str, Change] = {
     "keepalive": (
         {"config": {"keepalive": 7}},
@@ -133,43 +143,42 @@ OF_WIREGUARD: dict[str, Change] = {
     ),
     "name": ({"name": "renamed"}, lambda world, name: "renamed" in look(world, f"head -2 /etc/wireguard/{name}.conf")),
 }
-ALWAYS = ("mtu", "not active", "active")
-CASES = [(kind, change, CHANGES[change]) for kind in TYPES for change in CHANGES]
-CASES += [("wireguard", change, OF_WIREGUARD[change]) for change in OF_WIREGUARD]
+EACH = [changes(number) for number in range(len(TYPES))]
+CASES: dict[str, dict[str, Change]] = {
+    **{what: {kind: each[what] for kind, each in zip(TYPES, EACH, strict=True)} for what in EACH[0]},
+    **{what: {"wireguard": change} for what, change in OF_WIREGUARD.items()},
+}
+ALWAYS = ("mtu", "interface", "not active", "active")
 
 
 @pytest.mark.parametrize(
-    ("kind", "case"),
-    [
-        pytest.param(kind, case, id=f"{kind} {what}", marks=() if what in ALWAYS else pytest.mark.variation)
-        for kind, what, case in CASES
-    ],
+    "what", [pytest.param(what, marks=() if what in ALWAYS else pytest.mark.variation) for what in CASES]
 )
-def test_changing(world: World, pings: dict[str, Pings], kind: str, case: Change) -> None:
-    fields, done = case
-    name, interface = NAMES[kind], other(world, kind)
+def test_changing(world: World, pings: dict[str, Pings], what: str) -> None:
+    interfaces = others(world)
     before = {what: max(one.answered()) for what, one in pings.items()}
-    record = change_record(world, name, fields)
+    records = {kind: change_record(world, NAMES[kind], fields) for kind, (fields, _done) in CASES[what].items()}
     try:
         run = world.apply().expect()
-        assert done(world, interface), run.text
-        if record["is_active"]:
-            world.expect_traffic((record["name"], "a", "b"))
+        for kind, (_fields, done) in CASES[what].items():
+            assert done(world, interfaces[kind]), run.text
+        world.expect_traffic(*((record["name"], "a", "b") for record in records.values() if record["is_active"]))
         expect_unchanged(run, "c")
         expect_no_loss(pings, before)
     finally:
-        if "config" in fields or "name" in fields:  # or it would be in the way of the next one
-            change_record(world, record["name"], {"name": name, "config": {}})
+        for kind, (fields, _done) in CASES[what].items():  # or it would be in the way of the next one
+            if "config" in fields or "name" in fields:
+                change_record(world, records[kind]["name"], {"name": NAMES[kind], "config": {}})
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_removing(world: World, pings: dict[str, Pings], kind: str) -> None:
-    interface = other(world, kind)
+def test_removing(world: World, pings: dict[str, Pings]) -> None:
+    interfaces = others(world)
     before = {what: max(one.answered()) for what, one in pings.items()}
-    world.api("DELETE", f"/tunnels/{world.tunnels()[NAMES[kind]]['id']}")
+    for kind in TYPES:
+        world.api("DELETE", f"/tunnels/{world.tunnels()[NAMES[kind]]['id']}")
     run = world.apply().expect()
     assert run.changed("a", "b")
-    assert not has_link(world, interface)
+    assert not any(has_link(world, interface) for interface in interfaces.values())
     expect_unchanged(run, "c")
     expect_no_loss(pings, before)
 

@@ -96,6 +96,7 @@ def test_require_is_kept(nodes: Directly) -> None:
         assert answer.tunnel(2)["measured"]["handshake_age"] is None
 
 
+@pytest.mark.variation
 def test_ways_to_the_peer(nodes: Directly) -> None:
     """IPv6, a name, two families; each by UDP and TCP; and with a firewall that lets nobody call."""
     a, b = nodes.lab.host("a"), nodes.lab.host("b")

@@ -311,7 +311,7 @@ def shorten(nodes: Directly, host: str, number: int, days: float) -> None:
     nodes.lab.host(host).run(["python3", "-c", code])
 
 
-@pytest.mark.parametrize("days", [100, -1])
+@pytest.mark.parametrize("days", [100, pytest.param(-1, marks=pytest.mark.variation)])
 def test_certificates_are_renewed(nodes: Directly, days: int) -> None:
     """By both ends in the same runs, without an outage longer than one reconnect; also one that has ended."""
 

@@ -50,6 +50,7 @@ def test_apply_with_the_login_in_variables(world: World) -> None:
     assert world.panel.password not in run.text
 
 
+@pytest.mark.variation
 def test_apply_on_chosen_hosts(world: World) -> None:
     run = world.apply("-e", "marzban_hosts=a").expect()
     assert run.changed() == []
@@ -71,6 +72,7 @@ def test_status_measures_and_changes_nothing(world: World) -> None:
         assert all(end["measured"]["loss_percent"] == 0 for end in told["ends"])
 
 
+@pytest.mark.variation
 def test_status_in_check_mode_tells_the_panel_nothing(world: World) -> None:
     before = len(world.panel.writes())
     run = world.play("status", "--check").expect()
@@ -113,7 +115,11 @@ def test_status_while_a_node_is_off(world: World) -> None:
     world.expect_traffic(*BOTH)
 
 
-@pytest.mark.parametrize("words", [(), ("-e", "marzban_tunnel=one", "-e", "marzban_all=true")], ids=["nothing", "both"])
+@pytest.mark.parametrize(
+    "words",
+    [(), pytest.param(("-e", "marzban_tunnel=one", "-e", "marzban_all=true"), marks=pytest.mark.variation)],
+    ids=["nothing", "both"],
+)
 def test_remove_asks_what_to_remove(world: World, words: tuple[str, ...]) -> None:
     before = len(world.panel.writes())
     run = world.play("remove", *words).expect(2)
@@ -125,6 +131,7 @@ def test_remove_asks_what_to_remove(world: World, words: tuple[str, ...]) -> Non
     world.expect_traffic(*BOTH)
 
 
+@pytest.mark.variation
 def test_remove_of_a_tunnel_that_is_not_there(world: World) -> None:
     run = world.play("remove", "-e", "marzban_tunnel=onne").expect(2)
     assert "The panel has no tunnel onne; it has one, two" in run.text

@@ -165,6 +165,7 @@ def test_without_the_folder_the_panel_serves(panels: Panels) -> None:
     shutil.rmtree(folder.with_name("elsewhere"))
 
 
+@pytest.mark.variation
 def test_a_panel_that_is_down_is_only_restarted(panels: Panels) -> None:
     """Nothing is to be changed. It comes back, or what it says is told."""
     main = panels.c.path("/code/main.py")
@@ -192,6 +193,7 @@ def test_settings_that_change(panels: Panels) -> None:
         assert host.snapshot()[host.dotenv] == panels.stock[name][host.dotenv]
 
 
+@pytest.mark.variation
 def test_a_panel_on_a_unix_socket(panels: Panels) -> None:
     before = panels.c.read(panels.c.dotenv)
     panels.c.write(panels.c.dotenv, before.replace("UVICORN_PORT", "UVICORN_UDS = /var/lib/marzban/m.sock\n#"), 0o600)
@@ -256,6 +258,7 @@ def test_what_does_not_come_up_is_put_back(panels: Panels, start: str, seen: str
         assert not host.path(f"{BACKUPS}/pending").exists()
 
 
+@pytest.mark.variation
 def test_a_run_that_was_cut_off_is_finished(panels: Panels) -> None:
     """The files are there, and nobody knows whether the panel was restarted."""
     processes = panels.processes()
@@ -266,6 +269,7 @@ def test_a_run_that_was_cut_off_is_finished(panels: Panels) -> None:
     assert panels.changes() == {"c": [], "s": []}
 
 
+@pytest.mark.variation
 def test_a_marzban_that_does_not_come_up_alone_keeps_the_add_on(panels: Panels) -> None:
     mains = {"c": panels.c.path("/code/main.py"), "s": panels.s.path("/opt/panel/main.py")}
     good = mains["c"].read_text()
@@ -329,6 +333,7 @@ def test_where_there_is_nothing_of_ours_nothing_is_done(panels: Panels) -> None:
     assert panels.processes() == processes
 
 
+@pytest.mark.variation
 def test_an_installation_that_does_not_come_up_leaves_nothing(panels: Panels) -> None:
     before = panels.snapshots()
     good = (panels.source / "start.py").read_text()

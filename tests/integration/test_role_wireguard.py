@@ -97,6 +97,7 @@ def test_the_quartet_by_hand_on_bare_hosts(world: World, by_hand: ByHand) -> Non
     assert by_hand.run(tunnels, "--diff").expect().changed() == []
 
 
+@pytest.mark.variation
 def test_a_peer_that_is_not_in_the_run(by_hand: ByHand) -> None:
     """It keeps the key that was last applied for it."""
     tunnels = [by_hand.tunnel(1), by_hand.tunnel(2)]
@@ -115,6 +116,7 @@ def test_a_peer_that_is_not_in_the_run(by_hand: ByHand) -> None:
     assert by_hand.passes(1)
 
 
+@pytest.mark.variation
 def test_a_tunnel_that_carries_nothing(world: World, by_hand: ByHand) -> None:
     """Both ends are up and a port between them is blocked: too new for an error, and not what the role promises."""
     a, b = world.lab.host("a"), world.lab.host("b")
@@ -179,6 +181,7 @@ def test_absent_by_hand(world: World, by_hand: ByHand) -> None:
         assert again.expect().changed() == []
 
 
+@pytest.mark.variation
 def test_the_quartet_from_a_panel(world: World) -> None:
     """Also from bare hosts: the test before has removed the packages."""
     world.tunnel("a-b", "a", "b")
