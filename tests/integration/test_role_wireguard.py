@@ -116,7 +116,6 @@ def test_a_peer_that_is_not_in_the_run(by_hand: ByHand) -> None:
     assert by_hand.passes(1)
 
 
-@pytest.mark.variation
 def test_a_tunnel_that_carries_nothing(world: World, by_hand: ByHand) -> None:
     """Both ends are up and a port between them is blocked: too new for an error, and not what the role promises."""
     a, b = world.lab.host("a"), world.lab.host("b")

@@ -140,7 +140,7 @@ def _migrate(options: argparse.Namespace) -> None:
         trees = list(migrate.TREES)
     if not trees:
         raise ValueError(f"{options.revision} is no revision")
-    with _opened(options) as database, database.migrating() as connection:
+    with _opened(options) as database, migrate.locked(database.engine) as connection:
         for tree in reversed(trees) if down else trees:
             (migrate.downgrade if down else migrate.upgrade)(connection, tree, options.revision)
 

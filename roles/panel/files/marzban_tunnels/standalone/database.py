@@ -45,15 +45,9 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring all tables up to date."""
-        with self.migrating() as connection:
+        with migrate.locked(self.engine) as connection:
             for tree in migrate.TREES:
                 migrate.upgrade(connection, tree)
-
-    @contextmanager
-    def migrating(self) -> Iterator[Connection]:
-        """A connection in a write transaction, committed at the end."""
-        with migrate.locked(self.engine) as connection:
-            yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
