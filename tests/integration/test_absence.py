@@ -248,7 +248,8 @@ def test_nothing_is_removed_when_the_panel_is_down(world: World) -> None:
     assert picture(world) == before
 
 
-@pytest.mark.parametrize("fault", [pytest.param("no tunnels API", marks=pytest.mark.variation), "an empty list"])
+@pytest.mark.variation
+@pytest.mark.parametrize("fault", ["no tunnels API", "an empty list"])
 def test_nothing_is_removed_with_an_inventory_from_that_panel(world: World, faulty: Faulty, fault: str) -> None:
     before = picture(world)
     FAULTS[fault].begin(faulty)

@@ -88,6 +88,7 @@ def leftovers(nodes: Nodes, host: str) -> str:
     ).strip()
 
 
+@pytest.mark.variation
 def test_quartet_from_nothing(lab: Lab, tmp_path: Path) -> None:
     """Through Ansible over ssh: check, apply, check, apply; no secret leaves its host; nothing stays behind."""
     played = Nodes(lab, tmp_path)

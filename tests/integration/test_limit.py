@@ -104,6 +104,7 @@ def test_a_run_while_a_node_is_off(world: World) -> None:
     assert set(statuses(world).values()) == {"active"}
 
 
+@pytest.mark.variation
 def test_an_inventory_of_yesterday(world: World) -> None:
     """AWX keeps the inventory as a snapshot: what is applied are the records of this moment all the same."""
     snapshot = stored(world)

@@ -408,6 +408,7 @@ def test_what_can_not_start_says_why(nodes: Directly) -> None:
     assert leftovers(nodes, "a").count("mz") == 3, "conf, interface and unit of mz1 and of no other"
 
 
+@pytest.mark.variation
 def test_fifty_tunnels_in_one_call(nodes: Directly) -> None:
     numbers = range(100, 150)
     nodes.apply(nodes.views(*(nodes.pair(number) for number in numbers)))

@@ -75,6 +75,7 @@ def process(nodes: Nodes, host: str, number: int) -> str:
     return nodes.sh(host, f"systemctl show -P MainPID openvpn-server@mz{number}").strip()
 
 
+@pytest.mark.variation
 def test_quartet_from_nothing(lab: Lab, tmp_path: Path) -> None:
     played = Nodes(lab, tmp_path)
     first = played.check(played.views(openvpn(played, 1)))

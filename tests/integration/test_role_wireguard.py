@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.world import Run, World, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.variation]  # molecule shows the same role on other hosts
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,6 @@ def test_the_quartet_by_hand_on_bare_hosts(world: World, by_hand: ByHand) -> Non
     assert by_hand.run(tunnels, "--diff").expect().changed() == []
 
 
-@pytest.mark.variation
 def test_a_peer_that_is_not_in_the_run(by_hand: ByHand) -> None:
     """It keeps the key that was last applied for it."""
     tunnels = [by_hand.tunnel(1), by_hand.tunnel(2)]
@@ -180,7 +179,6 @@ def test_absent_by_hand(world: World, by_hand: ByHand) -> None:
         assert again.expect().changed() == []
 
 
-@pytest.mark.variation
 def test_the_quartet_from_a_panel(world: World) -> None:
     """Also from bare hosts: the test before has removed the packages."""
     world.tunnel("a-b", "a", "b")
