@@ -96,7 +96,6 @@ def test_a_replaced_host_gets_a_new_one_and_traffic_goes_on(world: World) -> Non
     assert world.apply().expect().changed() == []
 
 
-@pytest.mark.variation
 def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
     world.change("one", config={"post_quantum": "off"})
     world.apply().expect()
