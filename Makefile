@@ -50,8 +50,10 @@ test-contract: ## the API over every door but the stand-in's; MARZBAN_SRC=<check
 panel-marzban: ## the panel, and the contract in the stand-in for Marzban, on the versions that Marzban 0.8.4 pins
 	@DOORS=mounted $(call pytest,marzban-0.8.4,tests/panel tests/contract --ignore tests/contract/test_properties.py)
 
+# On a network of its own: Chromium ends its requests when one of the machine's interfaces comes or goes, and labs have many.
 browser: ## the page, in a real Chromium
-	@$(call pytest,test,tests/browser)
+	@"$(call venv,test)/bin/python" -c 'from tests.browser import chromium; chromium.executable()'
+	@unshare --net sh -c 'ip link set lo up && exec "$$@"' sh $(call pytest,test,tests/browser)
 
 screenshot: ## docs/page.png, out of the page with samples
 	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright
 from tests.lab import machine
 
 #: Command on the machine → Debian package that brings it. Its fontconfig brings DejaVu, which has Persian and Russian.
-PACKAGES = {"chromium": "chromium"}
+PACKAGES = {"chromium": "chromium", "ip": "iproute2"}
 SAME_EVERYWHERE = ["--disable-lcd-text", "--font-render-hinting=none", "--force-color-profile=srgb"]
 
 

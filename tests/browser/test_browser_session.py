@@ -27,6 +27,7 @@ def forget_sessions(panel: Panel) -> None:
     with database(panel) as connection:
         connection.execute("DELETE FROM secrets WHERE name = 'jwt'")
     panel.restart()
+    panel._token = ""
 
 
 def test_without_a_token_the_page_asks(open_page: Opener, panel: Panel) -> None:
@@ -54,13 +55,15 @@ def test_a_session_that_ends_in_the_middle_of_an_edit(screen: Screen, panel: Pan
     screen.edit("de-fi")
     screen.field("name").fill("typed before")
     screen.field("config.source.routes").fill("192.168.7.0/24")
+    # The next read waits, or it would ask for the login before the save does.
+    screen.page.route("**/api/tunnels?*", lambda read: None)
     forget_sessions(panel)
     screen.save()
     expect(screen.login).to_contain_text("Your session has ended")
+    screen.page.unroute("**/api/tunnels?*")
     screen.log_in()
     expect(screen.login).to_be_hidden()
     expect(screen.form).to_be_hidden()  # the save has gone on by itself
-    panel._token = ""
     saved = screen.tunnel("typed before")
     assert json.loads(saved["config"]) == {"mtu": 1400, "source": {"routes": ["192.168.7.0/24"]}}
     panel.call("PUT", f"/api/tunnels/{saved['id']}", {"name": "de-fi"})
