@@ -29,6 +29,7 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
+@pytest.mark.variation
 def test_testing_works_and_bullseye_says_what_it_lacks(world: World) -> None:
     before = len(world.panel.writes())
     predicted = world.apply("--check", "--diff").expect(2)
