@@ -85,6 +85,7 @@ def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
     assert world.apply("--diff").expect().changed() == []
 
 
+@pytest.mark.variation
 def test_a_run_while_a_node_is_off(world: World) -> None:
     c = world.lab.host("c")
     c.stop()
