@@ -17,6 +17,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._files import chec
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import write as write_private
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import CommandError, Host
 
+PATIENCE = 60  # seconds, at least, for what is put back: it did come up before, and nobody is to be alarmed too early
 SETTLE = 3  # seconds that a panel which is just being started by somebody else may take to answer
 NOTHING = "Nothing was changed."
 WITH = "%s: 401 with %s" % ("/api/tunnels", _panel_probe.PANEL_ID)
@@ -157,7 +158,7 @@ class Run:
             os.unlink(self.pending)
             return "The files are as they were, and the panel was not restarted."
         as_before = (lambda seen: seen.addon) if before.addon else (lambda seen: seen.marzban)
-        seen = self._wait(as_before)
+        seen = self._wait(as_before, max(PATIENCE, self.given["health_timeout"]))
         if as_before(seen):
             os.unlink(self.pending)
             return "The old state is back, and the panel answers."

@@ -51,7 +51,7 @@ class Api:
     def bare(self, method: str, path: str, **options: Any) -> requests.Response:
         """Any request; the session's headers are sent."""
         options.setdefault("allow_redirects", False)
-        return self.session.request(method, self.url + path, timeout=30, **options)
+        return self.session.request(method, self.url + path, timeout=120, **options)
 
     def own(self, method: str, path: str, body: Any = None) -> requests.Response:
         """A call of the panel's own that writes, while others write."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import migrate
 
-BUSY_TIMEOUT = 10  # seconds
+BUSY_TIMEOUT = 60  # seconds: SQLite lets writers in without order, and on a busy machine the last of many waits long
 
 
 class Database:
