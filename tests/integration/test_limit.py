@@ -12,7 +12,8 @@ import pytest
 
 from tests.integration.world import MESH, TYPES, World, between, until
 
-pytestmark = pytest.mark.lab
+# What `--limit` leaves is in test_apply and test_playbooks as well: these are the long ways round.
+pytestmark = [pytest.mark.lab, pytest.mark.variation]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,6 @@ def test_one_node_after_the_other(world: World) -> None:
     assert set(statuses(world).values()) == {"active"}
 
 
-@pytest.mark.variation
 def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
     for name in "abc":
         assert world.apply("--limit", name, "--diff").expect().changed() == []
@@ -85,7 +85,6 @@ def test_a_limited_run_leaves_every_tunnel_of_every_node(world: World) -> None:
     assert world.apply("--diff").expect().changed() == []
 
 
-@pytest.mark.variation
 def test_a_run_while_a_node_is_off(world: World) -> None:
     c = world.lab.host("c")
     c.stop()
@@ -105,7 +104,6 @@ def test_a_run_while_a_node_is_off(world: World) -> None:
     assert set(statuses(world).values()) == {"active"}
 
 
-@pytest.mark.variation
 def test_an_inventory_of_yesterday(world: World) -> None:
     """AWX keeps the inventory as a snapshot: what is applied are the records of this moment all the same."""
     snapshot = stored(world)
@@ -123,7 +121,6 @@ def test_an_inventory_of_yesterday(world: World) -> None:
     assert set(statuses(world).values()) == {"active"}
 
 
-@pytest.mark.variation
 def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> None:
     """A host that is no node any more keeps what it has until somebody takes it off, and hurts nobody."""
     snapshot = stored(world)
