@@ -313,7 +313,7 @@ def test_cost_does_not_grow_with_the_number_of_tunnels(api: Api, panel: Panel, p
 
     def best(method: str, path: str, below: float = 0, **more: Any) -> float:
         """Seconds of the quickest of ten; of more, on a busy machine, until one is quick enough."""
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) < 10 or (min(seconds) >= below > 0 and len(seconds) < 100):
             answer = api.bare(method, path, **more)
             assert answer.status_code == 200
