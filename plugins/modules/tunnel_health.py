@@ -128,7 +128,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
 from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._health import health
 from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
@@ -156,11 +156,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    try:
-        answer = work(module)
-    except Error as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**answer)
+    finish(module, work)
 
 
 if __name__ == "__main__":

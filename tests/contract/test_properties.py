@@ -25,7 +25,7 @@ from tests.panel.api import client
 from tests.panel.running import Panel
 
 SETTINGS = settings(
-    max_examples=25,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,

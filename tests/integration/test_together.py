@@ -147,6 +147,7 @@ def test_tunnels_that_change_their_types(world: World, after: tuple[str, ...]) -
     for before in TYPES:
         world.api("DELETE", f"/tunnels/{world.tunnels()[f'was-{before}']['id']}")
     world.apply().expect()
+    assert set(world.lab.host("a").run("ls /etc/marzban/tunnels").stdout.split()) >= {world.tunnels()["one"]["uuid"]}
 
 
 @pytest.mark.variation
