@@ -17,6 +17,13 @@ from . import machine
 TOP = "marzban-tunnels-lab"
 #: Where the hierarchy is mounted on a machine that has none.
 OWN_MOUNT = Path("/run/marzban-tunnels-lab.cgroup")
+#: Names a file to which `kill` adds a line for each lab that it ends: its CPU seconds, its name.
+COSTS = "MARZBAN_LAB_COSTS"
+
+#: Groups of the labs in which this process has started something.
+_labs: set[Path] = set()
+#: CPU seconds of those that it has ended.
+_spent = 0.0
 
 
 def hierarchy() -> Path:
@@ -38,6 +45,8 @@ def group(*names: str) -> Path:
 def joining(path: Path, command: Sequence[str]) -> list[str]:
     """The command that runs `command` inside the group, which is made when it is missing."""
     path.mkdir(parents=True, exist_ok=True)
+    if lab := _lab(path):
+        _labs.add(lab)
     return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(path / "cgroup.procs"), *command]
 
 
@@ -53,12 +62,46 @@ def kill(path: Path) -> None:
     """End every process in the group and below, wait until they are gone, and remove the groups."""
     if not path.exists():
         return
+    _account(path)
     with contextlib.suppress(FileNotFoundError):
         (path / "cgroup.kill").write_text("1")
         events = path / "cgroup.events"
         machine.until(f"end of the processes in {path}", lambda: "populated 0" in events.read_text(), 20, 0.005)
     # A dying process can hold its group for an instant.
     machine.until(f"removal of {path}", lambda: _removed(path), 5, 0.005)
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of the labs in which this process has started something, the ended ones too."""
+    return _spent + sum(map(_usage, _labs))
+
+
+def _lab(path: Path) -> Path | None:
+    """The group of the lab that this group belongs to."""
+    top = group()
+    return next((folder for folder in (path, *path.parents) if folder.parent == top), None)
+
+
+def _account(path: Path) -> None:
+    """Keep what a lab has cost whose group is about to be removed."""
+    global _spent
+    if path != _lab(path):
+        return
+    usage = _usage(path)
+    if path in _labs:
+        _labs.remove(path)
+        _spent += usage
+    if log := os.environ.get(COSTS):
+        with open(log, "a") as file:
+            file.write(f"{usage:.1f} {path.name}\n")
+
+
+def _usage(path: Path) -> float:
+    try:
+        words = (path / "cpu.stat").read_text().split()
+    except OSError:  # not made yet, or removed
+        return 0.0
+    return int(words[words.index("usage_usec") + 1]) / 1e6
 
 
 def _removed(path: Path) -> bool:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What each test file cost: a pytest plugin that prints a table at the end of a run.
+
+Seconds of CPU, not of the clock, which other work on the machine makes longer: those of this process and of the processes
+that it has waited for (getrusage(2)), and those of its labs' hosts (cpu.stat of their control groups).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.lab import cgroup
+
+NAME = "cost"
+
+
+@dataclass
+class Cost:
+    """Seconds: of the clock, of CPU on the controller, of CPU on the lab's hosts."""
+
+    clock: float = 0
+    own: float = 0
+    labs: float = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.clock + other.clock, self.own + other.own, self.labs + other.labs)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.clock - other.clock, self.own - other.own, self.labs - other.labs)
+
+    @property
+    def cpu(self) -> float:
+        return self.own + self.labs
+
+
+def so_far() -> Cost:
+    """What this process and its labs have cost until now."""
+    times = os.times()
+    own = times.user + times.system + times.children_user + times.children_system
+    return Cost(times.elapsed, own, cgroup.cpu_seconds())
+
+
+def table(costs: dict[str, Cost]) -> list[str]:
+    """The dearest file first, then the sum."""
+    rows = sorted(costs.items(), key=lambda item: -item[1].cpu)
+    total = sum(costs.values(), Cost())
+    lines = [f"{'CPU s':>8} {'labs s':>8} {'clock s':>8}  file"]
+    lines += [f"{cost.cpu:8.1f} {cost.labs:8.1f} {cost.clock:8.1f}  {file}" for file, cost in [*rows, ("all files", total)]]
+    return lines
+
+
+class Costs:
+    """The plugin. Under xdist the workers measure, and the controller adds up what their reports carry."""
+
+    def __init__(self) -> None:
+        self.begun = so_far()
+        self.files: dict[str, Cost] = defaultdict(Cost)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        self.begun = so_far()
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        if call.when == "teardown":
+            cost = so_far() - self.begun
+            item.user_properties.append((NAME, [cost.clock, cost.own, cost.labs]))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            for name, value in report.user_properties:
+                if name == NAME and isinstance(value, list):
+                    self.files[report.nodeid.partition("::")[0]] += Cost(*value)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.files:
+            terminalreporter.section("what each file cost")
+            for line in table(self.files):
+                terminalreporter.write_line(line)
