@@ -11,7 +11,7 @@ import os
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _addon
+from ansible_collections.marzban.tunnels.plugins.module_utils._installer import package
 
 FILES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "roles", "panel", "files")
 
@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
             files = read(folder)
         except OSError as error:
             raise AnsibleActionFail("source: %s can't be read: %s." % (folder, error.strerror)) from error
-        arguments = dict(self._task.args, archive=_addon.pack(files))
+        arguments = dict(self._task.args, archive=package.pack(files))
         return self._execute_module(
             module_name="marzban.tunnels.panel_addon", module_args=arguments, task_vars=task_vars
         )
@@ -39,9 +39,9 @@ class ActionModule(ActionBase):
 def read(folder):
     """``{relative path: bytes}`` of the add-on below a folder, without what Python leaves behind."""
     files = {}
-    for name in _addon.OURS:
+    for name in package.OURS:
         for place, folders, found in os.walk(os.path.join(folder, name)):
-            folders[:] = sorted(one for one in folders if one != _addon.CACHE)
+            folders[:] = sorted(one for one in folders if one != package.CACHE)
             for one in found:
                 path = os.path.join(place, one)
                 with open(path, "rb") as stream:

@@ -16,8 +16,9 @@ import os
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _received, _render
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import render
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._node import NodeAction
 
 ROLES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "roles")
@@ -50,9 +51,9 @@ class ActionModule(NodeAction):
         rendered, handed = [], {}
         for raw in given["views"]:
             try:
-                view = _received.view(raw, str(given.get("panel")))
+                view = model_views.check(raw, str(given.get("panel")))
                 self._checked.append(view)
-                rendered.append({"text": _render.render(view, texts[view["type"]])})
+                rendered.append({"text": render.render(view, texts[view["type"]])})
                 found = self._kept(_place(view, "peer"))
                 if found:
                     handed[view["uuid"]] = found

@@ -93,9 +93,12 @@ from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructa
 from ansible.utils.unsafe_proxy import wrap_var
 from ansible.utils.vars import combine_vars
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _nodes, _records, _views
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError, shown
-from ansible_collections.marzban.tunnels.plugins.module_utils._panel import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import nodes as model_nodes
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 
 TEMPLATED = ("url", "username", "password", "token", "ca_path")
 
@@ -108,14 +111,14 @@ def hosts_of(raws, tunnels, panel_id):
     nodes, problems = {}, []
     for raw in raws:
         try:
-            node = _nodes.checked(raw)
+            node = model_nodes.checked(raw)
             if node["name"] in nodes:
                 raise FieldError("name", node["name"], "Two nodes have it: rename one on the panel.")
             nodes[node["name"]] = node
         except FieldError as error:
             problems.append("Node %s (id %s) is left out: %s" % (shown(raw.get("name")), shown(raw.get("id")), error))
-    records = _records.parse_all(tunnels)[0]
-    views = _views.views(records, {name: name for name in nodes}, panel_id)
+    records = model_records.parse_all(tunnels)[0]
+    views = model_views.views(records, {name: name for name in nodes}, panel_id)
     return [{"node": node, "tunnels": views[name]} for name, node in nodes.items()], problems
 
 
@@ -193,9 +196,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def _populate(self, hosts):
         self.inventory.add_group("marzban_nodes")
-        for status in _checks.NODE_STATUSES:
+        for status in validators.NODE_STATUSES:
             self.inventory.add_group("marzban_status_" + status)
-        for kind in _checks.TYPES:
+        for kind in validators.TYPES:
             self.inventory.add_group("marzban_type_" + kind)
         names = {}
         for host in hosts:
@@ -232,7 +235,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if self.get_option("strict"):
                 raise AnsibleError("%s: the template of hostname fails: %s" % (self.NAME, error)) from error
             raise FieldError("hostname", template, "The template fails: %s" % error) from None
-        return _bare(_checks.node_name(name, "hostname"))
+        return _bare(validators.node_name(name, "hostname"))
 
     def _add(self, name, node, tunnels, variables):
         self.inventory.add_host(name, group="marzban_nodes")

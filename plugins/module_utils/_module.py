@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
-from ansible_collections.marzban.tunnels.plugins.module_utils._panel import Panel
+from ._errors import finish
+from ._panel.client import Panel
 
 
 def panel_argument_spec():

@@ -106,8 +106,8 @@ node:
     message: null
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _nodes, _records
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import nodes, records, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 
@@ -127,7 +127,7 @@ def find(raws, name, new_name):
 def change(module, panel, raw, want):
     """Brings the node ``raw`` to what is wanted; answers ``(changed, node)``."""
     status = module.params["status"]
-    body = _nodes.difference(want, raw)
+    body = nodes.difference(want, raw)
     was_disabled = raw.get("status") == "disabled"
     disabled = was_disabled if status is None else status == "disabled"
     if not body and disabled == was_disabled:
@@ -136,7 +136,7 @@ def change(module, panel, raw, want):
         body["status"] = "disabled"  # left out, the panel enables the node
     if module.check_mode:
         return True, dict(raw, **body, **({} if disabled else {"status": "connecting"}))
-    return True, panel.update_node(_checks.whole(raw.get("id"), "id", 1, _records.MAX_ID), body)
+    return True, panel.update_node(validators.whole(raw.get("id"), "id", 1, records.MAX_ID), body)
 
 
 def create(module, panel, want):
@@ -144,7 +144,7 @@ def create(module, panel, want):
     if "address" not in want:
         raise FieldError("address", None, "The node is not there yet: give its address to create it.")
     if module.check_mode:
-        node = dict(_nodes.DEFAULTS, status="connecting")
+        node = dict(nodes.DEFAULTS, status="connecting")
         node.update(want)
     else:
         sent = {key: value for key, value in want.items() if key != "usage_coefficient"}
@@ -155,20 +155,20 @@ def create(module, panel, want):
 def work(module):
     options = module.params
     panel = open_panel(module)
-    want = _nodes.wanted(options)
+    want = nodes.wanted(options)
     raw, name = find(panel.nodes(), options["name"], options["new_name"])
-    before = _nodes.declared(raw) if raw else {}
+    before = nodes.declared(raw) if raw else {}
     if options["state"] == "absent":
         if raw and not module.check_mode:
-            panel.delete_node(_checks.whole(raw.get("id"), "id", 1, _records.MAX_ID))
+            panel.delete_node(validators.whole(raw.get("id"), "id", 1, records.MAX_ID))
         return {"changed": raw is not None, "diff": {"before": before, "after": {}}}
     if raw is None or raw.get("name") != name:
-        want["name"] = _checks.node_name(name, "name" if options["new_name"] is None else "new_name")
+        want["name"] = validators.node_name(name, "name" if options["new_name"] is None else "new_name")
     changed, node = change(module, panel, raw, want) if raw else (True, create(module, panel, want))
     return {
         "changed": changed,
-        "node": _nodes.info(node),
-        "diff": {"before": before, "after": _nodes.declared(node)},
+        "node": nodes.info(node),
+        "diff": {"before": before, "after": nodes.declared(node)},
     }
 
 

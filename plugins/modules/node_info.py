@@ -69,13 +69,13 @@ nodes:
       message: null
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _nodes
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import nodes as model_nodes
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 
 def work(module):
     name = module.params["name"]
-    nodes = [_nodes.info(raw) for raw in open_panel(module).nodes() if name is None or raw.get("name") == name]
+    nodes = [model_nodes.info(raw) for raw in open_panel(module).nodes() if name is None or raw.get("name") == name]
     return {"changed": False, "nodes": nodes}
 
 

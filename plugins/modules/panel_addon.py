@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Gives a Marzban the tunnels add-on. The work is in module_utils/_panel_addon.py, the packing in the action plugin."""
+"""Gives a Marzban the tunnels add-on. The work is in module_utils/_installer, the packing in the action plugin."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ records:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
-from ansible_collections.marzban.tunnels.plugins.module_utils._panel_addon import Run
+from ansible_collections.marzban.tunnels.plugins.module_utils._installer.install import Run
 
 
 def main():

@@ -147,15 +147,15 @@ tunnel:
     error: null
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records, _wanted
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 
 def delete(module, panel):
-    raw = _wanted.find(panel.tunnels(), module.params["name"])
+    raw = desired.find(panel.tunnels(), module.params["name"])
     if raw and not module.check_mode:
-        panel.delete_tunnel(raw["id"], _wanted.version(raw))
-    return {"changed": raw is not None, "diff": {"before": _wanted.declared(raw) if raw else {}, "after": {}}}
+        panel.delete_tunnel(raw["id"], desired.version(raw))
+    return {"changed": raw is not None, "diff": {"before": desired.declared(raw) if raw else {}, "after": {}}}
 
 
 def work(module):
@@ -163,28 +163,28 @@ def work(module):
     panel = open_panel(module)
     if options["state"] == "absent":
         return delete(module, panel)
-    named = any(options[role] is not None for role in _checks.ROLES)
-    nodes = _wanted.Nodes(panel.nodes()) if named else None
-    want = _wanted.wanted(options, nodes)
-    raw = _wanted.find(panel.tunnels(), want["name"])
-    before = _wanted.declared(raw) if raw else {}
-    body = _wanted.body_to_update(want, raw) if raw else _wanted.body_to_create(want)
+    named = any(options[role] is not None for role in validators.ROLES)
+    nodes = desired.Nodes(panel.nodes()) if named else None
+    want = desired.wanted(options, nodes)
+    raw = desired.find(panel.tunnels(), want["name"])
+    before = desired.declared(raw) if raw else {}
+    body = desired.body_to_update(want, raw) if raw else desired.body_to_create(want)
     if raw and not body:
-        return {"changed": False, "tunnel": _records.info(raw), "diff": {"before": before, "after": before}}
-    after = _wanted.declared(dict(raw or {}, **body), nodes)
+        return {"changed": False, "tunnel": records.info(raw), "diff": {"before": before, "after": before}}
+    after = desired.declared(dict(raw or {}, **body), nodes)
     if module.check_mode:
-        tunnel = _wanted.predicted(raw, body, nodes)
+        tunnel = desired.predicted(raw, body, nodes)
     elif raw:
-        sent = _wanted.to_wire(body)
-        tunnel = _records.info(panel.update_tunnel(raw["id"], sent, _wanted.version(raw)))
+        sent = desired.to_wire(body)
+        tunnel = records.info(panel.update_tunnel(raw["id"], sent, desired.version(raw)))
     else:
-        tunnel = _records.info(panel.create_tunnel(_wanted.to_wire(body)))
+        tunnel = records.info(panel.create_tunnel(desired.to_wire(body)))
     return {"changed": True, "tunnel": tunnel, "diff": {"before": before, "after": after}}
 
 
 def main():
     state = {"type": "str", "choices": ["present", "absent"], "default": "present"}
-    run(work, dict(_wanted.tunnel_argument_spec(), state=state))
+    run(work, dict(desired.tunnel_argument_spec(), state=state))
 
 
 if __name__ == "__main__":

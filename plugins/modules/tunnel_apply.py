@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes a host match its views. The work is in module_utils/_apply.py, the rendering in the action plugin."""
+"""Makes a host match its views. The work is in module_utils/_node/reconcile.py, the rendering in the action plugin."""
 
 from __future__ import annotations
 
@@ -243,12 +243,12 @@ foreign:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
-from ansible_collections.marzban.tunnels.plugins.module_utils._apply import Apply
-from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, finish
-from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
-from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
 
 def work(module):
@@ -260,7 +260,7 @@ def work(module):
     if given["remove_all"] and views:
         raise FieldError("remove_all", True, "There are views too: leave them out, or leave it out.")
     folders = Folders(given["config_dir"] or CONFIG_DIR)
-    panel = _checks.uuid(given["panel"], "panel")
+    panel = validators.uuid(given["panel"], "panel")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
     run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
     if given["seal"]:

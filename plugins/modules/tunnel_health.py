@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The status of a host's tunnels. The work is in module_utils/_health.py."""
+"""The status of a host's tunnels. The work is in module_utils/_node/health.py."""
 
 from __future__ import annotations
 
@@ -126,21 +126,21 @@ tunnels:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks
-from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
-from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
-from ansible_collections.marzban.tunnels.plugins.module_utils._health import health
-from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.health import health
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
 
 def work(module):
     """The answer. Raises Error."""
     given = module.params
     folders = Folders(given["config_dir"] or CONFIG_DIR)
-    wait = _checks.whole(given["wait"], "wait", 0, 600)
+    wait = validators.whole(given["wait"], "wait", 0, 600)
     return health(
-        Host(check=True), folders, _checks.uuid(given["panel"], "panel"), given["types"], given["views"], wait
+        Host(check=True), folders, validators.uuid(given["panel"], "panel"), given["types"], given["views"], wait
     )
 
 

@@ -150,8 +150,8 @@ panel:
   sample: 9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import records, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 
@@ -160,14 +160,14 @@ def work(module):
     panel = open_panel(module)
     if number is not None:
         try:
-            raws = [panel.tunnel(_checks.whole(number, "id", 1, _records.MAX_ID))]
+            raws = [panel.tunnel(validators.whole(number, "id", 1, records.MAX_ID))]
         except PanelError as error:
             if error.kind != "not_found":
                 raise
             raws = []
     else:
         raws = [raw for raw in panel.tunnels() if name is None or raw.get("name") == name]
-    return {"changed": False, "tunnels": [_records.info(raw) for raw in raws], "panel": panel.id}
+    return {"changed": False, "tunnels": [records.info(raw) for raw in raws], "panel": panel.id}
 
 
 def main():

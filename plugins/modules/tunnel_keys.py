@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Shows and makes the key of one end of a tunnel. The key code is in module_utils/_keys.py."""
+"""Shows and makes the key of one end of a tunnel. The key code is in module_utils/_protocols."""
 
 from __future__ import annotations
 
@@ -116,12 +116,14 @@ valid:
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _keys
-from ansible_collections.marzban.tunnels.plugins.module_utils._apply import PROTOCOLS, file_diff
-from ansible_collections.marzban.tunnels.plugins.module_utils._checks import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
-from ansible_collections.marzban.tunnels.plugins.module_utils._files import CONFIG_DIR, Folders
-from ansible_collections.marzban.tunnels.plugins.module_utils._host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import file_diff
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import x25519
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.registry import PROTOCOLS
 
 
 def work(module):
@@ -129,7 +131,7 @@ def work(module):
     given, check = module.params, module.check_mode
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     protocol = PROTOCOLS[given["type"]](Host(check), folders)
-    uuid, panel = _checks.uuid(given["uuid"]), _checks.uuid(given["panel"], "panel")
+    uuid, panel = validators.uuid(given["uuid"]), validators.uuid(given["panel"], "panel")
     if not check:
         folders.lock()
         folders.sweep()
@@ -137,7 +139,7 @@ def work(module):
     there, before, broken = True, None, None
     try:
         there, before = protocol.load_key(uuid)
-    except _keys.BrokenKey as error:
+    except x25519.BrokenKey as error:
         broken = error
         if given["regenerate"] == "fail":
             raise
@@ -179,7 +181,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    if not _keys.HAS_CRYPTOGRAPHY and not module.check_mode:
+    if not x25519.HAS_CRYPTOGRAPHY and not module.check_mode:
         module.fail_json(msg=missing_required_lib("cryptography"))
     finish(module, work)
 

@@ -118,10 +118,11 @@ rejected:
       detail: The tunnel does not end at this node.
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _received, _records
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import answers, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.answers import words
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
-from ansible_collections.marzban.tunnels.plugins.module_utils._received import words
 
 
 def offered(results, nodes):
@@ -130,8 +131,8 @@ def offered(results, nodes):
     for host, answer in results.items():
         own = host if nodes is None else nodes.get(host) or host
         try:
-            ends = _received.entries(answer, "tunnels")
-            ends = [_checks.mapping(end, "tunnels[%d]" % number) for number, end in enumerate(ends)]
+            ends = answers.entries(answer, "tunnels")
+            ends = [validators.mapping(end, "tunnels[%d]" % number) for number, end in enumerate(ends)]
         except FieldError as error:
             rejected.append(refusal({"node": own}, error))
             continue
@@ -167,15 +168,15 @@ def work(module):
         keys, rejected = offered(module.params["results"], module.params["nodes"])
     news, before = [], []
     panel = open_panel(module)
-    ends = ends_of(_records.parse_all(panel.tunnels())[0]) if keys else {}
+    ends = ends_of(model_records.parse_all(panel.tunnels())[0]) if keys else {}
     for key in keys:
         try:
-            uuid = _checks.uuid(key["uuid"])
-            node = _checks.node_name(key["node"], "node")
+            uuid = validators.uuid(key["uuid"])
+            node = validators.node_name(key["node"], "node")
             if (uuid, node) not in ends:
                 raise FieldError("uuid", uuid, "The panel has no such tunnel that ends at %s and is in order." % node)
             kind, known = ends[uuid, node]
-            public = _checks.public_half(key["public"], "public", kind)
+            public = validators.public_half(key["public"], "public", kind)
         except FieldError as error:
             rejected.append(refusal(key, error))
             continue

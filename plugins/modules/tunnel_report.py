@@ -123,26 +123,27 @@ rejected:
   sample: []
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _received, _table
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, printable
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import answers, validators, views
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import table as model_table
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.answers import words
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
-from ansible_collections.marzban.tunnels.plugins.module_utils._received import words
 
 
 def checked_end(end, field, own):
     """One end of an answer, as far as the table and the panel want it. A node may be compromised: all is checked."""
-    _checks.mapping(end, field)
-    measured = _checks.measured(end.get("measured") or {}, field + ".measured")
+    validators.mapping(end, field)
+    measured = validators.measured(end.get("measured") or {}, field + ".measured")
     checked = {
-        "uuid": _checks.uuid(end.get("uuid"), field + ".uuid"),
-        "id": _checks.whole(end.get("id"), field + ".id", 1, 2**31 - 1),
-        "name": None if end.get("name") is None else _checks.tunnel_name(end["name"], field + ".name"),
-        "version": _checks.whole(end.get("version"), field + ".version", 0, 2**63 - 1),
-        "type": _checks.tunnel_type(end.get("type"), field + ".type"),
-        "node": _checks.node_name(end.get("node"), field + ".node"),
-        "peer": _checks.node_name(end.get("peer"), field + ".peer"),
-        "role": None if end.get("role") is None else _checks.choice(end["role"], field + ".role", _checks.ROLES),
-        "status": _checks.choice(end.get("status"), field + ".status", _checks.STATUSES),
+        "uuid": validators.uuid(end.get("uuid"), field + ".uuid"),
+        "id": validators.whole(end.get("id"), field + ".id", 1, 2**31 - 1),
+        "name": None if end.get("name") is None else validators.tunnel_name(end["name"], field + ".name"),
+        "version": validators.whole(end.get("version"), field + ".version", 0, 2**63 - 1),
+        "type": validators.tunnel_type(end.get("type"), field + ".type"),
+        "node": validators.node_name(end.get("node"), field + ".node"),
+        "peer": validators.node_name(end.get("peer"), field + ".peer"),
+        "role": None if end.get("role") is None else validators.choice(end["role"], field + ".role", validators.ROLES),
+        "status": validators.choice(end.get("status"), field + ".status", validators.STATUSES),
         "error": words(end.get("error") or None),
         "waiting_for": words(end.get("waiting_for") or None, 128),
         "measured": {key: value for key, value in measured.items() if value is not None},
@@ -154,8 +155,8 @@ def checked_end(end, field, own):
 
 def checked_orphan(orphan, field, own):
     """What is told of a tunnel that is on a host and in no view."""
-    _checks.mapping(orphan, field)
-    return dict(_received.seen(orphan), uuid=_checks.uuid(orphan.get("uuid"), field + ".uuid"))
+    validators.mapping(orphan, field)
+    return dict(views.seen(orphan), uuid=validators.uuid(orphan.get("uuid"), field + ".uuid"))
 
 
 def checked_answer(answer, own):
@@ -164,7 +165,7 @@ def checked_answer(answer, own):
     for key, check in (("tunnels", checked_end), ("orphans", checked_orphan)):
         checked[key] = []
         try:
-            listed = _received.entries(answer, key)
+            listed = answers.entries(answer, key)
         except FieldError as error:
             errors.append(str(error))
             continue
@@ -191,7 +192,7 @@ def reports_of(results):
     """The body of the panel's call."""
     return [
         dict({key: end[key] for key in ("uuid", "node", "version", "status", "error")}, measured=end["measured"])
-        for ends in _table.merge(results)
+        for ends in model_table.merge(results)
         for end in ends
     ]
 
@@ -200,10 +201,10 @@ def work(module):
     results, problems = checked_results(module.params["results"], module.params["nodes"])
     broken = [dict(one, error=printable(str(one.get("error") or "broken"))) for one in module.params["broken"]]
     columns = {
-        printable(name, 32): _checks.mapping(texts, "columns.%s" % name)
+        printable(name, 32): validators.mapping(texts, "columns.%s" % name)
         for name, texts in (module.params["columns"] or {}).items()
     }
-    table, found = _table.report(results, module.params["unreachable"], broken, module.params["nodes"], columns)
+    table, found = model_table.report(results, module.params["unreachable"], broken, module.params["nodes"], columns)
     problems = found + problems
     answer = {"changed": False, "table": table, "problems": problems, "reported": 0, "rejected": []}
     reports = reports_of(results)

@@ -152,8 +152,8 @@ tunnels:
       tunnel: null
 """
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _wanted
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 # What is about one tunnel only: the others go on.
@@ -165,21 +165,21 @@ def plans_of(items, raws, nodes):
     plans, names = [], set()
     for index, item in enumerate(items):
         field = "tunnels[%d]." % index
-        want = _wanted.wanted(item, nodes, field)
+        want = desired.wanted(item, nodes, field)
         if want["name"] in names:
             raise FieldError(field + "name", want["name"], "It stands in the list twice: remove one.")
         names.add(want["name"])
-        raw = _wanted.find(raws, want["name"])
-        body = _wanted.body_to_update(want, raw, field) if raw else _wanted.body_to_create(want, field)
+        raw = desired.find(raws, want["name"])
+        body = desired.body_to_update(want, raw, field) if raw else desired.body_to_create(want, field)
         plans.append((want, raw, body))
     return plans
 
 
 def write(panel, raw, body):
     """Sends one difference; answers the record as it is then."""
-    sent = _wanted.to_wire(body)
-    answer = panel.update_tunnel(raw["id"], sent, _wanted.version(raw)) if raw else panel.create_tunnel(sent)
-    return _records.info(answer)
+    sent = desired.to_wire(body)
+    answer = panel.update_tunnel(raw["id"], sent, desired.version(raw)) if raw else panel.create_tunnel(sent)
+    return records.info(answer)
 
 
 def work(module):
@@ -187,14 +187,14 @@ def work(module):
     if purge and not items and not module.params["purge_all"]:
         raise FieldError("tunnels", items, "With purge this deletes every tunnel: say so with purge_all: true.")
     panel = open_panel(module)
-    nodes = _wanted.Nodes(panel.nodes())
+    nodes = desired.Nodes(panel.nodes())
     raws = panel.tunnels()
     plans = plans_of(items, raws, nodes)
     named = {want["name"] for want, _raw, _body in plans}
     going = [raw for raw in raws if raw.get("name") not in named] if purge else []
     for raw in [*going, *(raw for _want, raw, body in plans if raw and body)]:
-        _wanted.version(raw)  # checked before the first write
-    diffs = [{"before": _wanted.declared(raw), "after": {}} for raw in going]
+        desired.version(raw)  # checked before the first write
+    diffs = [{"before": desired.declared(raw), "after": {}} for raw in going]
     done, deleted = {}, []
 
     def attempt(name, change, action):
@@ -216,14 +216,14 @@ def work(module):
         for want, raw, body in sorted(plans, key=lambda plan: plan[1] is None):
             name = want["name"]
             if raw and not body:
-                done[name] = {"name": name, "change": "unchanged", "error": None, "tunnel": _records.info(raw)}
+                done[name] = {"name": name, "change": "unchanged", "error": None, "tunnel": records.info(raw)}
                 continue
             change = "updated" if raw else "created"
             done[name] = attempt(name, change, lambda raw=raw, body=body: write(panel, raw, body))
-            after = _wanted.declared(dict(raw or {}, **body), nodes)
-            diffs.append({"before": _wanted.declared(raw) if raw else {}, "after": after})
+            after = desired.declared(dict(raw or {}, **body), nodes)
+            diffs.append({"before": desired.declared(raw) if raw else {}, "after": after})
             if module.check_mode:
-                done[name]["tunnel"] = _wanted.predicted(raw, body, nodes)
+                done[name]["tunnel"] = desired.predicted(raw, body, nodes)
     except Error as error:
         changed = any(one["change"] not in ("unchanged", "failed") for one in report())
         module.fail_json(msg=str(error), changed=changed, tunnels=report())
@@ -243,7 +243,7 @@ def main():
                 "type": "list",
                 "elements": "dict",
                 "required": True,
-                "options": _wanted.tunnel_argument_spec(),
+                "options": desired.tunnel_argument_spec(),
             },
             "purge": {"type": "bool", "default": False},
             "purge_all": {"type": "bool", "default": False},

@@ -177,8 +177,10 @@ broken:
 
 import functools
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _checks, _records, _views
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, PanelError
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import handwritten, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
 
 
@@ -190,9 +192,9 @@ def orphans_of(listed):
         checked[host] = []
         for orphan in orphans if isinstance(orphans, list) else [orphans]:
             try:
-                _checks.mapping(orphan, field)
-                number = _checks.whole(orphan.get("id"), field + ".id", 1, _records.MAX_ID)
-                checked[host].append((number, _checks.uuid(orphan.get("uuid"), field + ".uuid")))
+                validators.mapping(orphan, field)
+                number = validators.whole(orphan.get("id"), field + ".id", 1, model_records.MAX_ID)
+                checked[host].append((number, validators.uuid(orphan.get("uuid"), field + ".uuid")))
             except FieldError as error:
                 problems.append(str(error))
     return checked, problems
@@ -203,7 +205,7 @@ def publish(records, published, nodes):
     problems = []
     for host, keys in published.items():
         try:
-            records = _views.publish(records, {host: keys}, nodes)
+            records = model_views.publish(records, {host: keys}, nodes)
         except FieldError as error:
             problems.append(str(error))
     return records, problems
@@ -226,11 +228,11 @@ def is_gone(panel, number, uuid, node):
     if raw.get("uuid") != uuid:
         # Its id belongs to another tunnel now: that is a "not found" too, if the answer is sane.
         try:
-            return _checks.uuid(raw.get("uuid")) != uuid
+            return validators.uuid(raw.get("uuid")) != uuid
         except FieldError:
             return False
     try:
-        elsewhere = _views.role_of(_records.parse(raw), node) is None
+        elsewhere = model_views.role_of(model_records.parse(raw), node) is None
     except FieldError:
         return False
     # Where the panel knows no node of this name, the node got another one, and its tunnels are still its own.
@@ -241,7 +243,7 @@ def is_out(records, broken, uuid, node):
     """The same for a hand-written list. An empty one, or one that holds a tunnel without a name, proves nothing."""
     if not records or any(one["uuid"] is None or one["uuid"] == uuid for one in broken):
         return False
-    return all(one["uuid"] != uuid or _views.role_of(one, node) is None for one in records)
+    return all(one["uuid"] != uuid or model_views.role_of(one, node) is None for one in records)
 
 
 def work(module):
@@ -249,17 +251,17 @@ def work(module):
     orphans, problems = orphans_of(module.params["orphans"])
     panel = None
     if module.params["records"] is not None:
-        place = _records.panel_id(module.params["list_name"])
-        records, broken = _records.from_list(module.params["records"], module.params["list_name"])
+        place = handwritten.panel_id(module.params["list_name"])
+        records, broken = handwritten.from_list(module.params["records"], module.params["list_name"])
         records, more = publish(records, module.params["published"], nodes)
         problems += more
     else:
         panel = open_panel(module)
-        records, broken = _records.parse_all(panel.tunnels())
+        records, broken = model_records.parse_all(panel.tunnels())
         place = panel.id
     for problem in problems:
         module.warn("Left out: %s" % problem)
-    views = _views.views(records, nodes, place, module.params["post_quantum"])
+    views = model_views.views(records, nodes, place, module.params["post_quantum"])
     gone = {}
     for host, found in orphans.items():
         node = nodes.get(host, host)

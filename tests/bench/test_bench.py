@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import World
+from tests.support.world import World
 
 pytestmark = pytest.mark.lab
 MANY = 50

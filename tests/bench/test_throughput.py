@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import TYPES, World, until
 from tests.lab.host import Host
+from tests.support.world import TYPES, World, until
 
 pytestmark = pytest.mark.lab
 TIMES = 8

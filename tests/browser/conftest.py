@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.browser import chromium
-from tests.browser.looking import Screen
-from tests.browser.samples import add_nodes
-from tests.panel.running import Panel
+from tests.support import chromium
+from tests.support.looking import Screen
+from tests.support.panel import Panel
+from tests.support.samples import add_nodes
 
 Opener = Callable[..., Screen]
 expect.set_options(timeout=60_000)  # milliseconds, on a machine that runs all other tests at the same time

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
-from tests.browser import chromium, samples
-from tests.panel.running import Panel
+from tests.support import chromium, samples
+from tests.support.panel import Panel
 
 
 def main(path: Path) -> None:

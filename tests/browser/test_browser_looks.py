@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.browser.looking import Screen
-from tests.browser.samples import fill
-from tests.panel.running import Panel
+from tests.support.looking import Screen
+from tests.support.panel import Panel
+from tests.support.samples import fill
 
 PHONE = {"width": 360, "height": 740}
 #: Every piece of text whose contrast with what lies behind it is below WCAG's AA: 4.5 to 1, 3 to 1 where it is large.

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import chromium
-from tests.browser.looking import refused
-from tests.contract.marzban import MISSING, Marzban, source
+from tests.support import chromium
+from tests.support.looking import refused
+from tests.support.marzban import MISSING, Marzban, source
 
 pytestmark = pytest.mark.skipif(source() is None, reason=MISSING)
 

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.browser.looking import Screen, plain
-from tests.browser.samples import database, many
-from tests.panel.running import Panel
+from tests.support.looking import Screen, plain
+from tests.support.panel import Panel
+from tests.support.samples import database, many
 
 
 @pytest.fixture(scope="module")

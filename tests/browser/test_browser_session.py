@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.browser.looking import AWAY, Screen, plain, refused
-from tests.browser.samples import age, database, report
-from tests.panel.running import Panel
+from tests.support.looking import AWAY, Screen, plain, refused
+from tests.support.panel import Panel
+from tests.support.samples import age, database, report
 
 
 @pytest.fixture(scope="module")

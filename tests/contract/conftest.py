@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract import marzban
-from tests.contract.marzban import Marzban
-from tests.panel.api import Api, client
-from tests.panel.fixtures import make_node, mariadb, pair
-from tests.panel.running import Panel
+from tests.support import marzban
+from tests.support.marzban import Marzban
+from tests.support.panel import Panel
+from tests.support.panel_api import Api, client
+from tests.support.panel_fixtures import make_node, mariadb, pair
 
 __all__ = ["api", "make_node", "mariadb", "pair"]
 DOORS = os.environ.get("DOORS", "standalone mounted marzban-sqlite marzban-mariadb").split()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.panel.api import Api
+from tests.support.panel_api import Api
 
 Maker = Callable[..., Any]
 THREADS = 20

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from marzban_tunnels import answers
-from tests.panel.api import Api, key, publish, report
+from marzban_tunnels import responses
+from tests.support.panel_api import Api, key, publish, report
 
 Maker = Callable[..., Any]
 Pair = tuple[Any, Any]
@@ -238,7 +238,7 @@ def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, sta
     end: dict[str, Any] = {"node": "x", "status": "active", "error": None, "measured": None}
     ends = [end | {"role": role, "age": age} for role, age in zip(("source", "target"), ages, strict=True)]
     record = {"id": 3, "status": "active", "is_active": True, "updated_at": "2026-11-22T17:00:00", "ends": ends}
-    told = answers.status(record, datetime(2026, 11, 22, 18, 0))
+    told = responses.status(record, datetime(2026, 11, 22, 18, 0))
     assert [end["stale"] for end in told["ends"]] == stale
     assert (told["age"], told["stale"]) == (age, all(stale)), "the newest report counts"
     ago = {300: "17:55:00", 301: "17:54:59", None: "17:00:00"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.panel.api import Api
+from tests.support.panel_api import Api
 
 Maker = Callable[..., Any]
 BEHIND = "192.168.70.0/24"

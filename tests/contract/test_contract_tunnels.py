@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.panel.api import Api, key, publish, report
+from tests.support.panel_api import Api, key, publish, report
 
 Maker = Callable[..., Any]
 Pair = tuple[Any, Any]

@@ -24,9 +24,9 @@ import requests
 from sqlalchemy import Connection, NullPool, create_engine, text
 
 from marzban_tunnels import __version__, migrate
-from tests.contract import marzban
 from tests.contract.conftest import DOORS
-from tests.contract.marzban import Marzban
+from tests.support import marzban
+from tests.support.marzban import Marzban
 
 Made = Callable[..., Marzban]
 _numbers = itertools.count(1)

@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.panel.api import client
-from tests.panel.running import Panel
+from tests.support.panel import Panel
+from tests.support.panel_api import client
 
 SETTINGS = settings(
     max_examples=40,

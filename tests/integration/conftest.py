@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.world import World
 from tests.lab.lab import Lab
-from tests.panel.running import Panel
+from tests.support.panel import Panel
+from tests.support.world import World
 
 # Files that take minutes, the longest first: no worker is to be left alone with one of them at the end.
 LONG = [

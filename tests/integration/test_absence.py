@@ -15,9 +15,9 @@ from functools import partial
 
 import pytest
 
-from tests.faulty import HTML_404, NO_ROUTE, Answer, Faulty, Request, Rule, answer, drop
-from tests.integration.world import Run, World, until
 from tests.lab.host import Host
+from tests.support.faulty import HTML_404, NO_ROUTE, Answer, Faulty, Request, Rule, answer, drop
+from tests.support.world import Run, World, until
 
 pytestmark = pytest.mark.lab
 

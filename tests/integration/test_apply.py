@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import MESH, TYPES, Pings, World, between, until
 from tests.lab.host import Host
 from tests.lab.site import Site
+from tests.support.world import MESH, TYPES, Pings, World, between, until
 
 pytestmark = pytest.mark.lab
 AB = [name for name, _source, _target in between("ab")]

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import Run, World
+from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 

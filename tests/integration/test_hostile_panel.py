@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.faulty import Answer, Faulty, Request
-from tests.integration.world import Run, World
+from tests.support.faulty import Answer, Faulty, Request
+from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.faulty import HTML_404, Faulty, answer
-from tests.integration.world import World
+from tests.support.faulty import HTML_404, Faulty, answer
+from tests.support.world import World
 
 
 @pytest.fixture(scope="module")

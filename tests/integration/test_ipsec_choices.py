@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.nodes import PANEL, Directly, Nodes, View, uuid
 from tests.integration.test_ipsec_hosts import CONFIG, ipsec, known, up
-from tests.integration.world import Pings, until
 from tests.lab.lab import Lab
+from tests.support.nodes import PANEL, Directly, Nodes, View, uuid
+from tests.support.world import Pings, until
 
 pytestmark = pytest.mark.lab
 CLASSIC = ("X25519", False)

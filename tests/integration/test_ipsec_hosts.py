@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nodes import Directly, Nodes, View, uuid
-from tests.integration.world import Pings, until
 from tests.lab.lab import Lab
+from tests.support.nodes import Directly, Nodes, View, uuid
+from tests.support.world import Pings, until
 
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"

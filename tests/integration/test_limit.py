@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.world import MESH, TYPES, World, between, until
+from tests.support.world import MESH, TYPES, World, between, until
 
 # What `--limit` leaves is in test_apply and test_playbooks as well: these are the long ways round.
 pytestmark = [pytest.mark.lab, pytest.mark.variation]

@@ -14,11 +14,11 @@ from typing import cast
 import pytest
 import yaml
 
-from tests.contract import marzban
-from tests.contract.marzban import Marzban
-from tests.integration.world import World
 from tests.lab.lab import Lab
-from tests.panel.running import Panel
+from tests.support import marzban
+from tests.support.marzban import Marzban
+from tests.support.panel import Panel
+from tests.support.world import World
 
 pytestmark = pytest.mark.lab
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import MESH, TYPES, World, of_type, until
+from tests.support.world import MESH, TYPES, World, of_type, until
 
 pytestmark = pytest.mark.lab
 

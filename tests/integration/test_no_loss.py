@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import TYPES, Pings, Run, World, between, until
+from tests.support.world import TYPES, Pings, Run, World, between, until
 
 pytestmark = pytest.mark.lab
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nodes import Directly, uuid
-from tests.integration.world import until
 from tests.lab.lab import Lab
+from tests.support.nodes import Directly, uuid
+from tests.support.world import until
 
 pytestmark = pytest.mark.lab
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
-from tests.integration.world import until
 from tests.lab.lab import Lab
+from tests.support.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
+from tests.support.world import until
 
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.nodes import PANEL, Directly, rendered, uuid
 from tests.integration.test_ipsec_hosts import known, up
 from tests.integration.test_openvpn_hosts import CONFIG, openvpn, process
-from tests.integration.world import until
 from tests.lab.lab import Lab
+from tests.support.nodes import PANEL, Directly, rendered, uuid
+from tests.support.world import until
 
 pytestmark = pytest.mark.lab
 CLASSIC = ("X25519", False)

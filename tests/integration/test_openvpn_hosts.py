@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nodes import Directly, Nodes, View, uuid
 from tests.integration.test_ipsec_hosts import known, up
-from tests.integration.world import Pings, until
 from tests.lab.lab import Lab
+from tests.support.nodes import Directly, Nodes, View, uuid
+from tests.support.world import Pings, until
 
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"
@@ -306,8 +306,8 @@ def shorten(nodes: Directly, host: str, number: int, days: float) -> None:
     folder = f"{CONFIG}/{uuid(number)}"
     code = (
         f"import sys; sys.path.insert(0, '{nodes.PLACE}')\n"
-        "from ansible_collections.marzban.tunnels.plugins.module_utils import _certificate\n"
-        f"_certificate.make('{folder}', life={days})"
+        "from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.openvpn import certificate\n"
+        f"certificate.make('{folder}', life={days})"
     )
     nodes.lab.host(host).run(["python3", "-c", code])
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.faulty import Answer, Faulty, Request
-from tests.integration.panel_modules import Task, errors, nodes, quartet, run, start_anew
-from tests.integration.world import World
+from tests.support.faulty import Answer, Faulty, Request
+from tests.support.panel_modules import Task, errors, nodes, quartet, run, start_anew
+from tests.support.world import World
 
 
 @pytest.fixture(scope="module")

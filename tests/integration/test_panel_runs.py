@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _table
-from tests.faulty import Faulty, answer
-from tests.integration.panel_modules import KEY, OTHER_KEY, Task, nodes, own, play, quartet, results_of, run, start_anew
-from tests.integration.world import World
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import table
+from tests.support.faulty import Faulty, answer
+from tests.support.panel_modules import KEY, OTHER_KEY, Task, nodes, own, play, quartet, results_of, run, start_anew
+from tests.support.world import World
 
 NODES = {"host-a": "de-1", "fi-1": "", "host-c": "us-1", "host-d": "no-such-node"}
 
@@ -285,7 +285,7 @@ def test_tunnel_report(world: World) -> None:
     ]
     assert apply["problems"] == [
         "fi-us on fi-1: no answer",
-        "de-us on de-1: its certificate ends in 3 d: " + _table.RENEW % ("de-1", "us-1"),
+        "de-us on de-1: its certificate ends in 3 d: " + table.RENEW % ("de-1", "us-1"),
         "bad: name: 'x\\n'",
         "us-1 could not be reached, or failed on the way: what is told of its ends comes from the others.",
     ]

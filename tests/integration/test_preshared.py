@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import Pings, World, until
+from tests.support.world import Pings, World, until
 
 pytestmark = pytest.mark.lab
 BOTH = (("one", "a", "b"), ("one", "b", "a"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import World
+from tests.support.world import World
 
 pytestmark = pytest.mark.lab
 NO_PACKAGE = (

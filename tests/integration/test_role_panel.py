@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.panel_hosts import ADDON, COMPOSE, PANEL, SECRETS, ComposeHost, PanelHost, hosts_of
-from tests.integration.world import Run, World
+from tests.support.panel_hosts import ADDON, COMPOSE, PANEL, SECRETS, ComposeHost, PanelHost, hosts_of
+from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 BACKUPS = "/var/backups/marzban-tunnels"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.contract.marzban import python
-from tests.integration.world import Run, World, until
 from tests.lab.host import Host
+from tests.support.marzban import python
+from tests.support.world import Run, World, until
 
 SOURCE = os.environ.get("MARZBAN_SRC", "")
 pytestmark = [

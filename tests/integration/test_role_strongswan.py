@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import Run, World, until
+from tests.support.world import Run, World, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.variation]  # molecule shows the same role on other hosts
 LEFT = """ls -d /etc/marzban; ls /etc/swanctl/conf.d /etc/swanctl/private /etc/systemd/system | grep marzban

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.world import TYPES, Run, World
+from tests.support.world import TYPES, Run, World
 
 pytestmark = pytest.mark.lab
 MANY = 51  # a third of each type

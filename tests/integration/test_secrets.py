@@ -24,10 +24,10 @@ from typing import Any
 
 import pytest
 
-from tests.faulty import Faulty
-from tests.integration.search import Processes, Searcher, forms, key_forms, secret_forms
-from tests.integration.world import Run, World
 from tests.lab.host import Host
+from tests.support.faulty import Faulty
+from tests.support.search import Processes, Searcher, forms, key_forms, secret_forms
+from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import TYPES, Run, World
+from tests.support.world import TYPES, Run, World
 
 pytestmark = pytest.mark.lab
 

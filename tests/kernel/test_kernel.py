@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.world import World, until
 from tests.lab import Host
+from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
 

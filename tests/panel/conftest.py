@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.panel.api import Api, client
-from tests.panel.fixtures import make_node, mariadb, pair
-from tests.panel.running import Panel
+from tests.support.panel import Panel
+from tests.support.panel_api import Api, client
+from tests.support.panel_fixtures import make_node, mariadb, pair
 
 __all__ = ["api", "make_node", "mariadb", "pair", "panel"]
 

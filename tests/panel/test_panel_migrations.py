@@ -20,7 +20,7 @@ from sqlalchemy import Connection, MetaData, NullPool, create_engine, inspect, t
 from marzban_tunnels import migrate, tables
 from marzban_tunnels.standalone import cli
 from marzban_tunnels.standalone import tables as standalone
-from tests.contract.servers import PostgreSQL, Server
+from tests.support.servers import PostgreSQL, Server
 
 VERSIONS = {"alembic_version_standalone", "alembic_version_tunnels"}
 OWN = set(tables.Base.metadata.tables)

@@ -26,7 +26,7 @@ from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone.serve import listen
-from tests.panel.api import Api
+from tests.support.panel_api import Api
 
 
 class Base(DeclarativeBase):

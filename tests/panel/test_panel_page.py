@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from marzban_tunnels import page
-from tests.panel.running import PACKAGES, Panel
+from tests.support.panel import PACKAGES, Panel
 
 FOLDER = PACKAGES / "marzban_tunnels" / "page"
 SCRIPTS = sorted(FOLDER.glob("*.js"))

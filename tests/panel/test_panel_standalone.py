@@ -22,8 +22,8 @@ from marzban_tunnels.standalone import certificate, cli, passwords
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
 from marzban_tunnels.standalone.throttle import FREE, LONGEST, Throttle
-from tests.panel.api import Api, client
-from tests.panel.running import Panel, database
+from tests.support.panel import Panel, database
+from tests.support.panel_api import Api, client
 
 Maker = Callable[..., Any]
 

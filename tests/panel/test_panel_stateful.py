@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _records, _views
-from tests.panel.api import Api, client, key, publish
-from tests.panel.running import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
+from tests.support.panel import Panel
+from tests.support.panel_api import Api, client, key, publish
 
 NODES = 3
 # Few values, so that they meet, and mostly none, so that few calls are refused; the pools are small enough to run out
@@ -216,9 +217,9 @@ class Life(RuleBasedStateMachine):
                 assert number == other or network.version != against.version or not network.overlaps(against)
 
     def the_views_agree(self, listed: Any) -> None:
-        records, broken = _records.parse_all(listed)
+        records, broken = model_records.parse_all(listed)
         assert broken == [], "a run takes all that the panel takes"
-        views = _views.views(records, {node: node for node in self.names}, "panel")
+        views = model_views.views(records, {node: node for node in self.names}, "panel")
         pairs: dict[str, list[Any]] = {record["uuid"]: [] for record in records}
         for node, seen in views.items():
             for view in seen:

@@ -2,8 +2,8 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """What each test file cost: a pytest plugin that prints a table at the end of a run.
 
-Seconds of CPU, not of the clock, which other work on the machine makes longer: those of this process and of the processes
-that it has waited for (getrusage(2)), and those of its labs' hosts (cpu.stat of their control groups).
+Seconds of CPU, because the clock also counts what else the machine does: of this process and of the processes that
+it has waited for (getrusage(2)), and those of its labs' hosts (cpu.stat of their control groups).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def table(costs: dict[str, Cost]) -> list[str]:
     rows = sorted(costs.items(), key=lambda item: -item[1].cpu)
     total = sum(costs.values(), Cost())
     lines = [f"{'CPU s':>8} {'labs s':>8} {'clock s':>8}  file"]
-    lines += [f"{cost.cpu:8.1f} {cost.labs:8.1f} {cost.clock:8.1f}  {file}" for file, cost in [*rows, ("all files", total)]]
+    lines += [
+        f"{cost.cpu:8.1f} {cost.labs:8.1f} {cost.clock:8.1f}  {file}" for file, cost in [*rows, ("all files", total)]
+    ]
     return lines
 
 

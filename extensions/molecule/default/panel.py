@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.lab import cgroup
-from tests.panel.running import Panel
+from tests.support.panel import Panel
 
 
 def main(lab: str, folder: str) -> None:

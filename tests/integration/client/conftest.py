@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
-from tests.faulty import Faulty, answer
-from tests.panel.running import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import client as panel_client
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import transport
+from tests.support.faulty import Faulty, answer
+from tests.support.panel import Panel
 
 SECRET = "s3cret-Passw0rd"
 
@@ -46,18 +47,18 @@ def alone() -> Iterator[Faulty]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the client wanted to wait between its tries, in order. It does not wait."""
     wanted: list[float] = []
-    monkeypatch.setattr(_panel, "time", SimpleNamespace(sleep=wanted.append, time=time.time))
+    monkeypatch.setattr(transport, "time", SimpleNamespace(sleep=wanted.append, time=time.time))
     return wanted
 
 
-def client(panel: Panel | Faulty, ca: Panel | None = None, **more: Any) -> _panel.Panel:
+def client(panel: Panel | Faulty, ca: Panel | None = None, **more: Any) -> panel_client.Panel:
     options: dict[str, Any] = {"username": "admin", "password": SECRET, "timeout": 5, "retries": 2}
     if ca is not None:
         options["ca_path"] = ca.ca_path
     elif isinstance(panel, Panel):
         options["ca_path"] = panel.ca_path
     options.update(more)
-    return _panel.Panel(panel.url, **options)
+    return panel_client.Panel(panel.url, **options)
 
 
 def refused(kind: str, work: Any, *words: str) -> PanelError:

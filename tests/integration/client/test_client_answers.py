@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
-from tests.faulty import HTML_404, NO_ROUTE, Answer, Faulty, Request, answer
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import client as panel_client
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import transport
 from tests.integration.client.conftest import SECRET, client, refused
-from tests.panel.running import Panel
+from tests.support.faulty import HTML_404, NO_ROUTE, Answer, Faulty, Request, answer
+from tests.support.panel import Panel
 
 ID = "9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
 OTHER_ID = "11111111-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
@@ -141,7 +142,7 @@ def test_a_panel_on_this_machine_is_not_asked_through_a_proxy(panel: Panel, monk
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("https_proxy", proxy.url)
         assert len(client(panel).nodes()) == 3
-        one = _panel.Panel("http://panel.invalid", "admin", SECRET, retries=0, timeout=2)
+        one = panel_client.Panel("http://panel.invalid", "admin", SECRET, retries=0, timeout=2)
         assert one._session.proxies.get("https") == proxy.url
         assert proxy.requests == []
 
@@ -151,7 +152,7 @@ def test_certificates_are_not_checked_on_demand(panel: Panel) -> None:
 
 
 def test_tls_where_there_is_none(alone: Faulty) -> None:
-    one = _panel.Panel(alone.url.replace("http:", "https:"), "admin", SECRET, retries=0, timeout=2)
+    one = panel_client.Panel(alone.url.replace("http:", "https:"), "admin", SECRET, retries=0, timeout=2)
     refused("tls", one.nodes, "does not speak TLS on this port")
 
 
@@ -168,7 +169,7 @@ def test_a_ca_path_that_is_none(panel: Panel, tmp_path: Path) -> None:
 def test_plain_http_is_warned_of_except_on_loopback() -> None:
     def warnings(url: str) -> list[str]:
         said: list[str] = []
-        _panel.Panel(url, token="x", warn=said.append)
+        panel_client.Panel(url, token="x", warn=said.append)
         return said
 
     assert len(warnings("http://panel.example.com")) == 1
@@ -193,13 +194,13 @@ def test_plain_http_is_warned_of_except_on_loopback() -> None:
 )
 def test_an_address_that_is_none(url: Any) -> None:
     with pytest.raises(FieldError, match=r"^url: .* Give "):
-        _panel.Panel(url, token="x")
+        panel_client.Panel(url, token="x")
 
 
 @pytest.mark.parametrize("token", [SECRET + "\nX-Other: 1", SECRET + "…", SECRET + " " + SECRET])
 def test_a_token_that_is_none_of_a_panel_is_not_shown(token: str) -> None:
     with pytest.raises(Error, match=r"^token: ") as caught:
-        _panel.Panel("https://panel.example.com", token=token)
+        panel_client.Panel("https://panel.example.com", token=token)
     assert SECRET not in str(caught.value)
 
 
@@ -214,18 +215,18 @@ def test_a_token_that_is_none_of_a_panel_is_not_shown(token: str) -> None:
     ],
 )
 def test_when_a_panel_asks_to_come_back(said: str, seconds: int | None) -> None:
-    assert _panel._wish(said) == seconds
+    assert transport.retry_after(said) == seconds
 
 
 def test_a_password_in_the_address_is_not_shown() -> None:
     with pytest.raises(FieldError) as caught:
-        _panel.Panel(f"https://admin:{SECRET}@panel.example.com", token="x")
+        panel_client.Panel(f"https://admin:{SECRET}@panel.example.com", token="x")
     assert SECRET not in str(caught.value)
 
 
 def test_no_login_at_all() -> None:
     with pytest.raises(Error, match="No login"):
-        _panel.Panel("https://panel.example.com", username="admin")
+        panel_client.Panel("https://panel.example.com", username="admin")
 
 
 # Pages

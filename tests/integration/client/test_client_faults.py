@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
-from tests.faulty import Answer, Faulty, Request, answer, drop
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import client as panel_client
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import transport
 from tests.integration.client.conftest import SECRET, client, refused
-from tests.panel.running import Panel
+from tests.support.faulty import Answer, Faulty, Request, answer, drop
+from tests.support.panel import Panel
 
 
 def test_get_is_tried_again_and_then_told(faulty: Faulty, panel: Panel) -> None:
@@ -132,12 +133,12 @@ def test_a_server_that_refuses_the_connection() -> None:
     with Faulty() as gone:
         url = gone.url
     with pytest.raises(PanelError, match=r"no answer \(connection refused\)") as caught:
-        _panel.Panel(url, "admin", SECRET, retries=1, timeout=2).nodes()
+        panel_client.Panel(url, "admin", SECRET, retries=1, timeout=2).nodes()
     assert caught.value.kind == "unreachable"
 
 
 def test_a_name_that_does_not_exist() -> None:
-    one = _panel.Panel("https://panel.invalid:8000", "admin", SECRET, retries=0, timeout=5)
+    one = panel_client.Panel("https://panel.invalid:8000", "admin", SECRET, retries=0, timeout=5)
     refused("unreachable", one.nodes, "panel.invalid")
 
 
@@ -174,7 +175,7 @@ def test_answers_that_are_none(alone: Faulty, rule: Any) -> None:
 
 
 def test_an_answer_without_end(alone: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_panel, "MAX_ANSWER", 2**20)
+    monkeypatch.setattr(transport, "MAX_ANSWER", 2**20)
     alone.on("GET", "/api/nodes", answer(200, b"[" + b" " * 2**21 + b"]", "application/json"))
     refused("bad_answer", client(alone).nodes, "more than 1 MiB")
 

@@ -14,10 +14,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from marzban_tunnels.config import IPSEC_PORTS, ROLES, TunnelConfig
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.tables import Address, End, Panel, Tunnel
+from marzban_tunnels.tunnel_config import IPSEC_PORTS, ROLES, TunnelConfig
 
 _MAPPED = 0xFFFF << 32  # ::ffff:0:0/96
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Table, select, update
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import answers
+from marzban_tunnels import responses
 from marzban_tunnels.errors import shown
 from marzban_tunnels.schemas import EndKey, Report
 from marzban_tunnels.tables import End, Tunnel
@@ -51,7 +51,7 @@ def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[s
         half = item.public.model_dump(exclude_none=True)
         _check_half(end.tunnel_type, half)
         public = json.dumps(half, sort_keys=True)
-        others = [answers.object_in(other.public) or {} for other in found.values() if other is not end]
+        others = [responses.object_in(other.public) or {} for other in found.values() if other is not end]
         if any(other.get("public_key") == half["public_key"] for other in others):
             raise _Rejected(
                 "public: the other end has the same key, so the nodes are copies of each other; make a new key on one"
@@ -70,7 +70,7 @@ def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[s
 
 def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> dict[str, Any]:
     """Store what was measured. A report about an older version of the record is rejected."""
-    moment = answers.now()
+    moment = responses.now()
 
     def store(found: dict[str, _End], item: Report) -> bool:
         end = found[item.node]

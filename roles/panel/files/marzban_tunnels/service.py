@@ -16,14 +16,13 @@ from sqlalchemy import ColumnElement, Table, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import answers, reports
-from marzban_tunnels import config as choices
+from marzban_tunnels import reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Held, Node, address_row, called
-from marzban_tunnels.config import PEER, ROLES, TunnelConfig
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.tables import Address, End, Panel, Tunnel
+from marzban_tunnels.tunnel_config import PEER, ROLES, TunnelConfig
 
 _log = logging.getLogger(__name__)
 LARGEST_ID = 2**31 - 1
@@ -65,16 +64,16 @@ class Tunnels:
 
     def status(self, session: Session, tunnel_id: int) -> dict[str, Any]:
         """One tunnel's status, with the measurements of both ends and their age."""
-        return answers.status(self.get(session, tunnel_id), answers.now())
+        return responses.status(self.get(session, tunnel_id), responses.now())
 
     # writing
 
     def create(self, session: Session, body: TunnelCreate) -> dict[str, Any]:
         """A new tunnel; the ends get what the operator didn't choose."""
-        chosen = choices.parse(body.config, body.tunnel_type)
+        chosen = tunnel_config.parse(body.config, body.tunnel_type)
 
         def work(panel: Panel) -> int:
-            moment = answers.now()
+            moment = responses.now()
             number = max(panel.next_id, (session.scalar(select(func.max(Tunnel.id))) or 0) + 1)
             panel.next_id = number + 1
             record = Tunnel(
@@ -96,10 +95,14 @@ class Tunnels:
         def work(panel: Panel) -> None:
             record = self._locked(session, tunnel_id, if_match)
             changed = {field for field, value in given.items() if getattr(record, field) != value}
-            before = choices.stored(record.config)
+            before = tunnel_config.stored(record.config)
             for field in changed:
                 setattr(record, field, given[field])
-            chosen = choices.parse(record.config, record.tunnel_type) if changed & {"config", "tunnel_type"} else before
+            chosen = (
+                tunnel_config.parse(record.config, record.tunnel_type)
+                if changed & {"config", "tunnel_type"}
+                else before
+            )
             if not changed:
                 return
             nodes = self._check(session, record)
@@ -175,8 +178,8 @@ class Tunnels:
         ):
             addresses[row.tunnel_id][row.role].append(row.address)
         session.rollback()
-        moment = answers.now()
-        return [answers.tunnel(row, ends[row.id], addresses[row.id], moment) for row in rows]
+        moment = responses.now()
+        return [responses.tunnel(row, ends[row.id], addresses[row.id], moment) for row in rows]
 
     def _write(self, session: Session, work: Callable[[Panel], T]) -> T:
         """Run ``work`` in a transaction that no other write of ours overlaps.
@@ -309,7 +312,7 @@ class Tunnels:
     def _touch(self, session: Session, record: Tunnel) -> None:
         """The record has changed: what the ends reported was about another one."""
         record.version += 1
-        record.updated_at = answers.now()
+        record.updated_at = responses.now()
         session.flush()
         session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None))
 
@@ -348,9 +351,9 @@ def remove(execute: Callable[[Any], Any], tunnel_ids: list[int]) -> None:
 
 def _sent(record: Any) -> Iterator[tuple[int, str, str]]:
     """``(node, network, role)`` of all that a node sends into this tunnel: what stands behind the end ``role``."""
-    chosen = choices.lenient(record.config)  # a thousand of them shouldn't be checked for one create
+    chosen = tunnel_config.lenient(record.config)  # a thousand of them shouldn't be checked for one create
     for role, peer in PEER.items():
-        for network in choices.routes_of(chosen, role):
+        for network in tunnel_config.routes_of(chosen, role):
             yield getattr(record, f"{peer}_node_id"), network, role
 
 

@@ -9,7 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.marzban.tunnels.plugins.module_utils import _apply, _checks, _health, _table, _tunnel
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import table as model_table
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import health, reconcile, tunnel
 from ansible_collections.marzban.tunnels.plugins.modules import (
     tunnel_apply,
     tunnel_health,
@@ -95,7 +97,7 @@ def test_each_part_that_can_not_be_used_is_named(bad, said):
 @given(answers)
 def test_rubbish_spoils_no_table(bad):
     checked, problems = tunnel_report.checked_results({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
-    table, found = _table.report(checked, nodes=NODES)
+    table, found = model_table.report(checked, nodes=NODES)
     assert [one["uuid"] for one in checked["good"]["tunnels"]] == [UUID]
     assert any("de-fi" in line for line in table)
     assert all(line.isprintable() for line in table + problems + found)
@@ -123,11 +125,11 @@ def keys_in(module, *path):
 
 
 def test_what_a_node_answers_is_documented():
-    one = _tunnel.Tunnel({}).answer()
+    one = tunnel.Tunnel({}).answer()
     assert keys_in(tunnel_apply, "tunnels") == set(one)
-    assert keys_in(tunnel_health, "tunnels") == set(one) - set(_health.HIDDEN)
-    known = _apply._known({})
+    assert keys_in(tunnel_health, "tunnels") == set(one) - set(health.HIDDEN)
+    known = reconcile._known({})
     assert keys_in(tunnel_apply, "orphans") == set(known)
     assert keys_in(tunnel_apply, "removed") == {*known, "error"}
     for module in (tunnel_apply, tunnel_health):
-        assert keys_in(module, "tunnels", "measured") == set(_checks.MEASURES)
+        assert keys_in(module, "tunnels", "measured") == set(validators.MEASURES)

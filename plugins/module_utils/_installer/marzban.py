@@ -1,0 +1,381 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Marzban as it is installed on this host: by Docker Compose, or from a virtual environment under systemd.
+
+Both say what would be changed in which file (``edits``), whether the files are taken as they are meant (``verify``),
+and restart it. What they read holds passwords: none of it gets into an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections import namedtuple
+
+from .._errors import Error, FieldError, printable, shown
+from .._node.host import CommandError
+from . import compose_file, dotenv, systemd_dropin
+from .probe import redacted, secrets_of
+
+RESTART = 300  # seconds
+CALL = 120
+UNITS = "/etc/systemd/system"
+
+# before, after: the whole text, None for no file; shown: our lines of each, which alone are shown; what: in a word
+Edit = namedtuple("Edit", "path before after shown what")
+
+
+def read(path):
+    """A file's text, byte for byte, or None where there is none. Raises Error."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read().decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise Error("%s is no UTF-8 at byte %d: mend it, and run again." % (path, error.start)) from None
+    except OSError as error:
+        raise Error("%s can't be read: %s." % (path, error.strerror)) from None
+
+
+def write(path, text):
+    """Makes a file hold the text, or not be there (None). Who may read it stays as it was. Raises Error."""
+    path = os.path.realpath(path)
+    fresh = path + ".marzban-tunnels"
+    try:
+        if text is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode("utf-8"))
+            like = os.stat(path) if os.path.exists(path) else os.stat(os.path.dirname(path))
+            os.fchown(stream.fileno(), like.st_uid, like.st_gid)
+            if os.path.exists(path):
+                shutil.copymode(path, fresh)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(fresh, path)
+    except OSError as error:
+        raise Error("%s can't be written: %s." % (path, error.strerror)) from None
+
+
+def version_in(text):
+    """The version in Marzban's ``app/__init__.py``, or None."""
+    found = re.search(r"^__version__\s*=\s*[\"']([0-9A-Za-z.+-]{1,30})[\"']", text or "", re.MULTILINE)
+    return found and found[1]
+
+
+def _output(argv, secrets, environment, cwd="/", timeout=CALL):
+    """The output of a command. Raises CommandError, with the last line of what it said, less the secrets."""
+    name = printable(" ".join(argv), 200)
+    try:
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=cwd,
+            timeout=timeout,
+            universal_newlines=True,
+            errors="replace",
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError("%s did not end in %d s" % (name, timeout)) from None
+    except OSError as error:
+        raise CommandError("%s can't be run: %s" % (name, error.strerror)) from None
+    if done.returncode:
+        said = redacted(done.stderr, secrets).strip().rpartition("\n")[2]
+        raise CommandError("%s ended with %d: %s" % (name, done.returncode, printable(said, 300).rstrip(".")))
+    return done.stdout
+
+
+class _Marzban:
+    """What both have in common. ``environment`` is Marzban's, ``secrets`` what must not be shown."""
+
+    def __init__(self, host, folder):
+        self.host, self.folder = host, folder
+        self.environment, self.secrets = {}, set()
+        self.dotenv = None
+
+    def _dotenv_edit(self, settings):
+        before = read(self.dotenv)
+        after = dotenv.with_settings(before, self.dotenv, settings)
+        ours = tuple(dotenv.block(text, self.dotenv) for text in (before, after))
+        return Edit(self.dotenv, before, after, ours, "settings")
+
+    def ours(self):
+        """Whether a file holds something of ours. Reads nothing else."""
+        return bool(dotenv.block(read(self.dotenv), self.dotenv))
+
+    def call(self, word):
+        """What the add-on's entry answers to a word. Raises CommandError."""
+        raise NotImplementedError
+
+
+class Compose(_Marzban):
+    """Marzban's own installation: one service in ``docker-compose.yml``, with ``.env`` beside it."""
+
+    kind = "compose"
+
+    def __init__(self, host, folder, path, project):
+        super().__init__(host, folder)
+        self.path, self.project = os.path.realpath(path), project
+        self.dotenv = os.path.join(os.path.dirname(self.path), ".env")
+
+    @property
+    def there(self):
+        """Whether there is such a file."""
+        return os.path.isfile(self.path)
+
+    def ours(self):
+        return bool(compose_file.block(read(self.path) or "", self.path)) or super().ours()
+
+    def look(self):
+        """Reads how it is. Raises Error."""
+        text = read(self.path) or ""
+        if not self.there:
+            raise Error("%s isn't there. Give the file of Marzban's installation as panel_compose_file." % self.path)
+        self._base = compose_file.without_command(text, self.path)
+        self._place = compose_file.find(self._base, self.path)
+        self._config = self._read()
+        self._take(self._config)
+        compose_file.check_base(
+            self._config if text == self._base else self._read(self._base), self._place, self.path, self.folder.path
+        )
+
+    def _take(self, config):
+        services = config.get("services") or {}
+        self._service = compose_file.service_of(config, self._place, self.path)
+        # Compose writes a $ twice, so that what it prints can be read by it again.
+        values = [
+            {name: str(value or "").replace("$$", "$") for name, value in (one.get("environment") or {}).items()}
+            for one in services.values()
+        ]
+        self.environment = values[list(services).index(self._place.service)]
+        self.secrets = set().union(*map(secrets_of, values))
+
+    def _read(self, text=None):
+        """What Compose makes of the file, or of a text in its place."""
+        source = ["-f", self.path] if text is None else ["-f", "-", "--project-directory", os.path.dirname(self.path)]
+        argv = ["docker", "compose", *source, "-p", self.project, "config", "--format", "json"]
+        try:
+            config = json.loads(self.host.look(*argv, stdin=text, secret=True) or "")
+            if isinstance(config, dict):
+                return config
+        except ValueError:
+            pass
+        # What it says may hold lines of .env.
+        by_hand = "docker compose -f %s -p %s config --quiet" % (self.path, self.project)
+        raise Error("Docker Compose 2 can't read %s, or isn't there; %s says why." % (self.path, by_hand))
+
+    def edits(self, present, settings):
+        """The Edits that make the files hold what is wanted of them. Raises Error."""
+        before = read(self.path)
+        after = compose_file.with_command(self._base, self.path, self.folder.path) if present else self._base
+        if after not in (before, self._base):
+            base = self._config if before == self._base else self._read(self._base)
+            compose_file.check_change(base, self._read(after), self._place, self.path, self.folder.path)
+        ours = tuple(compose_file.block(text, self.path) for text in (before, after))
+        edits = [Edit(self.path, before, after, ours, "command"), self._dotenv_edit(settings)]
+        kept = dotenv.read(edits[1].shown[0])
+        for name in settings:
+            if name in self.environment and name not in kept:
+                raise compose_file.EditError(
+                    self.path,
+                    self._place.line + 1,
+                    "the service %s gets %s from elsewhere." % (shown(self._place.service), name),
+                    "Take it out there, or leave it out of panel_settings.",
+                )
+        return [edit for edit in edits if edit.before != edit.after]
+
+    def verify(self, present, settings):
+        """Raises Error unless Compose takes the files as they are meant."""
+        self._take(self._read())
+        wanted = compose_file.command(self.folder.path) if present else None
+        if self._service.get("command") != wanted:
+            raise Error("%s: Compose takes another command out of it than the one that was put there." % self.path)
+        for name, value in settings.items():
+            if self.environment.get(name) != value:
+                raise Error(
+                    "%s: the service %s does not read %s from it. Give it the line env_file: .env, as Marzban's own "
+                    "file has it." % (self.dotenv, shown(self._place.service), name)
+                )
+
+    def _do(self, *words, **more):
+        argv = ["docker", "compose", "-f", self.path, "-p", self.project, *words]
+        return _output(argv, self.secrets, dict(os.environ, LC_ALL="C"), **more)
+
+    def restart(self):
+        """Makes Marzban's container anew, and waits until it runs.
+
+        Gentler than Marzban's own script, which takes all down: a database beside it goes on. ``--force-recreate``,
+        because Compose sees no difference where only the add-on's files are others.
+        """
+        self._do("up", "--detach", "--no-deps", "--force-recreate", self._place.service, timeout=RESTART)
+
+    def reload(self):
+        """There is nothing to do before a restart."""
+
+    def version(self):
+        """Marzban's version, or None."""
+        said = self.host.look(
+            *("docker", "compose", "-f", self.path, "-p", self.project, "exec", "-T", self._place.service),
+            *("cat", "app/__init__.py"),
+        )
+        return version_in(said)
+
+    def address(self):
+        """Where it answers: ``(url, socket)``."""
+        url, socket = compose_file.address(self.environment, compose_file.mapping(self._service))
+        return url, socket and compose_file.socket_on_host(socket, self._service)
+
+    def said(self):
+        """The end of its log."""
+        return self.host.look(
+            *("docker", "compose", "-f", self.path, "-p", self.project, "logs", "--no-color", "--no-log-prefix"),
+            *("--tail", "80", self._place.service),
+        )
+
+    def call(self, word):
+        words = (self._place.service, "python", self.folder.start, word)
+        try:
+            return self._do("exec", "-T", *words)
+        except CommandError:  # its container may not run
+            return self._do("run", "--rm", "--no-deps", "-T", *words)
+
+
+class Systemd(_Marzban):
+    """Marzban in a folder with a Python environment, run by a unit as its ``install_service.sh`` writes one."""
+
+    kind = "systemd"
+
+    def __init__(self, host, folder, unit):
+        super().__init__(host, folder)
+        if not re.match(r"[A-Za-z0-9:_.@-]{1,200}\Z", unit):
+            raise FieldError("panel_service", unit, "Give the name of Marzban's unit, such as marzban.")
+        self.unit = unit if unit.endswith(".service") else unit + ".service"
+        self.dropin = os.path.join(UNITS, self.unit + ".d", systemd_dropin.NAME)
+        self._shown = self._show()
+        self.directory = self._shown.get("WorkingDirectory", "").lstrip("!-")
+        self.dotenv = os.path.join(self.directory, ".env")
+
+    def _show(self):
+        names = "--property=LoadState,FragmentPath,DropInPaths,WorkingDirectory,MainPID"
+        said = self.host.look("systemctl", "show", "--no-pager", names, self.unit) or ""
+        return dict(line.partition("=")[::2] for line in said.splitlines())
+
+    @property
+    def there(self):
+        """Whether there is such a unit."""
+        return self._shown.get("LoadState") == "loaded"
+
+    def ours(self):
+        return os.path.lexists(self.dropin) or (bool(self.directory) and super().ours())
+
+    def look(self):
+        """Reads how it is. Raises Error."""
+        if not self.there:
+            raise Error("There is no unit %s. Give the name of Marzban's unit as panel_service." % self.unit)
+        for name in ("main.py", "app/__init__.py", "config.py"):
+            if not os.path.isfile(os.path.join(self.directory, name)):
+                raise Error(
+                    "The unit %s runs in %s, and Marzban's %s isn't there. Write WorkingDirectory=MARZBAN'S FOLDER "
+                    "into the unit, as Marzban's install_service.sh does."
+                    % (self.unit, shown(self.directory or "no WorkingDirectory"), name)
+                )
+        paths = [self._shown["FragmentPath"], *self._shown.get("DropInPaths", "").split()]
+        self._command = systemd_dropin.exec_start([read(one) or "" for one in paths if one != self.dropin], self.unit)
+        self._wanted = systemd_dropin.text(systemd_dropin.replaced(self._command, self.unit, self.folder.path))
+        self._take()
+
+    def _take(self):
+        self._process = {}
+        with contextlib.suppress(OSError):
+            with open("/proc/%d/environ" % int(self._show().get("MainPID") or 0), "rb") as stream:
+                words = [word.decode("utf-8", "surrogateescape") for word in stream.read().split(b"\0")]
+            self._process = dict(word.partition("=")[::2] for word in words if "=" in word)
+        # As Marzban has it: what the process was given comes first.
+        self.environment = dict(dotenv.read(read(self.dotenv) or ""), **self._process)
+        self.secrets = secrets_of(self.environment)
+
+    def edits(self, present, settings):
+        """The Edits that make the files hold what is wanted of them. Raises Error."""
+        before, after = read(self.dropin), self._wanted if present else None
+        edits = [Edit(self.dropin, before, after, (before or "", after or ""), "drop-in"), self._dotenv_edit(settings)]
+        for name in settings:
+            if name in self._process:
+                mend = "Take it out of there, or leave it out of panel_settings."
+                raise Error("The unit %s sets %s itself. %s" % (self.unit, name, mend))
+        return [edit for edit in edits if edit.before != edit.after]
+
+    def verify(self, present, settings):
+        """Raises Error unless systemd takes the files as they are meant."""
+        self.reload()
+        said = self.host.look("systemctl", "show", "--no-pager", "--property=ExecStart", self.unit) or ""
+        if (self.folder.start in said) != present:
+            raise Error(
+                "The unit %s does not run what %s says: another drop-in comes after it (systemctl cat %s). Take its "
+                "ExecStart out, and run again." % (self.unit, self.dropin, self.unit)
+            )
+        self._take()
+
+    def reload(self):
+        """Makes systemd read the files."""
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self.dropin))  # only an empty one
+        self.host.run("systemctl", "daemon-reload")
+
+    def restart(self):
+        """Restarts the unit."""
+        self.reload()
+        self.host.attempt("systemctl", "reset-failed", self.unit)  # it may have been started too often already
+        self.host.run("systemctl", "restart", self.unit, timeout=RESTART)
+
+    def version(self):
+        """Marzban's version, or None."""
+        return version_in(read(os.path.join(self.directory, "app/__init__.py")))
+
+    def address(self):
+        """Where it answers: ``(url, socket)``."""
+        return compose_file.address(self.environment)
+
+    def said(self):
+        """The log of its last start."""
+        shown_ = self.host.look("systemctl", "show", "--no-pager", "--property=InvocationID", "--value", self.unit)
+        match = "_SYSTEMD_INVOCATION_ID=%s" % (shown_ or "").strip()
+        return self.host.look("journalctl", "--no-pager", "--output=cat", "--lines=80", match)
+
+    def call(self, word):
+        # The process's own environment, which a unit may get from anywhere. On no command line: it holds passwords.
+        environment = self._process or {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
+        argv = [*systemd_dropin.python(self._command), self.folder.start, word]
+        return _output(argv, self.secrets, dict(environment, PYTHONDONTWRITEBYTECODE="1"), self.directory)
+
+
+def find(host, folder, given):
+    """The installation that is meant, or None where there is none. Raises Error."""
+    kind = given["installation"]
+    compose = Compose(host, folder, given["compose_file"], given["compose_project"])
+    systemd = Systemd(host, folder, given["service"])
+    if kind != "auto":
+        return compose if kind == "compose" else systemd
+    if systemd.there and systemd.directory == os.path.dirname(compose.path):
+        return systemd  # it runs in a checkout of Marzban, which holds such a file too
+    there: list = [one for one in (compose, systemd) if one.there]
+    if len(there) > 1:
+        raise Error(
+            "There are both %s and the unit %s. Say which is the panel: panel_installation: compose, or systemd."
+            % (compose.path, systemd.unit)
+        )
+    return there[0] if there else None

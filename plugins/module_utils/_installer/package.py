@@ -1,0 +1,149 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The add-on's files: packed on the controller into one text, and as a folder on the panel's host."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+
+from .._errors import Error
+from .._node.files import check_path
+
+OURS = ("start.py", "marzban_tunnels")
+CACHE = "__pycache__"
+
+
+def pack(files):
+    """One text out of ``{relative path: bytes}``; the same one for the same files."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            tar.addfile(member, io.BytesIO(files[name]))
+    return base64.b64encode(gzip.compress(stream.getvalue(), 9, mtime=0)).decode("ascii")
+
+
+def unpack(text):
+    """``{relative path: bytes}``. Raises Error on what ``pack`` does not make."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(base64.b64decode(text))), mode="r:") as tar:
+            files = {one.name: tar.extractfile(one).read() for one in tar if one.isfile()}  # type: ignore[union-attr]
+    except (ValueError, OSError, EOFError, tarfile.TarError):
+        files = {}
+    if "start.py" not in files or any(not _is_ours(name) for name in files):
+        raise Error("The controller did not send the add-on: call this as marzban.tunnels.panel_addon.")
+    return files
+
+
+def _is_ours(name):
+    words = name.split("/")
+    return words[0] in OURS and not {"", ".", ".."} & set(words)
+
+
+def digest(files):
+    """A short text that is the same for the same files."""
+    told = "".join("%s %s\n" % (name, hashlib.sha256(files[name]).hexdigest()) for name in sorted(files))
+    return hashlib.sha256(told.encode("utf-8")).hexdigest()[:16]
+
+
+def listings(before, after):
+    """For a diff, ``(before, after)``: a line for each file that changes, or one for all where all come or go."""
+    if not before or not after:
+        return tuple("%d files, digest %s\n" % (len(one), digest(one)) if one else "" for one in (before, after))
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return tuple(
+        "".join("%s %s\n" % (hashlib.sha256(one[name]).hexdigest()[:16], name) for name in changed if name in one)
+        for one in (before, after)
+    )
+
+
+class Folder:
+    """Where the files stand, all of them ours. A new one takes the old one's place by rename, and the old one stays
+    beside it until ``settle``."""
+
+    def __init__(self, path):
+        self.path = check_path(path, "panel_directory")
+        above, name = os.path.split(self.path)
+        self._fresh, self._old = (os.path.join(above, ".%s.%s" % (name, end)) for end in ("new", "old"))
+        self._moved = self._made = False
+        self.start = os.path.join(self.path, "start.py")
+
+    def files(self):
+        """``{relative path: bytes}``, and None where there is no folder. Raises Error where it is not ours alone."""
+        if not os.path.lexists(self.path):
+            return None
+        try:
+            names = os.listdir(self.path) if not os.path.islink(self.path) else ["a link"]
+            foreign = sorted(set(names) - {*OURS, CACHE})
+            if foreign:
+                raise Error(
+                    "%s holds what is not the add-on's: %s. Give it a folder of its own as panel_directory."
+                    % (self.path, ", ".join(foreign[:3]))
+                )
+            answer = {}
+            for folder, folders, found in os.walk(self.path):
+                folders[:] = [one for one in folders if one != CACHE]
+                for name in found:
+                    path = os.path.join(folder, name)
+                    with open(path, "rb") as stream:
+                        answer[os.path.relpath(path, self.path)] = stream.read()
+            return answer
+        except OSError as error:
+            raise Error("%s can't be read: %s." % (self.path, error.strerror)) from None
+
+    def put(self, files):
+        """Makes the folder hold these files. Raises Error."""
+        try:
+            self.settle()
+            if not os.path.isdir(os.path.dirname(self.path)):
+                os.makedirs(os.path.dirname(self.path), mode=0o755)
+                self._made = True
+            for name, content in files.items():
+                path = os.path.join(self._fresh, *name.split("/"))
+                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+                with open(path, "wb") as stream:
+                    stream.write(content)
+                    os.fsync(stream.fileno())
+            # Whoever runs Marzban reads them; nothing in there is secret.
+            for folder, _folders, found in os.walk(self._fresh):
+                os.chmod(folder, 0o755)  # noqa: S103
+                for name in found:
+                    os.chmod(os.path.join(folder, name), 0o644)
+            self._moved = True
+            if os.path.isdir(self.path):
+                os.rename(self.path, self._old)
+            os.rename(self._fresh, self.path)
+        except OSError as error:
+            raise Error("%s can't be written: %s." % (self.path, error.strerror)) from None
+
+    def remove(self):
+        """Removes the folder, all at once for whoever looks."""
+        self.settle()
+        os.rename(self.path, self._fresh)
+        shutil.rmtree(self._fresh)
+
+    def put_back(self):
+        """Undoes what ``put`` of this run has done."""
+        if not self._moved:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        if os.path.isdir(self._old):
+            os.rename(self._old, self.path)
+        if self._made:
+            os.rmdir(os.path.dirname(self.path))
+
+    def settle(self):
+        """Removes what is beside the folder: there is no way back any more. Also after a run that was cut off."""
+        if os.path.isdir(self._old) and not os.path.isdir(self.path):
+            os.rename(self._old, self.path)
+        for path in (self._fresh, self._old):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,65 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rendering, pure and plain: Jinja2's sandbox on the controller, then tokens that the node replaces.
+
+A template sees ``view`` (docs/contract.md) and ``node``, what only the node knows: NODE_VALUES, among them ``node.dir``
+(the tunnel's folder) and ``node.mtu`` (bytes). These come out as tokens (``@node.mtu@``), which ``fill`` replaces.
+No value that passed the checks holds an ``@``, so no value can pose as a token.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .._errors import Error, printable
+
+try:
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+except ImportError:  # a managed node: it fills, and never renders
+    SandboxedEnvironment = None  # type: ignore[assignment,misc]
+
+
+# by the type of tunnel
+NODE_VALUES = {
+    "wireguard": ("dir", "mtu", "peer_public_key", "preshared_key"),
+    "openvpn": ("dir", "mtu", "family", "peer_fingerprints", "tls_groups"),
+    "ipsec": (
+        *("dir", "mtu", "public_key", "peer_public_key", "proposals", "esp_proposals"),
+        *("local_ts", "remote_ts", "if_id"),
+    ),
+}
+_TOKEN = re.compile(r"@node\.([a-z_]+)@")
+
+
+def render(view, template_text):
+    """The text of a checked ``view`` with the node's tokens in it. Raises Error when the template can't be rendered."""
+    environment = SandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    tokens = {name: "@node.%s@" % name for name in NODE_VALUES[view["type"]]}
+    try:
+        return environment.from_string(template_text).render(view=view, node=tokens)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise Error(
+            "The template can't be rendered: %s%s. Templates see view and node (docs/contract.md), no Ansible filters."
+            % (printable(str(error)).rstrip("."), " (line %d)" % line if line else "")
+        ) from None
+    except Exception as error:  # a template is a program: it may raise anything
+        raise Error("The template can't be rendered: %s." % printable(str(error)).rstrip(".")) from None
+
+
+def fill(text, values):
+    """``text`` with its tokens replaced by ``values`` ``{"mtu": 1420, …}``. Raises Error on a token without a value."""
+
+    def value(match):
+        if match.group(1) not in values:
+            raise Error(
+                "The template asks for node.%s, and a node knows %s only." % (match.group(1), ", ".join(values))
+            )
+        return str(values[match.group(1)])
+
+    return _TOKEN.sub(value, text)

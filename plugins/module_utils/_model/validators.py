@@ -1,0 +1,399 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One allow-list per field, for every value that comes from a panel or a hand-written list.
+
+Each check takes ``(value, field)``, where ``field`` is the name that an error shows, and returns the value in its
+canonical form, or raises FieldError. A panel may be hostile or broken: what isn't known to be good is refused.
+No string that passes holds an ``@`` (it marks the node's own values in rendered text), a quote, or a line break.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import math
+import re
+import unicodedata
+
+from .._errors import FieldError
+
+TYPES = ("wireguard", "openvpn", "ipsec")
+STATUSES = ("active", "inactive", "error", "connecting")
+NODE_STATUSES = ("connected", "connecting", "error", "disabled")
+ROLES = ("source", "target")
+DIALS = ("both", "source", "target")
+TRANSPORTS = ("udp", "tcp")
+POST_QUANTUM = ("auto", "require", "off")
+DATA_PATHS = ("kernel", "userspace")
+IPSEC_PORT = 4500  # UDP, and 500 to begin with: one process speaks there for all IPsec tunnels of a node
+GROUP_PREFIX = "marzban_"
+MAX_ITEMS = 64  # entries in one list of addresses or routes
+WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
+
+_NAME_MEND = (
+    "Use 1 to 128 letters, digits, emoji, single spaces inside, and the characters . _ - ( ) #, "
+    "and begin with a letter, a digit or an emoji."
+)
+_RESERVED = {
+    "all",
+    "ungrouped",
+    "localhost",
+    "localhost4",
+    "localhost6",
+    "localdomain",
+    "loopback",
+    "broadcasthost",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ipv6-localhost",
+    "ipv6-loopback",
+}
+_INTERFACE = re.compile(r"[a-zA-Z0-9_.][a-zA-Z0-9_.-]{0,14}\Z")
+_OTHERS_INTERFACE = re.compile(r"(\.|\.\.|lo|all|default|(eth|en|wl).*)\Z")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+_IPV4 = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
+_PREFIX = re.compile(r"(0|[1-9][0-9]{0,2})\Z")
+_ALGORITHM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+,./:_-]{0,63}\Z")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
+_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of a key in DER
+
+
+# Plain kinds of values
+
+
+def whole(value, field, low, high):
+    """An integer from ``low`` to ``high``; a bool or a text that looks like one is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise FieldError(field, value, "Give a whole number from %d to %d (without quotes)." % (low, high))
+    return value
+
+
+def number(value, field):
+    """A finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63 or math.isnan(value):
+        raise FieldError(field, value, "Give a number from 0 upwards.")
+    return value
+
+
+def flag(value, field):
+    """True or false, and nothing that looks like it."""
+    if not isinstance(value, bool):
+        raise FieldError(field, value, "Give true or false.")
+    return value
+
+
+def choice(value, field, choices):
+    """One of ``choices`` (texts)."""
+    if not isinstance(value, str) or value not in choices:
+        raise FieldError(field, value, "Give one of: %s." % ", ".join(choices))
+    return value
+
+
+def mapping(value, field):
+    """A dict with texts as keys."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise FieldError(field, value, "Give a dictionary (an object in JSON).")
+    return value
+
+
+def items(value, field, check, least=0):
+    """A list of ``least`` to MAX_ITEMS values, each passed by ``check``, none twice; order is kept."""
+    if not isinstance(value, (list, tuple)) or not least <= len(value) <= MAX_ITEMS:
+        raise FieldError(field, value, "Give a list of %d to %d entries." % (least, MAX_ITEMS))
+    checked = []
+    for index, item in enumerate(value):
+        canonical = check(item, "%s[%d]" % (field, index))
+        if canonical in checked:
+            raise FieldError("%s[%d]" % (field, index), item, "It stands in the list twice: remove one.")
+        checked.append(canonical)
+    return checked
+
+
+# Names
+
+
+def _name(value, field):
+    if not isinstance(value, str) or not 1 <= len(value) <= 128:
+        raise FieldError(field, value, _NAME_MEND)
+    before = ""
+    for index, char in enumerate(value):
+        kind = unicodedata.category(char)
+        after = value[index + 1 : index + 2]
+        if kind[0] == "L" or kind in ("Nd", "So") or "\U0001f3fb" <= char <= "\U0001f3ff":
+            good = True
+        elif kind[0] == "M" or char in "._-()#":  # a mark, or punctuation: never the first
+            good = bool(before)
+        elif char == " ":
+            good = bool(before.strip() and after.strip())
+        elif char == "\u200d":  # joins two emoji, and only them: elsewhere it can't be seen
+            good = bool(before and after) and _emoji(before) and _emoji(after)
+        else:
+            good = False
+        if not good:
+            raise FieldError(field, value, _NAME_MEND)
+        before = char
+    return value
+
+
+def _emoji(char):
+    # U+FE0F asks for the coloured form of the emoji before it.
+    return unicodedata.category(char) == "So" or char == "\ufe0f" or "\U0001f3fb" <= char <= "\U0001f3ff"
+
+
+def tunnel_name(value, field="name"):
+    """A tunnel's name."""
+    return _name(value, field)
+
+
+def node_name(value, field="name"):
+    """A node's name, which is a host's name in Ansible too: so none that Ansible would take for something else."""
+    name = _name(value, field)
+    plain = unicodedata.normalize("NFKC", name).casefold().rstrip(".")
+    reserved = (
+        plain in _RESERVED
+        or plain.startswith(("localhost.", GROUP_PREFIX))
+        or plain.endswith(".localhost")
+        or re.match(r"127(\.[0-9]+){1,3}\Z", plain)
+        or re.match(r"0+(\.0+){0,3}\Z", plain)
+    )
+    if reserved:
+        raise FieldError(
+            field,
+            value,
+            "Ansible takes this name for the controller, a group, or a loopback address: rename the node on the panel.",
+        )
+    return name
+
+
+# The network
+
+
+def _address(text):
+    """An ip_address in strict notation, or None."""
+    if ":" not in text and not _IPV4.match(text):
+        return None
+    try:
+        address = ipaddress.ip_address(text) if "%" not in text else None
+    except ValueError:
+        return None
+    if address is not None and getattr(address, "ipv4_mapped", None):
+        return None
+    return address
+
+
+def endpoint(value, field="endpoint"):
+    """Where a node is reached: a host name (lower case) or an IP address (canonical)."""
+    mend = "Give a host name or an IP address, without scheme, brackets, port or spaces."
+    if not isinstance(value, str) or not 1 <= len(value) <= 253:
+        raise FieldError(field, value, mend)
+    address = _address(value)
+    if address is not None:
+        if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
+            raise FieldError(field, value, "No host has this address. " + mend)
+        return str(address)
+    name = value.lower()
+    labels = name.split(".")
+    # A last label of digits only is an IPv4 address that is misspelled (or one in a notation that few expect).
+    if not all(_LABEL.match(label) for label in labels) or re.match(r"([0-9]+|0x[0-9a-f]*)\Z", labels[-1]):
+        if not name.isascii():
+            mend = "Give an international host name in its ASCII form (xn--…)."
+        raise FieldError(field, value, mend)
+    return name
+
+
+def port(value, field="port"):
+    """A port, 1 to 65535."""
+    return whole(value, field, 1, 65535)
+
+
+def end_port(value, field, kind):
+    """The port of an end of a tunnel of the type ``kind``."""
+    if kind == "ipsec" and port(value, field) != IPSEC_PORT:
+        raise FieldError(field, value, "IPsec speaks at UDP 500 and 4500 only: give 4500.")
+    return port(value, field)
+
+
+def interface(value, field="interface"):
+    """The name of a network interface that may be ours."""
+    if isinstance(value, str) and set(value) & set("=+"):  # the kernel takes them, but each tunnel has a unit
+        raise FieldError(field, value, "systemd can't run a unit for a name with = or +: choose one such as tun-de-fi.")
+    if not isinstance(value, str) or not _INTERFACE.match(value):
+        raise FieldError(field, value, "Use 1 to 15 of the characters a-z A-Z 0-9 _ . - (no - at the beginning).")
+    if _OTHERS_INTERFACE.match(value):
+        raise FieldError(field, value, "This name is the system's or a network card's: choose one such as tun-de-fi.")
+    return value
+
+
+def _with_prefix(value, field, mend):
+    """(address, prefix length) of ``address/prefix``."""
+    parts = value.split("/") if isinstance(value, str) and len(value) <= 64 else []
+    address = _address(parts[0]) if len(parts) == 2 else None
+    if address is None or not _PREFIX.match(parts[1]) or int(parts[1]) > address.max_prefixlen:
+        raise FieldError(field, value, mend)
+    return address, int(parts[1])
+
+
+def interface_address(value, field="addresses"):
+    """An address of a tunnel's interface with its prefix, ``10.201.0.24/31``, canonical."""
+    mend = "Give an address that a host can have, with its prefix, such as 10.201.0.24/31."
+    address, prefix = _with_prefix(value, field, mend)
+    found = ipaddress.ip_interface("%s/%d" % (address, prefix))
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        raise FieldError(field, value, mend)
+    if prefix < WIDEST[address.version]:
+        raise FieldError(field, value, "Its network is so wide that it takes the host's other ways. " + mend)
+    if address.version == 6 and address.is_link_local:
+        raise FieldError(field, value, "A link-local address can't be routed: take one from fd00::/8.")
+    if prefix < address.max_prefixlen - 1:
+        edge = (found.network.network_address, found.network.broadcast_address)
+        if address == edge[0] or (address.version == 4 and address == edge[1]):
+            raise FieldError(field, value, "It is the first or last address of its network, which no host has. " + mend)
+    return str(found)
+
+
+def network(value, field="network"):
+    """A network with no host bits set, canonical."""
+    mend = "Give a network with its prefix and no host bits, such as 192.168.1.0/24."
+    address, prefix = _with_prefix(value, field, mend)
+    try:
+        return str(ipaddress.ip_network("%s/%d" % (address, prefix)))
+    except ValueError:
+        right = ipaddress.ip_network("%s/%d" % (address, prefix), strict=False)
+        raise FieldError(field, value, "Its host bits are set: did you mean %s?" % right) from None
+
+
+def route(value, field="routes"):
+    """A network that stands behind an end of a tunnel."""
+    found = ipaddress.ip_network(network(value, field))
+    if found.prefixlen < WIDEST[found.version]:
+        # Also the halves of the Internet and the like, which hide the default route just as well.
+        raise FieldError(
+            field,
+            value,
+            "A default route through a tunnel cuts the node off from its operator: name the networks behind the end.",
+        )
+    address = found.network_address
+    if (
+        address.is_loopback
+        or address.is_multicast
+        or address.is_unspecified
+        or (found.version == 6 and address.is_link_local)
+    ):
+        raise FieldError(field, value, "Such a network is never behind another host: remove it.")
+    return str(found)
+
+
+def mtu(value, field="mtu"):
+    """Bytes, 1280 (what IPv6 needs) to 9200."""
+    return whole(value, field, 1280, 9200)
+
+
+def keepalive(value, field="keepalive"):
+    """Seconds, 0 (off) to 65535."""
+    return whole(value, field, 0, 65535)
+
+
+# Tunnels
+
+
+def uuid(value, field="uuid"):
+    """A UUID in lower case with its hyphens."""
+    if not isinstance(value, str) or not _UUID.match(value):
+        raise FieldError(field, value, "Give a UUID in lower case, such as 1b4e28ba-2fa1-41d2-883f-0016d3cca427.")
+    return value
+
+
+def tunnel_type(value, field="type"):
+    """The protocol of a tunnel."""
+    return choice(value, field, TYPES)
+
+
+def _base64(value, characters):
+    """The bytes in a text of so many characters, where that is their canonical base64; else none."""
+    try:
+        raw = base64.b64decode(value, validate=True) if isinstance(value, str) and len(value) == characters else b""
+    except (binascii.Error, ValueError):
+        return b""
+    return raw if base64.b64encode(raw).decode("ascii") == value else b""
+
+
+def wireguard_key(value, field="public_key"):
+    """The canonical base64 of 32 bytes (an X25519 key), not all zero."""
+    raw = _base64(value, 44)
+    if len(raw) != 32 or not any(raw):
+        mend = "Give a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it."
+        raise FieldError(field, value, mend)
+    return value
+
+
+def ed25519_key(value, field="public_key"):
+    """The canonical base64 of an Ed25519 SubjectPublicKeyInfo in DER, its key not all zero."""
+    raw = _base64(value, 60)
+    if len(raw) != 44 or not raw.startswith(_ED25519) or not any(raw[len(_ED25519) :]):
+        raise FieldError(field, value, "Give an Ed25519 public key: 60 characters of base64, as in its PEM.")
+    return value
+
+
+def fingerprint(value, field):
+    """A SHA-256 as 64 hex digits in lower case."""
+    if not isinstance(value, str) or not _FINGERPRINT.match(value):
+        raise FieldError(field, value, "Give a SHA-256: 64 hex digits in lower case, without colons.")
+    return value
+
+
+_CERTIFICATES = dict.fromkeys(("fingerprint", "next_fingerprint", "accepts"), fingerprint)
+_PUBLIC: dict = {
+    "wireguard": {"public_key": wireguard_key, "psk_fingerprint": fingerprint},
+    "openvpn": {"public_key": wireguard_key, **_CERTIFICATES},
+    "ipsec": {"public_key": ed25519_key},
+}
+_MAY_LACK = ("psk_fingerprint", "next_fingerprint", "accepts")
+
+
+def public_half(value, field, kind):
+    """What an end of the type ``kind`` may show, as docs/contract.md has it. Nothing else is passed on, nor is null."""
+    mapping(value, field)
+    return {
+        key: check(value.get(key), "%s.%s" % (field, key))
+        for key, check in _PUBLIC[kind].items()
+        if value.get(key) is not None or key not in _MAY_LACK
+    }
+
+
+# What was measured
+
+
+def algorithm(value, field):
+    """The name of a cipher or a key exchange, as a daemon tells it."""
+    if not isinstance(value, str) or not _ALGORITHM.match(value):
+        raise FieldError(field, value, "Give 1 to 64 letters, digits, spaces and the characters ( ) + , . / : _ -")
+    return value
+
+
+def _count(value, field):
+    return whole(value, field, 0, 2**63 - 1)
+
+
+MEASURES = {
+    "handshake_age": _count,
+    "rx_bytes": _count,
+    "tx_bytes": _count,
+    "rtt_ms": number,
+    "loss_percent": number,
+    "cipher": algorithm,
+    "key_exchange": algorithm,
+    "post_quantum": flag,
+    "data_path": lambda value, field: choice(value, field, DATA_PATHS),
+    "certificate_days": lambda value, field: whole(value, field, -36500, 36500),  # below 0: it has ended
+}
+
+
+def measured(value, field="measured"):
+    """What was measured at an end, as docs/contract.md has it; what is missing is None. Nothing else is passed on."""
+    mapping(value, field)
+    known = ((key, check, value.get(key)) for key, check in MEASURES.items())
+    return {key: None if item is None else check(item, "%s.%s" % (field, key)) for key, check, item in known}

@@ -1,0 +1,191 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What every tunnel has on a host, whatever its protocol: an interface, addresses, routes, a table of nftables. Pure.
+
+``compare_*`` fill a Plan with the difference between what is wanted and what is there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from .._errors import FieldError
+
+LEAST, USUAL, MOST = 1280, 1420, 9200  # bytes of an MTU
+
+
+class Plan:
+    """What has to happen to one tunnel. ``changes`` says it to a person, the rest to ``Protocol.do``."""
+
+    def __init__(self, view, unit):
+        self.view, self.unit, self.interface = view, unit, view["interface"]
+        self.files = []  # (path, before or None, after)
+        self.enable = False  # the unit
+        self.start = False  # the unit, and all that follows is done by that
+        self.unlink = False  # an interface in the way of the start
+        self.load = False  # the rules
+        self.first = []  # commands that give up what another tunnel may get in this run
+        self.hot = []  # commands
+        self.changes = []
+
+    def write(self, path, before, after):
+        """A file that has to hold ``after``. Whether that is a change."""
+        if before != after:
+            self.files.append((path, before, after))
+        return before != after
+
+    def command(self, change, *argv):
+        """A command, and what it changes."""
+        self.changes.append(change)
+        self.hot.append(argv)
+
+
+def without_ipv6(view):
+    """``view`` for a host where IPv6 is off: what is left of the tunnel. Raises FieldError when nothing is."""
+    addresses = [one for one in view["local"]["addresses"] if ":" not in one]
+    if not addresses:
+        mend = "IPv6 is off on this host (net.ipv6.conf.default.disable_ipv6): switch it on, or add IPv4 addresses."
+        raise FieldError("local.addresses", ", ".join(view["local"]["addresses"]), mend)
+    routes = [one for one in view["routes"] if ":" not in one]
+    return dict(view, routes=routes, local=dict(view["local"], addresses=addresses))
+
+
+# The table of nftables
+
+
+def table(uuid):
+    """The name of the tunnel's own table in the family inet."""
+    return "marzban-%s" % uuid
+
+
+def rules(view, mtu, device=None):
+    """What nft loads for a tunnel: it replaces the tunnel's own table in one transaction, and touches no other.
+
+    Packets to the tunnel's address that come from elsewhere are dropped. The segment size is clamped for what is
+    forwarded into the tunnel, and for what comes out of it. ``device`` is where packets come out of the tunnel, if
+    that is not the view's interface.
+    """
+    name, device = table(view["uuid"]), device or view["interface"]
+    lines = ["table inet %s" % name, "delete table inet %s" % name, "table inet %s {" % name, "\tchain guard {"]
+    lines.append("\t\ttype filter hook prerouting priority raw; policy accept;")
+    for address in view["local"]["addresses"]:
+        found = ipaddress.ip_interface(address)
+        family = "ip" if found.version == 4 else "ip6"
+        lines.append('\t\tiifname != "%s" %s daddr %s fib saddr type != local drop' % (device, family, found.ip))
+    lines += ["\t}", "\tchain clamp {", "\t\ttype filter hook forward priority mangle; policy accept;"]
+    for family, headers in (("ipv4", 40), ("ipv6", 60)):
+        for direction in ("iifname", "oifname"):
+            lines.append(
+                '\t\t%s "%s" meta nfproto %s tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
+                % (direction, device, family, mtu - headers)
+            )
+    return "\n".join([*lines, "\t}", "}"]) + "\n"
+
+
+# The interface
+
+
+def batch(view, mtu):
+    """What `ip -batch` reads once the interface is there: addresses, MTU, up, routes."""
+    name = view["interface"]
+    lines = ["address add %s dev %s" % (address, name) for address in view["local"]["addresses"]]
+    lines.append("link set dev %s mtu %d up" % (name, mtu))
+    lines += ["route add %s dev %s" % (route, name) for route in view["routes"]]
+    return "\n".join(lines) + "\n"
+
+
+def compare_unit(plan, live, there):
+    """Whether the unit has to be enabled, and started: it isn't active, or what it makes is not ``there``."""
+    service = live["units"].get(plan.unit, {})
+    if not service.get("enabled"):
+        plan.enable = True
+        plan.changes.append("enabled")
+    if not there or service.get("active") != "active":
+        plan.start, plan.unlink = True, plan.interface in live["links"]
+        plan.changes.append("started")
+
+
+def compare_rules(plan, applied, live, written):
+    """The rules; ``written``: their file is new."""
+    listed = live["tables"].get(table(plan.view["uuid"]))
+    if written or listed is None or listed != applied.get("rules"):
+        plan.load = True
+        plan.changes.append("firewall rules loaded")
+
+
+def compare_link(plan, link, addresses, mtu, ours):
+    """The interface itself: what we put there, or put there once. What somebody else added is left alone.
+
+    ``addresses`` are wanted, ``ours`` those that we have put there (canonical texts). Answers whether the routes
+    have to be put back afterwards.
+    """
+    name = plan.interface
+    if not link["up"]:
+        plan.command("link up", "ip", "link", "set", "dev", name, "up")
+    if mtu and link["mtu"] != mtu:
+        plan.command("MTU %d instead of %s" % (mtu, link["mtu"]), "ip", "link", "set", "dev", name, "mtu", str(mtu))
+    # First those that come: with its last address an interface loses its routes.
+    for address in addresses:
+        if address not in link["addresses"]:
+            plan.command("address %s added" % address, "ip", "addr", "add", address, "dev", name)
+    shaken = False
+    for address in link["addresses"]:
+        if address in ours and address not in addresses:
+            plan.command("address %s removed" % address, "ip", "addr", "del", address, "dev", name)
+            # Where another one is of the same network, the kernel may take it along, and all routes with it.
+            network = ipaddress.ip_interface(address).network
+            for other in addresses:
+                if ipaddress.ip_interface(other).network == network:
+                    plan.hot.append(("ip", "addr", "replace", other, "dev", name))
+                    shaken = True
+    return shaken
+
+
+def compare_routes(plan, routes, applied, again):
+    """The routes into the interface; ``routes`` is the main table, ``again`` that all have to be put back."""
+    name, wanted = plan.interface, plan.view["routes"]
+    there = [network for network, device, _kernel in routes if device == name]
+    for route in wanted:
+        if route not in there:
+            plan.command("route %s added" % route, "ip", "route", "add", route, "dev", name)
+        elif again:
+            plan.hot.append(("ip", "route", "replace", route, "dev", name))
+    for route in applied.get("routes") or []:
+        if route in there and route not in wanted:
+            plan.changes.append("route %s removed" % route)
+            plan.first.append(("ip", "route", "del", route, "dev", name))
+
+
+def check_port(plan, port, taken, listening):
+    """Refuses a port that others have. ``listening``: the tunnel's own process has it already. Raises FieldError."""
+    if port in taken and not listening:
+        mend = "Another program on this host listens there (see ss -lnp): stop it, or choose another port."
+        raise FieldError("local.port", port, mend)
+
+
+def check_endpoint(view, resolved):
+    """Refuses a peer whose name this host can't resolve. Raises FieldError."""
+    if view["dial"] and not resolved.get(view["peer"]["endpoint"], True):
+        mend = "This host can't resolve the name: correct it, or the host's DNS."
+        raise FieldError("peer.endpoint", view["peer"]["endpoint"], mend)
+
+
+def leave_out(live, interface, units):
+    """``live`` as if ``interface`` and its units were not there: another tunnel of ours leaves them in this run."""
+    gone = {interface, *units}
+    return {
+        key: {name: value for name, value in found.items() if name not in gone} if isinstance(found, dict) else found
+        for key, found in live.items()
+    }
+
+
+def parse_tables(listing, digest):
+    """``{table: digest of what nft lists}`` of our tables. Its form differs between releases: nothing parses it."""
+    found = {}
+    for part in re.split(r"^(?=table inet )", listing, flags=re.MULTILINE):
+        if re.match(r"table inet marzban-[0-9a-f-]{36} ", part):
+            found[part.split()[2]] = digest(part.strip())
+    return found

@@ -1,0 +1,167 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The folders that say what is ours on a node."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+import re
+import shutil
+import time
+
+from .._errors import Error, FieldError
+from .._model import validators
+from .files import check_path, read, sync_folder, write
+
+CONFIG_DIR = "/etc/marzban/tunnels"
+STATE = "state.json"
+LOCK_WAIT = 60  # seconds
+
+
+class Folders:
+    """The folders below one ``config_dir``."""
+
+    def __init__(self, config_dir):
+        self.root = check_path(config_dir, "config_dir")
+
+    def path(self, uuid, name=None):
+        """The folder of a tunnel, or a file in it."""
+        folder = os.path.join(self.root, validators.uuid(uuid))
+        return folder if name is None else os.path.join(folder, name)
+
+    def states(self):
+        """``{uuid: state}`` of all folders, another panel's too. A state that can't be read is None."""
+        try:
+            names = sorted(os.listdir(self.root))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise Error("%s can't be read: %s." % (self.root, error.strerror)) from None
+        found = {}
+        for name in names:
+            try:
+                found[validators.uuid(name)] = self._state(name)
+            except FieldError:
+                continue
+        return found
+
+    def _state(self, uuid):
+        """The state in a folder with the shape that the code relies on, or None."""
+        try:
+            state = json.loads(read(self.path(uuid, STATE)) or "")
+            if state["uuid"] != uuid:
+                return None
+            validators.uuid(state["panel"])
+            validators.tunnel_type(state["type"])
+            if state["interface"] is not None:
+                validators.interface(state["interface"])
+            if state.get("peer") is not None:
+                validators.mapping(state["peer"], "peer")
+            applied = validators.mapping(state.setdefault("applied", {}), "applied")
+            for text in [*(applied.get("addresses") or []), *(applied.get("routes") or [])]:
+                ipaddress.ip_interface(text)
+        except (Error, ValueError, KeyError, TypeError):
+            return None
+        return state
+
+    def own(self, uuid, panel, kind):
+        """The state of a tunnel of ``panel`` and type ``kind``, or None. Raises Error on a folder that isn't that."""
+        path = self.path(uuid)
+        if not os.path.lexists(path):
+            return None
+        state = self._state(uuid)
+        if state is None:
+            raise Error(
+                "%s/%s can't be read. Put it back, or move the folder away to make the tunnel anew." % (path, STATE)
+            )
+        if state["panel"] != panel:
+            raise Error("%s belongs to the panel %s: remove the tunnel there first." % (path, state["panel"]))
+        if state["type"] != kind:
+            raise Error("%s holds a tunnel of the type %s." % (path, state["type"]))
+        return state
+
+    def write_state(self, state):
+        """Writes the state of a tunnel; its folder is made if need be."""
+        text = state_text(state)
+        folder = self.path(state["uuid"])
+        if os.path.isdir(folder):
+            write(os.path.join(folder, STATE), text)
+            return
+        fresh = os.path.join(self.root, ".%s.new" % state["uuid"])
+        try:
+            self._make_root()
+            shutil.rmtree(fresh, ignore_errors=True)
+            os.mkdir(fresh, 0o700)
+            write(os.path.join(fresh, STATE), text)
+            os.rename(fresh, folder)
+            sync_folder(self.root)
+        except OSError as error:
+            raise Error("%s can't be made: %s." % (folder, error.strerror)) from None
+
+    def drop(self, uuid):
+        """Removes the folder of a tunnel, and with it its private half."""
+        gone = os.path.join(self.root, ".%s.gone" % validators.uuid(uuid))
+        try:
+            shutil.rmtree(gone, ignore_errors=True)
+            os.rename(self.path(uuid), gone)
+            sync_folder(self.root)
+            shutil.rmtree(gone)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise Error("%s can't be removed: %s." % (self.path(uuid), error.strerror)) from None
+
+    def sweep(self):
+        """Removes what a run that was cut off left half made or half removed."""
+        if not os.path.isdir(self.root):
+            return
+        for name in os.listdir(self.root):
+            if re.match(r"\.[0-9a-f-]{36}\.(new|gone)\Z", name):
+                shutil.rmtree(os.path.join(self.root, name), ignore_errors=True)
+
+    def _make_root(self):
+        os.makedirs(os.path.dirname(self.root), exist_ok=True)
+        if not os.path.isdir(self.root):
+            os.mkdir(self.root, 0o700)
+
+    def lock(self, wait=LOCK_WAIT):
+        """Keeps other runs off this host until the process ends. Raises Error after ``wait`` seconds."""
+        end = time.monotonic() + wait
+        while True:
+            try:
+                self._make_root()
+                handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise Error("%s can't be made: %s." % (self.root, error.strerror)) from None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.isdir(self.root) and os.path.samestat(os.fstat(handle), os.stat(self.root)):
+                    return handle
+            except BlockingIOError:
+                pass
+            os.close(handle)
+            if time.monotonic() > end:
+                raise Error(
+                    "Another run has been changing the tunnels of this host for %d s: wait for it, then run again."
+                    % wait
+                )
+            time.sleep(0.1)
+
+    def drop_root(self):
+        """Removes the place of the folders when none is left, and an empty ``marzban`` around it."""
+        parent = os.path.dirname(self.root)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.root)
+            if os.path.basename(parent) == "marzban":
+                os.rmdir(parent)
+
+
+def state_text(state):
+    """The text of a state file."""
+    return json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,37 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""systemd's units on this host, as systemctl and the journal tell of them."""
+
+from __future__ import annotations
+
+from .._errors import printable
+
+# Units
+
+
+def look_units(host, units):
+    """``{unit: {"load", "active", "enabled", "since"}}``; ``since`` is seconds of the monotonic clock, or None."""
+    answer: dict = {}
+    if not units:
+        return answer
+    names = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
+    for block in (host.must_look("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        if "Id" in values:
+            since = values.get("ActiveEnterTimestampMonotonic", "0")
+            answer[values["Id"]] = {
+                "load": values.get("LoadState"),
+                "active": values.get("ActiveState"),
+                "enabled": values.get("UnitFileState") == "enabled",
+                "since": int(since) / 1e6 if since.isdigit() and int(since) else None,
+            }
+    return answer
+
+
+def last_words(host, unit, program):
+    """The end of what ``program`` said in a unit's last start, as one line."""
+    said = host.look("journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program)
+    lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith("[#]")]
+    return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

@@ -1,0 +1,324 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""HTTP as a panel speaks it: one session, its login, what is tried again, and what its errors mean."""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import json
+import os
+import random
+import re
+import sys
+import time
+from urllib.parse import urlsplit
+
+from .._errors import Error, FieldError, PanelError, printable, shown
+from .._model import validators
+
+try:
+    import requests
+    import urllib3
+    from requests.utils import get_environ_proxies
+except ImportError:  # told when a Panel is made, in words that help
+    requests = None  # type: ignore[assignment]
+
+
+MAX_ANSWER = 80 * 2**20  # bytes: a page of tunnels whose configs are all as large as they may be
+MAX_WAIT = 30  # seconds that a panel's Retry-After is followed
+TOKEN = re.compile(r"[!-~]{1,8192}\Z")
+TOKEN_PATH = "/api/admin/token"
+TUNNELS_PATH = "/api/tunnels"
+PANEL_ID = "Marzban-Panel-Id"
+
+_KINDS = {400: "invalid", 401: "login", 403: "forbidden", 409: "conflict", 412: "outdated", 422: "invalid", 429: "busy"}
+_KINDS.update({502: "unreachable", 503: "unreachable", 504: "unreachable"})
+
+
+def checked_url(url):
+    """``url`` without a slash at its end. Raises FieldError if it is none for a panel."""
+    mend = "Give the panel's address (or set MARZBAN_URL), such as https://panel.example.com:8000, and no more."
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise FieldError("url", None, mend) from None
+    if "@" in parts.netloc:  # not shown: a password may stand there
+        raise FieldError("url", "…@" + parts.netloc.rsplit("@", 1)[1], mend)
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or not url.isprintable():
+        raise FieldError("url", url, mend)
+    validators.endpoint(host, "url")
+    return url.rstrip("/")
+
+
+def is_loopback(host):
+    """Whether what is sent to ``host`` stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+class Transport:
+    """A session with one panel, logged in when first needed. Every failure is a PanelError that says what to do.
+
+    ``warn`` is called with sentences for the operator; ``timeout`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        url,
+        username=None,
+        password=None,
+        token=None,
+        ca_path=None,
+        validate_certs=True,
+        timeout=10,
+        retries=3,
+        warn=lambda text: None,
+    ):
+        if requests is None:
+            raise Error("The Python library requests is missing: install it for %s." % sys.executable)
+        token = (token or "").strip()  # a file or a vault gives it with the end of its line
+        if token and not TOKEN.match(token):
+            raise Error("token: it holds characters that no token has: give it as the panel gave it.")
+        if not token and not (username and password):
+            raise Error("No login for the panel. Give username and password, or a token (MARZBAN_USERNAME, …).")
+        self.url = checked_url(url)
+        self.id = None  # of the panel, known after its first answer about tunnels
+        self._login: tuple = (username, password) if username and password else ()
+        self._token = token
+        self._logged_in = False
+        self._timeout = validators.whole(timeout, "timeout", 1, 600)
+        self._retries = validators.whole(retries, "retries", 0, 10)
+        self._session = self._open(ca_path, validate_certs)
+        host = urlsplit(self.url).hostname
+        if urlsplit(self.url).scheme == "http" and not is_loopback(host):
+            warn("The panel at %s is asked without TLS: password, token and answers can be read on the way." % host)
+
+    def _open(self, ca_path, validate_certs):
+        # requests lets the environment override a session: REQUESTS_CA_BUNDLE beats ca_path, and ~/.netrc the token.
+        # So it may not read the environment; what is useful there (proxies, a CA bundle when none is given) is
+        # taken over by hand. A panel on this machine is never asked through a proxy.
+        session = requests.Session()
+        session.trust_env = False
+        if not is_loopback(urlsplit(self.url).hostname):
+            session.proxies = get_environ_proxies(self.url)
+        if ca_path and not os.path.exists(ca_path):
+            mend = "There is no such file here: give the path of the CA certificate (PEM)."
+            if not os.path.isabs(ca_path):
+                mend = "There is no such file below %s: give an absolute path." % os.getcwd()
+            raise FieldError("ca_path", ca_path, mend)
+        bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        session.verify = (ca_path or bundle or True) if validate_certs else False
+        if not validate_certs:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+        return session
+
+    def object(self, method, path, **more):
+        answer = self.ask(method, path, **more)
+        if not isinstance(answer, dict):
+            raise self.bad(method, path, "with something that is no object")
+        return answer
+
+    def delete(self, path, **more):
+        try:
+            self.ask("DELETE", path, again=True, **more)
+        except PanelError as error:
+            # A first try whose answer was lost may have deleted it.
+            if error.kind != "not_found":
+                raise
+
+    def ask(self, method, path, again=None, version=None, params=None, body=None):
+        """The decoded answer. ``again``: the request may be sent twice (default: GET only)."""
+        again = method == "GET" if again is None else again
+        headers = {} if version is None else {"If-Match": '"%d"' % version}
+        if not self._token:
+            self._log_in()
+        response, content = self._send(method, path, again, headers, params=params, json=body)
+        if response.status_code == 401 and self._login and not self._logged_in:
+            # The token that was given has expired. One that was just made has not: no second try then.
+            self._log_in()
+            response, content = self._send(method, path, again, headers, params=params, json=body)
+        return self._read(method, path, response, content)
+
+    def _log_in(self):
+        username, password = self._login
+        form = {"username": username, "password": password}
+        response, content = self._send("POST", TOKEN_PATH, True, {}, data=form)  # a second token does no harm
+        if response.status_code == 422:
+            raise self._error("login", "POST", TOKEN_PATH, response.status_code, content)
+        answer = self._read("POST", TOKEN_PATH, response, content)
+        token = answer.get("access_token") if isinstance(answer, dict) else None
+        if not isinstance(token, str) or not TOKEN.match(token):
+            raise self.bad("POST", TOKEN_PATH, "without a token")
+        self._token = token
+        self._logged_in = True
+
+    def _send(self, method, path, again, headers, **more):
+        """``(response, content)`` after as many tries as are allowed and wanted."""
+        headers = dict(headers)
+        if path != TOKEN_PATH:
+            headers["Authorization"] = "Bearer " + self._token
+        left = self._retries
+        while True:
+            response = content = None
+            try:
+                response, content = self._send_once(method, path, headers, **more)
+                status = response.status_code
+                # 429: the panel did not look at it. Any 5xx may have had its effect.
+                if not left or not (status == 429 or (again and status >= 500)):
+                    return response, content
+                wait = retry_after(response.headers.get("Retry-After", ""))
+                if wait is not None and wait > MAX_WAIT:
+                    return response, content
+            except requests.exceptions.SSLError as error:
+                raise PanelError(
+                    "tls", "%s can't be trusted: %s" % (self.url, self._clean(tls_reason(error)))
+                ) from None
+            except (requests.exceptions.RequestException, OSError) as error:
+                if not left or not (again or never_sent(error)):
+                    seen = "%s %s%s: no answer (%s)" % (
+                        method,
+                        self.url,
+                        path,
+                        self._clean(reason(error, self._timeout)),
+                    )
+                    raise PanelError("unreachable", seen) from None
+                wait = None
+            tried = self._retries - left
+            time.sleep(wait if wait is not None else min(0.3 * 2**tried, 8) * random.uniform(0.8, 1.2))
+            left -= 1
+
+    def _send_once(self, method, path, headers, **more):
+        # No redirect is followed: it could carry the token, or a login, to another host.
+        with self._session.request(
+            method, self.url + path, headers=headers, timeout=self._timeout, allow_redirects=False, stream=True, **more
+        ) as response:
+            content = b""
+            for chunk in response.iter_content(16384):
+                content += chunk
+                if len(content) > MAX_ANSWER:
+                    raise self.bad(method, path, "with more than %d MiB" % (MAX_ANSWER >> 20))
+            return response, content
+
+    def _read(self, method, path, response, content):
+        """What the answer holds, or the error that it is."""
+        status = response.status_code
+        about_tunnels = path.startswith(TUNNELS_PATH)
+        data, is_json = None, "json" in response.headers.get("Content-Type", "")
+        if is_json:
+            try:
+                data = json.loads(content.decode("utf-8"))
+            except (ValueError, RecursionError):
+                raise self.bad(method, path, "with JSON that can't be read", status) from None
+        if about_tunnels and PANEL_ID in response.headers:
+            self._recognise(response.headers[PANEL_ID])
+        if 200 <= status < 300:
+            if not is_json:
+                raise self.bad(method, path, "with something that is no JSON", status)
+            if about_tunnels and PANEL_ID not in response.headers:
+                raise self.bad(method, path, "without the header %s" % PANEL_ID, status)
+            return data
+        if 300 <= status < 400:
+            place = shown(self._clean(response.headers.get("Location", "nowhere")), 200)
+            raise self.bad(method, path, "with a redirect to %s, which is not followed" % place, status)
+        detail = data.get("detail") if isinstance(data, dict) else None
+        if status == 404:
+            kind = self._kind_of_404(path, detail, PANEL_ID in response.headers)
+        else:
+            kind = _KINDS.get(status, "bad_answer")
+        raise self._error(kind, method, path, status, detail if is_json else content)
+
+    @staticmethod
+    def _kind_of_404(path, detail, from_our_routes):
+        # A missing route says "Not Found" (or HTML). A missing object names itself, and our routes say whose they are.
+        if path.startswith(TUNNELS_PATH):
+            missing = from_our_routes and isinstance(detail, str) and detail != "Not Found"
+            return "not_found" if missing else "no_tunnels_api"
+        return "not_found" if detail == "Node not found" else "bad_answer"
+
+    def _recognise(self, value):
+        try:
+            found = validators.uuid(value, PANEL_ID)
+        except FieldError as error:
+            raise PanelError("bad_answer", str(error)) from None
+        if self.id not in (None, found):
+            raise PanelError("bad_answer", "%s answers as two panels, %s and %s" % (self.url, self.id, found))
+        self.id = found
+
+    def _error(self, kind, method, path, status, detail):
+        return PanelError(
+            kind, "%s %s%s answered %d: %s" % (method, self.url, path, status, self._clean(readable(detail))), status
+        )
+
+    def bad(self, method, path, how, status=None):
+        return PanelError("bad_answer", "%s %s%s answered %s" % (method, self.url, path, how), status)
+
+    def _clean(self, text):
+        """``text`` without our secrets, whoever put them there."""
+        for secret in filter(None, [self._token, *self._login[1:]]):
+            text = text.replace(secret, "********")
+        return text
+
+
+def readable(detail):
+    """The ``detail`` of an error as a line: a text, Marzban's ``{field: message}``, or FastAPI's list of dicts."""
+    if isinstance(detail, dict):
+        return printable("; ".join("%s: %s" % pair for pair in list(detail.items())[:20]))
+    if isinstance(detail, list):
+        parts = []
+        for one in detail[:20]:
+            place = one.get("loc") if isinstance(one, dict) else None
+            where = ".".join(str(step) for step in place) if isinstance(place, list) else ""
+            parts.append("%s: %s" % (where, one.get("msg")) if where else shown(one))
+        return printable("; ".join(parts))
+    if isinstance(detail, bytes):
+        text = detail[:2000].decode("utf-8", "replace").strip()
+        return "a page of HTML" if text[:1] == "<" else printable(text, 200) or "nothing"
+    return printable(detail) if isinstance(detail, str) else "no reason given"
+
+
+def retry_after(text):
+    """Seconds that a panel's Retry-After asks for (a number or a date), or None."""
+    if re.match(r"[0-9]{1,9}\Z", text):
+        return int(text)
+    try:
+        moment = email.utils.parsedate_tz(text) if text else None
+        return max(0, email.utils.mktime_tz(moment) - time.time()) if moment else None
+    except (ValueError, OverflowError):  # a date that no calendar has
+        return None
+
+
+def never_sent(error):
+    """Whether the connection did not even come up."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    cause = error.args[0] if error.args else None
+    return isinstance(getattr(cause, "reason", None), urllib3.exceptions.NewConnectionError)
+
+
+def reason(error, timeout):
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy of the environment does not let it through"
+    if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+        return "nothing within %d s" % timeout
+    for words in ("Connection refused", "Name or service not known", "No route to host", "Network is unreachable"):
+        if words in str(error):
+            return words.lower()
+    if "Temporary failure in name resolution" in str(error) or "getaddrinfo" in str(error):
+        return "the name can't be resolved"
+    return printable(str(error), 200)
+
+
+def tls_reason(error):
+    found = re.search(r"certificate verify failed: ([^(\]']+)", str(error))
+    if found:
+        return printable(found.group(1).strip(), 200)
+    if "WRONG_VERSION_NUMBER" in str(error) or "wrong version number" in str(error):
+        return "it does not speak TLS on this port"
+    return printable(str(error), 200)

@@ -1,0 +1,51 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Ed25519 keys of IPsec ends: PKCS #8 in PEM here, and base64 of a SubjectPublicKeyInfo in DER for the peer."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+from ..._node import files
+from ..x25519 import FILE, BrokenKey
+
+try:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+except ImportError:  # the module says that it is missing
+    pass
+
+
+def make(folder):
+    """Writes a new private key into ``folder``, in place of one that may be there; the public one."""
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files.write(os.path.join(folder, FILE), pem.decode("ascii"))
+    return _public(key)
+
+
+def load(folder):
+    """The public key of the private one in ``folder``. Raises BrokenKey, whose text never holds what was read."""
+    path = os.path.join(folder, FILE)
+    try:
+        key = serialization.load_pem_private_key((files.read(path) or "").encode("utf-8"), password=None)
+        why = None if isinstance(key, Ed25519PrivateKey) else "it is no Ed25519 key"
+    except TypeError:
+        why = "it has a passphrase"
+    except (ValueError, UnsupportedAlgorithm):
+        why = "it is no private key in PEM"
+    if why:
+        raise BrokenKey(
+            "The private key in %s can't be used: %s. Put the right one back, or make a new one with tunnel_keys and "
+            "regenerate: if_invalid (the other end then needs a run too)." % (path, why)
+        )
+    return _public(key)
+
+
+def _public(key):
+    spki = serialization.PublicFormat.SubjectPublicKeyInfo
+    return base64.b64encode(key.public_key().public_bytes(serialization.Encoding.DER, spki)).decode("ascii")

@@ -1,0 +1,119 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has to happen to one IPsec tunnel: what is wanted, compared with what is there. Pure."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from ..._errors import FieldError
+from ..._node import net, netdev
+from . import swanctl
+
+CHARON = "strongswan.service"
+
+# What the last run left: whether the key in swanctl's folder is the tunnel's, and whether others can read it; whether
+# the interface is of the right kind; ``applied`` of the state.
+Before = namedtuple("Before", "key_there key_open right_kind applied")
+
+
+class Plan(netdev.Plan):
+    """With what charon has to be told."""
+
+    def __init__(self, view, unit, path, conf):
+        super().__init__(view, unit)
+        self.path = path  # the data path
+        self.digest = swanctl.digest(conf)
+        self.units = False  # systemd has to read them again
+        self.settings = False  # charon has to read them again
+        self.charon = None  # "start" or "restart"
+        self.watch = None  # the same, of what calls again
+        self.key = False  # into swanctl's folder
+        self.give = False  # the key and the connection to charon
+        self.renew = False  # the associations
+
+
+def compare(plan, before, live, routes, mtu):
+    """Fills ``plan``, whose files are known.
+
+    ``live`` is what ``IPsec.look`` said, ``routes`` those of the main table, ``mtu`` the one inside.
+    """
+    name, view = plan.interface, plan.view
+    written = [path for path, _before, _after in plan.files]
+    plan.units = any(path.endswith(".service") for path in written)
+    for path, old, _new in plan.files:
+        if path.endswith("/marzban-%s.conf" % name):
+            plan.changes.append("connection written" if old is None else "connection changed")
+        elif path.endswith("/strongswan.d/marzban.conf"):
+            plan.settings = True
+            plan.changes.append("strongSwan's settings written")
+        elif path.endswith(".service") and plan.unit in path and old is not None:
+            plan.changes.append("unit changed")
+    _compare_charon(plan, live)
+    link = live["links"].get(name)
+    netdev.compare_unit(plan, live, link is not None and before.right_kind)
+    if not plan.start:
+        netdev.compare_rules(plan, before.applied, live, any(path.endswith(".nft") for path in written))
+        shaken = netdev.compare_link(
+            plan, link, view["local"]["addresses"], mtu, set(before.applied.get("addresses") or [])
+        )
+        netdev.compare_routes(plan, routes, before.applied, shaken)
+    _compare_watch(plan, live, written)
+    if not before.key_there:
+        plan.key = plan.give = True
+        plan.changes.append("private key given to strongSwan")
+    elif before.key_open:
+        plan.key = True
+        plan.changes.append("private key closed to others")
+    known = before.applied.get("conf")
+    if plan.digest != known or name not in live["conns"]:
+        plan.give = True
+        plan.changes.append("connection loaded")
+    plan.renew = plan.digest != known or not before.key_there
+    if plan.files and not plan.changes:
+        plan.changes.append("files put back")
+
+
+def _compare_charon(plan, live):
+    if live["plugins"] is None:
+        plan.charon = "start"
+        plan.changes.append("strongSwan started")
+    elif ("kernel-libipsec" in live["plugins"]) != (plan.path == swanctl.USERSPACE):
+        plan.charon = "restart"
+        plan.changes.append("strongSwan restarted for its %s data path" % plan.path)
+
+
+def _compare_watch(plan, live, written):
+    if any("marzban-ipsec-call" in path or path.endswith("/" + swanctl.WATCH_UNIT) for path in written):
+        plan.watch = "restart"
+        plan.changes.append("%s written" % swanctl.WATCH_UNIT)
+    elif not plan.start and live["units"].get(swanctl.WATCH_UNIT, {}).get("active") != "active":
+        plan.watch = "start"
+        plan.changes.append("%s started" % swanctl.WATCH_UNIT)
+
+
+def check_selectors(view, taken, there, links):
+    """Refuses what kernel-libipsec can't carry. Raises FieldError.
+
+    ``taken``: ``{network: name of the tunnel}`` of this host's other tunnels, ``there`` the networks behind this one,
+    ``links`` as ``net.look_links`` has them.
+    """
+    shared = swanctl.overlap(there, taken)
+    if shared:
+        mend = (
+            "It shares addresses with %s of the tunnel %s, and strongSwan's userspace data path can't tell them apart: "
+            "choose networks apart, or a kernel with ESP and XFRM interfaces."
+        )
+        raise FieldError("routes", shared[0], mend % (shared[1], taken[shared[1]]))
+    # Before 5.9.12 charon takes no such selector at all; later its route for it hides the one that names the tunnel's
+    # address, and what the host itself sends to the peer leaves from another.
+    addresses = [one.split("/")[0] for link in links.values() for one in link["addresses"]]
+    for route in view["local"]["routes"]:
+        if not net.covers(route, addresses):
+            mend = (
+                "This host has no address in it, and strongSwan's userspace data path wants one: give it an address "
+                "there, or use a kernel with ESP and XFRM interfaces."
+            )
+            raise FieldError("local.routes", route, mend)

@@ -1,0 +1,392 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""OpenVPN on a node: one process per tunnel under the stock unit, with certificates that both ends know by fingerprint.
+
+Both ends run under openvpn-server@, whose stock unit may bind a port; that of openvpn-client@ may not (--nobind).
+A certificate that ends soon is renewed in three steps, each in a run of its end: the next one is made and published;
+the peer lets it in beside the present one, and says so; then it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+
+from ..._errors import FieldError
+from ..._model import render
+from ..._node import files as node_files
+from ..._node import net, netdev
+from ..._node import state as node_state
+from .. import x25519
+from ..base import RULES, Exchanged, Protocol, ipv6_is_off
+from . import certificate, tls_crypt
+from . import conf as openvpn_conf
+
+CONF_DIR = "/etc/openvpn/server"
+UNITS = "/etc/systemd/system"
+SOCKETS = "/run/openvpn-server"
+LINK = "link.ip"
+LEAST_VERSION = (2, 6)  # peer-fingerprint
+QUANTUM_LIBRARY = (3, 5)  # the first OpenSSL with ML-KEM
+HIDDEN = ("home", "root", "tmp", "var/tmp", "run/user")  # what the stock unit's process can't see
+TIMEOUT = 1  # second, for the management socket
+# Bytes that OpenVPN (2.7 takes 4 more than 2.6) and the outer packet take, by the transport and the outer family.
+OUTSIDE = {"udp": {4: 56, 6: 76}, "tcp": {4: 82, 6: 102}}
+
+
+def unit(interface):
+    """The stock unit of an interface."""
+    return "openvpn-server@%s.service" % interface
+
+
+def conf_path(interface):
+    """Where the stock unit looks for the conf of an interface."""
+    return os.path.join(CONF_DIR, interface + ".conf")
+
+
+def drop_in(interface):
+    """What we add to the stock unit, for this interface."""
+    return os.path.join(UNITS, unit(interface) + ".d", "marzban.conf")
+
+
+def management(interface):
+    """The socket that tells of a tunnel; root's alone, and gone after a reboot."""
+    return os.path.join(SOCKETS, "marzban-%s.sock" % interface)
+
+
+class Plan(netdev.Plan):
+    """With the key that wraps the handshake, which no diff shows."""
+
+    def __init__(self, view, interface_unit):
+        super().__init__(view, interface_unit)
+        self.wrap = None  # the text of its file, if that has to be written
+
+
+class OpenVPN(Protocol):
+    """The protocol ``openvpn``."""
+
+    name = "openvpn"
+    program = "openvpn"
+
+    def __init__(self, host, folders):
+        super().__init__(host, folders)
+        self._versions = None
+
+    # What is there
+
+    def missing(self):
+        """The capabilities that a tunnel needs and this host lacks."""
+        lacks = self.lacks([("openvpn", "openvpn")])
+        version = self._look_versions()[0]
+        if version and version < LEAST_VERSION:
+            lacks.insert(0, "openvpn-2.6")
+        return lacks
+
+    def _look_versions(self):
+        """Of OpenVPN and of its OpenSSL; () where it isn't installed."""
+        if self._versions is None:
+            said = self.host.look("sh", "-c", "openvpn --version || true") if self.host.has("openvpn") else None
+            self._versions = openvpn_conf.versions(said or "")
+        return self._versions
+
+    def check(self, view):
+        """Refuses a view that this protocol can't run. Raises FieldError."""
+        root = self.folders.root + "/"
+        if root.startswith(tuple("/%s/" % one for one in HIDDEN)):
+            mend = "systemd hides this place from OpenVPN: choose one such as %s."
+            raise FieldError("config_dir", self.folders.root, mend % node_state.CONFIG_DIR)
+        library = self._look_versions()[1]
+        if view["post_quantum"] == "require" and library and library < QUANTUM_LIBRARY:
+            mend = "OpenVPN of this host has OpenSSL %d.%d, and %s wants 3.5 (Debian 13): upgrade it, or choose auto."
+            raise FieldError("post_quantum", "require", mend % (*library, openvpn_conf.QUANTUM))
+
+    # Keys: the static one, and one of TLS with its certificate
+
+    def load_key(self, uuid):
+        """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
+        there, public = super().load_key(uuid)
+        return there, public and dict(public, **self._certificates(uuid))
+
+    def make_key(self, uuid):
+        """Makes a private half and answers the public one. The static key comes last: with it all are there."""
+        folder = self.folders.path(uuid)
+        node_files.remove(os.path.join(folder, certificate.NEXT))
+        certificate.make(folder)
+        return dict(super().make_key(uuid), **self._certificates(uuid))
+
+    def _certificates(self, uuid):
+        folder = self.folders.path(uuid)
+        used = certificate.load(folder)
+        if used is None:
+            path = os.path.join(folder, certificate.FILE)
+            mend = "%s is missing: put it back, or make new keys with tunnel_keys and regenerate: if_invalid."
+            raise x25519.BrokenKey(mend % path)
+        following = self._next(folder)
+        return dict(
+            {"fingerprint": used.fingerprint}, **({"next_fingerprint": following.fingerprint} if following else {})
+        )
+
+    @staticmethod
+    def _next(folder):
+        """The certificate to come, or None; a broken one is made anew, nobody uses it yet."""
+        with contextlib.suppress(x25519.BrokenKey):
+            return certificate.load(folder, certificate.NEXT)
+        return None
+
+    def fingerprint(self, public):
+        """What a diff shows of a public half."""
+        return "%s, certificate %s" % (super().fingerprint(public), public["fingerprint"])
+
+    def exchange(self, view, public, peer_public, state, handed):
+        """Makes the next certificate where the present one ends soon, and uses it once the peer lets it in."""
+        changes: list = []
+        if public is None:
+            return Exchanged(public, False, changes)
+        folder = self.folders.path(view["uuid"])
+        path = os.path.join(folder, certificate.FILE)
+        if node_files.open_to_others(path):
+            changes.append("TLS key closed to others")
+            if not self.host.check:
+                node_files.close_to_others(path)
+        following = public.get("next_fingerprint")
+        if not following and certificate.load(folder).days < certificate.RENEW:
+            changes.append("next certificate made")
+            if self.host.check:
+                return Exchanged(public, False, changes)
+            following = certificate.make(folder, certificate.NEXT).fingerprint
+            public = dict(public, next_fingerprint=following)
+        # Not before, even where the present one has ended: OpenVPN goes by the fingerprint, and takes it all the same.
+        if following and peer_public.get("accepts") == following:
+            changes.append("certificate switched")
+            if not self.host.check:
+                certificate.switch(folder)
+            public = {"public_key": public["public_key"], "fingerprint": following}
+        return Exchanged(public, False, changes)
+
+    def acknowledge(self, public, state):
+        """Says which next certificate of the peer is let in by now."""
+        peer = ((state.get("peer") or {}).get("public") or {}) if state["interface"] else {}
+        public = {key: value for key, value in public.items() if key != "accepts"}
+        following = peer.get("next_fingerprint")
+        return dict(public, accepts=following) if following else public
+
+    # Looking
+
+    def units(self, interface):
+        """The stock unit."""
+        return [unit(interface)]
+
+    def files(self, interface, uuid):
+        """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
+        ours = [conf_path(interface), drop_in(interface), management(interface)]
+        return [
+            *ours,
+            *(self.folders.path(uuid, name) for name in (LINK, tls_crypt.FILE)),
+            *super().files(interface, uuid),
+        ]
+
+    def look(self, interfaces):
+        """The live state, each thing asked for once, and the ports that others listen at."""
+        live = super().look(interfaces)
+        ours = {
+            openvpn_conf.listens(node_files.read(conf_path(name)) or "")
+            for name in interfaces
+            if self._active(live, name)
+        }
+        return dict(live, ports=net.listening(self.host) - ours)
+
+    def look_briefly(self, interfaces):
+        """What changes by itself: units, and what the processes say."""
+        live = super().look_briefly(interfaces)
+        said = {name: ask(name) for name in interfaces if self._active(live, name)}
+        return dict(live, said=said)
+
+    @staticmethod
+    def _active(live, interface):
+        return live["units"].get(unit(interface), {}).get("active") == "active"
+
+    # What is to be done
+
+    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
+        """What has to happen so that this host matches an active ``view``. Reads, and changes nothing. Raises Error.
+
+        ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
+        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
+        """
+        if ipv6_is_off():
+            view = netdev.without_ipv6(view)
+        uuid, interface = view["uuid"], view["interface"]
+        folder, stood = self.folders.path(uuid), bool(state) and state["interface"] == interface
+        if not stood:
+            # What bears the name now is another tunnel of ours, which leaves before this one comes.
+            live = netdev.leave_out(live, interface, self.units(interface))
+        netdev.check_endpoint(view, resolved)
+        self.outside = OUTSIDE[view["transport"]]
+        mtu = self.mtu(view, live, resolved, self._last_mtu(uuid))
+        conf = render.fill(template, self._values(view, folder, mtu, peer_public))
+        openvpn_conf.check(conf)
+        plan = Plan(view, unit(interface))
+        before = node_files.read(conf_path(interface)) if stood else None
+        if plan.write(conf_path(interface), before, conf):
+            plan.changes.append("conf written" if before is None else "conf changed")
+        old = node_files.read(drop_in(interface)) if stood else None
+        if plan.write(drop_in(interface), old, openvpn_conf.unit(folder, uuid)) and old is not None:
+            plan.changes.append("unit changed")
+        plan.write(self._path(uuid, LINK), node_files.read(self._path(uuid, LINK)), netdev.batch(view, mtu))
+        rules = netdev.rules(view, mtu)
+        written = plan.write(self._path(uuid, RULES), node_files.read(self._path(uuid, RULES)), rules)
+        applied = (state or {}).get("applied") or {}
+        fresh = self._plan_wrap(plan, folder, public, peer_public, stood)
+        netdev.compare_unit(plan, live, interface in live["links"])
+        if not plan.start and (fresh or self._stale(before, conf, applied, public)):
+            plan.start = True
+            plan.changes.append("restarted")
+        if not plan.start:
+            netdev.compare_rules(plan, applied, live, written)
+            link, ours = live["links"][interface], set(applied.get("addresses") or [])
+            shaken = netdev.compare_link(plan, link, view["local"]["addresses"], mtu, ours)
+            netdev.compare_routes(plan, routes, applied, shaken)
+        if plan.start and not (
+            self._active(live, interface) and openvpn_conf.listens(before or conf) == openvpn_conf.listens(conf)
+        ):
+            self._check_port(plan, conf, live)
+        if plan.files and not plan.changes:
+            plan.changes.append("files put back")
+        return plan
+
+    def _path(self, uuid, name):
+        return self.folders.path(uuid, name)
+
+    def _last_mtu(self, uuid):
+        found = re.search(r" mtu (\d+)", node_files.read(self._path(uuid, LINK)) or "")
+        return int(found.group(1)) if found else None
+
+    def _values(self, view, folder, mtu, peer_public):
+        able = self._look_versions()[1] >= QUANTUM_LIBRARY
+        let_in = [peer_public[one] for one in ("fingerprint", "next_fingerprint") if peer_public.get(one)]
+        return {
+            "dir": folder,
+            "mtu": mtu,
+            "family": 6 if os.path.exists("/proc/net/if_inet6") else 4,
+            "peer_fingerprints": openvpn_conf.fingerprint_lines(let_in),
+            "tls_groups": openvpn_conf.tls_groups(view["post_quantum"], able),
+        }
+
+    @staticmethod
+    def _plan_wrap(plan, folder, public, peer_public, stood):
+        """The key that wraps the handshake; whether it is another one than before. It goes with a former interface."""
+        wanted = None
+        if public:
+            wanted = tls_crypt.derive(x25519.load(folder)[0], peer_public["public_key"], plan.view["uuid"])
+            if stood and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
+                return False
+        plan.wrap = wanted
+        plan.changes.append("wrap key derived")
+        return True
+
+    @staticmethod
+    def _stale(before, conf, applied, public):
+        """Whether the process that runs was started with something else."""
+        return not openvpn_conf.same_process(before, conf) or bool(
+            public and applied.get("fingerprint") not in (None, public["fingerprint"])
+        )
+
+    @staticmethod
+    def _check_port(plan, conf, live):
+        place = openvpn_conf.listens(conf)
+        if place:
+            netdev.check_port(plan, place[1], {port for kind, port in live["ports"] if kind == place[0]}, False)
+
+    # Doing it
+
+    def _do_files(self, plan):
+        super()._do_files(plan)
+        if plan.wrap:
+            node_files.write(self._path(plan.view["uuid"], tls_crypt.FILE), plan.wrap)
+
+    def ready(self, plans):
+        """Lets systemd read what was added to its units."""
+        if any(path.startswith(UNITS) for plan in plans for path, _before, _after in plan.files):
+            self.host.run("systemctl", "daemon-reload")
+        return {}
+
+    def applied(self, view, live):
+        """What goes into the state about what was applied, with the certificate that the process was started with."""
+        folder = self.folders.path(view["uuid"])
+        with contextlib.suppress(x25519.BrokenKey):
+            found = certificate.load(folder) if x25519.HAS_CRYPTOGRAPHY else None
+            return dict(super().applied(view, live), fingerprint=found and found.fingerprint)
+        return super().applied(view, live)
+
+    def released(self, places):
+        """Lets systemd forget what was added to its units."""
+        for name in places:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(drop_in(name)))
+        self.host.attempt("systemctl", "daemon-reload")
+
+    # Measuring
+
+    def ports(self, view, side):
+        """Where a side of a view listens."""
+        return "%s %d" % (view["transport"].upper(), side["port"])
+
+    def measured(self, view, live, ping):
+        """MEASURED of one end. ``ping`` is what the probe said."""
+        name, found = view["interface"], self._said(view, live)
+        device = "/sys/class/net/%s/" % name
+        measured = dict(
+            ping,
+            rx_bytes=_number(device + "statistics/rx_bytes"),
+            tx_bytes=_number(device + "statistics/tx_bytes"),
+            cipher=found.get("cipher"),
+            key_exchange=found.get("key_exchange"),
+            data_path="userspace" if os.path.exists(device + "tun_flags") else "kernel",
+        )
+        if found.get("handshake") is not None:
+            measured["handshake_age"] = max(0, int(live["now"]) - found["handshake"])
+        if found.get("key_exchange"):
+            measured["post_quantum"] = found["key_exchange"] == openvpn_conf.QUANTUM
+        if x25519.HAS_CRYPTOGRAPHY:
+            with contextlib.suppress(x25519.BrokenKey):
+                used = certificate.load(self.folders.path(view["uuid"]))
+                measured["certificate_days"] = used and used.days
+        return measured
+
+    def up(self, view, live):
+        """Whether the process and its interface are there, and for how many seconds, or without a session."""
+        there, seconds = self.runs(view, live, os.path.exists("/sys/class/net/%s" % view["interface"]))
+        lost = self._said(view, live).get("lost")
+        return there, seconds if lost is None or seconds is None else min(seconds, max(0, live["now"] - lost))
+
+    @staticmethod
+    def _said(view, live):
+        name = view["interface"]
+        return openvpn_conf.parse(live["said"].get(name) or "", node_files.read(conf_path(name)) or "")
+
+
+def ask(interface):
+    """What the process of an interface says of its state, and has logged; nothing where it doesn't answer in time."""
+    said = b""
+    try:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:
+            asked.settimeout(TIMEOUT)
+            asked.connect(management(interface))
+            asked.sendall(b"state\nlog all\n")
+            while said.count(b"\r\nEND\r\n") < 2:
+                part = asked.recv(65536)
+                if not part:
+                    break
+                said += part
+    except OSError:
+        pass
+    return said.decode("utf-8", "replace").replace("\r", "")
+
+
+def _number(path):
+    found = (node_files.read(path) or "").strip()
+    return int(found) if found.isdigit() else None

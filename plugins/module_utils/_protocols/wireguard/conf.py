@@ -1,0 +1,223 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""WireGuard's texts: the conf of wg-quick, what `wg show all dump` says. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+
+from ..._errors import Error, FieldError
+from ..._model import validators
+
+STALE = 180  # seconds after which WireGuard drops a session, so that the endpoint it used says nothing any more
+_HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
+NO_PRESHARED_KEY = base64.b64encode(bytes(32)).decode("ascii")  # left out, the one in use would stay
+_NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
+
+
+def without_ipv6(view, conf):
+    """The conf (a text) of ``view`` for a host where IPv6 is off."""
+    gone = [one for one in view["routes"] if ":" in one]
+    lines = []
+    for line in conf.split("\n"):
+        key, _sign, value = (part.strip() for part in line.partition("="))
+        if key.lower() == "address":
+            kept = [one.strip() for one in value.split(",") if ":" not in one]
+            lines += ["%s = %s" % (key, ", ".join(kept))] if kept else []
+        elif not (key.lower() in _HOOKS and set(value.split()) & set(gone)):
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def preshared_fingerprint(key):
+    """The SHA-256 of a pre-shared key in base64, as hex digits; None of a text that is none."""
+    try:
+        raw = base64.b64decode(key.strip().encode("ascii"), validate=True)
+    except (binascii.Error, ValueError, UnicodeError):
+        return None
+    return hashlib.sha256(raw).hexdigest() if len(raw) == 32 else None
+
+
+def _peer():
+    return {"allowed": set(), "endpoint": None, "keepalive": 0, "psk": None}
+
+
+def parse_conf(text):
+    """What a conf of wg-quick asks for, checked.
+
+    ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint":
+    (host, port)?, "keepalive": seconds, "psk": fingerprint?}}, "lines": [what wg itself reads]}``. Raises Error.
+    """
+    conf: dict = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
+    section, peer = None, None
+    for line in text.split("\n"):
+        line = line.partition("#")[0].strip()
+        if not line:
+            continue
+        if line.startswith("["):
+            section = line.lower()
+            peer = None
+            if section not in ("[interface]", "[peer]"):
+                raise Error("The conf has a section %s, and wg-quick knows [Interface] and [Peer]." % line)
+            conf["lines"].append(section.title())
+            continue
+        key, sign, value = (part.strip() for part in line.partition("="))
+        if not sign or section is None:
+            raise Error("The conf has a line that is no setting: %s." % key)
+        try:
+            if section == "[interface]":
+                keep = _interface_line(conf, key.lower(), value)
+            else:
+                peer = _peer_line(conf, peer, key.lower(), value)
+                keep = True
+        except (ValueError, FieldError):
+            raise Error("The conf has a %s that can't be used: %s." % (key, value)) from None
+        if keep:
+            conf["lines"].append("%s = %s" % (key, value))
+    if conf["port"] is None or not conf["peers"] or not conf["addresses"]:
+        raise Error(
+            "The conf needs an Address, a ListenPort and a [Peer] with its PublicKey: syncconf would reset them."
+        )
+    return conf
+
+
+def _interface_line(conf, key, value):
+    """Takes in a setting of [Interface]; whether wg itself reads it."""
+    if key == "privatekey" or (key == "saveconfig" and value.lower() != "false"):
+        setting = "PrivateKey" if key == "privatekey" else "SaveConfig"
+        raise Error("The template has %s, which puts the key into the conf. %s" % (setting, _NO_SECRET))
+    if key == "address":
+        conf["addresses"] += [str(ipaddress.ip_interface(one.strip())) for one in value.split(",")]
+    elif key == "mtu":
+        conf["mtu"] = int(value)
+    elif key == "listenport":
+        conf["port"] = int(value)
+        return True
+    elif key == "fwmark":
+        conf["fwmark"] = 0 if value == "off" else int(value, 0)
+        return True
+    elif key not in _HOOKS and key != "saveconfig":
+        raise ValueError
+    return False
+
+
+def _peer_line(conf, peer, key, value):
+    """Takes in a setting of a [Peer]; the peer it is about."""
+    if key == "publickey":
+        peer = conf["peers"].setdefault(validators.wireguard_key(value), _peer())
+    elif peer is None:
+        raise Error("The conf has a [Peer] that does not begin with its PublicKey.")
+    elif key == "allowedips":
+        peer["allowed"] |= {str(ipaddress.ip_network(one.strip())) for one in value.split(",") if one.strip()}
+    elif key == "endpoint":
+        peer["endpoint"] = parse_endpoint(value)
+    elif key == "persistentkeepalive":
+        peer["keepalive"] = 0 if value == "off" else int(value)
+    elif key == "presharedkey":
+        raise Error("The template has a PresharedKey, which is a secret. %s" % _NO_SECRET)
+    else:
+        raise ValueError
+    return peer
+
+
+def parse_endpoint(text):
+    """``(host, port)`` of ``host:port`` or ``[host]:port``. Raises ValueError."""
+    host, _colon, port = text.rpartition(":")
+    return host.strip("[]").partition("%")[0], int(port)
+
+
+def sync_text(conf, private, preshared=None):
+    """What `wg syncconf` reads: complete, or it would reset what is left out. It holds keys: memory only."""
+    lines = []
+    for line in conf["lines"]:
+        lines.append(line)
+        key, _sign, value = line.partition(" = ")
+        if key.lower() == "publickey":
+            lines.append("PresharedKey = " + (preshared if conf["peers"][value]["psk"] else NO_PRESHARED_KEY))
+    first = lines.index("[Interface]") + 1
+    return "\n".join([*lines[:first], "PrivateKey = " + private, *lines[first:]]) + "\n"
+
+
+def parse_dump(text):
+    """``{interface: {"public"?, "port", "fwmark", "peers": {public key: {…, "handshake", "rx", "tx"}}}}``.
+
+    ``text`` is the output of `wg show all dump`. The private keys in it are left out here, of pre-shared ones the
+    fingerprint stays, and it goes nowhere else.
+    """
+    interfaces: dict = {}
+    for line in text.splitlines():
+        words = line.split("\t")
+        if len(words) == 5:
+            interfaces[words[0]] = {
+                "public": None if words[2] == "(none)" else words[2],
+                "port": int(words[3]),
+                "fwmark": 0 if words[4] == "off" else int(words[4], 0),
+                "peers": {},
+            }
+        elif len(words) == 9 and words[0] in interfaces:
+            interfaces[words[0]]["peers"][words[1]] = {
+                "psk": preshared_fingerprint(words[2]),
+                "endpoint": None if words[3] == "(none)" else parse_endpoint(words[3]),
+                "allowed": set() if words[4] == "(none)" else set(words[4].split(",")),
+                "handshake": int(words[5]),
+                "rx": int(words[6]),
+                "tx": int(words[7]),
+                "keepalive": 0 if words[8] == "off" else int(words[8]),
+            }
+    return interfaces
+
+
+def differences(conf, live, public, before, resolved, now):
+    """What `wg syncconf` has to put right on an interface: texts for ``changes``, empty when there is nothing to do.
+
+    ``conf`` is what is wanted, ``live`` what the dump says, ``before`` the conf written last (or None), ``resolved``
+    ``{host: [addresses]}``, ``now`` seconds of the clock. A peer may have moved: its live endpoint counts only when
+    there is no session that uses it.
+    """
+    found = []
+    if live["public"] != public:
+        found.append("private key loaded")
+    if live["port"] != conf["port"]:
+        found.append("listen port %d instead of %d" % (conf["port"], live["port"]))
+    if live["fwmark"] != conf["fwmark"]:
+        found.append("firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"]))
+    found += ["peer %s… removed" % key[:8] for key in live["peers"] if key not in conf["peers"]]
+    for key, wanted in conf["peers"].items():
+        peer = live["peers"].get(key)
+        if peer is None:
+            found.append("peer %s… added" % key[:8])
+            continue
+        if {_canonical(one) for one in peer["allowed"]} != wanted["allowed"]:
+            found.append("allowed IPs %s" % ", ".join(sorted(wanted["allowed"])))
+        if peer["keepalive"] != wanted["keepalive"]:
+            found.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
+        if peer["psk"] != wanted["psk"]:
+            found.append("pre-shared key switched %s" % ("on" if wanted["psk"] else "off"))
+        if wanted["endpoint"] and _lost(key, wanted["endpoint"], peer, before, resolved, now):
+            found.append("endpoint %s port %d" % wanted["endpoint"])
+    return found
+
+
+def _canonical(network):
+    return str(ipaddress.ip_network(network))
+
+
+def _lost(key, endpoint, peer, before, resolved, now):
+    """Whether the endpoint of a peer has to be set."""
+    if before and key in before["peers"] and before["peers"][key]["endpoint"] != endpoint:
+        return True
+    if now - peer["handshake"] <= STALE:
+        return False
+    host, port = endpoint
+    addresses = resolved.get(host) or []
+    return bool(addresses) and peer["endpoint"] not in [(address, port) for address in addresses]
+
+
+def handshake_age(peer, now):
+    """Seconds since the last handshake with a peer of the dump, or None when there was none."""
+    return max(0, int(now - peer["handshake"])) if peer["handshake"] else None

@@ -1,0 +1,59 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has to happen to one WireGuard tunnel: what is wanted, compared with what is there. Pure."""
+
+from __future__ import annotations
+
+from ..._errors import Error, FieldError
+from ..._node import netdev
+from . import conf as wireguard_conf
+
+
+class Before:
+    """What the last run left: the texts on the disk (None: no such file), and ``applied`` of the state."""
+
+    def __init__(self, rules=None, conf=None, applied=None):
+        self.rules, self.conf, self.applied = rules, conf, applied or {}
+        try:
+            self.parsed = wireguard_conf.parse_conf(conf) if conf else None
+        except Error:  # somebody broke it: then it says nothing
+            self.parsed = None
+
+
+class Plan(netdev.Plan):
+    """With the conf that is wanted, as ``parse_conf`` answers it."""
+
+    def __init__(self, view, unit, conf):
+        super().__init__(view, unit)
+        self.conf = conf
+        self.sync = False  # what `wg syncconf` sets
+
+
+def compare(plan, before, public, live, routes, resolved):
+    """Fills ``plan``, whose files are known. ``public`` is this end's key (None: not made yet). Raises Error.
+
+    ``live`` is what ``WireGuard.look`` said, ``routes`` those of the main table, ``resolved`` ``{host: [addresses]}``.
+    """
+    name, conf = plan.interface, plan.conf
+    for path, old, _new in plan.files:
+        if path.endswith(".conf"):
+            plan.changes.append("conf written" if old is None else "conf changed")
+    link, wg = live["links"].get(name), live["wg"].get(name)
+    netdev.compare_unit(plan, live, link is not None and wg is not None)
+    if not plan.start:
+        written = any(path.endswith(".nft") for path, _old, _new in plan.files)
+        netdev.compare_rules(plan, before.applied, live, written)
+        ours = {*(before.applied.get("addresses") or []), *(before.parsed["addresses"] if before.parsed else [])}
+        shaken = netdev.compare_link(plan, link, conf["addresses"], conf["mtu"], ours)
+        netdev.compare_routes(plan, routes, before.applied, shaken)
+        wrong = wireguard_conf.differences(conf, wg, public, before.parsed, resolved, live["now"])
+        plan.sync = bool(wrong)
+        plan.changes += wrong
+    netdev.check_port(plan, conf["port"], live["ports"], not plan.start and wg["port"] == conf["port"])
+    if plan.start or plan.sync:
+        for peer in conf["peers"].values():
+            if peer["endpoint"] and not resolved.get(peer["endpoint"][0], True):
+                mend = "This host can't resolve the name: correct it, or the host's DNS."
+                raise FieldError("peer.endpoint", peer["endpoint"][0], mend)

@@ -1,0 +1,86 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The pre-shared key of a WireGuard tunnel: made by its source, sealed there for the target, known by its fingerprint.
+
+``preshared.key`` in the tunnel's folder holds it in base64, ``preshared.sealed`` what is to be handed to the peer.
+It is used once each end has published the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+
+from ..._errors import Error
+from ..._node import files
+from .. import sealing, x25519
+from .conf import preshared_fingerprint as fingerprint
+
+FILE = "preshared.key"
+SEALED = "preshared.sealed"
+LENGTH = 32  # bytes
+
+
+def load(folder):
+    """``(key, fingerprint)`` of the key in ``folder``, ``(None, None)`` where there is none that can be used."""
+    text = files.read(os.path.join(folder, FILE))
+    found = fingerprint(text) if text else None
+    return (text.strip(), found) if found else (None, None)
+
+
+def make(folder):
+    """Writes a new key in place of one that may be there; its fingerprint."""
+    return _store(folder, os.urandom(LENGTH))
+
+
+def _store(folder, raw):
+    text = base64.b64encode(raw).decode("ascii")
+    files.write(os.path.join(folder, FILE), text + "\n")
+    return fingerprint(text)
+
+
+def drop(folder):
+    """Removes the key, and what was sealed of it."""
+    for name in (FILE, SEALED):
+        files.remove(os.path.join(folder, name))
+
+
+def offer(folder, uuid, peer_public):
+    """Seals the key for ``peer_public``, unless that was done already."""
+    key, found = load(folder)
+    about = {"for": peer_public, "fingerprint": found}
+    before = _offered(folder)
+    if {name: before.get(name) for name in about} == about:
+        return
+    sealed = sealing.seal(base64.b64decode(key), x25519.load(folder)[0], peer_public, uuid)
+    files.write(os.path.join(folder, SEALED), json.dumps(dict(about, sealed=sealed)) + "\n")
+
+
+def offered(folder):
+    """What is to be handed to the peer, or None."""
+    return _offered(folder).get("sealed")
+
+
+def _offered(folder):
+    try:
+        found = json.loads(files.read(os.path.join(folder, SEALED)) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def withdraw(folder):
+    """The peer has it."""
+    files.remove(os.path.join(folder, SEALED))
+
+
+def take(folder, uuid, sealed, peer_public, expected):
+    """Stores what the peer sealed, which has to be the key with the fingerprint ``expected``. Raises Error."""
+    raw = sealing.unseal(sealed, x25519.load(folder)[0], peer_public, uuid)
+    if len(raw) != LENGTH or hashlib.sha256(raw).hexdigest() != expected:
+        raise Error("The pre-shared key from the other end is not the one that it published: run the playbook again.")
+    return _store(folder, raw)

@@ -1,0 +1,258 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""WireGuard on a node: wg-quick's stock unit, its conf, and a pre-shared key against quantum computers.
+
+``wg show all dump`` prints private keys: its output goes into ``parse_dump`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+
+from ..._errors import Error, FieldError
+from ..._model import render
+from ..._node import files as node_files
+from ..._node import net, netdev
+from .. import x25519
+from ..base import RULES, Exchanged, Protocol, ipv6_is_off
+from . import conf as wireguard_conf
+from . import plan as planning
+from . import preshared_key
+
+CONF_DIR = "/etc/wireguard"
+NO_KEY = "/dev/null"  # what wg takes for "no pre-shared key"
+
+
+def unit(interface):
+    """The stock unit of an interface."""
+    return "wg-quick@%s.service" % interface
+
+
+def conf_path(interface):
+    """Where wg-quick looks for the conf of an interface."""
+    return os.path.join(CONF_DIR, interface + ".conf")
+
+
+def kernel_has_wireguard(root="/"):
+    """Whether this kernel has WireGuard, found out without making an interface."""
+    if os.path.isdir(os.path.join(root, "sys/module/wireguard")):
+        return True
+    modules = os.path.join(root, "lib/modules", platform.release())
+    for name in ("modules.dep", "modules.builtin"):
+        try:
+            with open(os.path.join(modules, name), encoding="utf-8", errors="replace") as stream:
+                if any("/wireguard.ko" in line.partition(":")[0] for line in stream):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+class WireGuard(Protocol):
+    """The protocol ``wireguard``."""
+
+    name = "wireguard"
+    program = "wg-quick"
+    session_limit = wireguard_conf.STALE
+
+    def __init__(self, host, folders):
+        super().__init__(host, folders)
+        self._used = {}  # uuid: fingerprint of the pre-shared key that the tunnel is to use, or None
+
+    # What is there
+
+    def missing(self):
+        """The capabilities that a tunnel needs and this host lacks."""
+        lacks = self.lacks([("wireguard-tools", "wg"), ("wireguard-tools", "wg-quick")])
+        if not self.host.has("wireguard-go") and not kernel_has_wireguard():
+            lacks.append("wireguard-go")
+        return sorted(set(lacks), key=lacks.index)
+
+    def check(self, view):
+        """Refuses a view that this protocol can't run. Raises FieldError."""
+        if view["transport"] != "udp":
+            raise FieldError(
+                "transport", view["transport"], "WireGuard speaks udp only: change it, or the tunnel's type."
+            )
+
+    def load_key(self, uuid):
+        """``(there, public half?)``, with the fingerprint of the pre-shared key that this end holds."""
+        there, public = super().load_key(uuid)
+        found = preshared_key.load(self.folders.path(uuid))[1] if public else None
+        return there, dict(public, psk_fingerprint=found) if found else public
+
+    def exchange(self, view, public, peer_public, state, handed):
+        """Makes the pre-shared key (the source), or takes it (the target), and finds out whether it is to be used."""
+        uuid, folder, changes = view["uuid"], self.folders.path(view["uuid"]), []
+        held = (public or {}).get("psk_fingerprint")
+        theirs = peer_public.get("psk_fingerprint")
+        offers = view["local"]["role"] == "source"
+        if view["post_quantum"] == "off":
+            if held:
+                changes.append("pre-shared key removed")
+                self._unless_check(preshared_key.drop, folder)
+            held = offers = None
+        elif offers:
+            known = ((state or {}).get("peer") or {}).get("public") or peer_public
+            if not held or known["public_key"] != peer_public["public_key"]:
+                changes.append("pre-shared key made")
+                held = self._unless_check(preshared_key.make, folder)
+            if held and held == theirs:
+                self._unless_check(preshared_key.withdraw, folder)
+            elif held:
+                self._unless_check(preshared_key.offer, folder, uuid, peer_public["public_key"])
+        elif handed and held != theirs:
+            changes.append("pre-shared key taken")
+            held = self._unless_check(preshared_key.take, folder, uuid, handed, peer_public["public_key"], theirs)
+        # Both ends see that they hold the same once both halves were published, and switch in one round: an end that
+        # waits for nobody would be alone with its key until the next run.
+        same = bool(held) and held == theirs
+        told = (view["local"]["public"] or {}).get("psk_fingerprint") == held
+        used = same and ((told and uuid in self.together) or self._uses(view, state) == held)
+        self._used[uuid] = held if used else None
+        hand = bool(held) and ((same and not used) or (bool(offers) and held != theirs))
+        public = public and {"public_key": public["public_key"]}
+        return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, hand, changes)
+
+    @staticmethod
+    def _uses(view, state):
+        """The fingerprint of the pre-shared key that the last run switched on, or None."""
+        stood = bool(state) and state["interface"] == view["interface"]
+        return state["applied"].get("psk_fingerprint") if stood else None
+
+    def applied(self, view, live):
+        """What goes into the state about what was applied, with the pre-shared key in use."""
+        return dict(super().applied(view, live), psk_fingerprint=self._used.get(view["uuid"]))
+
+    def _unless_check(self, do, *given):
+        return None if self.host.check else do(*given)
+
+    def sealed(self, uuid):
+        """What is to be handed to the peer, or None."""
+        return preshared_key.offered(self.folders.path(uuid))
+
+    def units(self, interface):
+        """The stock unit."""
+        return [unit(interface)]
+
+    def files(self, interface, uuid):
+        """The conf, and what every tunnel has."""
+        return [conf_path(interface), *super().files(interface, uuid)]
+
+    def look(self, interfaces):
+        """The live state, each thing asked for once, and the ports that others listen at."""
+        live = super().look(interfaces)
+        ours = {live["wg"][name]["port"] for name in interfaces if name in live["wg"]}
+        return dict(live, ports=net.udp_ports(self.host) - ours)
+
+    def look_briefly(self, interfaces):
+        """What changes by itself: whether the tunnels run, handshakes and counters."""
+        live = super().look_briefly(interfaces)
+        wg = self._look_wg()
+        active = [name for name in interfaces if live["units"].get(unit(name), {}).get("active") == "active"]
+        if not all(name in wg for name in active):
+            wg = self._look_wg()  # wg may stumble over an interface that somebody takes down at this moment
+        return dict(live, wg=wg)
+
+    def _look_wg(self):
+        # The shell, because wg tells of the other interfaces even if it fails on one.
+        return wireguard_conf.parse_dump(self.host.look("sh", "-c", "wg show all dump || true") or "")
+
+    # What is to be done
+
+    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
+        """What has to happen so that this host matches an active ``view``. Reads, and changes nothing. Raises Error.
+
+        ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
+        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
+        """
+        if ipv6_is_off():
+            template = wireguard_conf.without_ipv6(view, template)
+            view = netdev.without_ipv6(view)
+        uuid, interface = view["uuid"], view["interface"]
+        stood = bool(state) and state["interface"] == interface
+        if not stood:
+            # What bears the name now is another tunnel of ours, which leaves before this one comes.
+            live = netdev.leave_out(live, interface, self.units(interface))
+        before = planning.Before(
+            rules=node_files.read(self.folders.path(uuid, RULES)),
+            conf=node_files.read(conf_path(interface)) if stood else None,
+            applied=(state or {}).get("applied") or {},
+        )
+        preshared = self._preshared_for(view, template)
+        values = {
+            "dir": self.folders.path(uuid),
+            "preshared_key": self.folders.path(uuid, preshared_key.FILE) if preshared else NO_KEY,
+            "mtu": self.mtu(view, live, resolved, before.parsed and before.parsed["mtu"]),
+            "peer_public_key": peer_public["public_key"],
+        }
+        conf_text = render.fill(template, values)
+        conf = wireguard_conf.parse_conf(conf_text)
+        conf["peers"][peer_public["public_key"]]["psk"] = preshared
+        rules = netdev.rules(view, conf["mtu"] or values["mtu"])
+        plan = planning.Plan(view, unit(interface), conf)
+        plan.write(self.folders.path(uuid, RULES), before.rules, rules)
+        plan.write(conf_path(interface), before.conf, conf_text)
+        planning.compare(plan, before, public and public["public_key"], live, routes, resolved)
+        return plan
+
+    def _preshared_for(self, view, template):
+        """The fingerprint of the pre-shared key that is to be used, or None. Raises Error where there has to be one."""
+        used = self._used.get(view["uuid"])
+        if view["post_quantum"] == "require" and not used and not self.host.check:
+            mend = "%s does not use this tunnel's pre-shared key yet: run apply with both nodes, or choose auto."
+            raise FieldError("post_quantum", "require", mend % view["peer"]["node"])
+        if used and "@node.preshared_key@" not in template:
+            raise Error(
+                "The template does not load the pre-shared key: take over the PostUp with node.preshared_key from the "
+                "role's own, or set post_quantum to off."
+            )
+        return used
+
+    def change(self, plan):
+        """What `wg syncconf` sets. With the key in it its text stays in memory: in a pipe, and in no error."""
+        if plan.sync:
+            private = x25519.load(self.folders.path(plan.view["uuid"]))[0]
+            preshared = preshared_key.load(self.folders.path(plan.view["uuid"]))[0]
+            stdin = wireguard_conf.sync_text(plan.conf, private, preshared)
+            self.host.run("wg", "syncconf", plan.interface, "/dev/stdin", stdin=stdin, secret=True)
+
+    # Measuring
+
+    def measured(self, view, live, ping):
+        """MEASURED of one end. ``ping`` is what the probe said."""
+        name = view["interface"]
+        peers = list(live["wg"].get(name, {"peers": {}})["peers"].values())
+        ages = [wireguard_conf.handshake_age(peer, live["now"]) for peer in peers]
+        age = min((one for one in ages if one is not None), default=None)
+        measured = dict(ping, handshake_age=age)
+        if peers:
+            measured.update(rx_bytes=sum(peer["rx"] for peer in peers), tx_bytes=sum(peer["tx"] for peer in peers))
+            measured["data_path"] = "userspace" if os.path.exists("/sys/class/net/%s/tun_flags" % name) else "kernel"
+        if age is not None:
+            quantum = any(peer["psk"] and peer["handshake"] > self._written(name) for peer in peers)
+            measured.update(
+                cipher="ChaCha20-Poly1305",
+                key_exchange="X25519 and pre-shared key" if quantum else "X25519",
+                post_quantum=quantum,
+            )
+        return measured
+
+    @staticmethod
+    def _written(interface):
+        """When the conf was written last (seconds), and with it the pre-shared key was switched on, or a bit later.
+
+        A handshake after that has used the key: it would have failed otherwise.
+        """
+        try:
+            return os.stat(conf_path(interface)).st_mtime
+        except OSError:
+            return time.time()
+
+    def up(self, view, live):
+        """Whether the tunnel's service and interface are there, and for how many seconds (or None)."""
+        return self.runs(view, live, view["interface"] in live["wg"])

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""From rows to answers. Pure: the time comes in, nothing is looked up.
+
+A row may have been written by someone else: what can't be read is left out, and never raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from marzban_tunnels import tunnel_config
+
+STALE_AFTER = 300  # seconds
+
+
+def now() -> datetime:
+    """This moment, naive UTC, in whole seconds: what every database keeps."""
+    return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
+
+def tunnel(row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], moment: datetime) -> dict[str, Any]:
+    """A tunnel as the API shows it; ``row`` holds its columns and the nodes' names and addresses."""
+    chosen = tunnel_config.lenient(row.config)
+    shown = [_end(row, end, addresses.get(end.role, []), chosen, moment) for end in ends]
+    return {
+        "id": row.id,
+        "uuid": row.uuid,
+        "version": row.version,
+        "source_node_id": row.source_node_id,
+        "target_node_id": row.target_node_id,
+        "source_node_name": row.source_name,
+        "target_node_name": row.target_name,
+        "tunnel_type": row.tunnel_type,
+        "name": row.name,
+        "config": row.config,
+        "is_active": bool(row.is_active),
+        "status": _overall(row.is_active, [end["status"] for end in shown]),
+        "created_at": row.created_at.isoformat(),
+        "updated_at": row.updated_at.isoformat(),
+        "ends": shown,
+    }
+
+
+def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
+    """A tunnel's status, out of its answer."""
+    ends = [
+        {key: end[key] for key in ("role", "node", "status", "error", "measured", "age")}
+        | {"stale": _stale(end["age"])}
+        for end in record["ends"]
+    ]
+    ages = [end["age"] for end in ends if end["age"] is not None]
+    age = min(ages, default=None)
+    updated = datetime.fromisoformat(record["updated_at"])
+    if age is not None:
+        updated = max(
+            updated, datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp() - age, UTC).replace(tzinfo=None)
+        )
+    return {
+        "tunnel_id": record["id"],
+        "status": record["status"],
+        "is_active": record["is_active"],
+        "last_updated": updated.isoformat(),
+        "stale": _stale(age),
+        "age": age,
+        "ends": ends,
+    }
+
+
+def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], moment: datetime) -> dict[str, Any]:
+    endpoint = tunnel_config.end_of(chosen, end.role).get("endpoint")
+    source = end.role == "source"
+    return {
+        "role": end.role,
+        "node": row.source_name if source else row.target_name,
+        "node_id": end.node_id,
+        "endpoint": endpoint if isinstance(endpoint, str) else (row.source_address if source else row.target_address),
+        "port": tunnel_config.IPSEC_PORT if row.tunnel_type == "ipsec" else end.port,
+        "addresses": addresses,
+        "interface": end.interface,
+        "routes": tunnel_config.routes_of(chosen, end.role),
+        "public": object_in(end.public),
+        "status": end.status,
+        "error": end.error,
+        "measured": object_in(end.measured),
+        "age": None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds())),
+    }
+
+
+def _overall(active: bool, reported: list[str | None]) -> str:
+    if not active:
+        return "inactive"
+    return next((state for state in ("error", "active") if state in reported), "connecting")
+
+
+def _stale(age: int | None) -> bool:
+    return age is None or age > STALE_AFTER
+
+
+def object_in(text: str | None) -> dict[str, Any] | None:
+    """The JSON object in a column, None where there is none."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

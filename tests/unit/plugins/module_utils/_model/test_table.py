@@ -1,0 +1,150 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table that a person reads."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import table as model_table
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("abc", 3), ("日本", 4), ("e\u0301", 1), ("تهران", 5), ("🙂", 2), ("🇩🇪", 2), ("a\u200db", 2), ("", 0)],
+)
+def test_width(text, columns):
+    assert model_table.width(text) == columns
+
+
+@given(st.text(max_size=40), st.integers(1, 20))
+def test_cut_is_never_too_wide(text, columns):
+    assert model_table.width(model_table.cut(text, columns)) <= columns
+
+
+@given(st.lists(st.lists(st.text(max_size=60), min_size=3, max_size=3), max_size=5))
+def test_lines_are_aligned_and_printable(rows):
+    marked = [[first, "|", last] for first, _middle, last in rows]
+    lines = model_table.lines(("name", "-", "note"), marked)
+    assert len(lines) == len(rows) + 1
+    assert all(line.isprintable() for line in lines)
+    starts = {model_table.width(line[: line.rindex("  |") + 2]) for line in lines[1:] if line.count("  |") == 1}
+    assert len(starts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [(None, "-"), (0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172_800, "2 d")],
+)
+def test_seconds(age, text):
+    assert model_table.seconds(age) == text
+
+
+def end(node, peer, status="active", number=1, **more):
+    return {
+        "uuid": f"u{number}",
+        "id": number,
+        "name": f"t{number}",
+        "type": "wireguard",
+        "node": node,
+        "peer": peer,
+        "role": "source" if node < peer else "target",
+        "status": status,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "together"),
+    [
+        (["active", "active"], "active"),
+        (["active", "connecting"], "active"),
+        (["active", "error"], "error"),
+        (["connecting"], "connecting"),
+        (["inactive", "error"], "inactive"),
+    ],
+)
+def test_status_of_a_tunnel_is_put_together_as_on_the_panel(told, together):
+    assert model_table.status([{"status": one} for one in told]) == together
+
+
+def test_two_ends_are_one_row_whichever_came_first():
+    one, other = end("a", "b", measured={"rtt_ms": 1.0}), end("b", "a", measured={"rtt_ms": 2.04, "handshake_age": 7})
+    row = ["t1", "a -> b", "wireguard", "active", "7 s", "2.0 ms", "-", "-", "-", ""]
+    assert model_table.row([one, other]) == model_table.row([other, one]) == row
+    assert model_table.row([other]) == row
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "path", "quantum"),
+    [
+        ({"data_path": "kernel", "post_quantum": True}, {"data_path": "kernel", "post_quantum": True}, "kernel", "yes"),
+        ({"data_path": "kernel", "post_quantum": True}, {"data_path": "userspace"}, "mixed", "yes"),
+        ({"data_path": "userspace", "post_quantum": False}, {}, "userspace", "no"),
+        ({"post_quantum": True}, {"post_quantum": False}, "-", "no"),
+        ({}, {}, "-", "-"),
+    ],
+)
+def test_what_was_negotiated_is_in_the_row(ours, theirs, path, quantum):
+    one, other = end("a", "b", measured=ours), end("b", "a", measured=theirs)
+    columns = [model_table.HEADER.index(name) for name in ("path", "pq")]
+    for ends in ([one, other], [other, one]):
+        assert [model_table.row(ends)[column] for column in columns] == [path, quantum]
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [(None, None), (30, None), (29, "ends in 29 d"), (0, "ends today"), (-1, "has ended")]
+)
+def test_a_certificate_that_ends_soon_is_told(days, said):
+    ends = [end("a", "b", measured={"certificate_days": days}), end("b", "a", measured={"certificate_days": 400})]
+    note = model_table.row(ends)[-1]
+    _lines, problems = model_table.report({"x": {"tunnels": ends[:1]}, "y": {"tunnels": ends[1:]}})
+    if said is None:
+        assert (note, problems) == ("", [])
+        return
+    assert note == f"certificate of a {said}"
+    (problem,) = problems
+    assert problem.startswith(f"t1 on a: its certificate {said}: run marzban.tunnels.apply on a and b")
+
+
+def test_the_place_of_an_error_is_not_said_twice():
+    broken = end("a", "b", "error", error="tunnel t1 on a: port 1 is taken")
+    assert model_table.row([broken])[-1] == "a: port 1 is taken"
+    table, problems = model_table.report({"host": {"tunnels": [broken]}})
+    assert problems == ["t1 on a: port 1 is taken"]
+    assert table[1].endswith("a: port 1 is taken")
+
+
+def test_no_tunnel_at_all():
+    assert model_table.report({"host": {}, "other": None}) == (["No tunnel ends at these hosts."], [])
+
+
+def test_a_long_table_shows_the_worst_first():
+    ends = [end("a", "b", "active", number) for number in range(1, 300)]
+    ends[250]["status"], ends[250]["error"] = "error", "broken cable"
+    table, problems = model_table.report({"a": {"tunnels": ends}}, broken=[{"id": 999, "name": None, "error": "x"}])
+    assert len(table) == 202
+    assert table[1].startswith("#999")
+    assert "broken cable" in table[2]
+    assert table[-1] == "… and 100 more"
+    assert len(problems) == 2
+
+
+def test_more_columns_stand_before_the_note():
+    table, _problems = model_table.report(
+        {"a": {"tunnels": [end("a", "b"), end("a", "b", number=2)]}}, columns={"speed": {"u1": "1 Gbit/s"}}
+    )
+    assert table[0].split()[-2:] == ["speed", "note"]
+    assert table[1].endswith("1 Gbit/s")
+    assert table[2].endswith("-")
+
+
+def test_a_tunnel_that_the_list_left_out_is_told_unless_its_record_is_broken() -> None:
+    orphan = {"id": 4, "uuid": "1b4e28ba-2fa1-41d2-883f-0016d3cca427", "name": "de-fi"}
+    results = {"host-a": {"tunnels": [], "orphans": [orphan]}}
+    _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"})
+    assert problems == ["de-fi on de-1: " + model_table.LEFT_ALONE]
+    broken = [{"id": 4, "uuid": orphan["uuid"], "name": "de-fi", "nodes": ["de-1", "fi-1"], "error": "mtu: 1 is none."}]
+    assert model_table.report(results, broken=broken)[1] == ["de-fi: mtu: 1 is none."]

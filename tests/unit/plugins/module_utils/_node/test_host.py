@@ -1,0 +1,279 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is read from the host, what a probe means, which routes are refused, and the files."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import files, measure, net
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import host as node_host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import state as node_state
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import units as node_units
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import x25519
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard.protocol import WireGuard
+from tests.support.views import PANEL, UUID, view
+
+
+class Told(node_host.Host):
+    """A host whose commands say what the test tells them."""
+
+    def __init__(self, **outputs):
+        super().__init__(check=True)
+        self.outputs = outputs
+
+    def look(self, *argv, **options):
+        return self.outputs.get(argv[0])
+
+    must_look = look
+
+
+# Commands
+
+
+def test_commands_tell_what_failed_but_no_secret():
+    host = node_host.Host()
+    assert host.run("cat", stdin="x") == "x"
+    with pytest.raises(node_host.CommandError, match="ended with 3: said"):
+        host.run("sh", "-c", "echo said >&2; exit 3")
+    with pytest.raises(node_host.CommandError) as caught:
+        host.run("sh", "-c", "cat >&2; exit 3", stdin="hidden", secret=True)
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(node_host.CommandError, match="did not end"):
+        host.run("sleep", "5", timeout=0.1)
+    with pytest.raises(node_host.CommandError, match="can't be run"):
+        host.run("no-such-program")
+    assert host.look("no-such-program") is None
+    assert host.must_look("no-such-program") is None
+    assert host.look("false") is None
+    with pytest.raises(node_host.CommandError):
+        host.must_look("false")
+    with pytest.raises(AssertionError):
+        node_host.Host(check=True).run("true")
+
+
+# Looks
+
+
+def test_interfaces():
+    told = Told(
+        ip='[{},{"ifname":"mz3","flags":["UP"],"mtu":1420,"addr_info":['
+        '{"local":"10.201.0.2","prefixlen":31,"scope":"global"},'
+        '{"local":"fe80::1","prefixlen":64,"scope":"link"}]}]'
+    )
+    assert net.look_links(told) == {"mz3": {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31"]}}
+    assert net.look_links(Told()) == {}
+    with pytest.raises(Error, match="iproute2"):
+        net.look_links(Told(ip="1: lo: <LOOPBACK>"))
+
+
+def test_routes():
+    told = Told(ip='[{"dst":"default","dev":"eth0"},{"dst":"10.0.0.1","dev":"eth0","protocol":"kernel"},{"type":"x"}]')
+    assert ("0.0.0.0/0", "eth0", False) in net.look_routes(told)
+    assert ("10.0.0.1/32", "eth0", True) in net.look_routes(told)
+
+
+def test_units():
+    told = Told(
+        systemctl="Id=wg-quick@mz3.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+        "ActiveEnterTimestampMonotonic=5000000\n\nId=wg-quick@mz4.service\nActiveState=inactive\nUnitFileState=disabled\n"
+        "ActiveEnterTimestampMonotonic=0\n"
+    )
+    units = node_units.look_units(told, ["wg-quick@mz3.service", "wg-quick@mz4.service"])
+    assert units["wg-quick@mz3.service"] == {"load": "loaded", "active": "active", "enabled": True, "since": 5.0}
+    assert units["wg-quick@mz4.service"]["since"] is None
+    assert not units["wg-quick@mz4.service"]["enabled"]
+
+
+def test_ports_and_sessions():
+    told = Told(ss="UNCONN 0 0 0.0.0.0:20003 0.0.0.0:*\nUNCONN 0 0 [::]:53 [::]:*\n")
+    assert net.udp_ports(told) == {20003, 53}
+    told = Told(
+        ss="0 0 192.0.2.1:22 198.51.100.7:5000\n0 0 [::ffff:192.0.2.1]:22 [::ffff:198.51.100.8]:5001\n"
+        "0 0 192.0.2.1:443 198.51.100.9:1\n0 0 127.0.0.1:22 127.0.0.1:2\n"
+    )
+    assert {"198.51.100.7", "198.51.100.8"} <= set(net.controllers(told))
+    assert not {"198.51.100.9", "127.0.0.1"} & set(net.controllers(told))
+
+
+def test_the_session_is_found_in_an_ancestor(monkeypatch):
+    pid = os.fork()
+    if not pid:  # a child whose own environment says nothing
+        os.execvpe(
+            "sh",
+            ["sh", "-c", "sleep 30"],
+            {"SSH_CONNECTION": "198.51.100.7 5000 192.0.2.1 2222", "PATH": "/bin:/usr/bin"},
+        )
+    try:
+        monkeypatch.setattr(net, "_ancestors", lambda: iter([pid]))
+        while not net._ssh_connection(pid):
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        assert net.controllers(Told(ss="0 0 192.0.2.1:2222 203.0.113.4:1\n")) == ["198.51.100.7", "203.0.113.4"]
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+# Probes
+
+
+def test_ping_output():
+    text = "3 packets transmitted, 2 received, 33.3333% packet loss\nrtt min/avg/max/mdev = 0.1/0.25/0.4/0.1 ms\n"
+    assert measure.parse_ping(text) == {"rtt_ms": 0.25, "loss_percent": 33.3}
+    assert measure.parse_ping("10 packets transmitted, 0 received, 100% packet loss, time 9ms\n") == {
+        "rtt_ms": None,
+        "loss_percent": 100.0,
+    }
+    for nothing in ("", "ping: connect: Network is unreachable", "0 packets transmitted, 0 received"):
+        assert measure.parse_ping(nothing) == {"rtt_ms": None, "loss_percent": None}
+
+
+@pytest.mark.parametrize(
+    ("loss", "age", "up", "status", "said"),
+    [
+        (0, 5, 10, "active", None),
+        (66.7, None, None, "active", None),
+        (100, None, 20, "connecting", None),
+        (None, None, 20, "connecting", None),
+        (None, 20, 900, "connecting", None),
+        (100, None, 200, "error", "no handshake with fi-1 in 3 min: is UDP 20003 open at 203.0.113.3"),
+        (None, None, 200, "error", "no handshake"),
+        (100, 400, 900, "error", "last handshake with fi-1 was 6 min ago"),
+        (100, 20, 900, "error", "10.201.0.3 did not answer"),
+    ],
+)
+def test_status(loss, age, up, status, said):
+    measured = {"handshake_age": age, "loss_percent": loss, "rtt_ms": None, "rx_bytes": 0, "tx_bytes": 0}
+    found, error = measure.status(view(), measured, up, WireGuard(None, None))
+    assert found == status
+    assert (said in error) if said else error is None
+
+
+def test_an_end_that_is_dialled_says_so():
+    measured = {"handshake_age": None, "loss_percent": 100.0}
+    assert (
+        "fi-1 dials, is UDP 20003 open here at 203.0.113.2"
+        in measure.status(view(dial=False), measured, 300, WireGuard(None, None))[1]
+    )
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    "path", ["relative", "/", "/a b", "/a;b", "/a/../b", "/a/./b", "/a\n", "/a//b", None, 7, "/" + "a" * 300]
+)
+def test_paths_that_are_refused(path):
+    with pytest.raises(FieldError):
+        node_state.Folders(path)
+
+
+def new(folders, **changes):
+    state = {
+        "panel": PANEL,
+        "id": 3,
+        "uuid": UUID,
+        "name": None,
+        "type": "wireguard",
+        "interface": None,
+        "peer": None,
+        "applied": {},
+    }
+    state.update(changes)
+    folders.write_state(state)
+    return state
+
+
+def test_a_folder_appears_whole_and_goes_whole(tmp_path):
+    folders = node_state.Folders(str(tmp_path / "x" / "tunnels"))
+    assert folders.states() == {}
+    state = new(folders)
+    assert folders.states() == {UUID: state}
+    assert folders.own(UUID, PANEL, "wireguard") == state
+    folder = folders.path(UUID)
+    assert stat.S_IMODE(os.stat(folder).st_mode) == stat.S_IMODE(os.stat(folders.root).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(os.path.join(folder, "state.json")).st_mode) == 0o600
+    with pytest.raises(Error, match="belongs to the panel"):
+        folders.own(UUID, UUID, "wireguard")
+    for name in (f".{UUID}.new", f".{UUID}.gone"):
+        os.mkdir(os.path.join(folders.root, name))
+    os.mkdir(os.path.join(folders.root, ".others"))
+    folders.sweep()
+    assert sorted(os.listdir(folders.root)) == [".others", UUID]
+    folders.drop(UUID)
+    folders.drop(UUID)
+    assert os.listdir(folders.root) == [".others"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"uuid": "x"}', '{"panel": 1', "\x00\xff"])
+def test_a_state_that_cannot_be_read_is_nobodys(tmp_path, text):
+    folders = node_state.Folders(str(tmp_path / "tunnels"))
+    new(folders)
+    (tmp_path / "tunnels" / UUID / "state.json").write_text(text)
+    assert folders.states() == {UUID: None}
+    with pytest.raises(Error, match="can't be read"):
+        folders.own(UUID, PANEL, "wireguard")
+
+
+def test_a_state_with_a_hostile_interface_is_nobodys(tmp_path):
+    folders = node_state.Folders(str(tmp_path / "tunnels"))
+    new(folders, interface="../../etc")
+    assert folders.states() == {UUID: None}
+
+
+def test_files_are_private_from_the_first_instant(tmp_path, monkeypatch):
+    modes = []
+    original = os.open
+
+    def opening(path, flags, mode=0o777, **more):
+        handle = original(path, flags, mode, **more)
+        modes.append(stat.S_IMODE(os.fstat(handle).st_mode))
+        return handle
+
+    old = os.umask(0)
+    try:
+        monkeypatch.setattr(os, "open", opening)
+        files.write(str(tmp_path / "f"), "x")
+    finally:
+        os.umask(old)
+    assert modes[0] == 0o600
+    assert (tmp_path / "f").read_text() == "x"
+    (tmp_path / "f.new").symlink_to(tmp_path / "victim")
+    files.write(str(tmp_path / "f"), "y")
+    assert not (tmp_path / "victim").exists()
+    assert (tmp_path / "f").read_text() == "y"
+
+
+def test_two_runs_take_turns(tmp_path):
+    folders = node_state.Folders(str(tmp_path / "tunnels"))
+    held = folders.lock()
+    with pytest.raises(Error, match="Another run"):
+        folders.lock(wait=0)
+    os.close(held)
+    os.close(folders.lock(wait=0))
+
+
+# Keys
+
+
+def test_a_key_made_is_the_key_read(tmp_path):
+    assert x25519.load(str(tmp_path)) == (None, None)
+    made = x25519.make(str(tmp_path))
+    assert x25519.load(str(tmp_path)) == made
+    assert x25519.fingerprint(made[1]).startswith("SHA256:")
+
+
+@pytest.mark.parametrize("text", ["", "scrambled", "AAAA", base64.b64encode(bytes(32)).decode(), "ключ", "=" * 44])
+def test_a_broken_key_says_where_and_not_what(tmp_path, text):
+    (tmp_path / "private.key").write_text(text)
+    with pytest.raises(x25519.BrokenKey, match="if_invalid") as caught:
+        x25519.load(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert not text or text not in str(caught.value)

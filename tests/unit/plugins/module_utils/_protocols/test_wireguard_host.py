@@ -1,0 +1,135 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What WireGuard finds out about its host: whether the kernel has it, and how large packets may be."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import host as node_host
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import plan as wireguard_plan
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import protocol as wireguard_protocol
+from tests.support.views import conf, view
+
+# The kernel
+
+MODULES = f"lib/modules/{platform.release()}"
+OTHER = "kernel/drivers/net/dummy.ko.xz:\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "there"),
+    [
+        (None, "", False),
+        ("sys/module/wireguard/refcnt", "0", True),
+        ("sys/module/wireguard_old/refcnt", "0", False),
+        (f"{MODULES}/modules.dep", OTHER, False),
+        (
+            f"{MODULES}/modules.dep",
+            OTHER + "kernel/drivers/net/wireguard/wireguard.ko.xz: kernel/net/udp.ko.xz\n",
+            True,
+        ),
+        (f"{MODULES}/modules.dep", "updates/dkms/wireguard.ko:\n", True),
+        (f"{MODULES}/modules.dep", "kernel/other.ko: kernel/drivers/net/wireguard/wireguard.ko\n", False),
+        (f"{MODULES}/modules.builtin", "kernel/drivers/net/wireguard/wireguard.ko\n", True),
+        (f"{MODULES}.old/modules.builtin", "kernel/drivers/net/wireguard/wireguard.ko\n", False),
+    ],
+)
+def test_whether_the_kernel_has_wireguard(tmp_path, path, text, there):
+    if path:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    assert wireguard_protocol.kernel_has_wireguard(str(tmp_path)) is there
+
+
+def test_wireguard_go_is_missing_only_where_the_kernel_has_no_wireguard(monkeypatch):
+    protocol = wireguard_protocol.WireGuard(Routes({}), None)
+    monkeypatch.setattr(protocol.host, "has", lambda program: program != "wireguard-go")
+    for there, lacks in ((True, []), (False, ["wireguard-go"])):
+        monkeypatch.setattr(wireguard_protocol, "kernel_has_wireguard", lambda there=there: there)
+        assert protocol.missing() == lacks
+
+
+# The size of packets
+
+
+class Routes(node_host.Host):
+    """A host that has these routes: ``{address: what `ip -j route get` says of it}``; it counts the questions."""
+
+    def __init__(self, routes):
+        super().__init__(check=True)
+        self.routes, self.asked = routes, 0
+
+    def look(self, *argv, **options):
+        self.asked += 1
+        assert argv[:-1] == ("ip", "-j", "route", "get")
+        return json.dumps([self.routes[argv[-1]]]) if argv[-1] in self.routes else None
+
+
+LINKS = {
+    "eth0": {"mtu": 1500},
+    "jumbo0": {"mtu": 9000},
+    "lo": {"mtu": 65536},
+    "ppp0": {"mtu": 1492},
+    "old0": {"mtu": 576},
+}
+
+
+@pytest.mark.parametrize(
+    ("address", "route", "mtu"),
+    [
+        ("203.0.113.3", {"dev": "eth0"}, 1440),
+        ("203.0.113.3", {"dev": "eth0", "metrics": [{}]}, 1440),
+        ("2001:db8::3", {"dev": "eth0"}, 1420),
+        ("203.0.113.3", {"dev": "ppp0"}, 1432),
+        ("203.0.113.3", {"dev": "eth0", "metrics": [{"rto_min": 40, "mtu": 1400}]}, 1340),
+        ("2001:db8::3", {"dev": "eth0", "metrics": [{"mtu": 1400}]}, 1320),
+        ("203.0.113.3", {"dev": "jumbo0"}, 8940),
+        ("203.0.113.3", {"dev": "lo"}, 9140),
+        ("2001:db8::3", {"dev": "lo"}, 9120),
+        ("203.0.113.3", {"dev": "old0"}, 1280),
+        ("203.0.113.3", {"dev": "gone0"}, 1420),
+        ("203.0.113.3", {"type": "unreachable"}, 1420),
+    ],
+)
+def test_the_mtu_fits_the_way_to_the_other_end(address, route, mtu):
+    assert found_mtu(Routes({address: route}), [address]) == mtu
+
+
+def test_a_name_with_several_addresses_takes_what_fits_them_all():
+    host = Routes({"203.0.113.3": {"dev": "eth0"}, "2001:db8::3": {"dev": "eth0"}})
+    assert found_mtu(host, ["203.0.113.3", "2001:db8::3", "2001:db8::4"]) == 1420
+    assert found_mtu(host, ["203.0.113.3", "2001:db8::4"]) == 1440, "an address without a route says nothing"
+
+
+@pytest.mark.parametrize("resolved", [["203.0.113.3"], [], None])
+def test_without_a_route_the_mtu_stays(resolved):
+    assert found_mtu(Routes({}), resolved, before=1333) == 1333
+    assert found_mtu(Routes({}), resolved) == 1420
+
+
+def test_a_broken_conf_says_nothing_about_what_was():
+    whole = wireguard_plan.Before(conf=conf(view()).replace("MTU = 1420", "MTU = 1333")).parsed
+    assert whole
+    assert whole["mtu"] == 1333
+    assert wireguard_plan.Before(conf="broken").parsed is wireguard_plan.Before().parsed is None
+
+
+def test_the_record_has_the_last_word_and_each_address_is_asked_for_once():
+    host = Routes({"203.0.113.3": {"dev": "eth0"}})
+    assert found_mtu(host, ["203.0.113.3"], mtu=1300) == 1300
+    assert host.asked == 0
+    protocol = wireguard_protocol.WireGuard(host, None)
+    assert [found_mtu(host, ["203.0.113.3"], protocol=protocol) for _tunnel in range(3)] == [1440] * 3
+    assert host.asked == 1
+
+
+def found_mtu(host, addresses, before=None, protocol=None, **changes):
+    raw = view(**changes)
+    protocol = protocol or wireguard_protocol.WireGuard(host, None)
+    return protocol.mtu(raw, {"links": LINKS}, {raw["peer"]["endpoint"]: addresses}, before)
