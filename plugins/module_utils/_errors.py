@@ -32,19 +32,19 @@ class Error(Exception):
 
 
 class FieldError(Error):
-    """A value that can't be used. ``mend`` is a sentence that says what to write instead."""
+    """A value that can't be used. ``hint`` is a sentence that says what to write instead."""
 
-    def __init__(self, field, value, mend):
-        super().__init__("%s: %s can't be used. %s" % (field, shown(value), mend))
+    def __init__(self, field, value, hint):
+        super().__init__("%s: %s can't be used. %s" % (field, shown(value), hint))
         self.field = field
         self.value = value
-        self.mend = mend
+        self.hint = hint
 
 
 class PanelError(Error):
-    """The panel could not be asked, or refused. ``kind`` is a key of MENDS; ``status`` the HTTP status, if any."""
+    """The panel could not be asked, or refused. ``kind`` is a key of HINTS; ``status`` the HTTP status, if any."""
 
-    MENDS = {
+    HINTS = {
         "unreachable": "Check url, and that the panel runs and can be reached from here.",
         "tls": "Give ca_path (the file with the panel's CA certificate), or a url with the name that stands in the "
         "certificate. validate_certs: false is for a lab only.",
@@ -61,7 +61,7 @@ class PanelError(Error):
     }
 
     def __init__(self, kind, seen, status=None):
-        super().__init__("%s %s" % (seen if seen.endswith((".", "!", "?")) else seen + ".", self.MENDS[kind]))
+        super().__init__("%s %s" % (seen if seen.endswith((".", "!", "?")) else seen + ".", self.HINTS[kind]))
         self.kind = kind
         self.status = status
 

@@ -136,7 +136,7 @@ def change(module, panel, raw, want):
         body["status"] = "disabled"  # left out, the panel enables the node
     if module.check_mode:
         return True, dict(raw, **body, **({} if disabled else {"status": "connecting"}))
-    return True, panel.update_node(validators.whole(raw.get("id"), "id", 1, records.MAX_ID), body)
+    return True, panel.update_node(validators.integer(raw.get("id"), "id", 1, records.MAX_ID), body)
 
 
 def create(module, panel, want):
@@ -160,7 +160,7 @@ def work(module):
     before = nodes.declared(raw) if raw else {}
     if options["state"] == "absent":
         if raw and not module.check_mode:
-            panel.delete_node(validators.whole(raw.get("id"), "id", 1, records.MAX_ID))
+            panel.delete_node(validators.integer(raw.get("id"), "id", 1, records.MAX_ID))
         return {"changed": raw is not None, "diff": {"before": before, "after": {}}}
     if raw is None or raw.get("name") != name:
         want["name"] = validators.node_name(name, "name" if options["new_name"] is None else "new_name")

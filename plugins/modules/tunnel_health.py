@@ -138,7 +138,7 @@ def work(module):
     """The answer. Raises Error."""
     given = module.params
     folders = Folders(given["config_dir"] or CONFIG_DIR)
-    wait = validators.whole(given["wait"], "wait", 0, 600)
+    wait = validators.integer(given["wait"], "wait", 0, 600)
     return health(
         Host(check=True), folders, validators.uuid(given["panel"], "panel"), given["types"], given["views"], wait
     )

@@ -160,7 +160,7 @@ def work(module):
     panel = open_panel(module)
     if number is not None:
         try:
-            raws = [panel.tunnel(validators.whole(number, "id", 1, records.MAX_ID))]
+            raws = [panel.tunnel(validators.integer(number, "id", 1, records.MAX_ID))]
         except PanelError as error:
             if error.kind != "not_found":
                 raise

@@ -14,7 +14,7 @@ version_added: 0.1.0
 description:
   - Shows the public half of a tunnel's key on one host, and makes the key where there is none.
   - The private half stays on the host, in a file that root alone can read.
-  - M(marzban.tunnels.tunnel_apply) makes missing keys itself. This is for looking, for mending and for changing a key.
+  - M(marzban.tunnels.tunnel_apply) makes missing keys itself. This is for looking, repairing and changing a key.
     After a change the panel and the other end have to learn the new public half, so run the apply playbook next.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)

@@ -136,9 +136,9 @@ def checked_end(end, field, own):
     measured = validators.measured(end.get("measured") or {}, field + ".measured")
     checked = {
         "uuid": validators.uuid(end.get("uuid"), field + ".uuid"),
-        "id": validators.whole(end.get("id"), field + ".id", 1, 2**31 - 1),
+        "id": validators.integer(end.get("id"), field + ".id", 1, 2**31 - 1),
         "name": None if end.get("name") is None else validators.tunnel_name(end["name"], field + ".name"),
-        "version": validators.whole(end.get("version"), field + ".version", 0, 2**63 - 1),
+        "version": validators.integer(end.get("version"), field + ".version", 0, 2**63 - 1),
         "type": validators.tunnel_type(end.get("type"), field + ".type"),
         "node": validators.node_name(end.get("node"), field + ".node"),
         "peer": validators.node_name(end.get("peer"), field + ".peer"),

@@ -193,7 +193,7 @@ def orphans_of(listed):
         for orphan in orphans if isinstance(orphans, list) else [orphans]:
             try:
                 validators.mapping(orphan, field)
-                number = validators.whole(orphan.get("id"), field + ".id", 1, model_records.MAX_ID)
+                number = validators.integer(orphan.get("id"), field + ".id", 1, model_records.MAX_ID)
                 checked[host].append((number, validators.uuid(orphan.get("uuid"), field + ".uuid")))
             except FieldError as error:
                 problems.append(str(error))

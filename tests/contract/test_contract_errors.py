@@ -83,7 +83,7 @@ def test_config_errors_name_the_field(api: Api, pair: Pair) -> None:
     detail = api.refused("POST", "/api/tunnels", body | {"config": config}, 422)
     assert set(detail) == {"config.source.port", "config.source.routes.0", "config.mtu"}
     assert "70000" in detail["config.source.port"]
-    assert "10.0.0.0/24" in detail["config.source.routes.0"], "the mend is in the sentence"
+    assert "10.0.0.0/24" in detail["config.source.routes.0"], "the hint is in the sentence"
     large = json.dumps({"x": "y" * 65536})
     assert set(api.refused("POST", "/api/tunnels", body | {"config": large}, 422)) == {"config"}
     assert set(api.refused("POST", "/api/tunnels", body | {"config": "[]"}, 422)) == {"config"}

@@ -88,4 +88,4 @@ def test_one_of_two_is_active(api: Api, first: Any, make_node: Maker) -> None:
     api.send("POST", f"{one}/deactivate")
     api.send("POST", f"{two}/activate")
     expect_taken(api.send("POST", f"{one}/activate", status=409), "target", node, other)
-    assert put(api, first, config=routes(target=["10.5.0.0/16"]), is_active=True)["is_active"], "mended in one call"
+    assert put(api, first, config=routes(target=["10.5.0.0/16"]), is_active=True)["is_active"], "repaired in one call"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.panel import Panel
 from tests.support.world import World
 
@@ -48,15 +49,15 @@ def make_world(
 ) -> Iterator[Callable[..., World]]:
     """Call it with names of hosts and their images: a fresh panel, a fresh lab, all hosts registered as nodes."""
     panels: list[Panel] = []
-    labs: list[Lab] = []
+    running: list[Lab] = []
 
     def make(name: str = "", register: bool = True, **hosts: str) -> World:
         directory = tmp_path_factory.mktemp("world")
-        label = f"test-{Path(request.node.nodeid).stem.removeprefix('test_')}{name}"
+        label = labs.named(f"{Path(request.node.nodeid).stem.removeprefix('test_')}{name}")
         panels.append(Panel.start(directory / "panel"))
         if hosts:
-            labs.append(Lab.up(label, hosts))
-        world = World(directory, panels[-1], labs[-1] if hosts else None)
+            running.append(Lab.up(label, hosts))
+        world = World(directory, panels[-1], running[-1] if hosts else None)
         if hosts and register:
             world.register()
         return world
@@ -64,5 +65,5 @@ def make_world(
     yield make
     for panel in panels:
         panel.stop()
-    for lab in labs:
+    for lab in running:
         lab.down()

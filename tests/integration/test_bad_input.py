@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bad input, through the modules, over the API, and written past the validation straight into the panel's database.
 
-Each gets an error that names the field, the value and the mend, before anything is touched; and the other tunnels of
+Each gets an error that names the field, the value and the hint, before anything is touched; and the other tunnels of
 the same run work.
 """
 
@@ -181,7 +181,7 @@ def test_a_module_refuses(told: dict[str, str], what: str) -> None:
 
 
 def expect_named(text: str, where: str, value: Any) -> None:
-    """The error names the field and the value (its beginning, and escaped), and a mend follows."""
+    """The error names the field and the value (its beginning, and escaped), and a hint follows."""
     start = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in repr(value)[:60])
     assert text.startswith(f"{where}: {start}"), text
     assert re.search(r"can't be used\. \S.{10,}[.?)]", text), text
@@ -268,7 +268,7 @@ def expect_422(world: World, fields: dict[str, Any], where: str, words: str) -> 
         detail = world.api(method, path, expect=422, json=sent)["detail"]
         assert set(detail) == {where}
         assert words in detail[where]
-        assert len(detail[where]) > len(words) + 10, "and a mend"
+        assert len(detail[where]) > len(words) + 10, "and a hint"
         assert detail[where].isprintable()
     assert world.tunnels() == before
 

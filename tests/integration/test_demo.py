@@ -19,11 +19,12 @@ import pytest
 import requests
 
 from tests.lab import Lab, cgroup
+from tests.support import labs
 
 pytestmark = pytest.mark.lab
 
 TOP = Path(__file__).resolve().parents[2]
-NAME = "test-demo"
+NAME = labs.named("demo")
 COLUMNS = ["name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "throughput", "note"]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.integration.test_ipsec_hosts import CONFIG, ipsec, known, up
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.nodes import PANEL, Directly, Nodes, View, uuid
 from tests.support.world import Pings, until
 
@@ -26,7 +27,7 @@ HYBRID = ("X25519+ML-KEM-768", True)
 def lab() -> Iterator[Lab]:
     """strongSwan 5.9.8, 6.0.1 without ML-KEM, and 6.1.0 twice."""
     hosts = {"old": "bookworm+tunnels", "mid": "trixie+tunnels", "a": "forky+tunnels", "b": "forky+tunnels"}
-    with Lab.up("test-ipsec-choices", hosts) as lab:
+    with Lab.up(labs.named("ipsec-choices"), hosts) as lab:
         yield lab
 
 

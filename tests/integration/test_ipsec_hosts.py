@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.nodes import Directly, Nodes, View, uuid
 from tests.support.world import Pings, until
 
@@ -43,7 +44,7 @@ secrets { ike-owner { secret = owners } }
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     hosts = {"a": "bookworm+tunnels", "b": "trixie+tunnels", "c": "forky+tunnels"}
-    with Lab.up("test-ipsec-hosts", hosts) as lab:
+    with Lab.up(labs.named("ipsec-hosts"), hosts) as lab:
         yield lab
 
 

@@ -144,8 +144,8 @@ def test_a_cut_cable_stays_cut(a: Host, b: Host) -> None:
         assert pings(b, a.address, 1) == 0
         assert a.run("echo alive").stdout == "alive\n"
     finally:
-        a.mend()
-    machine.until("answer after the cable was mended", lambda: pings(b, a.address, 1) and pings(b, a.address6, 1), 10)
+        a.repair()
+    machine.until("answer after the cable was repaired", lambda: pings(b, a.address, 1) and pings(b, a.address6, 1), 10)
 
 
 def test_losses(a: Host, b: Host) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.lab.lab import Lab
-from tests.support import marzban
+from tests.support import labs, marzban
 from tests.support.marzban import Marzban
 from tests.support.panel import Panel
 from tests.support.world import World
@@ -31,7 +31,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(marzban.MISSING)
     directory = tmp_path_factory.mktemp("world")
     with Marzban(directory / "panel", real=real, tls=True) as panel:
-        lab = Lab.up(f"test-{request.param}", {"a": "bookworm+tunnels", "b": "bookworm+tunnels"})
+        lab = Lab.up(labs.named(request.param), {"a": "bookworm+tunnels", "b": "bookworm+tunnels"})
         try:
             yield World(directory, cast(Panel, panel), lab)  # a panel with all that a world asks for
         finally:

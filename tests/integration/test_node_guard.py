@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.nodes import Directly, uuid
 from tests.support.world import until
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.up("test-guard", {"a": "bookworm+tunnels", "b": "trixie+tunnels"}) as lab:
+    with Lab.up(labs.named("guard"), {"a": "bookworm+tunnels", "b": "trixie+tunnels"}) as lab:
         yield lab
 
 

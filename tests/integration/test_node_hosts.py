@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
 from tests.support.world import until
 
@@ -26,7 +27,7 @@ OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.up("test-node-hosts", {"a": "bookworm+tunnels", "b": "trixie+tunnels", "bare": "bookworm"}) as lab:
+    with Lab.up(labs.named("node-hosts"), {"a": "bookworm+tunnels", "b": "trixie+tunnels", "bare": "bookworm"}) as lab:
         yield lab
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.integration.test_ipsec_hosts import known, up
 from tests.integration.test_openvpn_hosts import CONFIG, openvpn, process
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.nodes import PANEL, Directly, rendered, uuid
 from tests.support.world import until
 
@@ -36,7 +37,7 @@ CLOSED = """table inet closed {
 def lab() -> Iterator[Lab]:
     """OpenVPN 2.6 with OpenSSL 3.0 and with 3.5, and 2.7."""
     hosts = {"a": "bookworm+tunnels", "b": "trixie+tunnels", "c": "forky+tunnels"}
-    with Lab.up("test-openvpn-choices", hosts) as lab:
+    with Lab.up(labs.named("openvpn-choices"), hosts) as lab:
         yield lab
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.integration.test_ipsec_hosts import known, up
 from tests.lab.lab import Lab
+from tests.support import labs
 from tests.support.nodes import Directly, Nodes, View, uuid
 from tests.support.world import Pings, until
 
@@ -45,7 +46,7 @@ ping 1
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     hosts = {"a": "bookworm+tunnels", "b": "trixie+tunnels", "c": "forky+tunnels"}
-    with Lab.up("test-openvpn-hosts", hosts) as lab:
+    with Lab.up(labs.named("openvpn-hosts"), hosts) as lab:
         yield lab
 
 

@@ -168,5 +168,5 @@ def test_the_machine_is_a_host_like_the_others(vm: Host, ct: Host) -> None:
     ping = ["ping", "-q", "-c", "1", "-W", "2", vm.address]
     vm.cut()
     assert ct.run(ping, check=False).returncode == 1
-    vm.mend()
-    until("an answer after the cable was mended", lambda: ct.run(ping, check=False).returncode == 0)
+    vm.repair()
+    until("an answer after the cable was repaired", lambda: ct.run(ping, check=False).returncode == 0)

@@ -195,11 +195,11 @@ class Host:
     # -- cable -------------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Cut its cable; it stays cut over a reboot, until `mend()`."""
+        """Cut its cable; it stays cut over a reboot, until `repair()`."""
         self._cable(up=False)
 
-    def mend(self) -> None:
-        """Mend its cable."""
+    def repair(self) -> None:
+        """Repair its cable."""
         self._cable(up=True)
 
     def lose(self, percent: int) -> None:

@@ -276,8 +276,8 @@ def test_a_record_that_someone_else_wrote_breaks_no_other(
     assert listed[bad["id"]][column] == value, "shown as it is"
     assert [end["public"] for end in listed[bad["id"]]["ends"]] == [None, None]
     api.send("GET", f"/api/tunnels/{bad['id']}/status")
-    mended = api.send("PUT", f"/api/tunnels/{bad['id']}", {"config": "{}", "tunnel_type": "wireguard", "name": None})
-    assert (mended["config"], mended["tunnel_type"]) == ("{}", "wireguard")
+    repaired = api.send("PUT", f"/api/tunnels/{bad['id']}", {"config": "{}", "tunnel_type": "wireguard", "name": None})
+    assert (repaired["config"], repaired["tunnel_type"]) == ("{}", "wireguard")
     api.send("DELETE", f"/api/tunnels/{bad['id']}")
 
 

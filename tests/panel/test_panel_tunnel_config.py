@@ -208,12 +208,12 @@ def test_addresses_go_in_pairs(source: list[str], target: list[str]) -> None:
     (text,) = found.values()
     assert text.startswith(repr(target)), text
     assert repr(source) in text
-    mend = re.search(r"; write for example (\S+) at the source and (\S+) here\Z", text)
-    assert mend, text
-    near, far = mend.groups()
+    hint = re.search(r"; write for example (\S+) at the source and (\S+) here\Z", text)
+    assert hint, text
+    near, far = hint.groups()
     assert near.split("/")[0] == source[0].split("/")[0]
-    mended = {"source": {"addresses": [near]}, "target": {"addresses": [far]}}
-    assert tunnel_config.parse(json.dumps(mended), "wireguard").end("target").addresses == [far]
+    repaired = {"source": {"addresses": [near]}, "target": {"addresses": [far]}}
+    assert tunnel_config.parse(json.dumps(repaired), "wireguard").end("target").addresses == [far]
 
 
 def test_what_one_type_can_and_another_can_not() -> None:

@@ -71,7 +71,7 @@ def find(text, path):
     codes = [_code(line) for line in marked_block.lines_of(text)]
     for number, code in enumerate(codes, 1):
         if re.match(r" *\t\s*\S", code):
-            raise EditError(path, number, "it is indented by a tab.", "YAML wants spaces: mend it, and run again.")
+            raise EditError(path, number, "it is indented by a tab.", "YAML wants spaces: correct it, and run again.")
         if number > 1 and re.match(r"(---|\.\.\.)(\s|$)", code) and any(code.strip() for code in codes[: number - 1]):
             raise EditError(path, number, "a second document begins.", "Leave one in the file, and run again.")
     found = [n for n, code in enumerate(codes) if _IMAGE_ANYWHERE.search(code)]
@@ -94,14 +94,14 @@ def _parent(codes, number):
 
 def _place(codes, number, path):
     seen = "Marzban's image stands there in a way that is not edited here (flow style, an anchor, a tag, or elsewhere)."
-    mend = 'Write the service in plain lines, as Marzban\'s own file has it ("services:", "  NAME:", "    image: …").'
+    hint = 'Write the service in plain lines, as Marzban\'s own file has it ("services:", "  NAME:", "    image: …").'
     above = _parent(codes, number)
     top = None if above is None else _parent(codes, above)
     if above is not None and top is not None and re.match(r"[\"']?services[\"']?\s*:\s*$", codes[top]):
         line, key = _IMAGE_LINE.match(codes[number]), _KEY.match(codes[above])
         if line and key:
             return Place(key["name"].strip("\"'"), number, len(line["indent"]))
-    raise EditError(path, number + 1, seen, mend)
+    raise EditError(path, number + 1, seen, hint)
 
 
 def _check_keys(codes, place, path):
@@ -112,8 +112,8 @@ def _check_keys(codes, place, path):
         key = re.match(r" *[\"']?(command|entrypoint|<<|extends)[\"']?\s*:", codes[number])
         if key and _indent(codes[number]) == place.indent:
             seen = "the service %s has its own %s." % (shown(place.service), key[1])
-            mend = "The add-on needs the command for itself: take it out if you can do without, and run again."
-            raise EditError(path, number + 1, seen, mend)
+            hint = "The add-on needs the command for itself: take it out if you can do without, and run again."
+            raise EditError(path, number + 1, seen, hint)
 
 
 # What Compose makes of the file: `docker compose config --format json`
@@ -142,8 +142,8 @@ def check_base(config, place, path, directory):
     nearest = mounts[max(above, key=len)] if above else None
     if nearest is None or nearest.get("source", "").rstrip("/") != nearest["target"].rstrip("/"):
         seen = "the service %s does not have the host's %s at the same place." % (shown(place.service), directory)
-        mend = "Mount it as Marzban's own file does (volumes: /var/lib/marzban:/var/lib/marzban), and run again."
-        raise EditError(path, place.line + 1, seen, mend)
+        hint = "Mount it as Marzban's own file does (volumes: /var/lib/marzban:/var/lib/marzban), and run again."
+        raise EditError(path, place.line + 1, seen, hint)
 
 
 def check_change(before, after, place, path, directory):

@@ -36,13 +36,13 @@ def checked(settings):
         value = str(settings[name])
         if name in POOLS:
             kind, widest, narrowest, example = POOLS[name]
-            mend = "Give a network from /%d to /%d, such as %s." % (widest, narrowest, example)
+            hint = "Give a network from /%d to /%d, such as %s." % (widest, narrowest, example)
             try:
                 network = kind(value)
             except ValueError:
-                raise FieldError(name, value, mend) from None
+                raise FieldError(name, value, hint) from None
             if not widest <= network.prefixlen <= narrowest:
-                raise FieldError(name, value, mend)
+                raise FieldError(name, value, hint)
             answer[name] = str(network)
         elif name == PORTS:
             found = re.match(r"([0-9]{1,5})-([0-9]{1,5})\Z", value)
@@ -90,7 +90,7 @@ def with_settings(text, path, settings):
     for number, line in enumerate(lines, 1):
         found = _ASSIGNMENT.match(line)
         if found and found["name"] in settings:
-            mend = "Take the line out, and give the value in panel_settings, or leave it out there."
-            raise marked_block.EditError(path, number, "%s is set by hand." % found["name"], mend)
+            hint = "Take the line out, and give the value in panel_settings, or leave it out there."
+            raise marked_block.EditError(path, number, "%s is set by hand." % found["name"], hint)
     ours = ["%s=%s" % pair for pair in settings.items()]
     return marked_block.put(lines, 0, ours, begin=MADE if rest is None else marked_block.BEGIN)

@@ -21,10 +21,10 @@ _END = re.compile(r"\s*# marzban\.tunnels: end\b")
 
 
 class EditError(Error):
-    """A file that can't be edited safely. ``line`` counts from 1; ``mend`` says what to do by hand."""
+    """A file that can't be edited safely. ``line`` counts from 1; ``hint`` says what to do by hand."""
 
-    def __init__(self, path, line, seen, mend):
-        super().__init__("%s, line %d: %s %s" % (path, line, seen, mend))
+    def __init__(self, path, line, seen, hint):
+        super().__init__("%s, line %d: %s %s" % (path, line, seen, hint))
 
 
 def lines_of(text):
@@ -46,8 +46,8 @@ def _span(text, path, own):
         return lines, None, None
     if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
         line = ([*begins[1:], *ends[1:], *begins, *ends])[0]
-        mend = "Take the lines out by hand from the one that begins so to the one that ends, and run again."
-        raise EditError(path, line + 1, "the marks of marzban.tunnels stand there, and not once each in order.", mend)
+        hint = "Take the lines out by hand from the one that begins so to the one that ends, and run again."
+        raise EditError(path, line + 1, "the marks of marzban.tunnels stand there, and not once each in order.", hint)
     for place in range(begins[0] + 1, ends[0]):
         if not own.match(lines[place]):
             # Not shown: nobody knows what it is, and these files hold passwords.

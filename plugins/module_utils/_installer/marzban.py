@@ -39,7 +39,7 @@ def read(path):
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise Error("%s is no UTF-8 at byte %d: mend it, and run again." % (path, error.start)) from None
+        raise Error("%s is no UTF-8 at byte %d: correct it, and run again." % (path, error.start)) from None
     except OSError as error:
         raise Error("%s can't be read: %s." % (path, error.strerror)) from None
 
@@ -170,7 +170,7 @@ class Compose(_Marzban):
         source = ["-f", self.path] if text is None else ["-f", "-", "--project-directory", os.path.dirname(self.path)]
         argv = ["docker", "compose", *source, "-p", self.project, "config", "--format", "json"]
         try:
-            config = json.loads(self.host.look(*argv, stdin=text, secret=True) or "")
+            config = json.loads(self.host.query(*argv, stdin=text, secret=True) or "")
             if isinstance(config, dict):
                 return config
         except ValueError:
@@ -229,7 +229,7 @@ class Compose(_Marzban):
 
     def version(self):
         """Marzban's version, or None."""
-        said = self.host.look(
+        said = self.host.query(
             *("docker", "compose", "-f", self.path, "-p", self.project, "exec", "-T", self._place.service),
             *("cat", "app/__init__.py"),
         )
@@ -242,7 +242,7 @@ class Compose(_Marzban):
 
     def said(self):
         """The end of its log."""
-        return self.host.look(
+        return self.host.query(
             *("docker", "compose", "-f", self.path, "-p", self.project, "logs", "--no-color", "--no-log-prefix"),
             *("--tail", "80", self._place.service),
         )
@@ -272,7 +272,7 @@ class Systemd(_Marzban):
 
     def _show(self):
         names = "--property=LoadState,FragmentPath,DropInPaths,WorkingDirectory,MainPID"
-        said = self.host.look("systemctl", "show", "--no-pager", names, self.unit) or ""
+        said = self.host.query("systemctl", "show", "--no-pager", names, self.unit) or ""
         return dict(line.partition("=")[::2] for line in said.splitlines())
 
     @property
@@ -315,14 +315,14 @@ class Systemd(_Marzban):
         edits = [Edit(self.dropin, before, after, (before or "", after or ""), "drop-in"), self._dotenv_edit(settings)]
         for name in settings:
             if name in self._process:
-                mend = "Take it out of there, or leave it out of panel_settings."
-                raise Error("The unit %s sets %s itself. %s" % (self.unit, name, mend))
+                hint = "Take it out of there, or leave it out of panel_settings."
+                raise Error("The unit %s sets %s itself. %s" % (self.unit, name, hint))
         return [edit for edit in edits if edit.before != edit.after]
 
     def verify(self, present, settings):
         """Raises Error unless systemd takes the files as they are meant."""
         self.reload()
-        said = self.host.look("systemctl", "show", "--no-pager", "--property=ExecStart", self.unit) or ""
+        said = self.host.query("systemctl", "show", "--no-pager", "--property=ExecStart", self.unit) or ""
         if (self.folder.start in said) != present:
             raise Error(
                 "The unit %s does not run what %s says: another drop-in comes after it (systemctl cat %s). Take its "
@@ -339,7 +339,7 @@ class Systemd(_Marzban):
     def restart(self):
         """Restarts the unit."""
         self.reload()
-        self.host.attempt("systemctl", "reset-failed", self.unit)  # it may have been started too often already
+        self.host.try_run("systemctl", "reset-failed", self.unit)  # it may have been started too often already
         self.host.run("systemctl", "restart", self.unit, timeout=RESTART)
 
     def version(self):
@@ -352,9 +352,9 @@ class Systemd(_Marzban):
 
     def said(self):
         """The log of its last start."""
-        shown_ = self.host.look("systemctl", "show", "--no-pager", "--property=InvocationID", "--value", self.unit)
+        shown_ = self.host.query("systemctl", "show", "--no-pager", "--property=InvocationID", "--value", self.unit)
         match = "_SYSTEMD_INVOCATION_ID=%s" % (shown_ or "").strip()
-        return self.host.look("journalctl", "--no-pager", "--output=cat", "--lines=80", match)
+        return self.host.query("journalctl", "--no-pager", "--output=cat", "--lines=80", match)
 
     def call(self, word):
         # The process's own environment, which a unit may get from anywhere. On no command line: it holds passwords.

@@ -41,8 +41,8 @@ _END_KEYS = {
     "endpoint": validators.endpoint,
     "port": validators.port,
     "interface": validators.interface,
-    "addresses": lambda value, field: validators.items(value, field, validators.interface_address, least=1),
-    "routes": lambda value, field: validators.items(value, field, validators.route),
+    "addresses": lambda value, field: validators.unique_list(value, field, validators.interface_address, least=1),
+    "routes": lambda value, field: validators.unique_list(value, field, validators.route),
 }
 _CONFIG_KEYS = {
     "mtu": validators.mtu,

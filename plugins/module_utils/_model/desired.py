@@ -42,7 +42,7 @@ class Nodes:
     def find(self, given, field):
         """``(id, name)`` of the node ``given`` by its name (case counts) or its id. Raises FieldError."""
         if given in self._names:
-            return validators.whole(self._names[given], field, 1, records.MAX_ID), given
+            return validators.integer(self._names[given], field, 1, records.MAX_ID), given
         if given in self._ids:
             return int(given), self._ids[given]
         names = ", ".join(shown(name) for name in sorted(self._names)[:20]) or "none"
@@ -79,7 +79,7 @@ def find(raws, name):
 
 def version(raw):
     """The version to send with a change of ``raw``."""
-    return validators.whole(raw.get("version"), "version", 0, 2**63 - 1)
+    return validators.integer(raw.get("version"), "version", 0, 2**63 - 1)
 
 
 def config_of(raw):

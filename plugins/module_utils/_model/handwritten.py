@@ -57,7 +57,7 @@ def _as_the_panel_has_it(item, field, place, node_ids):
     for key in sorted(set(item) - set(_HAND_WRITTEN)):
         raise FieldError(field, key, "There is no such key: the keys are %s." % ", ".join(_HAND_WRITTEN))
     name = validators.tunnel_name(item.get("name"), field + ".name")
-    number = validators.whole(item.get("id"), field + ".id", 1, MAX_ID)
+    number = validators.integer(item.get("id"), field + ".id", 1, MAX_ID)
     config = model_config.check(item.get("config", {}), field + ".config")
     public = validators.mapping(item.get("public") or {}, field + ".public")
     nodes = {role: validators.node_name(item.get(role), "%s.%s" % (field, role)) for role in validators.ROLES}

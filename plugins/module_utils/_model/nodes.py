@@ -48,17 +48,17 @@ def _version(value, field):
 
 def coefficient(value, field="usage_coefficient"):
     """More than 0: with less the panel breaks."""
-    if validators.number(value, field) <= 0:
+    if validators.non_negative(value, field) <= 0:
         raise FieldError(field, value, "Give a number above 0: with others the panel fails from then on.")
     return float(value)
 
 
 _MAYBE = {
-    "id": lambda value, field: validators.whole(value, field, 1, 2**63 - 1),
+    "id": lambda value, field: validators.integer(value, field, 1, 2**63 - 1),
     "port": validators.port,
     "api_port": validators.port,
     "status": lambda value, field: validators.choice(value, field, validators.NODE_STATUSES),
-    "usage_coefficient": validators.number,
+    "usage_coefficient": validators.non_negative,
     "xray_version": _version,
 }
 _FIELDS = {

@@ -37,18 +37,18 @@ def _end(raw, role, kind):
     return {
         "role": role,
         "node": get("node", validators.node_name),
-        "node_id": get("node_id", validators.whole, 1, MAX_ID),
+        "node_id": get("node_id", validators.integer, 1, MAX_ID),
         "endpoint": get("endpoint", validators.endpoint),
         "port": get("port", validators.end_port, kind),
-        "addresses": get("addresses", validators.items, validators.interface_address, 1),
+        "addresses": get("addresses", validators.unique_list, validators.interface_address, 1),
         "interface": get("interface", validators.interface),
-        "routes": get("routes", validators.items, validators.route),
+        "routes": get("routes", validators.unique_list, validators.route),
         "public": maybe("public", validators.public_half, kind),
         "status": maybe("status", validators.choice, validators.STATUSES),
         # Free text: it is shown, never used. ``printable`` is the display's business.
         "error": maybe("error", _text),
         "measured": maybe("measured", validators.measured),
-        "age": maybe("age", validators.number),
+        "age": maybe("age", validators.non_negative),
     }
 
 
@@ -105,12 +105,12 @@ def parse(raw):
     validators.mapping(raw, "tunnel")
     kind = validators.tunnel_type(_required(raw, "tunnel_type"), "tunnel_type")
     record = {
-        "id": validators.whole(_required(raw, "id"), "id", 1, MAX_ID),
+        "id": validators.integer(_required(raw, "id"), "id", 1, MAX_ID),
         "uuid": validators.uuid(_required(raw, "uuid")),
         "name": None if raw.get("name") is None else validators.tunnel_name(raw["name"]),
         "type": kind,
-        "active": validators.flag(_required(raw, "is_active"), "is_active"),
-        "version": validators.whole(_required(raw, "version"), "version", 0, 2**63 - 1),
+        "active": validators.boolean(_required(raw, "is_active"), "is_active"),
+        "version": validators.integer(_required(raw, "version"), "version", 0, 2**63 - 1),
         "status": validators.choice(_required(raw, "status"), "status", validators.STATUSES),
         "config": config.parse(_required(raw, "config")),
         "ends": _ends(raw, kind),
@@ -150,8 +150,8 @@ def parse_all(raws):
         try:
             for field, value, key in claims:
                 if key in taken and not _share(key, record, taken[key]):
-                    mend = "The tunnel %s has it already: change one of them." % shown(title(taken[key]))
-                    raise FieldError(field, value, mend)
+                    hint = "The tunnel %s has it already: change one of them." % shown(title(taken[key]))
+                    raise FieldError(field, value, hint)
         except FieldError as error:
             broken.append(_describe(record, error))
             continue
@@ -202,7 +202,7 @@ def broken_record(raw, error):
     raw = raw if isinstance(raw, dict) else {}
     nodes = [safe(validators.node_name, raw.get(role + "_node_name")) for role in validators.ROLES]
     return {
-        "id": safe(validators.whole, raw.get("id"), 1, MAX_ID),
+        "id": safe(validators.integer, raw.get("id"), 1, MAX_ID),
         "uuid": safe(validators.uuid, raw.get("uuid")),
         "name": safe(validators.tunnel_name, raw.get("name")),
         "nodes": [node for node in nodes if node is not None],

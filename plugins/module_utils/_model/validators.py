@@ -33,7 +33,7 @@ GROUP_PREFIX = "marzban_"
 MAX_ITEMS = 64  # entries in one list of addresses or routes
 WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 
-_NAME_MEND = (
+_NAME_HINT = (
     "Use 1 to 128 letters, digits, emoji, single spaces inside, and the characters . _ - ( ) #, "
     "and begin with a letter, a digit or an emoji."
 )
@@ -65,21 +65,21 @@ _ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 3
 # Plain kinds of values
 
 
-def whole(value, field, low, high):
+def integer(value, field, low, high):
     """An integer from ``low`` to ``high``; a bool or a text that looks like one is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise FieldError(field, value, "Give a whole number from %d to %d (without quotes)." % (low, high))
     return value
 
 
-def number(value, field):
+def non_negative(value, field):
     """A finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63 or math.isnan(value):
         raise FieldError(field, value, "Give a number from 0 upwards.")
     return value
 
 
-def flag(value, field):
+def boolean(value, field):
     """True or false, and nothing that looks like it."""
     if not isinstance(value, bool):
         raise FieldError(field, value, "Give true or false.")
@@ -100,7 +100,7 @@ def mapping(value, field):
     return value
 
 
-def items(value, field, check, least=0):
+def unique_list(value, field, check, least=0):
     """A list of ``least`` to MAX_ITEMS values, each passed by ``check``, none twice; order is kept."""
     if not isinstance(value, (list, tuple)) or not least <= len(value) <= MAX_ITEMS:
         raise FieldError(field, value, "Give a list of %d to %d entries." % (least, MAX_ITEMS))
@@ -118,7 +118,7 @@ def items(value, field, check, least=0):
 
 def _name(value, field):
     if not isinstance(value, str) or not 1 <= len(value) <= 128:
-        raise FieldError(field, value, _NAME_MEND)
+        raise FieldError(field, value, _NAME_HINT)
     before = ""
     for index, char in enumerate(value):
         kind = unicodedata.category(char)
@@ -134,7 +134,7 @@ def _name(value, field):
         else:
             good = False
         if not good:
-            raise FieldError(field, value, _NAME_MEND)
+            raise FieldError(field, value, _NAME_HINT)
         before = char
     return value
 
@@ -187,27 +187,27 @@ def _address(text):
 
 def endpoint(value, field="endpoint"):
     """Where a node is reached: a host name (lower case) or an IP address (canonical)."""
-    mend = "Give a host name or an IP address, without scheme, brackets, port or spaces."
+    hint = "Give a host name or an IP address, without scheme, brackets, port or spaces."
     if not isinstance(value, str) or not 1 <= len(value) <= 253:
-        raise FieldError(field, value, mend)
+        raise FieldError(field, value, hint)
     address = _address(value)
     if address is not None:
         if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
-            raise FieldError(field, value, "No host has this address. " + mend)
+            raise FieldError(field, value, "No host has this address. " + hint)
         return str(address)
     name = value.lower()
     labels = name.split(".")
     # A last label of digits only is an IPv4 address that is misspelled (or one in a notation that few expect).
     if not all(_LABEL.match(label) for label in labels) or re.match(r"([0-9]+|0x[0-9a-f]*)\Z", labels[-1]):
         if not name.isascii():
-            mend = "Give an international host name in its ASCII form (xn--…)."
-        raise FieldError(field, value, mend)
+            hint = "Give an international host name in its ASCII form (xn--…)."
+        raise FieldError(field, value, hint)
     return name
 
 
 def port(value, field="port"):
     """A port, 1 to 65535."""
-    return whole(value, field, 1, 65535)
+    return integer(value, field, 1, 65535)
 
 
 def end_port(value, field, kind):
@@ -228,37 +228,37 @@ def interface(value, field="interface"):
     return value
 
 
-def _with_prefix(value, field, mend):
+def _with_prefix(value, field, hint):
     """(address, prefix length) of ``address/prefix``."""
     parts = value.split("/") if isinstance(value, str) and len(value) <= 64 else []
     address = _address(parts[0]) if len(parts) == 2 else None
     if address is None or not _PREFIX.match(parts[1]) or int(parts[1]) > address.max_prefixlen:
-        raise FieldError(field, value, mend)
+        raise FieldError(field, value, hint)
     return address, int(parts[1])
 
 
 def interface_address(value, field="addresses"):
     """An address of a tunnel's interface with its prefix, ``10.201.0.24/31``, canonical."""
-    mend = "Give an address that a host can have, with its prefix, such as 10.201.0.24/31."
-    address, prefix = _with_prefix(value, field, mend)
+    hint = "Give an address that a host can have, with its prefix, such as 10.201.0.24/31."
+    address, prefix = _with_prefix(value, field, hint)
     found = ipaddress.ip_interface("%s/%d" % (address, prefix))
     if address.is_unspecified or address.is_multicast or address.is_loopback:
-        raise FieldError(field, value, mend)
+        raise FieldError(field, value, hint)
     if prefix < WIDEST[address.version]:
-        raise FieldError(field, value, "Its network is so wide that it takes the host's other ways. " + mend)
+        raise FieldError(field, value, "Its network is so wide that it takes the host's other ways. " + hint)
     if address.version == 6 and address.is_link_local:
         raise FieldError(field, value, "A link-local address can't be routed: take one from fd00::/8.")
     if prefix < address.max_prefixlen - 1:
         edge = (found.network.network_address, found.network.broadcast_address)
         if address == edge[0] or (address.version == 4 and address == edge[1]):
-            raise FieldError(field, value, "It is the first or last address of its network, which no host has. " + mend)
+            raise FieldError(field, value, "It is the first or last address of its network, which no host has. " + hint)
     return str(found)
 
 
 def network(value, field="network"):
     """A network with no host bits set, canonical."""
-    mend = "Give a network with its prefix and no host bits, such as 192.168.1.0/24."
-    address, prefix = _with_prefix(value, field, mend)
+    hint = "Give a network with its prefix and no host bits, such as 192.168.1.0/24."
+    address, prefix = _with_prefix(value, field, hint)
     try:
         return str(ipaddress.ip_network("%s/%d" % (address, prefix)))
     except ValueError:
@@ -289,12 +289,12 @@ def route(value, field="routes"):
 
 def mtu(value, field="mtu"):
     """Bytes, 1280 (what IPv6 needs) to 9200."""
-    return whole(value, field, 1280, 9200)
+    return integer(value, field, 1280, 9200)
 
 
 def keepalive(value, field="keepalive"):
     """Seconds, 0 (off) to 65535."""
-    return whole(value, field, 0, 65535)
+    return integer(value, field, 0, 65535)
 
 
 # Tunnels
@@ -325,8 +325,8 @@ def wireguard_key(value, field="public_key"):
     """The canonical base64 of 32 bytes (an X25519 key), not all zero."""
     raw = _base64(value, 44)
     if len(raw) != 32 or not any(raw):
-        mend = "Give a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it."
-        raise FieldError(field, value, mend)
+        hint = "Give a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it."
+        raise FieldError(field, value, hint)
     return value
 
 
@@ -375,20 +375,20 @@ def algorithm(value, field):
 
 
 def _count(value, field):
-    return whole(value, field, 0, 2**63 - 1)
+    return integer(value, field, 0, 2**63 - 1)
 
 
 MEASURES = {
     "handshake_age": _count,
     "rx_bytes": _count,
     "tx_bytes": _count,
-    "rtt_ms": number,
-    "loss_percent": number,
+    "rtt_ms": non_negative,
+    "loss_percent": non_negative,
     "cipher": algorithm,
     "key_exchange": algorithm,
-    "post_quantum": flag,
+    "post_quantum": boolean,
     "data_path": lambda value, field: choice(value, field, DATA_PATHS),
-    "certificate_days": lambda value, field: whole(value, field, -36500, 36500),  # below 0: it has ended
+    "certificate_days": lambda value, field: integer(value, field, -36500, 36500),  # below 0: it has ended
 }
 
 

@@ -123,8 +123,10 @@ def _check_side(raw, field, kind):
         "role": validators.choice(raw.get("role"), field + ".role", validators.ROLES),
         "endpoint": validators.endpoint(raw.get("endpoint"), field + ".endpoint"),
         "port": validators.end_port(raw.get("port"), field + ".port", kind),
-        "addresses": validators.items(raw.get("addresses"), field + ".addresses", validators.interface_address, 1),
-        "routes": validators.items(raw.get("routes"), field + ".routes", validators.route),
+        "addresses": validators.unique_list(
+            raw.get("addresses"), field + ".addresses", validators.interface_address, 1
+        ),
+        "routes": validators.unique_list(raw.get("routes"), field + ".routes", validators.route),
         "public": _maybe(raw.get("public"), field + ".public", validators.public_half, kind),
     }
 
@@ -135,20 +137,20 @@ def check(raw, panel):
     kind = validators.tunnel_type(raw.get("type"))
     checked = {
         "panel": validators.uuid(raw.get("panel"), "panel"),
-        "id": validators.whole(raw.get("id"), "id", 1, MAX_NUMBER),
+        "id": validators.integer(raw.get("id"), "id", 1, MAX_NUMBER),
         "uuid": validators.uuid(raw.get("uuid")),
         "name": _maybe(raw.get("name"), "name", validators.tunnel_name),
         "type": kind,
-        "active": validators.flag(raw.get("active"), "active"),
-        "version": validators.whole(raw.get("version"), "version", 0, MAX_NUMBER),
+        "active": validators.boolean(raw.get("active"), "active"),
+        "version": validators.integer(raw.get("version"), "version", 0, MAX_NUMBER),
         "interface": validators.interface(raw.get("interface")),
         "mtu": _maybe(raw.get("mtu"), "mtu", validators.mtu),
         "keepalive": validators.keepalive(raw.get("keepalive")),
-        "dial": validators.flag(raw.get("dial"), "dial"),
-        "dialed": validators.flag(raw.get("dialed", True), "dialed"),
+        "dial": validators.boolean(raw.get("dial"), "dial"),
+        "dialed": validators.boolean(raw.get("dialed", True), "dialed"),
         "transport": validators.choice(raw.get("transport"), "transport", validators.TRANSPORTS),
         "post_quantum": validators.choice(raw.get("post_quantum"), "post_quantum", validators.POST_QUANTUM),
-        "routes": validators.items(raw.get("routes"), "routes", validators.route),
+        "routes": validators.unique_list(raw.get("routes"), "routes", validators.route),
         "local": _check_side(raw.get("local"), "local", kind),
         "peer": _check_side(raw.get("peer"), "peer", kind),
     }
@@ -183,9 +185,9 @@ def seen(raw):
     ends = {key: raw.get(key) if isinstance(raw.get(key), dict) else {} for key in ("local", "peer")}
     return {
         "uuid": safe(validators.uuid, raw.get("uuid")),
-        "id": safe(validators.whole, raw.get("id"), 1, MAX_NUMBER),
+        "id": safe(validators.integer, raw.get("id"), 1, MAX_NUMBER),
         "name": safe(validators.tunnel_name, raw.get("name")),
-        "version": safe(validators.whole, raw.get("version"), 0, MAX_NUMBER),
+        "version": safe(validators.integer, raw.get("version"), 0, MAX_NUMBER),
         "type": safe(validators.tunnel_type, raw.get("type")),
         "interface": safe(validators.interface, raw.get("interface")),
         "node": safe(validators.node_name, ends["local"].get("node")),

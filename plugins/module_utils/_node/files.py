@@ -22,10 +22,10 @@ _PATH = re.compile(r"(/[A-Za-z0-9_.-]+)+\Z")
 
 def check_path(value, field):
     """An absolute path of plain characters, which is safe in a configuration that a shell reads. Raises FieldError."""
-    mend = "Give an absolute path of the characters A-Z a-z 0-9 _ . - and /, without .. in it."
+    hint = "Give an absolute path of the characters A-Z a-z 0-9 _ . - and /, without .. in it."
     text = value.rstrip("/") if isinstance(value, str) else ""
     if len(text) > 200 or not _PATH.match(text) or ".." in text.split("/") or "." in text.split("/"):
-        raise FieldError(field, value, mend)
+        raise FieldError(field, value, hint)
     return text
 
 

@@ -33,14 +33,14 @@ class Host:
         """Whether a program is on the PATH."""
         return shutil.which(program, path=self._environment["PATH"]) is not None
 
-    def look(self, *argv, **options):
+    def query(self, *argv, **options):
         """The output of a command that changes nothing, and None when it fails or isn't there. Options as ``run``."""
         try:
             return self._run(argv, **options)
         except CommandError:
             return None
 
-    def must_look(self, *argv):
+    def query_or_fail(self, *argv):
         """The same where a wrong answer would do harm: None only when the program isn't there. Raises CommandError."""
         return self._run(argv) if self.has(argv[0]) else None
 
@@ -53,7 +53,7 @@ class Host:
             raise AssertionError("check mode runs %s" % (argv,))
         return self._run(argv, **options)
 
-    def attempt(self, *argv, **options):
+    def try_run(self, *argv, **options):
         """``run`` for what may fail because it is done already."""
         with contextlib.suppress(CommandError):
             self.run(*argv, **options)

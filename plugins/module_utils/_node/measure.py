@@ -80,7 +80,7 @@ def ping_all(host, targets):
 def _ping(host, source, address):
     # ping ends with 1 when nothing came back, and says so on its output all the same.
     argv = (*PING, "-I", source, address)
-    return parse_ping(host.look("sh", "-c", '"$@" || true', "ping", *argv, timeout=PING_TIMEOUT) or "")
+    return parse_ping(host.query("sh", "-c", '"$@" || true', "ping", *argv, timeout=PING_TIMEOUT) or "")
 
 
 def parse_ping(text):

@@ -32,7 +32,7 @@ def _json(text, what):
 def look_links(host):
     """``{interface: {"up", "mtu", "addresses": [canonical]}}`` of all interfaces, link-local addresses left out."""
     links = {}
-    for link in _json(host.must_look("ip", "-j", "addr", "show"), "ip -j addr"):
+    for link in _json(host.query_or_fail("ip", "-j", "addr", "show"), "ip -j addr"):
         if "ifname" not in link:  # older iproute2 prints empty objects
             continue
         addresses = [
@@ -52,7 +52,7 @@ def look_routes(host):
     """``[(network, interface or None, made by the kernel)]`` of the main table, both families."""
     routes = []
     for family, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
-        said = host.must_look("ip", "-j", family, "route", "show", "table", "main")
+        said = host.query_or_fail("ip", "-j", family, "route", "show", "table", "main")
         for route in _json(said, "ip -j route"):
             text = everything if route.get("dst") == "default" else route.get("dst")
             try:
@@ -77,7 +77,7 @@ def covers(route, addresses):
 
 def path_mtu(host, address, links):
     """The MTU of the route to ``address`` in bytes, or None where there is no route."""
-    for route in _json(host.look("ip", "-j", "route", "get", address), "ip -j route get"):
+    for route in _json(host.query("ip", "-j", "route", "get", address), "ip -j route get"):
         for metrics in route.get("metrics") or []:
             if "mtu" in metrics:
                 return metrics["mtu"]
@@ -88,7 +88,7 @@ def path_mtu(host, address, links):
 def udp_ports(host):
     """The UDP ports that something on this host listens at."""
     ports = set()
-    for line in (host.look("ss", "-H", "-l", "-u", "-n") or "").splitlines():
+    for line in (host.query("ss", "-H", "-l", "-u", "-n") or "").splitlines():
         words = line.split()
         if len(words) >= 4 and words[3].rpartition(":")[2].isdigit():
             ports.add(int(words[3].rpartition(":")[2]))
@@ -98,7 +98,7 @@ def udp_ports(host):
 def listening(host):
     """``{("udp" or "tcp", port)}`` that something on this host listens at."""
     places = set()
-    for line in (host.look("ss", "-H", "-l", "-u", "-t", "-n") or "").splitlines():
+    for line in (host.query("ss", "-H", "-l", "-u", "-t", "-n") or "").splitlines():
         words = line.split()
         if len(words) >= 5 and words[4].rpartition(":")[2].isdigit():
             places.add((words[0], int(words[4].rpartition(":")[2])))
@@ -174,7 +174,7 @@ def controllers(host):
         if connection:
             found.add(connection[0])
             ports.add(connection[1])
-    for line in (host.look("ss", "-H", "-t", "-n", "state", "established") or "").splitlines():
+    for line in (host.query("ss", "-H", "-t", "-n", "state", "established") or "").splitlines():
         words = line.split()
         if len(words) >= 4:
             port = words[2].rpartition(":")[2]

@@ -47,8 +47,8 @@ def without_ipv6(view):
     """``view`` for a host where IPv6 is off: what is left of the tunnel. Raises FieldError when nothing is."""
     addresses = [one for one in view["local"]["addresses"] if ":" not in one]
     if not addresses:
-        mend = "IPv6 is off on this host (net.ipv6.conf.default.disable_ipv6): switch it on, or add IPv4 addresses."
-        raise FieldError("local.addresses", ", ".join(view["local"]["addresses"]), mend)
+        hint = "IPv6 is off on this host (net.ipv6.conf.default.disable_ipv6): switch it on, or add IPv4 addresses."
+        raise FieldError("local.addresses", ", ".join(view["local"]["addresses"]), hint)
     routes = [one for one in view["routes"] if ":" not in one]
     return dict(view, routes=routes, local=dict(view["local"], addresses=addresses))
 
@@ -162,15 +162,15 @@ def compare_routes(plan, routes, applied, again):
 def check_port(plan, port, taken, listening):
     """Refuses a port that others have. ``listening``: the tunnel's own process has it already. Raises FieldError."""
     if port in taken and not listening:
-        mend = "Another program on this host listens there (see ss -lnp): stop it, or choose another port."
-        raise FieldError("local.port", port, mend)
+        hint = "Another program on this host listens there (see ss -lnp): stop it, or choose another port."
+        raise FieldError("local.port", port, hint)
 
 
 def check_endpoint(view, resolved):
     """Refuses a peer whose name this host can't resolve. Raises FieldError."""
     if view["dial"] and not resolved.get(view["peer"]["endpoint"], True):
-        mend = "This host can't resolve the name: correct it, or the host's DNS."
-        raise FieldError("peer.endpoint", view["peer"]["endpoint"], mend)
+        hint = "This host can't resolve the name: correct it, or the host's DNS."
+        raise FieldError("peer.endpoint", view["peer"]["endpoint"], hint)
 
 
 def leave_out(live, interface, units):

@@ -4,8 +4,8 @@
 
 """Makes one host match its views: all tunnels, all protocols, one call.
 
-The order: check every view, look once, plan every tunnel, and only then change something. A crash anywhere is mended by
-the next run, because each run compares what is wanted with what it finds, and because a folder of ours names an
+The order: check every view, look once, plan every tunnel, and only then change something. A crash anywhere is repaired
+by the next run, because each run compares what is wanted with what it finds, and because a folder of ours names an
 interface before anything of that name is made, and until everything of that name is gone.
 
 A **protocol** is one folder with a subclass of ``_protocols.base.Protocol``, listed in ``_protocols.registry``.
@@ -178,8 +178,8 @@ class Apply:
         self.missing += [name for name in lacks if name not in self.missing]
         if lacks and not self.host.check:
             for tunnel in wanted:
-                mend = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
-                tunnel.refuse(mend % (", ".join(lacks), protocol.role or protocol.name))
+                hint = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
+                tunnel.refuse(hint % (", ".join(lacks), protocol.role or protocol.name))
 
     def _keys(self, protocol, tunnels):
         for tunnel in tunnels:
@@ -248,8 +248,8 @@ class Apply:
                         "interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner)
                     )
                 if stands:
-                    mend = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
-                    raise FieldError("interface", name, (mend % stands))
+                    hint = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
+                    raise FieldError("interface", name, (hint % stands))
                 guard.check(view, views.title(view), {name, (tunnel.state or {}).get("interface")} | free)
                 tunnel.plan = protocol.plan(
                     view,

@@ -30,8 +30,8 @@ class Guard:
             found = ipaddress.ip_interface(address)
             for other, interface in self._addresses:
                 if interface not in ours and ipaddress.ip_interface(other).ip == found.ip:
-                    mend = "This host has it already, on %s: choose other addresses for the tunnel."
-                    raise FieldError("addresses", address, mend % interface)
+                    hint = "This host has it already, on %s: choose other addresses for the tunnel."
+                    raise FieldError("addresses", address, hint % interface)
             self._check_network("addresses", address, str(found.network), name, ours)
         for route in view["routes"]:
             if route in self._taken:
@@ -43,16 +43,16 @@ class Guard:
         self._taken.update((route, name) for route in view["routes"])
 
     def _check_network(self, field, value, network, name, ours):
-        mend = "name the networks behind the peer only." if field == "routes" else "choose a smaller network."
+        hint = "name the networks behind the peer only." if field == "routes" else "choose a smaller network."
         address = covers(network, self._controllers)
         if address:
-            seen = "It covers %s, from where this host is driven: the connection would be cut; %s" % (address, mend)
+            seen = "It covers %s, from where this host is driven: the connection would be cut; %s" % (address, hint)
             raise FieldError(field, value, seen)
         address = covers(network, self._endpoints)
         if address:
             other = self._endpoints[address]
             whose = "the tunnel's own packets" if other == name else "the packets of the tunnel %s" % other
-            raise FieldError(field, value, "It covers %s, where %s go: %s" % (address, whose, mend))
+            raise FieldError(field, value, "It covers %s, where %s go: %s" % (address, whose, hint))
         for there, interface, _kernel in self._routes:
             if there == network and interface not in ours:
                 seen = "This host has this route already, by %s: remove it there, or take it out of the record."

@@ -79,8 +79,8 @@ def accept(raws, templates, panel, types, known):
                     raise FieldError(key, value, "The tunnel %s of this host has it too." % views.title(other.view))
             tunnel.view = view
             if kind not in known and view["active"]:
-                mend = "This version sets up %s: choose that, or deactivate the tunnel. What runs is left as it is."
-                raise FieldError("type", kind, mend % " or ".join(known))
+                hint = "This version sets up %s: choose that, or deactivate the tunnel. What runs is left as it is."
+                raise FieldError("type", kind, hint % " or ".join(known))
             tunnel.status = "connecting" if view["active"] else "inactive"
         except FieldError as error:
             tunnel.refuse(error)

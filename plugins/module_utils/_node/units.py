@@ -17,7 +17,7 @@ def look_units(host, units):
     if not units:
         return answer
     names = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
-    for block in (host.must_look("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
+    for block in (host.query_or_fail("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
         if "Id" in values:
             since = values.get("ActiveEnterTimestampMonotonic", "0")
@@ -32,6 +32,6 @@ def look_units(host, units):
 
 def last_words(host, unit, program):
     """The end of what ``program`` said in a unit's last start, as one line."""
-    said = host.look("journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program)
+    said = host.query("journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program)
     lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith("[#]")]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

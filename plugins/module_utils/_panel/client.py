@@ -104,7 +104,7 @@ class Panel(Transport):
     def _post_all(self, path, key, items):
         """How many of ``items`` the panel took, and what it refused: a list of ``{"uuid"?, "node"?, "detail"}``."""
         answer = self.object("POST", TUNNELS_PATH + path, body={key: items}, again=True)
-        updated = validators.whole(answer.get("updated"), "updated", 0, len(items))
+        updated = validators.integer(answer.get("updated"), "updated", 0, len(items))
         listed = answer.get("rejected")
         refused = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         named = [{name: answers.words(one.get(name), 128) for name in ("uuid", "node")} for one in refused]

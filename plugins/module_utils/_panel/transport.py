@@ -40,16 +40,16 @@ _KINDS.update({502: "unreachable", 503: "unreachable", 504: "unreachable"})
 
 def checked_url(url):
     """``url`` without a slash at its end. Raises FieldError if it is none for a panel."""
-    mend = "Give the panel's address (or set MARZBAN_URL), such as https://panel.example.com:8000, and no more."
+    hint = "Give the panel's address (or set MARZBAN_URL), such as https://panel.example.com:8000, and no more."
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
         host, _port = parts.hostname, parts.port
     except ValueError:
-        raise FieldError("url", None, mend) from None
+        raise FieldError("url", None, hint) from None
     if "@" in parts.netloc:  # not shown: a password may stand there
-        raise FieldError("url", "…@" + parts.netloc.rsplit("@", 1)[1], mend)
+        raise FieldError("url", "…@" + parts.netloc.rsplit("@", 1)[1], hint)
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or not url.isprintable():
-        raise FieldError("url", url, mend)
+        raise FieldError("url", url, hint)
     validators.endpoint(host, "url")
     return url.rstrip("/")
 
@@ -92,8 +92,8 @@ class Transport:
         self._login: tuple = (username, password) if username and password else ()
         self._token = token
         self._logged_in = False
-        self._timeout = validators.whole(timeout, "timeout", 1, 600)
-        self._retries = validators.whole(retries, "retries", 0, 10)
+        self._timeout = validators.integer(timeout, "timeout", 1, 600)
+        self._retries = validators.integer(retries, "retries", 0, 10)
         self._session = self._open(ca_path, validate_certs)
         host = urlsplit(self.url).hostname
         if urlsplit(self.url).scheme == "http" and not is_loopback(host):
@@ -108,10 +108,10 @@ class Transport:
         if not is_loopback(urlsplit(self.url).hostname):
             session.proxies = get_environ_proxies(self.url)
         if ca_path and not os.path.exists(ca_path):
-            mend = "There is no such file here: give the path of the CA certificate (PEM)."
+            hint = "There is no such file here: give the path of the CA certificate (PEM)."
             if not os.path.isabs(ca_path):
-                mend = "There is no such file below %s: give an absolute path." % os.getcwd()
-            raise FieldError("ca_path", ca_path, mend)
+                hint = "There is no such file below %s: give an absolute path." % os.getcwd()
+            raise FieldError("ca_path", ca_path, hint)
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         session.verify = (ca_path or bundle or True) if validate_certs else False
         if not validate_certs:

@@ -126,7 +126,7 @@ class Protocol:
 
     def _look_tables(self):
         # All tables of the family: nft 1.0.6 fails on a script that lists two by their names.
-        listing = self.host.look("nft", "-s", "list", "ruleset", "inet") or ""
+        listing = self.host.query("nft", "-s", "list", "ruleset", "inet") or ""
         return netdev.parse_tables(listing, lambda text: hashlib.sha256(text.encode("utf-8")).hexdigest())
 
     def stands(self, live, interface):
@@ -213,13 +213,13 @@ class Protocol:
         starts = [plan for plan in plans if plan.start]
         for plan in starts:
             if plan.unlink:
-                self.host.attempt("ip", "link", "delete", "dev", plan.interface)
+                self.host.try_run("ip", "link", "delete", "dev", plan.interface)
         disabled = self._enable([plan.unit for plan in plans if plan.enable])
         failed = {plan.view["uuid"]: disabled[plan.unit] for plan in plans if plan.unit in disabled}
         if not starts:
             return failed
         names = [plan.unit for plan in starts]
-        self.host.attempt("systemctl", "reset-failed", *names)
+        self.host.try_run("systemctl", "reset-failed", *names)
         try:
             self.host.run("systemctl", "restart", *names, timeout=START_TIMEOUT + 2 * len(names))
         except Error:  # of one of them, and the units say of which
@@ -256,9 +256,9 @@ class Protocol:
             return failed
         units = [unit for name in sorted(places) for unit in self.units(name)]
         # What didn't come down is looked at below.
-        self.host.attempt("systemctl", "stop", *units, timeout=START_TIMEOUT + 2 * len(units))
-        self.host.attempt("systemctl", "disable", "--quiet", *units)
-        self.host.attempt("systemctl", "reset-failed", *units)
+        self.host.try_run("systemctl", "stop", *units, timeout=START_TIMEOUT + 2 * len(units))
+        self.host.try_run("systemctl", "disable", "--quiet", *units)
+        self.host.try_run("systemctl", "reset-failed", *units)
         live = self.look(list(places))
         for name, uuid in places.items():
             try:

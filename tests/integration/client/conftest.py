@@ -68,7 +68,7 @@ def refused(kind: str, work: Any, *words: str) -> PanelError:
     assert caught.value.kind == kind, text
     for word in words:
         assert word in text
-    assert text.endswith(PanelError.MENDS[kind])
+    assert text.endswith(PanelError.HINTS[kind])
     assert SECRET not in text
     assert text.isprintable()
     return caught.value

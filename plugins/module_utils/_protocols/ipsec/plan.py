@@ -102,18 +102,18 @@ def check_selectors(view, taken, there, links):
     """
     shared = swanctl.overlap(there, taken)
     if shared:
-        mend = (
+        hint = (
             "It shares addresses with %s of the tunnel %s, and strongSwan's userspace data path can't tell them apart: "
             "choose networks apart, or a kernel with ESP and XFRM interfaces."
         )
-        raise FieldError("routes", shared[0], mend % (shared[1], taken[shared[1]]))
+        raise FieldError("routes", shared[0], hint % (shared[1], taken[shared[1]]))
     # Before 5.9.12 charon takes no such selector at all; later its route for it hides the one that names the tunnel's
     # address, and what the host itself sends to the peer leaves from another.
     addresses = [one.split("/")[0] for link in links.values() for one in link["addresses"]]
     for route in view["local"]["routes"]:
         if not net.covers(route, addresses):
-            mend = (
+            hint = (
                 "This host has no address in it, and strongSwan's userspace data path wants one: give it an address "
                 "there, or use a kernel with ESP and XFRM interfaces."
             )
-            raise FieldError("local.routes", route, mend)
+            raise FieldError("local.routes", route, hint)

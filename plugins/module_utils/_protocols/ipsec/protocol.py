@@ -122,11 +122,11 @@ class IPsec(Protocol):
             raise FieldError("transport", view["transport"], "IPsec speaks udp only: change it, or the tunnel's type.")
         lacks = kernel_lacks() if self._wanted_path == swanctl.KERNEL else []
         if lacks:
-            mend = "This host's kernel has no %s: choose auto or userspace, or another kernel."
-            raise FieldError("ipsec_data_path", swanctl.KERNEL, mend % ", ".join(lacks))
+            hint = "This host's kernel has no %s: choose auto or userspace, or another kernel."
+            raise FieldError("ipsec_data_path", swanctl.KERNEL, hint % ", ".join(lacks))
         if view["post_quantum"] == "require" and self.host.has("swanctl") and not self._has_ml_kem():
-            mend = "strongSwan %s on this host has no ML-KEM (6.0.2 with OpenSSL 3.5 does): upgrade it, or choose auto."
-            raise FieldError("post_quantum", "require", mend % ".".join(map(str, self._version())))
+            hint = "strongSwan %s on this host has no ML-KEM (6.0.2 with OpenSSL 3.5 does): upgrade it, or choose auto."
+            raise FieldError("post_quantum", "require", hint % ".".join(map(str, self._version())))
 
     def load_key(self, uuid):
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
@@ -168,13 +168,13 @@ class IPsec(Protocol):
 
     def _ask(self, what):
         """What swanctl says, as dicts, or None where charon doesn't answer."""
-        said = self.host.look("swanctl", what, "--raw") if self.host.has("swanctl") else None
+        said = self.host.query("swanctl", what, "--raw") if self.host.has("swanctl") else None
         return None if said is None else swanctl.parse_raw(said)
 
     def _version(self):
         """strongSwan's, as numbers; () where it isn't installed."""
         if "version" not in self._asked:
-            said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.look("swanctl", "--version") or "")
+            said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.query("swanctl", "--version") or "")
             self._asked["version"] = tuple(int(one) for one in said.groups()) if said else ()
         return self._asked["version"]
 
@@ -270,7 +270,7 @@ class IPsec(Protocol):
         failed = super().do(plans)
         plans = [plan for plan in plans if plan.view["uuid"] not in failed]
         if any(plan.watch for plan in plans):
-            self.host.attempt("systemctl", "restart", swanctl.WATCH_UNIT)
+            self.host.try_run("systemctl", "restart", swanctl.WATCH_UNIT)
         plans = [plan for plan in self._each(self._copy_key, plans, failed) if plan.give]
         if plans:
             failed.update(self._give(plans))
@@ -312,7 +312,7 @@ class IPsec(Protocol):
             "%s:%s" % (plan.view["local"]["role"] if plan.view["dial"] else "wait", plan.interface) for plan in renew
         ]
         if words:
-            self.host.attempt("sh", "-c", RENEW, "sh", *words)
+            self.host.try_run("sh", "-c", RENEW, "sh", *words)
         return failed
 
     def _load(self):
@@ -324,8 +324,8 @@ class IPsec(Protocol):
         said = self.host.run("sh", "-c", "swanctl --load-authorities 2>&1 || true")
         if "invalid config file" in said:
             wrong = [line for line in said.splitlines() if "error" in line or "invalid" in line]
-            mend = "swanctl can't read its configuration, so nothing was loaded: %s. Mend the file below %s."
-            raise Error(mend % (printable(" / ".join(wrong)), etc("swanctl")))
+            hint = "swanctl can't read its configuration, so nothing was loaded: %s. Mend the file below %s."
+            raise Error(hint % (printable(" / ".join(wrong)), etc("swanctl")))
         # It ends with an error for whatever of the owner's can't be loaded, too.
         return self.host.run("sh", "-c", "swanctl --load-all --noprompt 2>&1 || true")
 
@@ -342,18 +342,18 @@ class IPsec(Protocol):
             for path in (SCRIPT, os.path.join(UNITS, swanctl.WATCH_UNIT), etc("strongswan.d", "marzban.conf")):
                 with contextlib.suppress(Error):
                     node_files.remove(path)
-        self.host.attempt("systemctl", "daemon-reload")
+        self.host.try_run("systemctl", "daemon-reload")
         stats = self._ask("--stats")
         if not stats:
             return
         with contextlib.suppress(Error):
             self._load()
         for name in places:
-            self.host.attempt("swanctl", "--terminate", "--ike", name, "--timeout", "2")
+            self.host.try_run("swanctl", "--terminate", "--ike", name, "--timeout", "2")
         if last and "kernel-libipsec" in stats[-1].get("plugins", []) and not (self._ask("--list-conns") or [])[:-1]:
-            self.host.attempt("systemctl", "restart", CHARON, timeout=60)  # or its device would stay
+            self.host.try_run("systemctl", "restart", CHARON, timeout=60)  # or its device would stay
         elif last:
-            self.host.attempt("swanctl", "--reload-settings")
+            self.host.try_run("swanctl", "--reload-settings")
 
     # Measuring
 

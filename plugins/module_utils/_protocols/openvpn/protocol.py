@@ -89,7 +89,7 @@ class OpenVPN(Protocol):
     def _look_versions(self):
         """Of OpenVPN and of its OpenSSL; () where it isn't installed."""
         if self._versions is None:
-            said = self.host.look("sh", "-c", "openvpn --version || true") if self.host.has("openvpn") else None
+            said = self.host.query("sh", "-c", "openvpn --version || true") if self.host.has("openvpn") else None
             self._versions = openvpn_conf.versions(said or "")
         return self._versions
 
@@ -97,12 +97,12 @@ class OpenVPN(Protocol):
         """Refuses a view that this protocol can't run. Raises FieldError."""
         root = self.folders.root + "/"
         if root.startswith(tuple("/%s/" % one for one in HIDDEN)):
-            mend = "systemd hides this place from OpenVPN: choose one such as %s."
-            raise FieldError("config_dir", self.folders.root, mend % node_state.CONFIG_DIR)
+            hint = "systemd hides this place from OpenVPN: choose one such as %s."
+            raise FieldError("config_dir", self.folders.root, hint % node_state.CONFIG_DIR)
         library = self._look_versions()[1]
         if view["post_quantum"] == "require" and library and library < QUANTUM_LIBRARY:
-            mend = "OpenVPN of this host has OpenSSL %d.%d, and %s wants 3.5 (Debian 13): upgrade it, or choose auto."
-            raise FieldError("post_quantum", "require", mend % (*library, openvpn_conf.QUANTUM))
+            hint = "OpenVPN of this host has OpenSSL %d.%d, and %s wants 3.5 (Debian 13): upgrade it, or choose auto."
+            raise FieldError("post_quantum", "require", hint % (*library, openvpn_conf.QUANTUM))
 
     # Keys: the static one, and one of TLS with its certificate
 
@@ -123,8 +123,8 @@ class OpenVPN(Protocol):
         used = certificate.load(folder)
         if used is None:
             path = os.path.join(folder, certificate.FILE)
-            mend = "%s is missing: put it back, or make new keys with tunnel_keys and regenerate: if_invalid."
-            raise x25519.BrokenKey(mend % path)
+            hint = "%s is missing: put it back, or make new keys with tunnel_keys and regenerate: if_invalid."
+            raise x25519.BrokenKey(hint % path)
         following = self._next(folder)
         return dict(
             {"fingerprint": used.fingerprint}, **({"next_fingerprint": following.fingerprint} if following else {})
@@ -327,7 +327,7 @@ class OpenVPN(Protocol):
         for name in places:
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(drop_in(name)))
-        self.host.attempt("systemctl", "daemon-reload")
+        self.host.try_run("systemctl", "daemon-reload")
 
     # Measuring
 

@@ -55,5 +55,5 @@ def compare(plan, before, public, live, routes, resolved):
     if plan.start or plan.sync:
         for peer in conf["peers"].values():
             if peer["endpoint"] and not resolved.get(peer["endpoint"][0], True):
-                mend = "This host can't resolve the name: correct it, or the host's DNS."
-                raise FieldError("peer.endpoint", peer["endpoint"][0], mend)
+                hint = "This host can't resolve the name: correct it, or the host's DNS."
+                raise FieldError("peer.endpoint", peer["endpoint"][0], hint)

@@ -160,7 +160,7 @@ class WireGuard(Protocol):
 
     def _look_wg(self):
         # The shell, because wg tells of the other interfaces even if it fails on one.
-        return wireguard_conf.parse_dump(self.host.look("sh", "-c", "wg show all dump || true") or "")
+        return wireguard_conf.parse_dump(self.host.query("sh", "-c", "wg show all dump || true") or "")
 
     # What is to be done
 
@@ -204,8 +204,8 @@ class WireGuard(Protocol):
         """The fingerprint of the pre-shared key that is to be used, or None. Raises Error where there has to be one."""
         used = self._used.get(view["uuid"])
         if view["post_quantum"] == "require" and not used and not self.host.check:
-            mend = "%s does not use this tunnel's pre-shared key yet: run apply with both nodes, or choose auto."
-            raise FieldError("post_quantum", "require", mend % view["peer"]["node"])
+            hint = "%s does not use this tunnel's pre-shared key yet: run apply with both nodes, or choose auto."
+            raise FieldError("post_quantum", "require", hint % view["peer"]["node"])
         if used and "@node.preshared_key@" not in template:
             raise Error(
                 "The template does not load the pre-shared key: take over the PostUp with node.preshared_key from the "

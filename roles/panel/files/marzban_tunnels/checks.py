@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
 """Allow-lists, one per kind of value. Pure: each returns the value in its canonical form or raises ValueError
-with a sentence that holds the value and the mend."""
+with a sentence that holds the value and the hint."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def route(text: str) -> str:
         value = ip_network(text)
     except ValueError:
         try:
-            mend = f"; write it as {ip_network(text, strict=False)}"
+            hint = f"; write it as {ip_network(text, strict=False)}"
         except ValueError:
-            mend = "; write it as 192.168.1.0/24"
-        raise ValueError(f"{shown(text)} is no network{mend}") from None
+            hint = "; write it as 192.168.1.0/24"
+        raise ValueError(f"{shown(text)} is no network{hint}") from None
     if str(value) != text:
         raise ValueError(f"{shown(text)}: write it as {value}")
     if value.prefixlen == 0:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The allow-lists: what passes, what doesn't, and that an error names field, value and mend."""
+"""The allow-lists: what passes, what doesn't, and that an error names field, value and hint."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ GOOD = [
             "a" * 64,
         ],
     ),
-    (validators.flag, [True, False]),
-    (validators.number, [0, 0.5, 12]),
+    (validators.boolean, [True, False]),
+    (validators.non_negative, [0, 0.5, 12]),
 ]
 BAD = [
     (
@@ -274,8 +274,8 @@ BAD = [
             ["AES"],
         ],
     ),
-    (validators.flag, [1, 0, "true", None]),
-    (validators.number, [-1, "1", True, float("nan"), float("inf"), 2**63, None]),
+    (validators.boolean, [1, 0, "true", None]),
+    (validators.non_negative, [-1, "1", True, float("nan"), float("inf"), 2**63, None]),
 ]
 
 
@@ -293,7 +293,7 @@ def test_good_values_pass_and_are_canonical(check, value):
 
 
 @pytest.mark.parametrize(("check", "value"), cases(BAD))
-def test_bad_values_are_refused_with_field_value_and_mend(check, value):
+def test_bad_values_are_refused_with_field_value_and_hint(check, value):
     with pytest.raises(FieldError) as caught:
         check(value, "config.source.x")
     text = str(caught.value)

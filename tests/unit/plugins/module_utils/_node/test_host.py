@@ -29,10 +29,10 @@ class Told(node_host.Host):
         super().__init__(check=True)
         self.outputs = outputs
 
-    def look(self, *argv, **options):
+    def query(self, *argv, **options):
         return self.outputs.get(argv[0])
 
-    must_look = look
+    must_look = query
 
 
 # Commands
@@ -50,11 +50,11 @@ def test_commands_tell_what_failed_but_no_secret():
         host.run("sleep", "5", timeout=0.1)
     with pytest.raises(node_host.CommandError, match="can't be run"):
         host.run("no-such-program")
-    assert host.look("no-such-program") is None
-    assert host.must_look("no-such-program") is None
-    assert host.look("false") is None
+    assert host.query("no-such-program") is None
+    assert host.query_or_fail("no-such-program") is None
+    assert host.query("false") is None
     with pytest.raises(node_host.CommandError):
-        host.must_look("false")
+        host.query_or_fail("false")
     with pytest.raises(AssertionError):
         node_host.Host(check=True).run("true")
 

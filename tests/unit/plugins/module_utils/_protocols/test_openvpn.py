@@ -239,7 +239,7 @@ class Told(Host):
     def has(self, program):
         return True
 
-    def look(self, *argv, **options):
+    def query(self, *argv, **options):
         return self.said
 
 

@@ -65,7 +65,7 @@ class Routes(node_host.Host):
         super().__init__(check=True)
         self.routes, self.asked = routes, 0
 
-    def look(self, *argv, **options):
+    def query(self, *argv, **options):
         self.asked += 1
         assert argv[:-1] == ("ip", "-j", "route", "get")
         return json.dumps([self.routes[argv[-1]]]) if argv[-1] in self.routes else None
