@@ -32,7 +32,7 @@ class Told(node_host.Host):
     def query(self, *argv, **options):
         return self.outputs.get(argv[0])
 
-    must_look = query
+    query_or_fail = query
 
 
 # Commands
