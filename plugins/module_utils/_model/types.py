@@ -1,0 +1,384 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What differs between the types of tunnels, in one table; and the shapes of docs/contract.md as TypedDicts. Pure.
+
+Units are those of docs/contract.md. A unit test compares the fields of both; change them together.
+``total=False``: a key may be left out; ``| None``: it may be null.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Dict, NamedTuple
+
+if sys.version_info >= (3, 8):
+    from typing import TypedDict
+else:  # ansible-test imports this on Python 3.7, where nothing of ours runs
+
+    class TypedDict(dict):
+        """As a base class, ignores ``total``."""
+
+        def __init_subclass__(cls, total=True):
+            super().__init_subclass__()
+
+
+# What differs by type
+
+
+class PublicField(NamedTuple):
+    """One field of a public half. ``kind``: ``x25519`` or ``ed25519`` (a key in base64), or ``sha256`` (hex digits)."""
+
+    name: str
+    kind: str
+    required: bool = True
+
+
+class TunnelType(NamedTuple):
+    """What is known about a type of tunnels without running it; how it runs is in ``_protocols``."""
+
+    title: str  # how a person calls it
+    role: str  # of this collection: installs the type's packages, holds its template
+    template: str  # a file in that role's folder of templates
+    transports: tuple[str, ...]
+    public: tuple[PublicField, ...]
+    # What a template sees as ``node.*``: values that only the node knows
+    node_values: tuple[str, ...]
+    # UDP ports where one process speaks for all tunnels of this type on a node; the first one is the ``port`` of every
+    # end. Empty where each end has a port for itself.
+    shared_ports: tuple[int, ...] = ()
+
+
+BY_TYPE: dict[str, TunnelType] = {
+    "wireguard": TunnelType(
+        title="WireGuard",
+        role="wireguard",
+        template="wg-quick.conf.j2",
+        transports=("udp",),
+        public=(PublicField("public_key", "x25519"), PublicField("psk_fingerprint", "sha256", required=False)),
+        node_values=("dir", "mtu", "peer_public_key", "preshared_key"),
+    ),
+    "openvpn": TunnelType(
+        title="OpenVPN",
+        role="openvpn",
+        template="openvpn.conf.j2",
+        transports=("udp", "tcp"),
+        public=(
+            PublicField("public_key", "x25519"),
+            PublicField("fingerprint", "sha256"),
+            PublicField("next_fingerprint", "sha256", required=False),
+            PublicField("accepts", "sha256", required=False),
+        ),
+        node_values=("dir", "mtu", "family", "peer_fingerprints", "tls_groups"),
+    ),
+    "ipsec": TunnelType(
+        title="IPsec",
+        role="strongswan",
+        template="swanctl.conf.j2",
+        transports=("udp",),
+        public=(PublicField("public_key", "ed25519"),),
+        node_values=(
+            *("dir", "mtu", "public_key", "peer_public_key", "proposals", "esp_proposals"),
+            *("local_ts", "remote_ts", "if_id"),
+        ),
+        shared_ports=(4500, 500),  # RFC 3948 and RFC 7296: ESP in UDP, and where IKE begins
+    ),
+}
+TYPES = tuple(BY_TYPE)
+DEFAULT_TYPE = "wireguard"  # of a tunnel that is declared without one
+
+
+# What an end may show, and what is measured there
+
+
+class WireGuardPublic(TypedDict, total=False):
+    """``public_key`` is always there."""
+
+    public_key: str
+    psk_fingerprint: str
+
+
+class OpenVpnPublic(TypedDict, total=False):
+    """``public_key`` and ``fingerprint`` are always there."""
+
+    public_key: str
+    fingerprint: str
+    next_fingerprint: str
+    accepts: str
+
+
+class IpsecPublic(TypedDict, total=False):
+    """``public_key`` is always there."""
+
+    public_key: str
+
+
+PUBLIC_SHAPES = {"wireguard": WireGuardPublic, "openvpn": OpenVpnPublic, "ipsec": IpsecPublic}
+# Code that serves all types treats a public half as a dict of texts.
+Public = Dict[str, str]
+
+
+class Measured(TypedDict, total=False):
+    """As negotiated and seen, not as configured."""
+
+    handshake_age: int | None
+    rx_bytes: int | None
+    tx_bytes: int | None
+    rtt_ms: float | None
+    loss_percent: float | None
+    cipher: str | None
+    key_exchange: str | None
+    post_quantum: bool | None
+    data_path: str | None
+    certificate_days: int | None
+
+
+# Records and views
+
+
+class Side(TypedDict):
+    """One end, as a view has it."""
+
+    node: str
+    role: str
+    endpoint: str
+    port: int
+    addresses: list[str]
+    routes: list[str]
+    public: Public | None
+
+
+class End(Side):
+    """One end, as a record has it. ``age``: seconds since its last report."""
+
+    node_id: int
+    interface: str
+    status: str | None
+    error: str | None
+    measured: Measured | None
+    age: float | None
+
+
+class Record(TypedDict):
+    """A tunnel as the panel, or a hand-written list, has it, checked. ``ends`` has the keys source and target."""
+
+    id: int
+    uuid: str
+    name: str | None
+    type: str
+    active: bool
+    version: int
+    status: str
+    config: dict[str, Any]
+    ends: dict[str, End]
+
+
+class Broken(TypedDict):
+    """What is known about a tunnel that can't be a record. ``nodes``: the names that are in order, at most two."""
+
+    id: int | None
+    uuid: str | None
+    name: str | None
+    nodes: list[str]
+    error: str
+
+
+class View(TypedDict):
+    """A tunnel as one of its nodes sees it. ``dial``: this end dials; ``dialed``: the peer does."""
+
+    panel: str
+    id: int
+    uuid: str
+    name: str | None
+    type: str
+    active: bool
+    version: int
+    interface: str
+    mtu: int | None
+    keepalive: int
+    dial: bool
+    dialed: bool
+    transport: str
+    post_quantum: str
+    routes: list[str]
+    local: Side
+    peer: Side
+
+
+# What is on a node
+
+
+class Peer(TypedDict):
+    """The peer that a tunnel was last applied for."""
+
+    node: str
+    public: Public | None
+
+
+class Applied(TypedDict, total=False):
+    """What is ours on the interface. ``rules``: a digest of what nft lists."""
+
+    addresses: list[str]
+    routes: list[str]
+    rules: str | None
+
+
+class State(TypedDict):
+    """A tunnel's state.json. ``interface`` is null while nothing of ours is on the host."""
+
+    panel: str
+    id: int | None
+    uuid: str
+    name: str | None
+    type: str
+    version: int
+    interface: str | None
+    peer: Peer | None
+    applied: Applied
+
+
+# What the modules of the node side answer
+
+
+class FileDiff(TypedDict):
+    """One file in a diff, or whatever reads like one."""
+
+    before_header: str
+    after_header: str
+    before: str
+    after: str
+
+
+class Seen(TypedDict):
+    """What of a view is in order, null where it isn't. ``node``, ``role``: of this end; ``peer``: the other node."""
+
+    uuid: str | None
+    id: int | None
+    name: str | None
+    version: int | None
+    type: str | None
+    interface: str | None
+    node: str | None
+    peer: str | None
+    role: str | None
+
+
+class Health(Seen):
+    """One tunnel in an answer of tunnel_health. ``waiting_for``: the node whose public half is not known yet."""
+
+    status: str
+    error: str | None
+    refused: bool
+    waiting_for: str | None
+    measured: Measured | None
+
+
+class Outcome(Health):
+    """One tunnel in an answer of tunnel_apply."""
+
+    public: Public | None
+    publish: bool
+    hand: bool
+    changes: list[str]
+
+
+class Known(TypedDict):
+    """What a state tells about its tunnel."""
+
+    id: int | None
+    uuid: str
+    name: str | None
+    type: str
+    interface: str | None
+
+
+class Removed(Known):
+    """A tunnel that was taken off the host, or could not be."""
+
+    error: str | None
+
+
+class Foreign(TypedDict):
+    """A folder that is another panel's, or whose state can't be read."""
+
+    uuid: str
+    panel: str | None
+    interface: str | None
+
+
+class Answer(TypedDict):
+    """The answer of tunnel_apply."""
+
+    changed: bool
+    diff: list[FileDiff]
+    missing: list[str]
+    tunnels: list[Outcome]
+    removed: list[Removed]
+    orphans: list[Known]
+    foreign: list[Foreign]
+
+
+class HealthAnswer(TypedDict):
+    """The answer of tunnel_health."""
+
+    changed: bool
+    tunnels: list[Health]
+
+
+# What is sent to the panel, and what it refuses
+
+
+class Key(TypedDict):
+    """A public half to publish."""
+
+    uuid: str
+    node: str
+    public: Public
+
+
+class Report(TypedDict):
+    """What the panel is told about an end."""
+
+    uuid: str
+    node: str
+    version: int
+    status: str
+    error: str | None
+    measured: Measured | None
+
+
+class Rejected(TypedDict):
+    """A key or a report that the panel refused."""
+
+    uuid: str | None
+    node: str | None
+    detail: str
+
+
+class Node(TypedDict):
+    """A node of the panel. Null where the panel has no value, or one that can't be used."""
+
+    id: int | None
+    name: str
+    address: str
+    port: int | None
+    api_port: int | None
+    status: str | None
+    usage_coefficient: float | None
+    xray_version: str | None
+    message: str | None
+
+
+class Desired(TypedDict, total=False):
+    """What an operator declares of a tunnel, in the words of the wire. What isn't there is left as it is."""
+
+    name: str
+    source_node_id: int
+    target_node_id: int
+    tunnel_type: str
+    config: dict[str, Any] | str
+    is_active: bool
+
+
+Raw = Dict[str, Any]  # what somebody else made and nobody checked yet
