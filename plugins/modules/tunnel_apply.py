@@ -158,6 +158,31 @@ missing:
   elements: str
   returned: success
   sample: [cryptography, wireguard-tools, wireguard-go, nftables, ping, iproute2]
+packages:
+  description:
+    - The packages of this host's system that bring what is RV(missing), sorted.
+    - None of a type that needs something without a package; RV(unavailable) says so.
+  type: list
+  elements: str
+  returned: success
+  sample: [nftables, wireguard-tools]
+  version_added: 0.2.0
+unavailable:
+  description: Sentences about what is RV(missing) and has no package on this host's system, and what to do.
+  type: list
+  elements: str
+  returned: success
+  sample:
+    - >-
+      Debian GNU/Linux 11 (bullseye) has no package for openvpn. OpenVPN 2.6 or newer is needed (Debian 12, Ubuntu
+      24.04): upgrade the host, or choose another type.
+  version_added: 0.2.0
+package_manager:
+  description: V(apt) or V(dnf), or null where nothing is missing or the system is of another family.
+  type: str
+  returned: success
+  sample: apt
+  version_added: 0.2.0
 tunnels:
   description: One entry for each of the views of O(types).
   type: list

@@ -18,8 +18,8 @@ import ipaddress
 from .._errors import Error, FieldError
 from .._model import validators, views
 from .._protocols.registry import PROTOCOLS
-from . import net
-from .files import close_to_others, open_to_others
+from . import net, packages
+from .files import close_to_others, open_to_others, read
 from .measure import measure
 from .route_conflicts import Guard
 from .state import STATE, state_text
@@ -34,7 +34,8 @@ class Apply:
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
         given = options or {}
         self.protocols = {k: PROTOCOLS[k](host, folders, **given.get(k, {})) for k in types if k in PROTOCOLS}
-        self.states, self.missing, self.removed, self.diff = {}, [], [], []
+        self.states, self.removed, self.diff = {}, [], []
+        self.lacks = []  # (Packages, [capabilities that the host lacks]) of the protocols that have tunnels here
 
     def run(self, raws, templates, remove=(), remove_all=False, handed=None, together=()):
         """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``.
@@ -74,7 +75,7 @@ class Apply:
         return {
             "changed": bool(self.removed or any(one.changes for one in tunnels)),
             "diff": self.diff + [part for one in tunnels for part in one.diff],
-            "missing": self.missing,
+            **self._missing(),
             "tunnels": [one.answer() for one in tunnels],
             "removed": self.removed,
             "orphans": [_known(s) for u, s in mine.items() if u not in named and u not in going],
@@ -94,6 +95,12 @@ class Apply:
                 if text:
                     found[uuid] = text
         return found
+
+    def _missing(self):
+        """What the host lacks, and which packages bring it; the package manager is found out only where it matters."""
+        names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
+        found = packages.choose((read(packages.OS_RELEASE) or "") if names else "", self.lacks)
+        return dict(found, missing=names)
 
     def _is_mine(self, state):
         return state is not None and state["panel"] == self.panel and state["type"] in self.types
@@ -175,7 +182,7 @@ class Apply:
                 tunnel.refuse(error)
         wanted = [one for one in wanted if not one.refused]
         lacks = protocol.missing() if wanted else []
-        self.missing += [name for name in lacks if name not in self.missing]
+        self.lacks.append((protocol.packages, lacks))
         if lacks and not self.host.check:
             for tunnel in wanted:
                 hint = "This host lacks %s: install it (the role marzban.tunnels.%s does)."

@@ -8,7 +8,8 @@ A protocol is a subclass in a file of its own, listed in ``registry.PROTOCOLS``,
 names a tunnel's folder, a *public half* is a dict of docs/contract.md, ``?`` may be None. It gives:
 
 - ``name``, ``session_limit`` (seconds after which a session without a new handshake is dead, or None)
-- ``missing()`` → capabilities that this host lacks; ``check(view)`` raises FieldError for what it can't run
+- ``missing()`` → capabilities that this host lacks, ``packages`` (``_node.packages.Packages``) what brings them;
+  ``check(view)`` raises FieldError for what it can't run
 - ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half;
   ``key_path(uuid)`` and ``fingerprint(public half)`` for diffs
 - ``units(interface)`` → all units that may run it, ``unit(view)`` the one that does, ``files(interface, uuid)`` what
@@ -33,6 +34,7 @@ from .._errors import Error
 from .._node import files as node_files
 from .._node import net, netdev
 from .._node import units as node_units
+from .._node.packages import Packages
 from . import x25519
 
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
@@ -54,6 +56,7 @@ class Protocol:
     name = ""
     role = ""  # that installs what it needs, where it has another name
     session_limit: int | None = None
+    packages: Packages
     outside = {4: 60, 6: 80}  # bytes that the protocol and the outer packet take
     program = ""  # whose last words in the journal say why a unit did not start
 

@@ -26,6 +26,7 @@ from .. import x25519
 from ..base import RULES, Protocol, ipv6_is_off
 from . import ed25519, swanctl
 from . import plan as planning
+from .packages import PACKAGES
 from .plan import CHARON
 
 LINK = "link.ip"
@@ -94,6 +95,7 @@ class IPsec(Protocol):
     name = "ipsec"
     role = "strongswan"
     program = "ip"
+    packages = PACKAGES
     # ESP's header, IV, padding and check, around it UDP and IP.
     outside = {4: 66, 6: 86}
 

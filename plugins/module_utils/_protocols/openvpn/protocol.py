@@ -25,6 +25,7 @@ from .. import x25519
 from ..base import RULES, Exchanged, Protocol, ipv6_is_off
 from . import certificate, tls_crypt
 from . import conf as openvpn_conf
+from .packages import PACKAGES
 
 CONF_DIR = "/etc/openvpn/server"
 UNITS = "/etc/systemd/system"
@@ -71,6 +72,7 @@ class OpenVPN(Protocol):
 
     name = "openvpn"
     program = "openvpn"
+    packages = PACKAGES
 
     def __init__(self, host, folders):
         super().__init__(host, folders)

@@ -22,6 +22,7 @@ from ..base import RULES, Exchanged, Protocol, ipv6_is_off
 from . import conf as wireguard_conf
 from . import plan as planning
 from . import preshared_key
+from .packages import PACKAGES
 
 CONF_DIR = "/etc/wireguard"
 NO_KEY = "/dev/null"  # what wg takes for "no pre-shared key"
@@ -57,6 +58,7 @@ class WireGuard(Protocol):
 
     name = "wireguard"
     program = "wg-quick"
+    packages = PACKAGES
     session_limit = wireguard_conf.STALE
 
     def __init__(self, host, folders):
