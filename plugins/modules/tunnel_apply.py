@@ -174,8 +174,8 @@ unavailable:
   returned: success
   sample:
     - >-
-      Debian GNU/Linux 11 (bullseye) has no package for openvpn. OpenVPN 2.6 or newer is needed (Debian 12, Ubuntu
-      24.04): upgrade the host, or choose another type.
+      Debian 11 has no package for openvpn. OpenVPN 2.6 or newer is needed (Debian 12, Ubuntu 24.04): upgrade the host,
+      or choose another type.
   version_added: 0.2.0
 package_manager:
   description: V(apt) or V(dnf), or null where nothing is missing or the system is of another family.

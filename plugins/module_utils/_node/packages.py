@@ -65,7 +65,8 @@ def choose(os_release, needs):
     """
     settings = parse_os_release(os_release)
     system = family(settings)
-    name = settings.get("PRETTY_NAME") or settings.get("NAME") or "This system"
+    name = settings.get("NAME", "This system").replace(" GNU/Linux", "")
+    name = " ".join((name, *settings.get("VERSION_ID", "").split()))
     packages, unavailable = set(), []
     for table, missing in needs:
         if not missing:

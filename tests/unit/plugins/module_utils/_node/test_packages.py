@@ -14,12 +14,12 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node import packa
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.registry import PROTOCOLS
 
 TABLES = {name: protocol.packages for name, protocol in PROTOCOLS.items()}
-DEBIAN_12 = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
-DEBIAN_11 = 'PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nID=debian\nVERSION_ID="11"\nVERSION_CODENAME=bullseye\n'
-UBUNTU = 'PRETTY_NAME="Ubuntu 24.04 LTS"\nID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n'
-MINT = 'PRETTY_NAME="Linux Mint 21"\nID=linuxmint\nID_LIKE="ubuntu debian"\nUBUNTU_CODENAME=jammy\n'
-ROCKY = 'PRETTY_NAME="Rocky Linux 9.4"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n'
-FEDORA = "PRETTY_NAME='Fedora Linux 41'\nID=fedora\n"
+DEBIAN_12 = 'NAME="Debian GNU/Linux"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
+DEBIAN_11 = 'NAME="Debian GNU/Linux"\nID=debian\nVERSION_ID="11"\nVERSION_CODENAME=bullseye\n'
+UBUNTU = 'NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n'
+MINT = 'NAME="Linux Mint"\nVERSION_ID="21"\nID=linuxmint\nID_LIKE="ubuntu debian"\nUBUNTU_CODENAME=jammy\n'
+ROCKY = 'NAME="Rocky Linux"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n'
+FEDORA = "NAME='Fedora Linux'\nID=fedora\n"
 ALPINE = 'NAME="Alpine Linux"\nID=alpine\n'
 
 
@@ -66,18 +66,17 @@ def test_all_types_packages_are_installed_at_once_and_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "missing", "lacking"),
+    ("name", "text", "kind", "missing", "lacking"),
     [
-        (DEBIAN_11, "wireguard", ["cryptography", "wireguard-go"], "wireguard-go"),
-        (ROCKY, "wireguard", ["wireguard-tools", "wireguard-go"], "wireguard-go"),
-        (DEBIAN_11, "openvpn", ["cryptography", "openvpn"], "openvpn"),
-        (MINT, "openvpn", ["openvpn"], "openvpn"),  # by the name of the Ubuntu below it
-        (DEBIAN_12, "openvpn", ["openvpn-2.6"], "openvpn-2.6"),
+        ("Debian 11", DEBIAN_11, "wireguard", ["cryptography", "wireguard-go"], "wireguard-go"),
+        ("Rocky Linux 9.4", ROCKY, "wireguard", ["wireguard-tools", "wireguard-go"], "wireguard-go"),
+        ("Debian 11", DEBIAN_11, "openvpn", ["cryptography", "openvpn"], "openvpn"),
+        ("Linux Mint 21", MINT, "openvpn", ["openvpn"], "openvpn"),  # by the name of the Ubuntu below it
+        ("Debian 12", DEBIAN_12, "openvpn", ["openvpn-2.6"], "openvpn-2.6"),
     ],
 )
-def test_a_type_without_a_package_gets_none_and_the_others_theirs(text, kind, missing, lacking):
+def test_a_type_without_a_package_gets_none_and_the_others_theirs(name, text, kind, missing, lacking):
     found = packages.choose(text, [(TABLES[kind], missing), (TABLES["ipsec"], ["nftables"])])
-    name = packages.parse_os_release(text)["PRETTY_NAME"]
     assert found["unavailable"] == [f"{name} has no package for {lacking}. {TABLES[kind].hint}"]
     assert found["packages"] == ["nftables"]
 
