@@ -53,6 +53,8 @@ class PanelError(Error):
         "not_found": "It may have been deleted in the meantime: run again.",
         "no_tunnels_api": "Use a panel that has the tunnels API, such as the embedded one (docs/panel.md). "
         "Nothing was removed anywhere.",
+        "old_panel": "The panel is older than this collection and does not know this. Update the panel: run the "
+        "playbook marzban.tunnels.panel.",
         "conflict": "Choose another value, or leave it out where the panel can choose one.",
         "outdated": "The record was changed by somebody else in the meantime: look at it, and run again.",
         "busy": "The panel limits how often it is asked: wait a minute and run again.",

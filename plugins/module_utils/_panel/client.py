@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .._model import answers, validators
+from . import api
 from .transport import TUNNELS_PATH, Transport, readable
 
 PAGE = 1000  # tunnels asked for at once: the most that the panel gives
@@ -98,8 +99,24 @@ class Panel(Transport):
         return self._post_all("/keys", "keys", keys)
 
     def post_status(self, reports):
-        """``(updated, rejected)`` as ``_post_all``; ``reports`` as in docs/contract.md."""
+        """``(updated, rejected)`` as ``_post_all``; ``reports`` as in docs/contract.md.
+
+        A panel of version 1 gets the measurements that it knows. The others are left out with a warning.
+        """
+        unknown = api.unknown_in_1(reports)
+        if unknown and self._version() == 1:
+            self._warn(
+                "The panel at %s has version 1 of the tunnels API and does not know %s: left out of the reports. "
+                "Update the panel: run the playbook marzban.tunnels.panel." % (self.url, ", ".join(unknown))
+            )
+            reports = api.reports_for_1(reports)
         return self._post_all("/status", "reports", reports)
+
+    def _version(self):
+        """The version of the panel's tunnels API, which is asked for where no answer has told it yet."""
+        if self.api is None:
+            self.ask("GET", TUNNELS_PATH, params={"limit": 1})
+        return self.api
 
     def _post_all(self, path, key, items):
         """How many of ``items`` the panel took, and what it refused: a list of ``{"uuid"?, "node"?, "detail"}``."""

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from .._errors import Error, FieldError, PanelError, printable, shown
 from .._model import validators
+from . import api
 
 try:
     import requests
@@ -89,6 +90,8 @@ class Transport:
             raise Error("No login for the panel. Give username and password, or a token (MARZBAN_USERNAME, …).")
         self.url = checked_url(url)
         self.id = None  # of the panel, known after its first answer about tunnels
+        self.api = None  # the version of its tunnels API (see api.py), known from then on as well
+        self._warn = warn
         self._login: tuple = (username, password) if username and password else ()
         self._token = token
         self._logged_in = False
@@ -217,7 +220,7 @@ class Transport:
             except (ValueError, RecursionError):
                 raise self.bad(method, path, "with JSON that can't be read", status) from None
         if about_tunnels and PANEL_ID in response.headers:
-            self._recognise(response.headers[PANEL_ID])
+            self._recognise(response.headers[PANEL_ID], response.headers.get(api.HEADER))
         if 200 <= status < 300:
             if not is_json:
                 raise self.bad(method, path, "with something that is no JSON", status)
@@ -230,9 +233,16 @@ class Transport:
         detail = data.get("detail") if isinstance(data, dict) else None
         if status == 404:
             kind = self._kind_of_404(path, detail, PANEL_ID in response.headers)
+        elif status == 422 and self._is_unknown_there(detail):
+            kind = "old_panel"
         else:
             kind = _KINDS.get(status, "bad_answer")
         raise self._error(kind, method, path, status, detail if is_json else content)
+
+    def _is_unknown_there(self, detail):
+        # Our panel's words (errors.py) for a field that only a later version of its API has.
+        found = detail.values() if isinstance(detail, dict) else ()
+        return (self.api or api.VERSION) < api.VERSION and any(str(one).startswith("Unknown field") for one in found)
 
     @staticmethod
     def _kind_of_404(path, detail, from_our_routes):
@@ -242,14 +252,21 @@ class Transport:
             return "not_found" if missing else "no_tunnels_api"
         return "not_found" if detail == "Node not found" else "bad_answer"
 
-    def _recognise(self, value):
+    def _recognise(self, value, version):
         try:
             found = validators.uuid(value, PANEL_ID)
+            known, self.api = self.api, api.version(version)
         except FieldError as error:
             raise PanelError("bad_answer", str(error)) from None
         if self.id not in (None, found):
             raise PanelError("bad_answer", "%s answers as two panels, %s and %s" % (self.url, self.id, found))
         self.id = found
+        if self.api > api.VERSION and known is None:
+            self._warn(
+                "The panel at %s has version %d of the tunnels API, and this collection knows %d: "
+                "what is new there can't be used, and tunnels that use it are refused. Update the collection."
+                % (self.url, self.api, api.VERSION)
+            )
 
     def _error(self, kind, method, path, status, detail):
         return PanelError(

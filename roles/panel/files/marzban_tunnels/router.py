@@ -19,6 +19,10 @@ from marzban_tunnels.errors import Refused, by_field
 from marzban_tunnels.service import Tunnels
 
 PANEL_HEADER = "Marzban-Panel-Id"
+API_HEADER = "Marzban-Tunnels-Api"
+# Grows when a client has to know that the panel takes or answers more than before; docs/contract.md says what is in
+# each. A panel that sends no header is of version 1.
+API_VERSION = 2
 NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
 _TEXTS = {
     400: "The tunnel's ends are the same node",
@@ -47,7 +51,7 @@ def _answer(body: Any, status: int = 200, version: int | None = None) -> Respons
 
 
 def _route_class(tunnels: Tunnels) -> type[APIRoute]:
-    """Routes whose answers, errors included, have our shape and name the panel, whatever app they are mounted in."""
+    """Routes whose answers, errors included, have our shape and name the panel and the API's version, in any app."""
 
     class TunnelRoute(APIRoute):
         def get_route_handler(self) -> Callable[..., Any]:
@@ -71,6 +75,7 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
                         response = _answer({"detail": error.detail}, error.status_code)
                     response.headers.update(error.headers or {})
                 response.headers[PANEL_HEADER] = tunnels.panel_id
+                response.headers[API_HEADER] = str(API_VERSION)
                 return response
 
             return handle

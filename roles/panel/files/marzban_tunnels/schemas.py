@@ -23,7 +23,7 @@ Counter = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Body(BaseModel):
-    """A request's body: nothing is converted, nothing unknown is let through."""
+    """A request's body: nothing is converted, and an unknown field is refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -78,7 +78,12 @@ class Keys(Body):
 
 
 class Measured(Body):
-    """What a run found at one end, as negotiated. Ages in seconds, round trip in milliseconds."""
+    """What a run found at one end, as negotiated. Ages in seconds, round trip in milliseconds.
+
+    An unknown measurement is ignored: a run may know more of them than this panel, and its report is still good.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore")
 
     handshake_age: Counter | None = None
     rx_bytes: Counter | None = None

@@ -1,0 +1,57 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The versions of the tunnels API: which one a panel has, and what may be sent to it. Pure.
+
+Panel and collection are not updated in one moment. docs/contract.md says what each version has, and what an older
+side may expect of a newer one.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .._errors import FieldError
+
+HEADER = "Marzban-Tunnels-Api"
+VERSION = 2  # the newest version that this collection knows
+# A panel of version 1 refuses all reports of a call when one of them has a measurement that is not in this list.
+# Later versions ignore what they do not know. So this list never changes.
+MEASURED_IN_1 = (
+    "handshake_age",
+    "rx_bytes",
+    "tx_bytes",
+    "rtt_ms",
+    "loss_percent",
+    "cipher",
+    "key_exchange",
+    "post_quantum",
+    "data_path",
+    "certificate_days",
+)
+
+
+def version(text: str | None) -> int:
+    """The version in a panel's header; 1 when there is no header. Raises FieldError."""
+    if text is None:
+        return 1
+    if not re.match(r"[1-9][0-9]{0,8}\Z", text):
+        raise FieldError(HEADER, text, "Expected an integer from 1: check that this address is the panel's.")
+    return int(text)
+
+
+def unknown_in_1(reports: list[dict]) -> list[str]:
+    """The measurements in ``reports`` (docs/contract.md) that a panel of version 1 does not know, sorted."""
+    found = {key for report in reports for key in report.get("measured") or ()}
+    return sorted(found - set(MEASURED_IN_1))
+
+
+def reports_for_1(reports: list[dict]) -> list[dict]:
+    """``reports`` with only the measurements that a panel of version 1 knows."""
+    return [
+        dict(report, measured={key: value for key, value in report["measured"].items() if key in MEASURED_IN_1})
+        if report.get("measured")
+        else report
+        for report in reports
+    ]
