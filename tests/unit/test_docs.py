@@ -1,0 +1,60 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The documentation can be read in a terminal, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "roles/*/README.md", "tests/README.md")
+    for path in TOP.glob(pattern)
+    if path.is_file()
+)
+LONGEST = 120
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(TOP))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lines_are_short(page: Path) -> None:
+    """Rows of tables can't be folded; what is longer than a row should be is a list."""
+    lines = enumerate(page.read_text().splitlines(), 1)
+    assert [(number, len(line)) for number, line in lines if len(line) > LONGEST and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_each_page_is_named_in_the_readme_or_beside_it() -> None:
+    """A page that nothing links to is not found."""
+    linked = set()
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s#]+)", page.read_text()):
+            linked.add((page.parent / link).resolve())
+    assert [name(page) for page in PAGES if page not in linked and name(page) != "README.md"] == []
