@@ -143,7 +143,33 @@ tunnel:
     source: de-1
     target: fi-1
     config: {source: {routes: [192.168.1.0/24]}}
-    ends: []
+    ends:
+      - role: source
+        node: de-1
+        node_id: 1
+        endpoint: 203.0.113.7
+        port: 20003
+        addresses: [10.201.0.6/31, fd6d:7a00::6/127]
+        interface: mz3
+        routes: [192.168.1.0/24]
+        public: null
+        status: null
+        error: null
+        measured: null
+        age: null
+      - role: target
+        node: fi-1
+        node_id: 2
+        endpoint: 198.51.100.9
+        port: 20003
+        addresses: [10.201.0.7/31, fd6d:7a00::7/127]
+        interface: mz3
+        routes: []
+        public: null
+        status: null
+        error: null
+        measured: null
+        age: null
     error: null
 """
 

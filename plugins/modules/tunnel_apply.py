@@ -130,21 +130,41 @@ seealso:
 """
 
 EXAMPLES = r"""
+# What the role marzban.tunnels.tunnels does, without its further rounds: read, apply, publish, report.
+# Hosts are named as on the panel here; the panel's address and login are in the environment.
 - name: Read the records
   marzban.tunnels.tunnel_views:
-    nodes: {"de-1": "de-1"}
+    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts)) }}"
   run_once: true
   delegate_to: localhost
   become: false
   register: read
 
-- name: Make this host match them
+- name: Make each host match them
   marzban.tunnels.tunnel_apply:
     panel: "{{ read.panel }}"
     views: "{{ read.views[inventory_hostname] }}"
     remove: "{{ read.gone[inventory_hostname] | default([]) }}"
+  register: applied
 
-- name: Take everything of this panel off
+- name: Publish the public keys that the hosts made
+  marzban.tunnels.tunnel_publish:
+    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts)) }}"
+    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+  run_once: true
+  delegate_to: localhost
+  become: false
+
+- name: Report
+  marzban.tunnels.tunnel_report:
+    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts)) }}"
+    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+  run_once: true
+  delegate_to: localhost
+  become: false
+
+# By itself, not after the tasks above.
+- name: Remove everything of this panel from a host
   marzban.tunnels.tunnel_apply:
     panel: "{{ read.panel }}"
     views: []

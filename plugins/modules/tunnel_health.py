@@ -68,6 +68,7 @@ seealso:
 """
 
 EXAMPLES = r"""
+# read is the answer of marzban.tunnels.tunnel_views; the first example of marzban.tunnels.tunnel_apply shows all steps.
 - name: Wait until traffic passes in all tunnels
   marzban.tunnels.tunnel_health:
     panel: "{{ read.panel }}"

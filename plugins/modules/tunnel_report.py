@@ -64,6 +64,7 @@ seealso:
 """
 
 EXAMPLES = r"""
+# read is the answer of marzban.tunnels.tunnel_views; the first example of marzban.tunnels.tunnel_apply shows all steps.
 - name: Make each host match its view
   marzban.tunnels.tunnel_apply:
     panel: "{{ read.panel }}"

@@ -79,7 +79,7 @@ EXAMPLES = r"""
   run_once: true
   delegate_to: localhost
   become: false
-  register: now
+  register: read
 
 - name: The same without a panel
   marzban.tunnels.tunnel_views:
