@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-# One line each; what they do stands in tools/. Everything that they make stands in .cache/, except the lab's: running labs in
+# One line each; what they do is in tools/. Everything that they make is in .cache/, except the lab's: running labs in
 # /var/lib/marzban-tunnels-lab, root file systems in /var/cache/marzban-tunnels-lab.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

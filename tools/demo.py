@@ -3,7 +3,7 @@
 
 """`make demo` and `make demo-down`: a panel, three hosts and tunnels of all three types on this machine.
 
-State stands in .cache/demo: the panel's database, certificate and log, what Ansible keeps, and `environment`, which a
+State is in .cache/demo: the panel's database, certificate and log, what Ansible keeps, and `environment`, which a
 shell can read. Every process is in the lab's control group, and ends with the lab. What is there and healthy is reused.
 MARZBAN_DEMO_NAME and MARZBAN_DEMO_STATE give a second demo a lab and a folder of its own, as for a test.
 """
@@ -32,7 +32,7 @@ from tests.lab.lab import STATE as LABS  # noqa: E402
 LAB = os.environ.get("MARZBAN_DEMO_NAME", "demo")
 STATE = Path(os.environ.get("MARZBAN_DEMO_STATE", TOP / ".cache/demo")).absolute()
 ENVIRONMENT = STATE / "environment"
-#: In the lab's folder, a link to the state of the demo that stands on it.
+#: In the lab's folder, a link to the state of the demo that uses it.
 OWNER = LABS / LAB / "demo"
 HOSTS = {"de-1": "bookworm+demo", "fi-1": "bookworm+demo", "nl-1": "bookworm+demo"}
 BIN = Path(sys.executable).parent

@@ -40,7 +40,7 @@ options:
     type: path
   validate_certs:
     description:
-      - Whether the panel's certificate is checked. Without that, whoever stands between can read the password.
+      - Whether the panel's certificate is checked. Without that, an attacker on the way can read the password.
       - If it is not given, the environment variable E(MARZBAN_VALIDATE_CERTS) is used.
     type: bool
     default: true
@@ -105,7 +105,7 @@ options:
       - name: MARZBAN_CA_PATH
   validate_certs:
     description:
-      - Whether the panel's certificate is checked. Without that, whoever stands between can read the password.
+      - Whether the panel's certificate is checked. Without that, an attacker on the way can read the password.
     type: bool
     default: true
     env:

@@ -46,7 +46,7 @@ class PanelError(Error):
 
     HINTS = {
         "unreachable": "Check url, and that the panel runs and can be reached from here.",
-        "tls": "Give ca_path (the file with the panel's CA certificate), or a url with the name that stands in the "
+        "tls": "Give ca_path (the file with the panel's CA certificate), or a url with the name that is in the "
         "certificate. validate_certs: false is for a lab only.",
         "login": "Check username and password, or ask for a new token: tokens expire.",
         "forbidden": "Use a sudo admin of the panel.",

@@ -11,7 +11,7 @@ short_description: Record, change or delete a node on the panel
 version_added: 0.1.0
 description:
   - Makes the panel's record of one node as it is declared. What is not given is left as it is on the panel.
-  - The panel connects anew to a node with each change of its record, so nothing is sent when nothing differs.
+  - The panel reconnects to a node with each change of its record, so nothing is sent when nothing differs.
   - A new node gets no subscription hosts (C(add_as_new_host) is false).
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
@@ -36,7 +36,7 @@ options:
     choices: [present, absent]
     default: present
   new_name:
-    description: The name that the node is to get. It is no change when it has it already.
+    description: The new name of the node. Nothing changes when it has that name already.
     type: str
   address:
     description: Host name or IP address of the node. Needed to create it.

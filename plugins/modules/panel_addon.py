@@ -42,7 +42,7 @@ options:
     default: auto
   compose_file:
     description:
-      - The file with Marzban's service. Its C(.env) stands beside it.
+      - The file with Marzban's service. Its C(.env) is beside it.
     type: path
     default: /opt/marzban/docker-compose.yml
   compose_project:
@@ -139,7 +139,7 @@ changes:
   returned: success
   sample: ["/opt/marzban/docker-compose.yml: command written", "/var/lib/marzban/tunnels: add-on written", "restarted"]
 installation:
-  description: How Marzban runs here, V(compose) or V(systemd); null where there is none.
+  description: How Marzban runs here, V(compose) or V(systemd); null where Marzban is not installed.
   type: str
   returned: success
   sample: compose

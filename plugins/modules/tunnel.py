@@ -76,7 +76,7 @@ tunnel:
   description:
     - The record as it is now (in check mode, as it would be).
     - What the panel chooses is not known in check mode. So C(id) and C(uuid) of a new tunnel are null, and C(ends) is
-      empty where the panel would place them anew.
+      empty where the panel would choose new ones.
   returned: when O(state=present)
   type: dict
   contains:
@@ -102,7 +102,7 @@ tunnel:
         port: {description: Its port., type: int}
         addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
         interface: {description: Its network interface., type: str}
-        routes: {description: The networks that stand behind it., type: list, elements: str}
+        routes: {description: The networks behind it., type: list, elements: str}
         public:
           description: Its public half, or null.
           type: dict

@@ -138,7 +138,7 @@ views:
             endpoint: {description: Host name or IP address where the other end finds it., type: str}
             port: {description: Its port., type: int}
             addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
-            routes: {description: The networks that stand behind it., type: list, elements: str}
+            routes: {description: The networks behind it., type: list, elements: str}
             public:
               description: Its public half, or null.
               type: dict
@@ -265,7 +265,7 @@ def work(module):
     gone = {}
     for host, found in orphans.items():
         node = nodes.get(host, host)
-        # What is in the host's view is no orphan, whoever says so.
+        # What is in the host's view is not an orphan, even if the host reports it.
         seen = {view["uuid"] for view in views.get(host, [])}
         gone[host] = [
             uuid

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 
 
 class NodeAction(ActionBase):
-    """Resolves ``config_dir`` from the controller's environment, refuses views that are none, and runs the module."""
+    """Resolves ``config_dir`` by the controller's environment, refuses invalid views, and runs the module."""
 
     _supports_check_mode = True
     _supports_diff = True
@@ -46,4 +46,4 @@ class NodeAction(ActionBase):
         try:
             return json.loads(json.dumps(views))  # plain values, without Ansible's own marks on them
         except (TypeError, ValueError) as error:
-            raise AnsibleActionFail("views: they hold something that is no JSON: %s." % error) from error
+            raise AnsibleActionFail("views: they contain something that is not JSON: %s." % error) from error

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""What an admin changes by the page stands on the panel, and what the panel refuses stands at its field."""
+"""What an admin changes on the page gets to the panel, and what the panel refuses is shown at its field."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Whatever stands on the panel is shown as text. What the panel itself refuses is written into its database."""
+"""Everything on the panel is shown as text. What the panel itself refuses is written into its database."""
 
 from __future__ import annotations
 

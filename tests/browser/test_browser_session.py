@@ -23,7 +23,7 @@ def panel(panel: Panel) -> Panel:
 
 
 def forget_sessions(panel: Panel) -> None:
-    """No token that was given is good any more; the panel starts anew."""
+    """No token that was issued is valid any more; the panel restarts."""
     with database(panel) as connection:
         connection.execute("DELETE FROM secrets WHERE name = 'jwt'")
     panel.restart()

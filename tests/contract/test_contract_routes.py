@@ -75,7 +75,7 @@ def test_a_change_that_takes_a_route(api: Api, first: Any, make_node: Maker) -> 
         expect_taken(put(api, tunnel, 409, **fields), role, first["source_node_name"], first)
         assert api.send("GET", f"/api/tunnels/{tunnel['id']}") == tunnel
     changed = put(api, first, config=routes(target=[BEHIND]), target_node_id=c["id"])
-    assert changed["ends"][1]["routes"] == [BEHIND], "its own route stands in nobody's way"
+    assert changed["ends"][1]["routes"] == [BEHIND], "its own route does not conflict"
 
 
 def test_one_of_two_is_active(api: Api, first: Any, make_node: Maker) -> None:

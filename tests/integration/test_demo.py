@@ -80,7 +80,7 @@ def changes(text: str) -> dict[str, int]:
 
 
 def shown(text: str, what: str) -> str:
-    """What stands behind a word in the list at the end."""
+    """What follows a word in the list at the end."""
     found = re.search(rf"^  {what}  +(.*)$", text, re.MULTILINE)
     assert found, text
     return found[1]
@@ -176,7 +176,7 @@ def checkout() -> Iterator[Path]:
     ("machine", "reason"),
     [
         ('PATH="$PWD/darwin:$PATH" make demo', "they want Linux, and this is Darwin."),
-        ("setpriv --reuid 65534 --regid 65534 --clear-groups make demo", "they want root, and you are nobody."),
+        ("setpriv --reuid 65534 --regid 65534 --clear-groups make demo", "they need root, and you are nobody."),
         ("mount -t tmpfs tmpfs /dev/net && make demo", "/dev/net/tun is missing or can't be opened."),
         ('PATH="$PWD/no-apt" make demo', "they want Debian or Ubuntu."),
     ],

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""The lab keeps its promises: what the other tests stand on is real, and nothing of it is left behind."""
+"""The lab keeps its promises: what the other tests use is real, and nothing of it is left behind."""
 
 from __future__ import annotations
 
@@ -233,11 +233,11 @@ def test_a_lab_in_use_is_left_alone(lab: Lab, a: Host) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a.b", "", "A", "-a", "x" * 64])
 def test_bad_names(name: str) -> None:
-    with pytest.raises(LabError, match="is no name for a lab"):
+    with pytest.raises(LabError, match="is not a name for a lab"):
         Lab.up(name, {"a": "bookworm"})
-    with pytest.raises(LabError, match="is no name for a lab"):
+    with pytest.raises(LabError, match="is not a name for a lab"):
         Lab.remove(name)
-    with pytest.raises(LabError, match="is no name for a host"):
+    with pytest.raises(LabError, match="is not a name for a host"):
         Lab.up("lab-test-names", {name: "bookworm"})
 
 

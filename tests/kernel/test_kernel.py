@@ -56,7 +56,7 @@ def ends(world: World, node: str) -> dict[str, dict[str, Any]]:
 
 
 def links(world: World, host: Host) -> dict[str, dict[str, Any]]:
-    """What a host's kernel says of the interface of each tunnel; what is missing is left out."""
+    """What a host's kernel reports about the interface of each tunnel; what is missing is left out."""
     there = {link["ifname"]: link for link in json.loads(host.run(["ip", "-json", "-details", "link"]).stdout)}
     interfaces = {name: end["interface"] for name, end in ends(world, host.name).items()}
     return {name: there[interface] for name, interface in interfaces.items() if interface in there}

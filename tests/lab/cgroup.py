@@ -2,7 +2,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """Processes of a lab, held together by control groups (version 2): /marzban-tunnels-lab/<lab>/<host>.
 
-A lab ends by its group's `cgroup.kill`, so nothing is ever ended by a name that somebody else may bear.
+A lab ends by its group's `cgroup.kill`, so nothing is ever ended by a name that another process may have.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 An image is named `bookworm` (bare: what a fresh server has) or `bookworm+tunnels` (a variant: the bare one, and on
 top a second layer with the packages that a role would install). With `+kernel` at its end (`forky+kernel`,
-`forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each stands in the cache
+`forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each is in the cache
 under a hash of its recipe: `<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole file system
 as one archive).
 """

@@ -142,7 +142,7 @@ class Lab:
 
     @classmethod
     def load(cls, name: str) -> Lab:
-        """The lab of this name, which some process brought up. Raises LabError when there is none."""
+        """The lab of this name, which some process brought up. Raises LabError when it does not exist."""
         try:
             return cls(name, *_read(name))
         except FileNotFoundError:
@@ -182,7 +182,7 @@ class Lab:
 
     @property
     def known_hosts(self) -> Path:
-        """The keys of all hosts; a replaced host's new key stands in it before it boots."""
+        """The keys of all hosts; a replaced host's new key is in it before the host boots."""
         return self.directory / "known_hosts"
 
     @property
@@ -287,7 +287,7 @@ def _claim(name: str) -> None:
 
 def _check_names(lab: str, hosts: Iterable[str] = ()) -> None:
     if not LAB_NAME.fullmatch(lab):
-        raise LabError(f"{lab!r} is no name for a lab: small letters, digits, hyphens and underscores, 63 at most")
+        raise LabError(f"{lab!r} is not a name for a lab: small letters, digits, hyphens and underscores, 63 at most")
     for host in hosts:
         if not HOST_NAME.fullmatch(host):
-            raise LabError(f"{host!r} is no name for a host: small letters, digits and hyphens, 32 at most")
+            raise LabError(f"{host!r} is not a name for a host: small letters, digits and hyphens, 32 at most")

@@ -31,7 +31,7 @@ PACKAGES = {
     "tar": "tar",
 }
 #: Watchers that one user may have. All hosts of all labs are the machine's root: a systemd takes several, each
-#: wireguard-go one, and where there is none left it dies a moment after its start. Debian's 128 are soon used up.
+#: wireguard-go one, and where none is left it dies a moment after its start. Debian's 128 are soon used up.
 WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
 ENOUGH_WATCHERS = 8192
 #: What that was before the first lab.

@@ -179,7 +179,7 @@ class Network:
         mine = self.namespace(host.name)
         if mine in namespaces(self.lab):
             run(["ip", "netns", "del", mine])
-        # The kernel takes the links of a dead namespace away in its own time; the next boot wants the name now.
+        # The kernel takes the links of a dead namespace away in its own time; the next boot needs the name now.
         _delete_links(name for name in links() if name == self.cable(host.index))
         self._forget_loss(host)
 
@@ -234,7 +234,7 @@ def site_interface(host: HostPlan, site: SitePlan) -> str:
 
 
 def free_number(taken: set[int]) -> int:
-    """A number whose network, links and tables nothing on this machine uses. Raises LabError when there is none."""
+    """A number whose network, links and tables nothing on this machine uses. Raises LabError when all are used."""
     routes = json.loads(run(["ip", "-j", "-4", "route", "show", "table", "all"]).stdout)
     used = []
     for route in routes:

@@ -2,7 +2,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """Debian's own kernel on a root file system, and the small file system (initrd) that finds the disk and the network.
 
-The packages are unpacked and not installed: their scripts would want a boot loader.
+The packages are unpacked and not installed: their scripts would need a boot loader.
 """
 
 from __future__ import annotations

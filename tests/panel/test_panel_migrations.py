@@ -93,7 +93,7 @@ def test_models_and_migrations_agree(database: str) -> None:
 def _ours(metadata: MetaData, item: object, name: str | None, kind: str, *_: object) -> bool:
     if kind == "table":
         return name in metadata.tables
-    # the keys to nodes stand in the migration only: the tables don't know whose nodes they are
+    # the keys to nodes are in the migration only: the tables don't know whose nodes they are
     return not (kind == "foreign_key_constraint" and name in ("fk_tunnels_source", "fk_tunnels_target"))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""The page's files: where they are, with which headers, and what may not stand in them."""
+"""The page's files: where they are, with which headers, and what must not be in them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PAIRS = st.sampled_from(
     ]
 )
 INTERFACES = st.sampled_from([None] * 6 + ["wg0", "wg1"])
-# what stands behind one end, or behind none
+# networks behind one end, or behind neither
 ROUTES = st.dictionaries(st.sampled_from(["10.5.0.0/16", "fd05::/48"]), st.sampled_from(["source", "target"]))
 ENDS = st.sampled_from([(a, b) for a in range(NODES) for b in range(NODES) if a != b])
 NAMES = st.sampled_from([None] * 8 + ["a", "A", "b"])

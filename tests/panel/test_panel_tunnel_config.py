@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""What may stand in a config and in a name: the allow-lists, without a server."""
+"""What may be in a config and in a name: the allow-lists, without a server."""
 
 from __future__ import annotations
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no failure of the code.
+# A busy machine is not a failure of the code.
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")

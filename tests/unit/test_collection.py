@@ -76,7 +76,7 @@ def test_every_file_of_code_says_its_licence() -> None:
     silent = [
         path for path in code if path.stat().st_size and "SPDX-License-Identifier: " not in path.read_text()[:2000]
     ]
-    # antsibull-changelog writes its own file anew at each release, without comments
+    # antsibull-changelog rewrites its own file at each release, without comments
     assert [path.relative_to(TOP) for path in silent if path.name != "changelog.yaml"] == []
 
 

@@ -4,7 +4,7 @@
 
 """Marzban's ``docker-compose.yml``: the one ``command:`` that the add-on puts there. Pure.
 
-The text is edited by lines, because a YAML library would write all of it anew. What the lines are taken for is checked
+The text is edited by lines, because a YAML library would rewrite all of it. What the lines are taken for is checked
 against what Compose itself makes of the file before and after (``check_base``, ``check_change``).
 """
 
@@ -87,13 +87,13 @@ def find(text, path):
 
 
 def _parent(codes, number):
-    """The place of the line that the one at ``number`` stands below, or None at the top."""
+    """The place of the line that the one at ``number`` is below, or None at the top."""
     indent = _indent(codes[number])
     return next((n for n in range(number - 1, -1, -1) if codes[n].strip() and _indent(codes[n]) < indent), None)
 
 
 def _place(codes, number, path):
-    seen = "Marzban's image stands there in a way that is not edited here (flow style, an anchor, a tag, or elsewhere)."
+    seen = "Marzban's image is given in a way that is not edited here (flow style, an anchor, a tag, or elsewhere)."
     hint = 'Write the service in plain lines, as Marzban\'s own file has it ("services:", "  NAME:", "    image: …").'
     above = _parent(codes, number)
     top = None if above is None else _parent(codes, above)
@@ -170,7 +170,7 @@ def address(environment, mapped=lambda port: ("127.0.0.1", port)):
         return scheme + "://localhost", environment["UVICORN_UDS"]
     text = environment.get("UVICORN_PORT") or "8000"
     if not re.match(r"[0-9]{1,5}\Z", text):
-        raise Error("UVICORN_PORT: %s is no port. Correct Marzban's .env." % shown(text))
+        raise Error("UVICORN_PORT: %s is not a port. Correct Marzban's .env." % shown(text))
     host, port = mapped(int(text))
     # Without a certificate Marzban listens on loopback, whatever is set.
     wanted = (environment.get("UVICORN_HOST") or "") if secured else ""

@@ -4,7 +4,7 @@
 
 """Marzban's ``.env``: what it says, and the add-on's settings in it. Pure.
 
-Ours stand at the beginning: a file of this kind often ends without a line's end.
+Ours are at the beginning: a file of this kind often ends without a line's end.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def block(text, path):
 
 
 def without_settings(text, path):
-    """The file's text without ours; None is no file, also where it was made for ours. Raises EditError."""
+    """The file's text without ours; None where there is no file, or it was made for ours alone. Raises EditError."""
     if text is None:
         return None
     rest = marked_block.without(text, path, _OWN)

@@ -28,7 +28,7 @@ class EditError(Error):
 
 
 def lines_of(text):
-    """The lines with their endings. Only a line feed ends one, as whoever reads these files has it."""
+    """The lines with their endings. Only a line feed ends one, as the programs that read these files have it."""
     return re.findall(r"[^\n]*\n|[^\n]+\Z", text)
 
 
@@ -39,7 +39,7 @@ def newline_of(lines, place):
 
 
 def _span(text, path, own):
-    """``(lines, place of the first line of ours, place after the last)``, the latter None where there are none."""
+    """``(lines, place of the first line of ours, place after the last)``, None without lines of ours."""
     lines = lines_of(text)
     begins, ends = ([n for n, line in enumerate(lines) if mark.match(line)] for mark in (_BEGIN, _END))
     if not begins and not ends:
@@ -47,17 +47,17 @@ def _span(text, path, own):
     if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
         line = ([*begins[1:], *ends[1:], *begins, *ends])[0]
         hint = "Take the lines out by hand from the one that begins so to the one that ends, and run again."
-        raise EditError(path, line + 1, "the marks of marzban.tunnels stand there, and not once each in order.", hint)
+        raise EditError(path, line + 1, "the marks of marzban.tunnels are not there once each, in order.", hint)
     for place in range(begins[0] + 1, ends[0]):
         if not own.match(lines[place]):
             # Not shown: nobody knows what it is, and these files hold passwords.
-            seen = "it stands between the marks of marzban.tunnels, and is none of its lines."
+            seen = "it is between the marks of marzban.tunnels, and is not one of its lines."
             raise EditError(path, place + 1, seen, "Move it out of there, and run again.")
     return lines, begins[0], ends[0] + 1
 
 
 def block(text, path, own):
-    """Our lines in a text with their marks, "" where there are none. ``own`` matches each line between the marks."""
+    """Our lines in a text with their marks, "" without any. ``own`` matches each line between the marks."""
     lines, first, after = _span(text, path, own)
     return "" if first is None else "".join(lines[first:after])
 

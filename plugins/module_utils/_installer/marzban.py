@@ -32,7 +32,7 @@ Edit = namedtuple("Edit", "path before after shown what")
 
 
 def read(path):
-    """A file's text, byte for byte, or None where there is none. Raises Error."""
+    """A file's text, byte for byte, or None where it does not exist. Raises Error."""
     try:
         with open(path, "rb") as stream:
             return stream.read().decode("utf-8")
@@ -217,10 +217,10 @@ class Compose(_Marzban):
         return _output(argv, self.secrets, dict(os.environ, LC_ALL="C"), **more)
 
     def restart(self):
-        """Makes Marzban's container anew, and waits until it runs.
+        """Recreates Marzban's container, and waits until it runs.
 
-        Gentler than Marzban's own script, which takes all down: a database beside it goes on. ``--force-recreate``,
-        because Compose sees no difference where only the add-on's files are others.
+        Gentler than Marzban's own script, which takes all down: a database beside it keeps running.
+        ``--force-recreate``, because Compose sees no difference where only the add-on's files are others.
         """
         self._do("up", "--detach", "--no-deps", "--force-recreate", self._place.service, timeout=RESTART)
 
@@ -364,7 +364,7 @@ class Systemd(_Marzban):
 
 
 def find(host, folder, given):
-    """The installation that is meant, or None where there is none. Raises Error."""
+    """The installation that is meant, or None where there is not one. Raises Error."""
     kind = given["installation"]
     compose = Compose(host, folder, given["compose_file"], given["compose_project"])
     systemd = Systemd(host, folder, given["service"])

@@ -126,7 +126,7 @@ class Folder:
             raise Error("%s can't be written: %s." % (self.path, error.strerror)) from None
 
     def remove(self):
-        """Removes the folder, all at once for whoever looks."""
+        """Removes the folder, at once: no reader sees half of it."""
         self.settle()
         os.rename(self.path, self._fresh)
         shutil.rmtree(self._fresh)
@@ -142,7 +142,7 @@ class Folder:
             os.rmdir(os.path.dirname(self.path))
 
     def settle(self):
-        """Removes what is beside the folder: there is no way back any more. Also after a run that was cut off."""
+        """Removes what is beside the folder, so that there is no way back. Also after a run that was cut off."""
         if os.path.isdir(self._old) and not os.path.isdir(self.path):
             os.rename(self._old, self.path)
         for path in (self._fresh, self._old):

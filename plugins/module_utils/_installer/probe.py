@@ -101,7 +101,7 @@ def redacted(text, secrets):
 
 
 def last_words(log, secrets):
-    """What a log says of trouble at its end, as one line without secrets."""
+    """What the end of a log reports of trouble, as one line without secrets."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in redacted(log or "", secrets).splitlines()]
     lines = [line for line in lines if line and '"GET /api/' not in line]
     trouble = [line for line in lines if _TROUBLE.search(line)]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The panel's options stand in three places, which say the same: the modules, their documentation, the inventory's."""
+"""The panel's options are in three places, which have to agree: the modules, their documentation, the inventory's."""
 
 from __future__ import annotations
 

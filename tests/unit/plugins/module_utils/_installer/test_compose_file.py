@@ -31,7 +31,7 @@ WITH_DATABASE = """# هشدار: do not touch 🙂
 version: "3"
 
 x-logging: &logging
-  driver: "json-file"   # an anchor that is none of our business
+  driver: "json-file"   # an anchor that does not concern us
 
 services:
 
@@ -142,7 +142,7 @@ def test_what_the_operator_changes_in_between_stays(above, below, ending, last):
 
 @given(st.text(alphabet=st.sampled_from("services:\n marzbn/i&*{}[]\"'#|-go\t\r,~<!?"), max_size=80))
 def test_no_text_is_edited_into_something_else(text):
-    """Whatever stands there: refused, or the command alone is another."""
+    """Whatever the text: refused, or only the command changes."""
     text = PLAIN.replace("    restart: always\n", text)
     try:
         changed = put(text)
@@ -208,7 +208,7 @@ def test_what_is_not_edited_says_where_and_what_to_do(text, where, seen):
 
 def test_a_line_of_the_operators_between_the_marks_is_not_removed():
     text = put(PLAIN).replace(f"    {END}", f"    environment: {{PASSWORD: hunter2}}\n    {END}")
-    with pytest.raises(EditError, match="line 5: it stands between the marks") as error:
+    with pytest.raises(EditError, match="line 5: it is between the marks") as error:
         compose_file.without_command(text, PATH)
     assert "hunter2" not in str(error.value)
 
@@ -312,5 +312,5 @@ def test_where_it_is_asked_through_a_published_port():
 
 
 def test_a_port_that_is_none():
-    with pytest.raises(Error, match="UVICORN_PORT: 'x' is no port"):
+    with pytest.raises(Error, match="UVICORN_PORT: 'x' is not a port"):
         compose_file.address({"UVICORN_PORT": "x"})

@@ -99,7 +99,7 @@ def test_a_setting_by_hand(line):
 
 def test_a_password_between_the_marks_is_neither_removed_nor_shown():
     text = dotenv.with_settings(TEXT, PATH, SETTINGS).replace(END, "PASSWORD=hunter2\n" + END)
-    with pytest.raises(EditError, match="line 4: it stands between the marks") as error:
+    with pytest.raises(EditError, match="line 4: it is between the marks") as error:
         dotenv.with_settings(text, PATH, SETTINGS)
     assert "hunter2" not in str(error.value)
     with pytest.raises(EditError, match="line 11: the marks"):
