@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 nodes:
-  description: The nodes, in the panel's order. None that fits is an empty list.
+  description: The nodes, in the panel's order. Empty when nothing fits.
   returned: success
   type: list
   elements: dict

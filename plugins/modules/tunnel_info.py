@@ -50,7 +50,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tunnels:
-  description: The tunnels, ordered by id. None that fits is an empty list.
+  description: The tunnels, ordered by id. Empty when nothing fits.
   returned: success
   type: list
   elements: dict

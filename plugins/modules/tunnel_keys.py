@@ -81,7 +81,7 @@ EXAMPLES = r"""
   check_mode: true
   register: key
 
-- name: Mend a key that somebody damaged
+- name: Replace a key that was damaged
   marzban.tunnels.tunnel_keys:
     uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
     panel: 0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81

@@ -115,7 +115,7 @@ tunnels:
             port: {description: Its port., type: int}
             addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
             interface: {description: Its network interface., type: str}
-            routes: {description: The networks that stand behind it., type: list, elements: str}
+            routes: {description: The networks behind it., type: list, elements: str}
             public:
               description: Its public half, or null.
               type: dict

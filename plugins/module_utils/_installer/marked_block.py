@@ -39,7 +39,7 @@ def newline_of(lines, place):
 
 
 def _span(text, path, own):
-    """``(lines, place of the first line of ours, place after the last)``, None without lines of ours."""
+    """``(lines, place of the first line of ours, place after the last)``; the places are None without any."""
     lines = lines_of(text)
     begins, ends = ([n for n, line in enumerate(lines) if mark.match(line)] for mark in (_BEGIN, _END))
     if not begins and not ends:

@@ -113,7 +113,7 @@ class Folder:
                 with open(path, "wb") as stream:
                     stream.write(content)
                     os.fsync(stream.fileno())
-            # Whoever runs Marzban reads them; nothing in there is secret.
+            # Marzban's user reads them; nothing in there is secret.
             for folder, _folders, found in os.walk(self._fresh):
                 os.chmod(folder, 0o755)  # noqa: S103
                 for name in found:

@@ -29,7 +29,7 @@ def exec_start(texts, unit):
                 found = [*found, given[1]] if given[1] else []
     if len(found) != 1:
         raise Error(
-            "The unit %s has %s, and one is expected, which runs main.py with Marzban's Python. Mend the unit."
+            "The unit %s has %s, and one is expected, which runs main.py with Marzban's Python. Correct the unit."
             % (unit, "no ExecStart" if not found else "%d of them (ExecStart)" % len(found))
         )
     return found[0]
