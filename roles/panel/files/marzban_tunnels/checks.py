@@ -16,6 +16,8 @@ from marzban_tunnels.errors import shown
 NAME_LENGTH = 128
 _NAME_SIGNS = frozenset("._-()# ")
 _JOINER = "\u200d"  # joins emoji to one sign
+# What may be joined. The collection has the same ranges, because its Python may have older tables of Unicode.
+_JOINED = re.compile("[\u2190-\u2bff\U0001f000-\U0001faff]")
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.][a-zA-Z0-9_.-]{0,14}\Z")
 _TAKEN_INTERFACES = re.compile(r"(lo|all|default|\.{1,2}|(eth|en|wl).*)\Z")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.IGNORECASE | re.ASCII)
@@ -41,7 +43,7 @@ def name(text: str) -> str:
     for position, char in enumerate(text):
         if char == _JOINER:
             before, after = text[:position].rstrip("\ufe0f")[-1:], text[position + 1 : position + 2]
-            fine = bool(before and after) and _emoji(before) and _emoji(after)
+            fine = bool(_JOINED.match(before) and _JOINED.match(after))
         else:
             fine = char in _NAME_SIGNS or unicodedata.category(char)[0] in "LM" or char.isdecimal() or _emoji(char)
         if not fine:
@@ -68,8 +70,15 @@ def interface(text: str) -> str:
     return text
 
 
+def _no_zone(text: str) -> None:
+    """Python takes any character for the zone behind an address, line ends included."""
+    if "%" in text:
+        raise ValueError(f"{shown(text)}: % is for a zone, which means something on one host only; leave it out")
+
+
 def address(text: str) -> str:
     """An address inside the tunnel with its prefix, such as 10.9.0.1/30."""
+    _no_zone(text)
     try:
         if "/" not in text:
             raise ValueError
@@ -81,8 +90,8 @@ def address(text: str) -> str:
     if str(value) != text:
         raise ValueError(f"{shown(text)}: write it as {value}")
     host = value.ip  # an interface's own is_loopback looks at its network
-    if isinstance(host, IPv6Address) and (host.scope_id or host.ipv4_mapped):
-        raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
+    if isinstance(host, IPv6Address) and host.ipv4_mapped:
+        raise ValueError(f"{shown(text)}: give a plain address, not an IPv4-mapped one")
     if host.version == 6 and host.is_link_local:
         raise ValueError(f"{shown(text)} is link-local and can't be routed; take one of fd00::/8")
     if value.network.prefixlen < _WIDEST[value.version]:
@@ -102,6 +111,7 @@ def address(text: str) -> str:
 
 def route(text: str) -> str:
     """A network that stands behind an end, such as 192.168.1.0/24."""
+    _no_zone(text)
     try:
         if "/" not in text:
             raise ValueError
@@ -133,6 +143,7 @@ def route(text: str) -> str:
 
 def endpoint(text: str) -> str:
     """Where an end is reached from outside: a host name or an address."""
+    _no_zone(text)
     try:
         value: IPv4Address | IPv6Address | None = ip_address(text)
     except ValueError:
@@ -142,8 +153,8 @@ def endpoint(text: str) -> str:
         broadcast = str(value) == "255.255.255.255"
         if value.is_loopback or value.is_multicast or value.is_unspecified or link_local or broadcast:
             raise ValueError(f"{shown(text)} is reached from no other host; give the node's public address or name")
-        if isinstance(value, IPv6Address) and (value.scope_id or value.ipv4_mapped):
-            raise ValueError(f"{shown(text)}: give a plain address, without a zone and not IPv4-mapped")
+        if isinstance(value, IPv6Address) and value.ipv4_mapped:
+            raise ValueError(f"{shown(text)}: give a plain address, not an IPv4-mapped one")
         return text
     labels = text.split(".")
     # a last label that is a number makes a misspelled IPv4 address

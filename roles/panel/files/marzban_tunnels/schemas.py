@@ -88,7 +88,7 @@ class Measured(Body):
     handshake_age: Counter | None = None
     rx_bytes: Counter | None = None
     tx_bytes: Counter | None = None
-    rtt_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    rtt_ms: Annotated[float, Field(ge=0, lt=2**63, allow_inf_nan=False)] | None = None
     loss_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     cipher: Algorithm | None = None
     key_exchange: Algorithm | None = None

@@ -13,6 +13,9 @@ from ipaddress import IPv4Network, IPv6Network
 DEFAULT_IPV4_POOL = "10.201.0.0/16"
 DEFAULT_IPV6_POOL = "fd6d:7a00::/64"
 DEFAULT_PORT_RANGE = "20000-32767"
+# The shortest and the longest prefix of each pool
+IPV4_PREFIXES = (8, 29)
+IPV6_PREFIXES = (32, 124)
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,12 @@ class Settings:
         """Read TUNNEL_IPV4_POOL, TUNNEL_IPV6_POOL and TUNNEL_PORT_RANGE. Raises ValueError with a sentence."""
         try:
             ipv4 = IPv4Network(environ.get("TUNNEL_IPV4_POOL", DEFAULT_IPV4_POOL))
-            if not 8 <= ipv4.prefixlen <= 29:
-                raise ValueError(f"{ipv4} is not between /8 and /29")
+            _check_prefix(ipv4, *IPV4_PREFIXES)
         except ValueError as error:
             raise ValueError(f"TUNNEL_IPV4_POOL: {error}; give a network such as {DEFAULT_IPV4_POOL}") from None
         try:
             ipv6 = IPv6Network(environ.get("TUNNEL_IPV6_POOL", DEFAULT_IPV6_POOL))
-            if not 32 <= ipv6.prefixlen <= 124:
-                raise ValueError(f"{ipv6} is not between /32 and /124")
+            _check_prefix(ipv6, *IPV6_PREFIXES)
         except ValueError as error:
             raise ValueError(f"TUNNEL_IPV6_POOL: {error}; give a network such as {DEFAULT_IPV6_POOL}") from None
         text = environ.get("TUNNEL_PORT_RANGE", DEFAULT_PORT_RANGE)
@@ -44,3 +45,8 @@ class Settings:
         if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
             raise ValueError(f"TUNNEL_PORT_RANGE: {text!r} is no range of ports; give one such as {DEFAULT_PORT_RANGE}")
         return cls(ipv4, ipv6, int(first), int(last))
+
+
+def _check_prefix(pool: IPv4Network | IPv6Network, shortest: int, longest: int) -> None:
+    if not shortest <= pool.prefixlen <= longest:
+        raise ValueError(f"{pool} is not between /{shortest} and /{longest}")

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import ipaddress
+import string
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -319,6 +321,23 @@ def test_canonical_forms(check, value, canonical):
 def test_a_default_route_says_why():
     with pytest.raises(FieldError, match="cuts the node off from its operator"):
         validators.route("0.0.0.0/0", "routes[0]")
+
+
+@pytest.mark.parametrize("name", ["a\U0001fae9", "\U0001fae9 de-1", "a\u0378", "a\U00016d80"])
+def test_a_name_may_hold_what_this_python_does_not_know_yet(name):
+    """Letters and emoji that only a later Unicode has: the panel's Python may be newer than the node's."""
+    assert validators.tunnel_name(name) == name
+
+
+def test_no_name_holds_what_can_not_be_seen_or_turns_the_text():
+    """By the tables of this Python, for every character that there is: controls, format characters, half characters,
+    private use, and all spaces but the plain one. A joiner is good between emoji only."""
+    unseen = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs")
+    found = [char for char in map(chr, range(0x110000)) if unicodedata.category(char) in unseen and char != " "]
+    assert len(found) > 130_000
+    assert [char for char in found if not validators._NOT_IN_NAME.search("a%sb" % char)] == []
+    punctuation = set(map(chr, range(0x21, 0x7F))) - set(string.ascii_letters + string.digits + "._-()#")
+    assert [char for char in sorted(punctuation) if not validators._NOT_IN_NAME.search(char)] == []
 
 
 def test_host_bits_name_the_right_network():
