@@ -52,8 +52,8 @@ options:
     default: 10
   retries:
     description:
-      - How often a request is tried again, 0 to 10, when the panel can't be reached, is busy or fails. What may not be
-        done twice is tried again only if it was not sent.
+      - How often a request is tried again, 0 to 10, when the panel can't be reached, is busy or fails. A request that
+        must not be made twice is tried again only if it was not sent.
       - If it is not given, the environment variable E(MARZBAN_RETRIES) is used.
     type: int
     default: 3
@@ -96,8 +96,8 @@ options:
   ca_path:
     description:
       - File with the certificate (PEM) of the authority that signed the panel's certificate, or the panel's own
-        certificate where it signed itself. A relative path in the inventory file starts there; in the
-        environment give an absolute one, which serves the modules too.
+        certificate where it signed itself. In the inventory file, a path may be relative to that
+        file; in the environment give an absolute one, which works for the modules too.
       - If it is not given, the bundle in E(REQUESTS_CA_BUNDLE) is used, then E(CURL_CA_BUNDLE), then the one that comes
         with requests.
     type: str

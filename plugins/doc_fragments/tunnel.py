@@ -15,8 +15,8 @@ options:
     required: true
   source:
     description:
-      - Name or id of one node (case counts). A name comes first, so C("7") is the node that is called so, if there is
-        one.
+      - Name or id of one node (case counts). A name comes first, so C("7") is the node of that name, if it
+        exists.
       - Needed to create a tunnel.
     type: str
   target:
@@ -28,13 +28,13 @@ options:
     choices: [wireguard, openvpn, ipsec]
   config:
     description:
-      - What is chosen for the tunnel instead of being left to the panel, as docs/records.md lists it - C(mtu),
+      - What you choose for the tunnel instead of the panel; docs/records.md lists it - C(mtu),
         C(keepalive), C(dial), C(transport), C(post_quantum), and for each end under C(source) and C(target)
         C(endpoint), C(port), C(addresses), C(interface) and C(routes).
       - It replaces the panel's config as a whole. Keys that this version doesn't know are passed on.
-      - Numbers are numbers here. In a template write C("{{ port | int }}").
+      - Numbers have to be numbers. In a template write C("{{ port | int }}").
     type: dict
   active:
-    description: Whether the tunnel is to run. A new tunnel does unless this says otherwise.
+    description: Whether the tunnel is active. A new tunnel is, unless this says otherwise.
     type: bool
 """

@@ -15,7 +15,7 @@ description:
     another host) is left out with a warning that names it.
   - Groups are C(marzban_nodes), C(marzban_status_connected) and so on for each status, and C(marzban_type_wireguard)
     and so on for hosts where a tunnel of that type ends.
-  - A panel without the tunnels API gives its nodes all the same.
+  - The nodes of a panel without the tunnels API are hosts as well.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 extends_documentation_fragment:
@@ -23,13 +23,13 @@ extends_documentation_fragment:
   - ansible.builtin.constructed
   - ansible.builtin.inventory_cache
 notes:
-  - O(url), O(username), O(password), O(token), O(ca_path) and O(hostname) may be templates when they stand in the
+  - O(url), O(username), O(password), O(token), O(ca_path) and O(hostname) may be templates in the
     inventory file. Variables for them come from C(--extra-vars).
   - The host variables are C(ansible_host), C(marzban_node) (a dictionary with C(id), C(name), C(address), C(port),
     C(api_port), C(status), C(usage_coefficient), C(xray_version) and C(message)) and C(marzban_tunnels) (the tunnels
-    of that node as M(marzban.tunnels.tunnel_views) answers them, for reading - a run reads them anew). None holds a
+    of that node as M(marzban.tunnels.tunnel_views) answers them, for reading - a run reads them again). They hold no
     secret.
-  - The cache holds nodes and tunnels, and no secret. While it is warm the panel is not asked at all.
+  - The cache holds nodes and tunnels, and no secret. While it is valid the panel is not asked.
 options:
   plugin:
     description: This plugin's name.
@@ -38,7 +38,7 @@ options:
     choices: [marzban.tunnels.nodes]
   hostname:
     description:
-      - A template for the hosts' names, with the host variables at hand. Without it, hosts have their nodes' names.
+      - A template for the hosts' names, which can use the host variables. Without it, hosts have their nodes' names.
     type: str
   statuses:
     description:
@@ -152,7 +152,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _option(self, name, config):
         value = self.get_option(name)
         if value is None or name not in config:
-            return value  # what comes from the environment is no template: a password may hold any characters
+            return value  # a value of the environment is not a template: a password may hold any characters
         try:
             value = self.templar.template(value)
         except Exception as error:
@@ -203,7 +203,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         names = {}
         for host in hosts:
             node = host["node"]
-            # wrap_var marks strings as no templates for core before 2.19; since then they are none unless said so.
+            # wrap_var marks strings as data, not templates, for core before 2.19; since then data is the default.
             variables = wrap_var(
                 {"ansible_host": node["address"], "marzban_node": node, "marzban_tunnels": host["tunnels"]}
             )

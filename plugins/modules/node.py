@@ -10,7 +10,7 @@ module: node
 short_description: Record, change or delete a node on the panel
 version_added: 0.1.0
 description:
-  - Makes the panel's record of one node as it is declared. What is not given is left as it is on the panel.
+  - Makes the panel's record of one node match what is declared. Options that are not given stay as on the panel.
   - The panel reconnects to a node with each change of its record, so nothing is sent when nothing differs.
   - A new node gets no subscription hosts (C(add_as_new_host) is false).
 author:
@@ -19,10 +19,10 @@ extends_documentation_fragment:
   - marzban.tunnels.panel
 attributes:
   check_mode:
-    description: It answers what would be, and sends no write.
+    description: Answers what would change, and sends no write.
     support: full
   diff_mode:
-    description: It shows what is declared, before and after.
+    description: Shows what is declared, before and after.
     support: full
 options:
   name:
@@ -31,7 +31,7 @@ options:
     required: true
   state:
     description:
-      - Whether the node is to be there. With V(absent) the panel deletes the tunnels that end at it too.
+      - Whether the node exists. With V(absent) the panel also deletes the tunnels that end at it.
     type: str
     choices: [present, absent]
     default: present
@@ -48,7 +48,7 @@ options:
     description: Port of the node's Xray API. A new node gets the panel's default, 62051.
     type: int
   usage_coefficient:
-    description: What traffic through the node counts, above 0. A new node gets the panel's default, 1.
+    description: The factor by which the node's traffic is counted, above 0. A new node gets the panel's default, 1.
     type: float
   status:
     description: Whether the panel uses the node.

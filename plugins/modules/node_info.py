@@ -10,7 +10,7 @@ module: node_info
 short_description: Read the panel's nodes
 version_added: 0.1.0
 description:
-  - Answers the panel's nodes, all or one, as the panel has them. It checks nothing, so broken names show.
+  - Returns the panel's nodes, all or one, as the panel has them. Nothing is checked, so invalid names are returned too.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 extends_documentation_fragment:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: panel_addon
-short_description: Give a Marzban panel the tunnels API, or take it away
+short_description: Give a Marzban panel the tunnels API, or remove it
 version_added: 0.3.0
 description:
-  - Puts the add-on's files on the host of a stock Marzban, has Marzban run by the add-on's entry, restarts it, and sees
-    that it answers. What doesn't come up is put back as it was, and the task fails and says why.
-  - Marzban's own code stays untouched. In files of the operator only marked lines are added, and V(absent) gives back
+  - Puts the add-on's files on the host of a stock Marzban, starts Marzban through the add-on, and checks that it
+    answers. If it does not, the old state is put back, and the task fails with the reason.
+  - Marzban's own code is not changed. In files of the operator only marked lines are added, and V(absent) restores
     exactly the bytes that were there.
-  - What can't be changed safely is refused before anything is changed.
-  - The role P(marzban.tunnels.panel#role) is this with variables around it.
+  - What can't be changed safely is refused before any change.
+  - The role P(marzban.tunnels.panel#role) calls this module.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 requirements:
@@ -28,15 +28,15 @@ requirements:
 options:
   state:
     description:
-      - V(present), the panel has the add-on. V(absent), it has not, and its database has none of the add-on's tables.
+      - V(present) installs the add-on. V(absent) removes it, and its tables from the database.
     type: str
     choices: [present, absent]
     default: present
   installation:
     description:
-      - How Marzban runs. V(auto) finds out, and refuses where there is both.
-      - V(compose), as Marzban's installation script does it, with one service in O(compose_file).
-      - V(systemd), from a folder with a Python environment, by the unit O(service).
+      - How Marzban runs. V(auto) finds out, and refuses a host that has both.
+      - V(compose) is how Marzban's installation script does it, with one service in O(compose_file).
+      - V(systemd) is a folder with a Python environment, run by the unit O(service).
     type: str
     choices: [auto, compose, systemd]
     default: auto
@@ -57,12 +57,12 @@ options:
     default: marzban
   directory:
     description:
-      - Where the add-on's files stand, on the host and in the container alike. Nothing else may be in it.
+      - The folder of the add-on's files, on the host and in the container alike. Nothing else may be in it.
     type: str
     default: /var/lib/marzban/tunnels
   source:
     description:
-      - A folder on the controller with an add-on of your own. Without it, the collection's.
+      - A folder on the controller with your own add-on. The default is the collection's.
     type: path
   settings:
     description:
@@ -72,12 +72,12 @@ options:
     default: {}
   backup_directory:
     description:
-      - Where each file goes, for root alone, before it is changed; and the records, before they are deleted.
+      - The folder for copies of files before they are changed, and of records before they are deleted. For root only.
     type: str
     default: /var/backups/marzban-tunnels
   health_timeout:
     description:
-      - For how many seconds the panel may take to answer after its restart, before everything is put back.
+      - How long to wait until the panel answers after its restart, in seconds. After that everything is put back.
     type: int
     default: 60
   versions:
@@ -104,10 +104,10 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Looks, refuses what would be refused, and says what would be changed.
+    description: Checks everything, and reports what would be refused or changed.
   diff_mode:
     support: full
-    description: Shows the add-on's own lines of a file, and no others. Those hold passwords.
+    description: Shows only the add-on's own lines of a file, because the others contain passwords.
   platform:
     platforms: linux
     support: full

@@ -10,10 +10,9 @@ module: tunnel
 short_description: Record, change or delete a tunnel on the panel
 version_added: 0.1.0
 description:
-  - Makes the panel's record of one tunnel as it is declared. What is not given is left as it is on the panel.
-  - The nodes are not touched. That is the business of the playbook C(marzban.tunnels.apply) or of
-    M(marzban.tunnels.tunnel_apply).
-  - A record that somebody else changes at the same moment is not overwritten. The task fails, and can be run again.
+  - Makes the panel's record of one tunnel match what is declared. Options that are not given stay as on the panel.
+  - The nodes are not changed. The playbook C(marzban.tunnels.apply) or M(marzban.tunnels.tunnel_apply) does that.
+  - A record that somebody else changes at the same time is not overwritten. The task fails, and can be run again.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 extends_documentation_fragment:
@@ -21,14 +20,14 @@ extends_documentation_fragment:
   - marzban.tunnels.tunnel
 attributes:
   check_mode:
-    description: It answers what would be, and sends no write.
+    description: Answers what would change, and sends no write.
     support: full
   diff_mode:
-    description: It shows what is declared, before and after.
+    description: Shows what is declared, before and after.
     support: full
 options:
   state:
-    description: Whether the record is to be there.
+    description: Whether the record exists.
     type: str
     choices: [present, absent]
     default: present

@@ -12,9 +12,9 @@ module: tunnel_health
 short_description: Measure a node's tunnels
 version_added: 0.1.0
 description:
-  - Tells the status of each tunnel of one host as the panel knows it, with the age of the handshake, the counters, and
-    the round trip and loss of pings inside the tunnel. All tunnels are measured at the same time.
-  - It can wait until traffic passes. When the time is over it answers what it sees, and does not fail.
+  - Returns the status of each tunnel of one host as the panel shows it, with the age of the handshake, the counters,
+    and the round trip and loss of pings inside the tunnel. All tunnels are measured at the same time.
+  - It can wait until traffic passes. When the time is over it returns what it measured, and does not fail.
   - It changes nothing.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
@@ -47,13 +47,13 @@ options:
   wait:
     description:
       - Seconds to wait until every active tunnel is V(active), from 0 to 600.
-      - Those that wait for the other end's public half are not waited for.
+      - It does not wait for tunnels that lack the other end's public half.
     type: int
     default: 0
 attributes:
   check_mode:
     support: full
-    description: It changes nothing at any time.
+    description: It changes nothing in any case.
   diff_mode:
     support: none
     description: It changes nothing.

@@ -10,7 +10,7 @@ module: tunnel_info
 short_description: Read the panel's tunnels
 version_added: 0.1.0
 description:
-  - Answers the panel's records of tunnels, all or one.
+  - Returns the panel's records of tunnels, all or one.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 extends_documentation_fragment:

@@ -12,10 +12,10 @@ module: tunnel_keys
 short_description: Show or make the key of one end of a tunnel
 version_added: 0.1.0
 description:
-  - Shows the public half of a tunnel's key on one host, and makes the key where there is none.
-  - The private half stays on the host, in a file that root alone can read.
-  - M(marzban.tunnels.tunnel_apply) makes missing keys itself. This is for looking, repairing and changing a key.
-    After a change the panel and the other end have to learn the new public half, so run the apply playbook next.
+  - Shows the public half of a tunnel's key on one host, and makes the key where it is missing.
+  - The private half stays on the host, in a file that only root can read.
+  - M(marzban.tunnels.tunnel_apply) makes missing keys itself. This module is for showing, repairing and changing a key.
+    After a change the panel and the other end need the new public half, so run the apply playbook next.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 requirements:
@@ -33,7 +33,7 @@ options:
     required: true
   id:
     description:
-      - The tunnel's number on the panel. It is written down where the tunnel has no folder yet.
+      - The tunnel's number on the panel. It is stored where the tunnel has no folder yet.
     type: int
   type:
     description:
@@ -44,10 +44,10 @@ options:
   regenerate:
     description:
       - What happens to a key that is there. A missing key is made in any case.
-      - V(never), it is left as it is, even if it is broken. RV(valid) tells.
-      - V(fail), a broken key fails the task.
-      - V(if_invalid), a broken key is replaced.
-      - V(always), it is replaced, at each run. Traffic stops until both ends were applied again.
+      - V(never) leaves it as it is, even if it is broken; RV(valid) says whether it is.
+      - V(fail) fails the task for a broken key.
+      - V(if_invalid) replaces a broken key.
+      - V(always) replaces it, in each run. Traffic stops until both ends have been applied again.
     type: str
     choices: [never, fail, if_invalid, always]
     default: fail

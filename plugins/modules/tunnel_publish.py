@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: tunnel_publish
-short_description: Hand the public halves of tunnels to the panel
+short_description: Send the public halves of tunnels to the panel
 version_added: 0.1.0
 description:
-  - Gives the panel the public halves (never anything private) that nodes have made, all in one request. The other end
-    of each tunnel finds them in its view.
+  - Sends the public halves (never anything private) that nodes have made, all in one request. The other end of each
+    tunnel gets them with its view.
   - What the panel has already is not sent again.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
@@ -19,21 +19,21 @@ extends_documentation_fragment:
   - marzban.tunnels.panel
 attributes:
   check_mode:
-    description: It says what it would publish, and sends nothing.
+    description: Reports what it would publish, and sends nothing.
     support: full
   diff_mode:
-    description: It shows the public halves before and after.
+    description: Shows the public halves before and after.
     support: full
 options:
   results:
     description:
       - What M(marzban.tunnels.tunnel_apply) answered on each host, from inventory host to answer.
-      - Published is what has C(publish) set there.
+      - Only those with C(publish) set are sent.
     type: dict
   nodes:
     description:
-      - The hosts of O(results) and the names of their nodes, from inventory host to node name; an empty name stands for
-        the host's own. With it, a host can publish for its own node only.
+      - The hosts of O(results) and the names of their nodes, from inventory host to node name; an empty name means
+        the host's own name. With it, a host can publish for its own node only.
     type: dict
   keys:
     description: The public halves themselves, instead of O(results).

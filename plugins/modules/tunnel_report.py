@@ -7,21 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: tunnel_report
-short_description: Tell the panel and the operator how the tunnels are
+short_description: Report the status of the tunnels to the panel and the operator
 version_added: 0.1.0
 description:
-  - Makes a table of the tunnels out of what the hosts of a run have answered. A tunnel is one row, also when both its
-    ends answered. The table is printed as the task runs, and answered as well.
-  - In the table, C(path) is who carries the packets, the kernel or a process (userspace), and C(pq) whether the key
-    exchange was post-quantum, both as they are and not as they were chosen.
-  - Gives the panel what was measured, all in one request. That is not counted as a change.
+  - Makes a table of the tunnels from the answers of the hosts of a run. A tunnel is one row, also when both its ends
+    answered. The task prints the table, and returns it as well.
+  - In the table, C(path) is what carries the packets, the kernel or a process (userspace), and C(pq) whether the key
+    exchange was post-quantum, both as measured and not as configured.
+  - Sends the measurements to the panel, all in one request. That does not count as a change.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 extends_documentation_fragment:
   - marzban.tunnels.panel
 attributes:
   check_mode:
-    description: It makes the table and sends nothing.
+    description: Makes the table and sends nothing.
     support: full
   diff_mode:
     description: It changes no record.
@@ -45,8 +45,8 @@ options:
     default: []
   nodes:
     description:
-      - The hosts and the names of their nodes, from inventory host to node name. An empty name stands for the host's
-        own.
+      - The hosts and the names of their nodes, from inventory host to node name. An empty name means the host's own
+        name.
       - With it, a host can report for its own node only.
     type: dict
   columns:
@@ -55,7 +55,7 @@ options:
         to the text.
     type: dict
   post:
-    description: Whether the panel is told. Without that, none of the panel's options is needed.
+    description: Whether to send the measurements to the panel. Without it, the panel's options are not needed.
     type: bool
     default: true
 seealso:

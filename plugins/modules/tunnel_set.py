@@ -10,20 +10,20 @@ module: tunnel_set
 short_description: Record many tunnels on the panel in one call
 version_added: 0.1.0
 description:
-  - Makes the panel's records of many tunnels as they are declared, with one reading of the nodes and the tunnels and
-    one request for each difference. What is not given for a tunnel is left as it is on the panel.
+  - Makes the panel's records of many tunnels match what is declared. The nodes and the tunnels are read once, and each
+    difference is one request. An option that is not given for a tunnel is left as it is on the panel.
   - All tunnels are checked before the first one is written. One that the panel refuses does not stop the others. The
-    task fails at its end then, and says what was done.
+    task then fails at its end, and reports what was done.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
 extends_documentation_fragment:
   - marzban.tunnels.panel
 attributes:
   check_mode:
-    description: It answers what would be, and sends no write.
+    description: Answers what would change, and sends no write.
     support: full
   diff_mode:
-    description: It shows what is declared, before and after, for each tunnel that differs.
+    description: Shows what is declared, before and after, for each tunnel that differs.
     support: full
 options:
   tunnels:
@@ -50,10 +50,10 @@ options:
         description: What is chosen for the tunnel, as in M(marzban.tunnels.tunnel). It replaces the panel's as a whole.
         type: dict
       active:
-        description: Whether the tunnel is to run. A new tunnel does unless this says otherwise.
+        description: Whether the tunnel is active. A new tunnel is, unless this says otherwise.
         type: bool
   purge:
-    description: Whether the panel's tunnels that are not in O(tunnels) are deleted, those without a name too.
+    description: Whether to delete the panel's tunnels that are not in O(tunnels), also those without a name.
     type: bool
     default: false
   purge_all:

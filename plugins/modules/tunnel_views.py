@@ -10,9 +10,9 @@ module: tunnel_views
 short_description: Read the tunnels as the nodes of a play see them
 version_added: 0.1.0
 description:
-  - Reads all records of the panel once, and answers for each host which tunnels end there, with all that
+  - Reads all records of the panel once, and returns for each host the tunnels that end there, with everything that
     M(marzban.tunnels.tunnel_apply) needs.
-  - A panel that can't be read, or only in part, fails the task. There is never half a list.
+  - When the panel can't be read completely, the task fails. A partial list is never returned.
   - Instead of a panel, a list in O(records) can be read.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)
@@ -29,18 +29,18 @@ options:
   nodes:
     description:
       - The hosts and the names of their nodes, from inventory host to node name.
-      - An empty name stands for the host's own.
+      - An empty name means the host's own name.
     type: dict
     required: true
   records:
     description:
       - A list of tunnels, instead of a panel. Each has C(name), C(id), C(source), C(target) (names of nodes) and
         C(config), and may have C(type), C(active) and C(public).
-      - C(config.source) and C(config.target) give C(endpoint), C(port) (but for C(ipsec)) and C(addresses).
+      - C(config.source) and C(config.target) have C(endpoint), C(port) (not for C(ipsec)) and C(addresses).
     type: list
     elements: dict
   list_name:
-    description: The name of that list. What a list of another name has put on a node is left alone.
+    description: The name of that list. Tunnels of a list with another name are left alone.
     type: str
     default: local
   published:
@@ -53,13 +53,13 @@ options:
     description:
       - Tunnels that M(marzban.tunnels.tunnel_apply) found on hosts and that are not in their views,
         from inventory host to a list of C(id) and C(uuid). The panel is asked for each one by itself.
-      - What can't be used of O(orphans) and O(published) is left out with a warning.
+      - Invalid items of O(orphans) and O(published) are left out with a warning.
     type: dict
     default: {}
   post_quantum:
     description:
-      - Key exchange that holds against quantum computers, for tunnels whose record does not choose.
-      - V(auto), where both ends can. V(require), no tunnel without it. V(off), none.
+      - Post-quantum key exchange, for tunnels whose record does not choose.
+      - V(auto) uses it where both ends can. V(require) refuses a tunnel without it. V(off) never uses it.
     type: str
     choices: [auto, require, "off"]
     default: auto
