@@ -47,6 +47,7 @@ class Panel:
         self.log_path = directory / "panel.log"
         self.error_path = directory / "panel.stderr"
         self.ca_path: str | None = str(directory / "ca.pem") if tls else None
+        self.packages = PACKAGES  # where its package is; another one takes effect at the next restart
         self._env = env
         self._process: subprocess.Popen[bytes] | None = None
         self._token = ""
@@ -61,12 +62,14 @@ class Panel:
         env: dict[str, str] | None = None,
         port: int = 0,
         host: str = "127.0.0.1",
+        packages: Path = PACKAGES,
     ) -> Panel:
         """Start a panel whose files are in ``directory``, and return once it takes requests. ``env`` sets the panel's
-        own settings; the password is a random one unless given."""
+        own settings; the password is a random one unless given. ``packages`` is the folder of its Python package."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         panel = cls(directory, tls, username, password or secrets.token_urlsafe(16), env or {}, port, host)
+        panel.packages = packages
         if tls:
             panel.run("certificate", str(directory), "--name", host, "--name", "localhost")
         panel.restart()
@@ -219,7 +222,7 @@ class Panel:
 
     def _environment(self, **more: str) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key not in ("SUDO_USERNAME", "SUDO_PASSWORD")}
-        return {**kept, "PYTHONPATH": str(PACKAGES), **more}
+        return {**kept, "PYTHONPATH": str(self.packages), **more}
 
 
 @contextlib.contextmanager
