@@ -35,7 +35,7 @@ def lab() -> Iterator[Lab]:
 def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     nodes = Directly(lab, tmp_path)
     yield nodes
-    nodes.clear("old,mid,a,b")
+    nodes.close("old,mid,a,b")
 
 
 def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:

@@ -52,7 +52,7 @@ def lab() -> Iterator[Lab]:
 def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     nodes = Directly(lab, tmp_path)
     yield nodes
-    nodes.clear("a,b,c")
+    nodes.close("a,b,c")
 
 
 def up(nodes: Nodes, *pairs: dict[str, View]) -> dict[str, list[View]]:

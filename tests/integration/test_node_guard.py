@@ -30,7 +30,7 @@ def lab() -> Iterator[Lab]:
 def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     nodes = Directly(lab, tmp_path)
     yield nodes
-    nodes.clear()
+    nodes.close()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     """For tests of what happens on a host."""
     nodes = Directly(lab, tmp_path)
     yield nodes
-    nodes.clear()
+    nodes.close()
 
 
 @contextlib.contextmanager
@@ -224,7 +224,7 @@ def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
     assert nodes.sh("a", "wg show interfaces").split() in (["mz1", "wgx"], ["wgx", "mz1"])
     assert not nodes.sh("a", f"ls -d {CONFIG}/{uuid(2)} /etc/wireguard/mz2.conf 2>/dev/null || true")
     assert nodes.reaches("a", 1, 1)
-    assert "views too" in nodes.run_on("a", "tunnel_apply", one["a"], remove=[uuid(1)]).stdout
+    assert "views too" in nodes.run_on("a", "tunnel_apply", one["a"], remove=[uuid(1)]).answer["msg"]
     # An interface that isn't ours is never taken over, however the record names it.
     taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
     assert taken["changed"] == any(one["changes"] for one in taken["tunnels"])
@@ -281,7 +281,7 @@ def test_a_crash_at_any_step_is_mended_by_the_next_run(nodes: Directly, active: 
             assert not nodes.apply({"a": views}, probe=False)["a"]["changed"], f"after a crash before step {step}"
         nodes.apply({"a": []}, remove_all=True, probe=False)
         assert leftovers(nodes, "a") == "", f"after a crash before step {step}"
-        if done.returncode != CRASHED:
+        if done.code != CRASHED:
             break
         if not active:
             nodes.apply({"a": views}, probe=False)

@@ -45,7 +45,7 @@ def lab() -> Iterator[Lab]:
 def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     nodes = Directly(lab, tmp_path)
     yield nodes
-    nodes.clear("a,b,c")
+    nodes.close("a,b,c")
 
 
 def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
@@ -172,12 +172,12 @@ def test_what_is_refused(nodes: Directly) -> None:
         nodes.sh("a", "systemctl stop taker")
     nameless = known(nodes, openvpn(nodes, 1, ends={"a": {}, "b": {"endpoint": "nobody.invalid"}}))["a"]
     assert "This host can't resolve the name" in nodes.apply({"a": [nameless]})["a"].tunnel(1)["error"]
-    hidden = nodes.run_on("a", "tunnel_apply", [openvpn(nodes, 3)["a"]], config_dir="/root/tunnels").stdout
-    assert "systemd hides this place from OpenVPN" in hidden
+    hidden = nodes.run_on("a", "tunnel_apply", [openvpn(nodes, 3)["a"]], config_dir="/root/tunnels").answer
+    assert "systemd hides this place from OpenVPN" in str(hidden)
     for cut, said in (("tls-crypt", "The template has no tls-crypt"), ("<peer-fingerprint>", "lets in no certificate")):
         text = "\n".join(line for line in rendered(views["a"][0])["text"].splitlines() if not line.startswith(cut))
         done = nodes.run_on("a", "tunnel_apply", views["a"], rendered=[{"text": text}])
-        assert said in done.stdout
+        assert said in str(done.answer)
     assert not nodes.apply(views)["a"]["changed"]
 
 

@@ -54,7 +54,7 @@ def lab() -> Iterator[Lab]:
 def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
     nodes = Directly(lab, tmp_path)
     yield nodes
-    nodes.clear("a,b,c")
+    nodes.close("a,b,c")
 
 
 def openvpn(nodes: Nodes, number: int, a: str = "a", b: str = "b", **more: object) -> dict[str, View]:

@@ -94,19 +94,26 @@ class Host:
         self, command: Sequence[str] | str, *, check: bool = True, input: str | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run a command (a string goes to sh) inside, as root; works without sshd and with the cable cut."""
+        words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        # Ended from inside: a killed nsenter would leave its child behind, holding the pipes.
+        inside = self.inside(["timeout", "--kill-after=2", f"{timeout:g}", *words])
+        done = machine.run(inside, check=False, input=input, timeout=timeout + 10)
+        return self._judged(done, words, check, timeout)
+
+    def inside(self, words: Sequence[str]) -> list[str]:
+        """The machine's command that runs these words inside, as root, in the host's control group."""
         leader = self.leader
         if leader is None:
             raise LabError(f"{self.name} is off")
-        words = ["sh", "-c", command] if isinstance(command, str) else list(command)
-        inside = [
-            *("nsenter", f"--target={leader}"),
-            *("--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"),
-            *("env", "-i", f"PATH={machine.SYSTEM_PATH}", "HOME=/root", "USER=root", "LANG=C.UTF-8"),
-            # Ended from inside: a killed nsenter would leave its child behind, holding the pipes.
-            *("timeout", "--kill-after=2", f"{timeout:g}", *words),
-        ]
-        done = machine.run(cgroup.joining(self.group / "run", inside), check=False, input=input, timeout=timeout + 10)
-        return self._judged(done, words, check, timeout)
+        return cgroup.joining(
+            self.group / "run",
+            [
+                *("nsenter", f"--target={leader}"),
+                *("--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"),
+                *("env", "-i", f"PATH={machine.SYSTEM_PATH}", "HOME=/root", "USER=root", "LANG=C.UTF-8"),
+                *words,
+            ],
+        )
 
     def _judged(
         self, done: subprocess.CompletedProcess[str], words: list[str], check: bool, timeout: float

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""What each test file cost: a pytest plugin that prints a table at the end of a run.
+"""What each test file cost, and the dearest tests: a pytest plugin that prints both tables at the end of a run.
 
 Seconds of CPU, because the clock also counts what else the machine does: of this process and of the processes that
 it has waited for (getrusage(2)), and those of its labs' hosts (cpu.stat of their control groups).
@@ -18,6 +18,8 @@ import pytest
 from tests.lab import cgroup
 
 NAME = "cost"
+#: So many of the dearest tests are listed, set-up and teardown of their fixtures included.
+DEAREST = 15
 
 
 @dataclass
@@ -46,13 +48,13 @@ def so_far() -> Cost:
     return Cost(times.elapsed, own, cgroup.cpu_seconds())
 
 
-def table(costs: dict[str, Cost]) -> list[str]:
-    """The dearest file first, then the sum."""
-    rows = sorted(costs.items(), key=lambda item: -item[1].cpu)
+def table(what: str, costs: dict[str, Cost], rows: int | None = None) -> list[str]:
+    """The dearest first, ``rows`` of them or all, then the sum of all."""
+    dearest = sorted(costs.items(), key=lambda item: -item[1].cpu)[:rows]
     total = sum(costs.values(), Cost())
-    lines = [f"{'CPU s':>8} {'labs s':>8} {'clock s':>8}  file"]
+    lines = [f"{'CPU s':>8} {'labs s':>8} {'clock s':>8}  {what}"]
     lines += [
-        f"{cost.cpu:8.1f} {cost.labs:8.1f} {cost.clock:8.1f}  {file}" for file, cost in [*rows, ("all files", total)]
+        f"{cost.cpu:8.1f} {cost.labs:8.1f} {cost.clock:8.1f}  {name}" for name, cost in [*dearest, ("all", total)]
     ]
     return lines
 
@@ -63,6 +65,7 @@ class Costs:
     def __init__(self) -> None:
         self.begun = so_far()
         self.files: dict[str, Cost] = defaultdict(Cost)
+        self.tests: dict[str, Cost] = {}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
@@ -79,10 +82,11 @@ class Costs:
         if report.when == "teardown":
             for name, value in report.user_properties:
                 if name == NAME and isinstance(value, list):
+                    self.tests[report.nodeid] = Cost(*value)
                     self.files[report.nodeid.partition("::")[0]] += Cost(*value)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.files:
-            terminalreporter.section("what each file cost")
-            for line in table(self.files):
+            terminalreporter.section("what each file cost, and the dearest tests")
+            for line in [*table("file", self.files), "", *table("test", self.tests, DEAREST)]:
                 terminalreporter.write_line(line)

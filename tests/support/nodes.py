@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 import json
-import shutil
+import select
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import render
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
+from tests.lab.host import Host
 from tests.lab.lab import Lab
 from tests.support.world import ansible_environment
 
@@ -190,6 +192,50 @@ class Nodes:
         )
 
 
+@dataclass
+class Called:
+    """How a call on a host ended: its process's exit code, and what it answered; nothing when it crashed."""
+
+    code: int
+    answer: dict[str, Any]
+
+
+class Server:
+    """on_host.py, which runs on a host and serves calls until the host goes down."""
+
+    def __init__(self, host: Host, place: str, log: Path):
+        self.leader = host.leader
+        self.log = log
+        with log.open("w") as said:
+            self.process = subprocess.Popen(
+                host.inside(["python3", f"{place}/on_host.py"]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+
+    def call(self, given: dict[str, Any], seconds: float = 180) -> Called:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(given) + "\n")
+        self.process.stdin.flush()
+        ready, _writable, _failed = select.select([self.process.stdout], [], [], seconds)
+        assert ready, f"no end after {seconds} s: {given['do']}"
+        line = self.process.stdout.readline()
+        assert line, self.log.read_text()
+        ended = json.loads(line)
+        return Called(ended["code"], ended["answer"] or {})
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.kill()  # nsenter; what it entered ends with its stdin
+        self.process.wait()
+
+
 class Directly(Nodes):
     """The same without Ansible in between: what the modules call, on all hosts at once. For tests of many runs."""
 
@@ -197,15 +243,29 @@ class Directly(Nodes):
 
     def __init__(self, lab: Lab, directory: Path):
         super().__init__(lab, directory)
-        packed = directory / "on-host.tar"
-        with tarfile.open(packed, "w") as tar:
+        self.servers: dict[str, Server] = {}
+        with tarfile.open(directory / "on-host.tar", "w") as tar:
             tar.add(TOP / "tests/support/on_host.py", "on_host.py")
             place = "plugins/module_utils"
             for path in sorted((TOP / place).rglob("*.py")):
                 tar.add(path, f"ansible_collections/marzban/tunnels/{path.relative_to(TOP)}")
-        for host in lab.hosts.values():
-            shutil.copyfile(packed, host.root / "root/on-host.tar")
-            host.run(f"mkdir -p {self.PLACE} && tar -C {self.PLACE} -xf /root/on-host.tar")
+
+    def server(self, host: Host) -> Server:
+        """The one that runs on the host, as it booted last."""
+        there = self.servers.get(host.name)
+        if there is None or there.leader != host.leader:
+            if there is not None:
+                there.end()
+            with tarfile.open(self.directory / "on-host.tar") as tar:
+                tar.extractall(host.root / self.PLACE.lstrip("/"), filter="data")
+            self.servers[host.name] = Server(host, self.PLACE, self.directory / f"{host.name}.log")
+        return self.servers[host.name]
+
+    def close(self, hosts: str = "a,b") -> None:
+        """Takes everything of the panel off, and ends what serves the calls."""
+        self.clear(hosts)
+        for server in self.servers.values():
+            server.end()
 
     def _do(
         self, name: str, views: Any, words: tuple[str, ...], options: dict[str, Any], env: dict[str, str]
@@ -214,14 +274,12 @@ class Directly(Nodes):
             ran = pool.map(
                 lambda host: self.run_on(host, name, views[host], check="--check" in words, **options), views
             )
-            answers = {host: Answer(json.loads(done.stdout)) for host, done in zip(views, ran, strict=True)}
+            answers = {host: Answer(called.answer) for host, called in zip(views, ran, strict=True)}
         assert not any(answer.get("failed") for answer in answers.values()), answers
         return answers
 
-    def run_on(
-        self, host: str, name: str, views: list[View], check: bool = False, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """One run on one host; its process."""
+    def run_on(self, host: str, name: str, views: list[View], check: bool = False, **options: Any) -> Called:
+        """One run on one host."""
         given = {
             "do": name,
             "panel": PANEL,
@@ -229,11 +287,9 @@ class Directly(Nodes):
             "check": check,
             "rendered": [rendered(view) for view in views],
         }
-        done = self.lab.host(host).run(
-            ["python3", f"{self.PLACE}/on_host.py"], input=json.dumps({**given, **options}), check=False, timeout=180
-        )
-        assert done.returncode in (0, CRASHED), done.stderr
-        return done
+        called = self.server(self.lab.host(host)).call({**given, **options})
+        assert called.code in (0, CRASHED), called.answer
+        return called
 
 
 def rendered(view: View) -> dict[str, str]:

@@ -4,8 +4,10 @@
 
 """Runs on a lab host: what the node-side modules do, without the seconds that ssh and Ansible take for each run.
 
-Reads ``{"do", "check", "panel", "views", …}`` from stdin. ``crash`` ends the process, as the power would, before the
-step of that number: a write, a rename, a removal, or a command that may change something.
+One call is one line of JSON on stdin, ``{"do", "check", "panel", "views", …}``, and is answered by one line,
+``{"code", "answer"}``. Each call has a process of its own, which knows nothing of the calls before it. ``crash`` ends
+that process, as a power failure would, before the step of that number: a write, a rename, a removal, or a command that
+may change something; ``code`` is CRASHED then.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
@@ -48,22 +51,44 @@ def crash_before(number: int) -> None:
     wrap(shutil, "rmtree")
 
 
-def main() -> None:
-    given = json.load(sys.stdin)
+def call(given: dict) -> dict:
     if given.get("crash") is not None:
         crash_before(given["crash"])
     folders = state.Folders(given.get("config_dir") or state.CONFIG_DIR)
     views, panel = given["views"], given["panel"]
     try:
         if given["do"] == "tunnel_health":
-            answer = health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0))
-        else:
-            run = Apply(host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
-            going = given.get("remove", []), given.get("remove_all", False)
-            answer = run.run(views, given["rendered"], *going, given.get("handed"), given.get("together", ()))
+            return health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0))
+        run = Apply(host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
+        going = given.get("remove", []), given.get("remove_all", False)
+        return run.run(views, given["rendered"], *going, given.get("handed"), given.get("together", ()))
     except Error as error:
-        answer = {"failed": True, "msg": str(error)}
-    json.dump(answer, sys.stdout)
+        return {"failed": True, "msg": str(error)}
+
+
+def in_a_process(given: dict) -> dict:
+    """The exit code of a process for this call, and what it answered, or the traceback that it ended with."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the calls to come are not for what it starts
+        try:
+            code, answer = 0, call(given)
+        except Exception:
+            code, answer = 1, {"traceback": traceback.format_exc()}
+        with os.fdopen(writing, "w") as out:
+            json.dump(answer, out)
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as answered:
+        text = answered.read()
+    _child, status = os.waitpid(child, 0)
+    return {"code": os.WEXITSTATUS(status), "answer": json.loads(text) if text else None}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        print(json.dumps(in_a_process(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
