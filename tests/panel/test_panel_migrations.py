@@ -145,4 +145,4 @@ def test_one_head_per_tree_and_unknown_revisions(tmp_path: Path, capsys: pytest.
         script.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations" / tree))
         assert ScriptDirectory.from_config(script).get_heads() == [head]
     assert cli.main(["migrate", "--database", str(tmp_path / "x.db"), "upgrade", "none"]) == 1
-    assert "none is no revision" in capsys.readouterr().err
+    assert "none is not a revision" in capsys.readouterr().err

@@ -120,7 +120,7 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
           ("0.0.0.0/1", "128.0.0.0/1", "64.0.0.0/2", "2000::/3", "10.0.0.1/24", "10.0.0.0", "127.0.0.0/8",
           "224.0.0.0/8", "fe80::/64",
            "ff00::/8", "10.0.0.0/255.0.0.0", "FD00::/8", "x", "10.0.0.0/24; reboot")),
-        ({"source": {"routes": ["10.0.0.0/24", "10.0.0.0/24"]}}, "config.source.routes", "10.0.0.0/24 stands there"),
+        ({"source": {"routes": ["10.0.0.0/24", "10.0.0.0/24"]}}, "config.source.routes", "10.0.0.0/24 is there"),
         ({"source": {"routes": ["10.0.0.0/24"]}, "target": {"routes": ["10.0.0.0/24"]}}, "config.target.routes",
          "10.0.0.0/24"),
         ({"source": []}, "config.source", "Has to be an object, such as {} (got [])"),

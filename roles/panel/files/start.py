@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def main(words: list[str]) -> int:
-    """What stands above; answers the exit code."""
+    """Runs what the head of this file says; answers the exit code."""
     # As `python main.py` has it: Marzban's modules come first. Ours is one name at the very end.
     sys.path[:] = [os.getcwd(), *(path for path in sys.path if path != HERE), HERE]
     if words:

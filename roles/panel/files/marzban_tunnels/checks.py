@@ -62,7 +62,7 @@ def interface(text: str) -> str:
             f"{shown(text)}: systemd can't run a unit for a name with = or +; choose another, or leave it out"
         )
     if not _INTERFACE.match(text):
-        raise ValueError(f"{shown(text)} is no interface name: 1 to 15 letters, digits and _ . - (no - in front)")
+        raise ValueError(f"{shown(text)} is not an interface name: 1 to 15 letters, digits and _ . - (no - in front)")
     if _TAKEN_INTERFACES.match(text):
         raise ValueError(
             f"{shown(text)} can be the system's own interface; choose another name, such as wg-{text[:12]}"
@@ -85,7 +85,7 @@ def address(text: str) -> str:
         value = ip_interface(text)
     except ValueError:
         raise ValueError(
-            f"{shown(text)} is no address with a prefix; write it as 10.9.0.1/30 or fd00:9::1/64"
+            f"{shown(text)} is not an address with a prefix; write it as 10.9.0.1/30 or fd00:9::1/64"
         ) from None
     if str(value) != text:
         raise ValueError(f"{shown(text)}: write it as {value}")
@@ -98,7 +98,7 @@ def address(text: str) -> str:
         raise ValueError(f"{shown(text)} is of a network so wide that it takes the host's other ways; make it smaller")
     if host.is_loopback or host.is_multicast or host.is_unspecified or (host.version == 4 and host.is_reserved):
         raise ValueError(
-            f"{shown(text)} is no address for a host; take one of a private network, or leave addresses out"
+            f"{shown(text)} is not an address for a host; take one of a private network, or leave addresses out"
         )
     network = value.network
     if network.num_addresses > 2:
@@ -110,7 +110,7 @@ def address(text: str) -> str:
 
 
 def route(text: str) -> str:
-    """A network that stands behind an end, such as 192.168.1.0/24."""
+    """A network behind an end, such as 192.168.1.0/24."""
     _no_zone(text)
     try:
         if "/" not in text:
@@ -121,7 +121,7 @@ def route(text: str) -> str:
             hint = f"; write it as {ip_network(text, strict=False)}"
         except ValueError:
             hint = "; write it as 192.168.1.0/24"
-        raise ValueError(f"{shown(text)} is no network{hint}") from None
+        raise ValueError(f"{shown(text)} is not a network{hint}") from None
     if str(value) != text:
         raise ValueError(f"{shown(text)}: write it as {value}")
     if value.prefixlen == 0:
@@ -181,7 +181,7 @@ def public_key(text: str) -> str:
         if len(raw) == 44 and raw.startswith(_ED25519) and any(raw[len(_ED25519) :]):
             return text
     raise ValueError(
-        "This is no public key: 44 characters of base64, as `wg pubkey` prints it, or 60 for IPsec, as in a PEM"
+        "This is not a public key: 44 characters of base64, as `wg pubkey` prints it, or 60 for IPsec, as in a PEM"
     )
 
 
@@ -195,7 +195,9 @@ def fingerprint(text: str) -> str:
 def algorithm(text: str) -> str:
     """What a daemon calls a cipher or a key exchange."""
     if not _ALGORITHM.match(text):
-        raise ValueError(f"{shown(text)} is no algorithm's name: 1 to 64 letters, digits, spaces and ( ) + , . / : _ -")
+        raise ValueError(
+            f"{shown(text)} is not an algorithm's name: 1 to 64 letters, digits, spaces and ( ) + , . / : _ -"
+        )
     return text
 
 

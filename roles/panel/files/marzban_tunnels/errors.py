@@ -26,7 +26,7 @@ def invalid(field: str, message: str) -> Refused:
 
 
 def shown(value: Any, length: int = 60) -> str:
-    """A value as it stands in an error: quoted, on one line, cut."""
+    """A value as it is shown in an error: quoted, on one line, cut."""
     text = ascii(value) if isinstance(value, str) else repr(value)
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -52,7 +52,7 @@ def explain(error: Mapping[str, Any], field: str) -> str:
 
 
 def _may_show(field: str, value: Any) -> bool:
-    """What stands in a key's place may be a secret; so may what is in an object, except in a config, where names that
+    """What is in a key's place may be a secret; so may what is in an object, except in a config, where names that
     say so were refused before."""
     if field.partition(".")[0] in ("body", "keys"):
         return False

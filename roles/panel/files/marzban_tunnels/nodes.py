@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Keeps tunnels and nodes in step, whoever's model the node is."""
+"""Keeps tunnels and nodes in step, with any model of the node."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class _Rejected(Exception):
 
 
 def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[str, Any]:
-    """Store public halves. One that stands there already changes nothing and isn't counted."""
+    """Store public halves. One that is there already changes nothing and isn't counted."""
 
     def store(found: dict[str, _End], item: EndKey) -> bool:
         end = found[item.node]
@@ -113,9 +113,9 @@ def _each(session: Session, nodes: Table, items: Sequence[Any], store: Any) -> d
                 raise _Rejected("uuid: there is no such tunnel; it was removed, or belongs to another panel")
             if item.node not in found:
                 names = " and ".join(shown(name) for name in found)
-                raise _Rejected(f"node: {shown(item.node)} is no end of this tunnel, which joins {names}")
+                raise _Rejected(f"node: {shown(item.node)} is not an end of this tunnel, which joins {names}")
             if (item.uuid, item.node) in seen:
-                raise _Rejected("This end stands in the list twice; the first one was taken")
+                raise _Rejected("This end is in the list twice; the first one was taken")
             seen.add((item.uuid, item.node))
             updated += store(found, item)
         except _Rejected as error:

@@ -69,7 +69,7 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
                     if error.status == 503:
                         response.headers["Retry-After"] = "2"
                 except HTTPException as error:
-                    if error.status_code == 400:  # FastAPI's, for a body that is no text; ours are Refused
+                    if error.status_code == 400:  # FastAPI's, for a body that is not text; ours are Refused
                         response = _answer({"detail": {"body": "Has to be JSON, in UTF-8"}}, 422)
                     else:
                         response = _answer({"detail": error.detail}, error.status_code)

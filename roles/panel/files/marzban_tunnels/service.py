@@ -240,7 +240,7 @@ class Tunnels:
 
     def _check_routes(self, session: Session, record: Tunnel) -> None:
         """No other active tunnel has one of these routes on the same node: they would take it from each other at
-        every run. Compared here and not by the database: routes stand in ``config`` only."""
+        every run. Compared here and not by the database: routes are in ``config`` only."""
         wanted = {(node, network): role for node, network, role in _sent(record)}
         if not wanted or not record.is_active:
             return
@@ -350,7 +350,7 @@ def remove(execute: Callable[[Any], Any], tunnel_ids: list[int]) -> None:
 
 
 def _sent(record: Any) -> Iterator[tuple[int, str, str]]:
-    """``(node, network, role)`` of all that a node sends into this tunnel: what stands behind the end ``role``."""
+    """``(node, network, role)`` of all that a node sends into this tunnel: the networks behind the end ``role``."""
     chosen = tunnel_config.lenient(record.config)  # a thousand of them shouldn't be checked for one create
     for role, peer in PEER.items():
         for network in tunnel_config.routes_of(chosen, role):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-# 6d7a is "mz". A fixed prefix, so that an operator recognises it; whoever runs two panels over the same nodes
+# 6d7a is "mz". A fixed prefix, so that an operator recognises it; with two panels over the same nodes, an operator
 # gives each a prefix of its own.
 DEFAULT_IPV4_POOL = "10.201.0.0/16"
 DEFAULT_IPV6_POOL = "fd6d:7a00::/64"
@@ -43,7 +43,7 @@ class Settings:
         text = environ.get("TUNNEL_PORT_RANGE", DEFAULT_PORT_RANGE)
         first, dash, last = text.partition("-")
         if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
-            raise ValueError(f"TUNNEL_PORT_RANGE: {text!r} is no range of ports; give one such as {DEFAULT_PORT_RANGE}")
+            raise ValueError(f"TUNNEL_PORT_RANGE: {text!r} is not a port range; give one such as {DEFAULT_PORT_RANGE}")
         return cls(ipv4, ipv6, int(first), int(last))
 
 

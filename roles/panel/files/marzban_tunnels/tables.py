@@ -2,7 +2,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """The tables of the tunnels API.
 
-They have a base of their own, and know nodes only by number: the foreign keys to ``nodes.id`` stand in the migration,
+They have a base of their own, and know nodes only by number: the foreign keys to ``nodes.id`` are in the migration,
 so the same tables serve beside Marzban's models and beside ours.
 """
 

@@ -120,12 +120,12 @@ def _load(text: str) -> dict[str, Any]:
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is there twice")
     return value
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def _no_deeper(value: Any, depth: int = 0) -> None:
@@ -159,7 +159,7 @@ def _between_ends(config: TunnelConfig) -> dict[str, str]:
             problems[f"config.{role}.addresses"] = f"{other} has addresses: give them for both ends, or for none"
         again = next((text for text in routes if routes.count(text) > 1), None)
         if again:
-            problems[f"config.{role}.routes"] = f"{again} stands there twice: keep it once"
+            problems[f"config.{role}.routes"] = f"{again} is there twice: keep it once"
     source, target = (config.end(role).addresses for role in ROLES)
     if source and target and not _paired(source, target):
         near, far = _example(source[0])
@@ -170,10 +170,10 @@ def _between_ends(config: TunnelConfig) -> dict[str, str]:
     hosts = [text.partition("/")[0] for role in ROLES for text in config.end(role).addresses or ()]
     twice = sorted({host for host in hosts if hosts.count(host) > 1})
     if twice:
-        problems["config.target.addresses"] = f"{twice[0]} stands there twice: each end needs an address of its own"
+        problems["config.target.addresses"] = f"{twice[0]} is there twice: each end needs an address of its own"
     both = sorted(set(config.end("source").routes or ()) & set(config.end("target").routes or ()))
     if both:
-        problems["config.target.routes"] = f"{both[0]} stands behind the source as well: keep it at one end"
+        problems["config.target.routes"] = f"{both[0]} is behind the source as well: keep it at one end"
     return problems
 
 

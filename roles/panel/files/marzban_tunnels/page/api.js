@@ -25,7 +25,7 @@ export function onUnauthorized(ask) {
     login = ask;
 }
 
-/** A call as the admin; answers the JSON. A session that has ended is begun anew, and the call is made then. */
+/** A call as the admin; answers the JSON. When the session has ended, a new one is started first. */
 export async function call(method, path, { body, version } = {}) {
     for (;;) {
         const sent = token();

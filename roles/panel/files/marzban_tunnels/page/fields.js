@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// The fields of a tunnel's form: where each stands in a record, its control, and how text becomes a value and back.
+// The fields of a tunnel's form: where each is in a record, its control, and how text becomes a value and back.
 
 import { $, el, setAttribute, setText } from "./dom.js";
 import { t } from "./i18n.js";
@@ -80,7 +80,7 @@ class Field {
         }
     }
 
-    /** What stands in a record (and its config), as the control's text. */
+    /** What is in a record (and its config), as the control's text. */
     textOf(record, config) {
         const value = this.path[0] === "config" ? at(config, this.path.slice(1)) : record[this.name];
         if (value === null || value === undefined) return "";
@@ -127,7 +127,7 @@ export function makeFields() {
     ];
 }
 
-/** What the panel has chosen stands in empty fields as a hint. */
+/** What the panel has chosen is shown in empty fields as a hint. */
 export function hint(fields, record) {
     const automatic = t("form.automatic");
     for (const field of fields) {

@@ -60,7 +60,7 @@ export const collator = () => format("collator", () => new Intl.Collator(languag
 
 export const number = (value) => format("number", () => new Intl.NumberFormat(language)).format(value);
 
-/** 0.4 ms, 12 ms; an empty text for what is no number. */
+/** 0.4 ms, 12 ms; an empty text for what is not a number. */
 export const milliseconds = (value) => (Number.isFinite(value) ? unit("millisecond", value < 10 ? 1 : 0, language === "fa" ? "narrow" : "short").format(value) : "");
 
 export const percent = (value) =>

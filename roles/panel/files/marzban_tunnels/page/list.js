@@ -171,8 +171,8 @@ export class List {
         return this.#views.get(row.id);
     }
 
-    /** More rows as soon as the end is near. An observer tells of changes only: who holds the End key is at the new end before
-     *  the next frame, so that nothing seems to have changed. It is asked anew after each growth. */
+    /** More rows as soon as the end is near. An observer reports changes only: who holds the End key is at the new end before
+     *  the next frame, so that nothing seems to have changed. It is asked again after each growth. */
     #watch() {
         const near = ([seen], observer) => {
             if (!seen.isIntersecting) return;

@@ -54,7 +54,7 @@ class AccessLog:
     """ASGI middleware: method, path, status, milliseconds, admin, client. No query string, header or body.
 
     The line is written before the last part of the answer leaves (of one without a body: before its head), so that
-    whoever has read an answer finds its line.
+    who has read an answer finds its line.
     """
 
     def __init__(self, app: ASGIApp, lines: Lines) -> None:

@@ -128,7 +128,7 @@ def _minutes(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"JWT_ACCESS_TOKEN_EXPIRE_MINUTES: {text!r} is no whole number of minutes") from None
+        raise ValueError(f"JWT_ACCESS_TOKEN_EXPIRE_MINUTES: {text!r} is not a whole number of minutes") from None
 
 
 def _migrate(options: argparse.Namespace) -> None:
@@ -139,7 +139,7 @@ def _migrate(options: argparse.Namespace) -> None:
     if options.revision == ("base" if down else "head"):
         trees = list(migrate.TREES)
     if not trees:
-        raise ValueError(f"{options.revision} is no revision")
+        raise ValueError(f"{options.revision} is not a revision")
     with _opened(options) as database, migrate.locked(database.engine) as connection:
         for tree in reversed(trees) if down else trees:
             (migrate.downgrade if down else migrate.upgrade)(connection, tree, options.revision)

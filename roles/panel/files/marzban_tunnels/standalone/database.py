@@ -51,7 +51,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session; on SQLite its reads see one moment. Writes are for whoever locks first (see ``Tunnels``)."""
+        """A session; on SQLite its reads see one moment. Writes are for the one that locks first (see ``Tunnels``)."""
         with Session(self.engine) as session:
             yield session
 

@@ -3,7 +3,7 @@
 """Nodes, answered as Marzban answers them.
 
 There is no Xray behind this door: a node says ``connecting`` in the answer to a change, and ``connected`` from then on
-unless it is disabled. Nobody has spoken to it. What Marzban accepts unchecked (empty names, addresses that are none,
+unless it is disabled. Nobody has spoken to it. What Marzban accepts unchecked (empty names, invalid addresses,
 impossible ports) is accepted here too; what makes Marzban answer 500 is a clean 4xx.
 """
 
@@ -94,7 +94,7 @@ def nodes_router(
 
     none: dict[int | str, dict[str, Any]] = {}
     missing, taken = none | {404: {"model": schemas.Detail}}, none | {409: {"model": schemas.Detail}}
-    taken |= {400: {"model": schemas.Detail}}  # a body that is no text
+    taken |= {400: {"model": schemas.Detail}}  # a body that is not text
     for method, path, endpoint, model, responses in (
         ("GET", "/nodes", get_nodes, list[schemas.NodeOut], none),
         ("GET", "/node/settings", get_node_settings, schemas.NodeSettings, none),
