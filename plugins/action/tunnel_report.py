@@ -2,18 +2,35 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Prints the table of the module as lines: a callback would fold or escape them, and nobody could read it."""
+"""Prints the table of the tunnels, and tells the panel how they are."""
 
 from __future__ import annotations
 
-from ansible.plugins.action import ActionBase
+from typing import Any
+
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
 
 
-class ActionModule(ActionBase):
-    def run(self, tmp=None, task_vars=None):
-        super().run(tmp, task_vars)
-        result = self._execute_module(task_vars=task_vars)
-        if result.get("table"):
-            problems = ["! %s" % one for one in result.get("problems") or []]
-            self._display.display("\n%s\n" % "\n".join(result["table"] + problems))
-        return result
+class ActionModule(ControllerAction):
+    """tunnel_report"""
+
+    SPEC = {
+        "results": {"type": "dict"},
+        "answers": {"type": "str"},
+        "unreachable": {"type": "list", "elements": "str"},
+        "broken": {"type": "list", "elements": "dict", "default": []},
+        "nodes": {"type": "dict"},
+        "columns": {"type": "dict", "default": {}},
+        "post": {"type": "bool", "default": True},
+    }
+    RULES = {"required_one_of": [("results", "answers")], "mutually_exclusive": [("results", "answers")]}
+
+    def work(self) -> dict[str, Any]:
+        """``table``, ``problems``, ``reported`` and ``rejected``; the table is there with a failure too."""
+        given = self.options
+        results, nodes, lost = given["results"], given["nodes"], given["unreachable"]
+        if given["answers"] is not None:
+            results = self.answers_of(given["answers"])
+            nodes = self.nodes() if nodes is None else nodes
+            lost = self.lost if lost is None else lost
+        return self.report(results, nodes, lost or [], given["broken"], given["columns"], given["post"])

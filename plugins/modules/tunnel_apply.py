@@ -75,13 +75,14 @@ options:
       - Whether to send pings through the tunnels that run. Without them no tunnel is called V(active).
     type: bool
     default: true
-  together:
+  paired:
     description:
       - The uuids of tunnels whose other end is applied in the same round. What both ends have to switch at the same
         time is switched for these only.
     type: list
     elements: str
     default: []
+    aliases: [together]
     version_added: 0.2.0
   ipsec_data_path:
     description:
@@ -103,12 +104,16 @@ options:
     type: dict
     default: {}
     version_added: 0.2.0
-  seal:
+  records:
     description:
-      - Set by the action plugin. Leave it out.
-    type: list
-    elements: str
-    default: []
+      - This host's hand-written list of tunnels, where the views were made from one.
+      - The host is refused unless it is the list that O(list_digest) is of. An empty text is the same as not given.
+    type: raw
+    version_added: 0.2.0
+  list_digest:
+    description:
+      - What M(marzban.tunnels.tunnel_views) has answered as RV(marzban.tunnels.tunnel_views#module:list_digest).
+    type: str
     version_added: 0.2.0
 attributes:
   check_mode:
@@ -291,6 +296,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import preflight
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
@@ -299,6 +305,9 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import
 def work(module):
     """The answer. Raises Error."""
     given = module.params
+    preflight.require_root()
+    if given["views"]:
+        preflight.require_systemd()
     views, rendered = given["views"], given["rendered"]
     if rendered is None or len(rendered) != len(views):
         raise Error("The controller did not render the templates: call this as marzban.tunnels.tunnel_apply.")
@@ -308,9 +317,10 @@ def work(module):
     panel = validators.uuid(given["panel"], "panel")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
     run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
-    if given["seal"]:
-        return {"changed": False, "sealed": run.sealed(given["seal"]), "diff": []}
-    return run.run(views, rendered, given["remove"], given["remove_all"], given["handed"], given["together"])
+    answer = run.run(views, rendered, given["remove"], given["remove_all"], given["handed"], given["paired"])
+    if not module.check_mode:  # taken out by the action plugin before anybody sees it
+        answer["sealed"] = run.sealed([tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["hand"]])
+    return answer
 
 
 def main():
@@ -325,11 +335,12 @@ def main():
             "config_dir": {"type": "str"},
             "templates": {"type": "dict", "default": {}},
             "probe": {"type": "bool", "default": True},
-            "together": {"type": "list", "elements": "str", "default": []},
+            "paired": {"type": "list", "elements": "str", "default": [], "aliases": ["together"]},
             "ipsec_data_path": {"type": "str", "choices": ["auto", "kernel", "userspace"], "default": "auto"},
             "rendered": {"type": "list", "elements": "dict"},
             "handed": {"type": "dict", "default": {}, "no_log": True},
-            "seal": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "records": {"type": "raw"},
+            "list_digest": {"type": "str"},
         },
         supports_check_mode=True,
     )

@@ -73,8 +73,6 @@ EXAMPLES = r"""
     results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
     nodes: {de-1: de-1, fi-1: fi-1}
   run_once: true
-  delegate_to: localhost
-  become: false
 """
 
 RETURN = r"""
@@ -118,99 +116,3 @@ rejected:
       node: us-1
       detail: The tunnel does not end at this node.
 """
-
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import answers, validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.answers import words
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
-
-
-def offered(results, nodes):
-    """``(keys, rejected)`` out of the answers of tunnel_apply. A node may be compromised: they can hold anything."""
-    keys, rejected = [], []
-    for host, answer in results.items():
-        own = host if nodes is None else nodes.get(host) or host
-        try:
-            ends = answers.entries(answer, "tunnels")
-            ends = [validators.mapping(end, "tunnels[%d]" % number) for number, end in enumerate(ends)]
-        except FieldError as error:
-            rejected.append(refusal({"node": own}, error))
-            continue
-        for end in ends:
-            if not end.get("publish") or not end.get("public"):
-                continue
-            if nodes is None or end.get("node") == own:
-                keys.append({key: end.get(key) for key in ("uuid", "node", "public")})
-            else:
-                detail = "The host %s speaks for another node than its own: it may be compromised." % host
-                rejected.append(refusal(end, detail))
-    return keys, rejected
-
-
-def refusal(key, detail):
-    """An entry of ``rejected``. The public half is left out: a refused one may hold anything."""
-    return {"uuid": words(key.get("uuid"), 128), "node": words(key.get("node"), 128), "detail": str(detail)}
-
-
-def ends_of(records):
-    """``{(uuid, node): (type, public half or None)}``."""
-    return {
-        (record["uuid"], end["node"]): (record["type"], end["public"])
-        for record in records
-        for end in record["ends"].values()
-    }
-
-
-def work(module):
-    if module.params["keys"] is not None:
-        keys, rejected = module.params["keys"], []
-    else:
-        keys, rejected = offered(module.params["results"], module.params["nodes"])
-    news, before = [], []
-    panel = open_panel(module)
-    ends = ends_of(model_records.parse_all(panel.tunnels())[0]) if keys else {}
-    for key in keys:
-        try:
-            uuid = validators.uuid(key["uuid"])
-            node = validators.node_name(key["node"], "node")
-            if (uuid, node) not in ends:
-                raise FieldError("uuid", uuid, "The panel has no such tunnel that ends at %s and is in order." % node)
-            kind, known = ends[uuid, node]
-            public = validators.public_half(key["public"], "public", kind)
-        except FieldError as error:
-            rejected.append(refusal(key, error))
-            continue
-        if public != known:
-            news.append({"uuid": uuid, "node": node, "public": public})
-            before.append({"uuid": uuid, "node": node, "public": known})
-    updated = len(news)
-    if news and not module.check_mode:
-        updated, refused = panel.post_keys(news)
-        rejected += refused
-    for one in rejected:
-        module.warn("Not published for %s: %s" % (one["node"], one["detail"]))
-    diff = {"before": {"keys": before}, "after": {"keys": news}}
-    return {"changed": updated > 0, "updated": updated, "published": news, "rejected": rejected, "diff": diff}
-
-
-def main():
-    key = {
-        "uuid": {"type": "str", "required": True},
-        "node": {"type": "str", "required": True},
-        "public": {"type": "dict", "required": True},
-    }
-    run(
-        work,
-        {
-            "results": {"type": "dict"},
-            "nodes": {"type": "dict"},
-            "keys": {"type": "list", "elements": "dict", "options": key, "no_log": False},
-        },
-        required_one_of=[("results", "keys")],
-        mutually_exclusive=[("results", "keys")],
-    )
-
-
-if __name__ == "__main__":
-    main()

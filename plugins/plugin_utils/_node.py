@@ -6,21 +6,23 @@
 
 from __future__ import annotations
 
-import json
 import os
+from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import plain
+
 
 class NodeAction(ActionBase):
-    """Resolves ``config_dir`` by the controller's environment, refuses invalid views, and runs the module."""
+    """Takes ``config_dir`` from the controller's environment, refuses views that aren't a list, and runs the module."""
 
     _supports_check_mode = True
     _supports_diff = True
     TAKES_VIEWS = True
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result."""
         super().run(tmp, task_vars)
         name = "marzban.tunnels." + self._task.action.rpartition(".")[2]
@@ -28,14 +30,16 @@ class NodeAction(ActionBase):
         given["config_dir"] = given.get("config_dir") or os.environ.get("TUNNEL_CONFIG_DIR") or None
         if self.TAKES_VIEWS:
             given["views"] = self._views(given)
-        self._given = given
-        return self._execute_module(module_name=name, module_args=self.prepare(given, task_vars), task_vars=task_vars)
+        arguments = self.prepare(given, task_vars)
+        result: dict[str, Any] = self._execute_module(module_name=name, module_args=arguments, task_vars=task_vars)
+        return result
 
-    def prepare(self, given, task_vars):
+    def prepare(self, given: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """What the module gets instead of ``given``, its arguments."""
         return given
 
-    def _views(self, given):
+    @staticmethod
+    def _views(given: dict[str, Any]) -> list[Any]:
         views = given.get("views")
         if not isinstance(views, (list, tuple)):
             raise AnsibleActionFail(
@@ -43,7 +47,5 @@ class NodeAction(ActionBase):
                 "Nothing was changed: without views nothing is known, and that removes nothing."
                 % ("not given or null" if views is None else "a %s" % type(views).__name__)
             )
-        try:
-            return json.loads(json.dumps(views))  # plain values, without Ansible's own marks on them
-        except (TypeError, ValueError) as error:
-            raise AnsibleActionFail("views: they contain something that is not JSON: %s." % error) from error
+        checked: list[Any] = plain(views)
+        return checked

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -52,3 +53,19 @@ def test_two_nodes_of_one_name_are_one_host():
     assert problems == [
         "Node 'de-1' (id 3) is left out: name: 'de-1' can't be used. Two nodes have it: rename one on the panel."
     ]
+
+
+@pytest.mark.parametrize("name", ["tunnel_views", "tunnel_publish", "tunnel_report", "tunnel_round"])
+def test_an_action_on_the_controller_takes_what_its_module_documents(name):
+    place = "ansible_collections.marzban.tunnels.plugins"
+    documented = yaml.safe_load(importlib.import_module(f"{place}.modules.{name}").DOCUMENTATION)["options"]
+    spec = importlib.import_module(f"{place}.action.{name}").ActionModule.SPEC
+
+    def compare(options, documented):
+        assert set(options) == set(documented)
+        for option, told in options.items():
+            for key, default in (("type", "str"), ("default", None), ("choices", None), ("required", False)):
+                assert told.get(key, default) == documented[option].get(key, default), (option, key)
+            compare(told.get("options", {}), documented[option].get("suboptions", {}))
+
+    compare(spec, documented)

@@ -9,16 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import publishing, reports, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import table as model_table
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import health, reconcile, tunnel
-from ansible_collections.marzban.tunnels.plugins.modules import (
-    tunnel_apply,
-    tunnel_health,
-    tunnel_publish,
-    tunnel_report,
-    tunnel_views,
-)
+from ansible_collections.marzban.tunnels.plugins.modules import tunnel_apply, tunnel_health
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 
 UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
@@ -51,7 +46,7 @@ answers = rubbish | st.fixed_dictionaries({"tunnels": tunnels, "orphans": rubbis
 
 @given(answers)
 def test_rubbish_is_not_published_and_stops_nobody(bad):
-    keys, rejected = tunnel_publish.offered({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
+    keys, rejected = publishing.offered({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
     assert keys[-1] == {key: GOOD[key] for key in ("uuid", "node", "public")}
     assert {key["node"] for key in keys[:-1]} <= {"fi-1"}, "a host speaks for its own node only"
     for one in rejected:
@@ -63,9 +58,9 @@ def test_rubbish_is_not_published_and_stops_nobody(bad):
 @pytest.mark.parametrize("bad", [5, [], "x", {"tunnels": 5}, {"tunnels": {}}, {"tunnels": "x"}, {"tunnels": [5]}])
 def test_what_is_no_answer_is_told(bad):
     results = {"bad": bad, "good": {"tunnels": [GOOD], "orphans": [ORPHAN]}}
-    _keys, rejected = tunnel_publish.offered(results, NODES)
+    _keys, rejected = publishing.offered(results, NODES)
     assert [one["node"] for one in rejected] == ["fi-1"]
-    checked, problems = tunnel_report.checked_results(results, NODES)
+    checked, problems = reports.checked_results(results, NODES)
     assert len(problems) == 1
     assert problems[0].startswith("bad: ")
     assert [one["uuid"] for one in checked["good"]["tunnels"] + checked["good"]["orphans"]] == [UUID, UUID]
@@ -73,8 +68,8 @@ def test_what_is_no_answer_is_told(bad):
 
 @pytest.mark.parametrize("bad", [None, {}, {"tunnels": None, "orphans": None}, {"msg": "skipped"}])
 def test_a_host_that_has_nothing_to_say_is_no_problem(bad):
-    assert tunnel_publish.offered({"bad": bad}, NODES) == ([], [])
-    assert tunnel_report.checked_results({"bad": bad}, NODES) == ({"bad": {"tunnels": [], "orphans": []}}, [])
+    assert publishing.offered({"bad": bad}, NODES) == ([], [])
+    assert reports.checked_results({"bad": bad}, NODES) == ({"bad": {"tunnels": [], "orphans": []}}, [])
 
 
 @pytest.mark.parametrize(
@@ -89,28 +84,28 @@ def test_a_host_that_has_nothing_to_say_is_no_problem(bad):
     ],
 )
 def test_each_part_that_can_not_be_used_is_named(bad, said):
-    _checked, problems = tunnel_report.checked_results({"bad": bad}, NODES)
+    _checked, problems = reports.checked_results({"bad": bad}, NODES)
     assert len(problems) == 1
     assert problems[0].startswith(said)
 
 
 @given(answers)
 def test_rubbish_spoils_no_table(bad):
-    checked, problems = tunnel_report.checked_results({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
+    checked, problems = reports.checked_results({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
     table, found = model_table.report(checked, nodes=NODES)
     assert [one["uuid"] for one in checked["good"]["tunnels"]] == [UUID]
     assert any("de-fi" in line for line in table)
     assert all(line.isprintable() for line in table + problems + found)
-    assert {one["node"] for one in tunnel_report.reports_of({"bad": checked["bad"]})} <= {"fi-1"}
+    assert {one["node"] for one in reports.reports_of({"bad": checked["bad"]})} <= {"fi-1"}
 
 
 @given(rubbish)
 def test_rubbish_among_orphans_and_keys_stops_nobody(bad):
-    found, _problems = tunnel_views.orphans_of({"bad": bad, "good": [ORPHAN]})
+    found, _problems = _panel_steps.orphans_of({"bad": bad, "good": [ORPHAN]})
     assert found["good"] == [(5, UUID)]
     record = {"uuid": UUID, "type": "wireguard", "ends": {"source": {"node": "de-1", "public": None}}}
     published = {"bad": bad, "good": [{"uuid": UUID, "public": {"public_key": KEY}}]}
-    (merged,), _problems = tunnel_views.publish([record], published, NODES)
+    (merged,), _problems = _panel_steps.with_published([record], published, NODES)
     assert merged["ends"]["source"]["public"] == {"public_key": KEY}
 
 

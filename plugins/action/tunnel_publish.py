@@ -1,0 +1,49 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Gives the panel the public halves that it lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import publishing
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
+
+
+class ActionModule(ControllerAction):
+    """tunnel_publish"""
+
+    SPEC = {
+        "results": {"type": "dict"},
+        "nodes": {"type": "dict"},
+        "keys": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "uuid": {"type": "str", "required": True},
+                "node": {"type": "str", "required": True},
+                "public": {"type": "dict", "required": True},
+            },
+            "no_log": False,
+        },
+    }
+    RULES = {"required_one_of": [("results", "keys")], "mutually_exclusive": [("results", "keys")]}
+
+    def work(self) -> dict[str, Any]:
+        """``updated``, ``published``, ``rejected`` and the diff."""
+        given = self.options
+        if given["keys"] is not None:
+            keys, rejected = given["keys"], []
+        else:
+            keys, rejected = publishing.offered(given["results"], given["nodes"])
+        done = _panel_steps.publish(self.panel(), keys, rejected, self.check_mode, self.warn)
+        return {
+            "changed": done.updated > 0,
+            "updated": done.updated,
+            "published": done.keys,
+            "rejected": done.rejected,
+            "diff": {"before": {"keys": done.before}, "after": {"keys": done.keys}},
+        }

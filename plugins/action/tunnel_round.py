@@ -1,0 +1,135 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Begins a run, and decides after each of its rounds what comes next: once for all hosts, on the controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
+
+
+class ActionModule(ControllerAction):
+    """tunnel_round"""
+
+    SPEC = {
+        "answers": {"type": "str"},
+        "previous": {"type": "str", "default": "tunnels_round"},
+        "records": {"type": "raw"},
+        "list_name": {"type": "str", "default": "local"},
+        "post_quantum": {"type": "str", "choices": ["auto", "require", "off"], "default": "auto"},
+        "wait": {"type": "int", "default": 15},
+    }
+
+    def work(self) -> dict[str, Any]:
+        """The result: what comes next (``step``, ``parts``), and what the round after it has to know."""
+        if self.options["answers"] is None:
+            return self._begin()
+        before = self.variables.get(self.options["previous"]) or {}
+        self.nodes_of = before["nodes"]
+        self.views, self.broken = before["views"], before["broken"]
+        self.place, self.list_digest = before["panel"], before["list_digest"]
+        self.progress = rounds.Progress.load(before["progress"])
+        self._hear(before)
+        return self._decide()
+
+    def _begin(self) -> dict[str, Any]:
+        self.nodes_of, self.answers = self.nodes(), {}
+        self.progress = rounds.Progress.load(None)
+        self._read({}, {})
+        parts = {host: {"views": its, "remove": [], "paired": []} for host, its in self.views.items()}
+        return self._next("apply", parts)
+
+    def _hear(self, before: dict[str, Any]) -> None:
+        """Takes what the hosts have answered in the round that has just ended."""
+        told = self.answers_of(self.options["answers"])
+        self.answers = {host: answer for host, answer in before["answers"].items() if host in self.batch}
+        if before["step"] == "wait":
+            told = {host: rounds.merge_health(self.answers[host], seen) for host, seen in told.items()}
+        self.answers.update(told)
+        self.entries = rounds.entries_of(self.answers, self.nodes_of)
+        if before["step"] != "wait":
+            self.progress = rounds.note(self.progress, self.entries, told)
+
+    def _decide(self) -> dict[str, Any]:
+        missing = {
+            host: {"packages": answer.get("packages") or [], "manager": answer.get("package_manager")}
+            for host, answer in self.answers.items()
+            if answer.get("packages")
+        }
+        if missing and not self.progress.installed:
+            self.progress = self.progress._replace(installed=True)
+            return self._next("install", missing)
+        parts = self._exchange()
+        if parts:
+            return self._next("apply", parts)
+        unsettled = rounds.unsettled(self.entries, self.progress)
+        if unsettled and not self.progress.waited and not self.check_mode:
+            self.progress = self.progress._replace(waited=True)
+            parts = {
+                host: {"views": [view for view in self.views[host] if view["uuid"] in uuids]}
+                for host, uuids in unsettled.items()
+            }
+            return self._next("wait", parts)
+        return self._end()
+
+    def _exchange(self) -> dict[str, dict[str, Any]]:
+        """Publishes what is new, reads again, and answers what the hosts have to apply of it."""
+        keys = rounds.unpublished(self.entries, self.progress)
+        pairs = rounds.paired(self.entries)
+        orphans = {host: found for host, found in self._listed("orphans").items() if found}
+        first = self.progress.rounds == 0
+        if self.progress.rounds >= rounds.PUBLISH_ROUNDS or not (keys or pairs or (first and orphans)):
+            return {}
+        panel = self.source().panel
+        if keys and panel:
+            done = _panel_steps.publish(panel, keys, [], self.check_mode, self.warn)
+            self.result["changed"] = done.updated > 0
+            self.result["diff"] = {"before": {"keys": done.before}, "after": {"keys": done.keys}}
+        self.progress = self.progress._replace(
+            published=self.progress.published + keys, rounds=self.progress.rounds + 1
+        )
+        earlier = self.views
+        gone = self._read(orphans, self._listed("tunnels"))
+        return {
+            host: part for host, part in rounds.parts(earlier, self.views, gone, pairs).items() if host in self.answers
+        }
+
+    def _end(self) -> dict[str, Any]:
+        """The last round reports: it is the one that an unchanged run has anyway."""
+        by_hand = self.source().panel is None
+        result = self._next("done", {})
+        result.update(self.report(self.answers, self.nodes_of, self.lost, self.broken, {}, post=not by_hand))
+        return result
+
+    def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:
+        """Reads the records of this moment, and answers which of ``orphans`` are gone for certain."""
+        read = _panel_steps.read(self.source(), self.nodes_of, orphans, published, self.warn)
+        self.place, self.views, self.broken, self.list_digest = read.panel, read.views, read.broken, read.list_digest
+        return read.gone
+
+    def _listed(self, key: str) -> dict[str, list[Any]]:
+        return {host: rounds.listed(answer, key) for host, answer in self.answers.items()}
+
+    def _next(self, step: str, parts: dict[str, Any]) -> dict[str, Any]:
+        entries = rounds.entries_of(self.answers, self.nodes_of)
+        done = step == "done"
+        return {
+            "step": step,
+            "parts": parts,
+            "panel": self.place,
+            "views": self.views,
+            "broken": self.broken,
+            "list_digest": self.list_digest,
+            "nodes": self.nodes_of,
+            "answers": self.answers,
+            "progress": self.progress.dump(),
+            "failures": rounds.failures(self.answers, entries, self.progress, self.broken, self.nodes_of)
+            if done
+            else {},
+            "without_traffic": rounds.without_traffic(entries, self.views, self.options["wait"]) if done else {},
+        }

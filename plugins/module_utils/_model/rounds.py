@@ -1,0 +1,260 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run does next, decided once for all its hosts out of what they have answered. Pure.
+
+A run is a number of rounds. In each one, some hosts do something (apply, or wait for traffic), and then this decides.
+A run that finds nothing to do is one round.
+
+Nothing that a host answers is trusted: an entry counts only for the host's own node, and one that can't be read is
+left to the report, which says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, NamedTuple
+
+from .._errors import FieldError
+from . import answers, validators, views
+from .types import Public, View
+
+#: Rounds in which public halves are published: keys are made, handed over, and switched to.
+PUBLISH_ROUNDS = 3
+
+Answers = Dict[str, Dict[str, Any]]  # host → its newest answer, unchecked
+
+
+class Entry(NamedTuple):
+    """One end, as far as decisions need it."""
+
+    host: str
+    uuid: str
+    node: str
+    role: str | None
+    status: str | None
+    refused: bool
+    waiting: bool
+    needs_peer: bool
+    public: Public | None  # only where the panel lacks it
+    changed: bool
+    new_key: bool
+    error: str | None
+
+
+class Progress(NamedTuple):
+    """What a run has done so far; it is carried from round to round as plain JSON."""
+
+    published: List[Dict[str, Any]]  # public halves that the panel was given, with uuid and node
+    rounds: int  # in which something was published
+    changed: Dict[str, List[str]]  # host → uuids of the tunnels that were changed
+    new_keys: Dict[str, List[str]]  # host → uuids of those whose key was made
+    failed: Dict[str, List[str]]  # host → what could not be removed
+    installed: bool
+    waited: bool
+
+    @classmethod
+    def load(cls, raw: dict[str, Any] | None) -> Progress:
+        """The one in the result of the round before, or that of a run that begins."""
+        return cls(**raw) if raw else cls([], 0, {}, {}, {}, False, False)
+
+    def dump(self) -> dict[str, Any]:
+        """For the next round."""
+        return dict(self._asdict())
+
+
+def entry_of(host: str, node: str, raw: Any) -> Entry | None:
+    """The entry in what ``host`` said of one tunnel, or None where it can't be used."""
+    try:
+        validators.mapping(raw, "tunnel")
+        uuid = validators.uuid(raw.get("uuid"))
+    except FieldError:
+        return None
+    if raw.get("node") != node:
+        return None
+    changes = raw.get("changes") if isinstance(raw.get("changes"), list) else []
+    return Entry(
+        host=host,
+        uuid=uuid,
+        node=node,
+        role=raw.get("role") if raw.get("role") in validators.ROLES else None,
+        status=raw.get("status") if raw.get("status") in validators.STATUSES else None,
+        refused=bool(raw.get("refused")),
+        waiting=bool(raw.get("waiting_for")),
+        needs_peer=bool(raw.get("needs_peer", raw.get("hand"))),
+        public=raw.get("public") if raw.get("publish") and isinstance(raw.get("public"), dict) else None,
+        changed=bool(changes),
+        new_key="key made" in changes,
+        error=answers.words(raw.get("error")),
+    )
+
+
+def entries_of(told: Answers, nodes: dict[str, str]) -> list[Entry]:
+    """The entries of all hosts. ``nodes``: ``{host: node name}``."""
+    found = []
+    for host, answer in told.items():
+        for raw in listed(answer, "tunnels"):
+            entry = entry_of(host, nodes[host], raw)
+            if entry:
+                found.append(entry)
+    return found
+
+
+def listed(answer: Any, key: str) -> list[Any]:
+    """A list of a host's answer; empty where it has something else there, which the report names."""
+    try:
+        return answers.entries(answer, key)
+    except FieldError:
+        return []
+
+
+def merge_health(answer: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+    """``answer`` of tunnel_apply with the status and the measurements that tunnel_health has just seen."""
+
+    def uuid_of(entry: Any) -> str | None:
+        uuid = entry.get("uuid") if isinstance(entry, dict) else None
+        return uuid if isinstance(uuid, str) else None
+
+    newer = {uuid_of(entry): entry for entry in listed(seen, "tunnels") if uuid_of(entry)}
+    merged = [
+        {**entry, **newer[uuid_of(entry)]} if uuid_of(entry) in newer else entry for entry in listed(answer, "tunnels")
+    ]
+    return {**answer, "tunnels": merged}
+
+
+def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progress:
+    """``progress`` with what the hosts of ``told`` did in the round that has just ended."""
+    changed, new_keys = dict(progress.changed), dict(progress.new_keys)
+    for entry in entries:
+        if entry.host in told:
+            for kept, happened in ((changed, entry.changed), (new_keys, entry.new_key)):
+                if happened and entry.uuid not in kept.get(entry.host, []):
+                    kept[entry.host] = [*kept.get(entry.host, []), entry.uuid]
+    failed = dict(progress.failed)
+    for host, answer in told.items():
+        errors = [
+            answers.words(item["error"])
+            for item in listed(answer, "removed")
+            if isinstance(item, dict) and item.get("error")
+        ]
+        if errors:
+            failed[host] = [*failed.get(host, []), *(error for error in errors if error)]
+    return progress._replace(changed=changed, new_keys=new_keys, failed=failed)
+
+
+def unpublished(entries: Iterable[Entry], progress: Progress) -> list[dict[str, Any]]:
+    """The public halves that the records lack and that this run has not published yet."""
+    keys = [{"uuid": entry.uuid, "node": entry.node, "public": entry.public} for entry in entries if entry.public]
+    return [key for key in keys if key not in progress.published]
+
+
+def paired(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """``{host: uuids}`` of the tunnels whose ends have to do something together, where both were applied."""
+    entries = list(entries)
+    roles: dict[str, set[str | None]] = {}
+    for entry in entries:
+        roles.setdefault(entry.uuid, set()).add(entry.role)
+    needed = {entry.uuid for entry in entries if entry.needs_peer and {"source", "target"} <= roles[entry.uuid]}
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.uuid in needed:
+            found.setdefault(entry.host, []).append(entry.uuid)
+    return found
+
+
+def parts(
+    before: dict[str, list[View]],
+    now: dict[str, list[View]],
+    removable: dict[str, list[str]],
+    pairs: dict[str, list[str]],
+) -> dict[str, dict[str, Any]]:
+    """``{host: what it has to apply}`` for the hosts to which something is new."""
+    found = {}
+    for host, its in now.items():
+        part = {"views": its, "remove": removable.get(host) or [], "paired": pairs.get(host) or []}
+        if its != before.get(host) or part["remove"] or part["paired"]:
+            found[host] = part
+    return found
+
+
+def joined(entries: Iterable[Entry]) -> dict[str, set[str]]:
+    """``{uuid: nodes}``: where this run has applied an end of a tunnel."""
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        if not entry.refused and not entry.waiting:
+            found.setdefault(entry.uuid, set()).add(entry.node)
+    return found
+
+
+def silent(entries: Iterable[Entry]) -> list[Entry]:
+    """The ends that should carry traffic, and through which no ping was answered."""
+    return [
+        entry
+        for entry in entries
+        if entry.status in ("connecting", "error") and not entry.refused and not entry.waiting
+    ]
+
+
+def unsettled(entries: Iterable[Entry], progress: Progress) -> dict[str, list[str]]:
+    """``{host: uuids}`` of the tunnels that may come up by themselves within seconds: new ones, and changed ones.
+
+    Where the key was made in this run and the other end was not applied, that end can't know it: waiting is in vain.
+    """
+    entries = list(entries)
+    ends = joined(entries)
+    found: dict[str, list[str]] = {}
+    for entry in silent(entries):
+        if entry.status == "error" and entry.uuid not in progress.changed.get(entry.host, []):
+            continue
+        if entry.uuid in progress.new_keys.get(entry.host, []) and not ends.get(entry.uuid, set()) - {entry.node}:
+            continue
+        found.setdefault(entry.host, []).append(entry.uuid)
+    return found
+
+
+def failures(
+    told: Answers, entries: Iterable[Entry], progress: Progress, broken: Iterable[Any], nodes: dict[str, str]
+) -> dict[str, list[str]]:
+    """``{host: sentences}``: what could not be done there."""
+    found: dict[str, list[str]] = {}
+    for host, answer in told.items():
+        sentences = ["%s: %s" % (host, answers.words(text)) for text in listed(answer, "unavailable")]
+        sentences += [entry.error or "refused" for entry in entries if entry.host == host and entry.refused]
+        sentences += progress.failed.get(host, [])
+        sentences += [record["error"] for record in broken if nodes[host] in record["nodes"]]
+        if sentences:
+            found[host] = list(dict.fromkeys(sentences))
+    return found
+
+
+def without_traffic(entries: Iterable[Entry], read: dict[str, list[View]], wait: int) -> dict[str, list[str]]:
+    """``{host: sentences}`` about the tunnels that have both ends in this run and carry no traffic.
+
+    Where the other end was not in this run, a tunnel may still come up later; one that is an error has had its time.
+    """
+    entries = list(entries)
+    ends = joined(entries)
+    seen = {(host, view["uuid"]): view for host, its in read.items() for view in its}
+    found: dict[str, list[str]] = {}
+    for entry in silent(entries):
+        view = seen.get((entry.host, entry.uuid))
+        if entry.status == "error":
+            sentence = entry.error or "no traffic"
+        elif view and ends.get(entry.uuid, set()) - {entry.node}:
+            sentence = _no_answer(view, wait)
+        else:
+            continue
+        found.setdefault(entry.host, []).append(sentence)
+    return found
+
+
+def _no_answer(view: View, wait: int) -> str:
+    local, peer = view["local"], view["peer"]
+    return (
+        "tunnel %s on %s: both ends were applied, and within %d s no ping to %s came back through %s: "
+        "is %s %d open at %s (%s), and %d at %s (%s)?"
+        % (
+            *(views.title(view), local["node"], wait, peer["node"], view["interface"], view["transport"].upper()),
+            *(peer["port"], peer["endpoint"], peer["node"], local["port"], local["endpoint"], local["node"]),
+        )
+    )

@@ -1,0 +1,150 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Actions that are done on the controller, once for all hosts of a play: no module is sent anywhere.
+
+Their files in plugins/modules hold the documentation. The panel's options are those of doc_fragments/panel.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import panel_argument_spec
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
+
+NODE = "marzban_node"  # the variable in which the inventory plugin tells a host its node
+
+
+class ControllerAction(ActionBase):
+    """An action with ``SPEC`` (its options, less the panel's) and ``work()``, which answers the result."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_diff = True
+    SPEC: dict[str, Any] = {}
+    RULES: dict[str, Any] = {}  # such as required_one_of
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The result; an Error of ours fails the task with its text, and with what is in ``self.result`` by then."""
+        self.result: dict[str, Any] = dict(super().run(tmp, task_vars) or {}, changed=False)
+        self.variables = task_vars or {}
+        self._source: _panel_steps.Source | None = None
+        self.options = self._options()
+        try:
+            self.result.update(self.work())
+        except Error as error:
+            self.result.update(failed=True, msg=str(error))
+        if not self._task.diff:
+            self.result.pop("diff", None)
+        return self.result
+
+    def work(self) -> dict[str, Any]:
+        """What the result holds. Raises Error."""
+        raise NotImplementedError
+
+    @property
+    def check_mode(self) -> bool:
+        """Whether nothing may be changed."""
+        return bool(self._task.check_mode)
+
+    def warn(self, text: str) -> None:
+        """Shows the operator a warning."""
+        self.result.setdefault("warnings", []).append(text)
+
+    def panel(self) -> Panel:
+        """The Panel of the options. Nothing is asked yet."""
+        return Panel(warn=self.warn, **{name: self.options[name] for name in panel_argument_spec()})
+
+    def source(self) -> _panel_steps.Source:
+        """Where the records come from: the option ``records``, else the panel. One Panel for the whole action."""
+        if self._source is None:
+            listed = self.options["records"]
+            by_hand = listed is not None and listed != ""  # before core 2.19 a template can't answer null
+            panel = None if by_hand else self.panel()
+            self._source = _panel_steps.Source(panel, listed, self.options["list_name"], self.options["post_quantum"])
+        return self._source
+
+    def report(
+        self,
+        results: dict[str, Any],
+        nodes: dict[str, str] | None,
+        lost: list[str],
+        broken: list[Any],
+        columns: dict[str, Any],
+        post: bool,
+    ) -> dict[str, Any]:
+        """What tunnel_report answers. Prints the table: a callback would fold or escape its lines."""
+        panel = self.panel() if post and not self.check_mode else None
+        told = _panel_steps.report(panel, results, nodes, lost, broken, columns)
+        self._display.display("\n%s\n" % "\n".join(told.table + ["! %s" % problem for problem in told.problems]))
+        answer = dict(told._asdict())
+        error = answer.pop("error")
+        if error:
+            answer.update(failed=True, msg="The panel was not told: %s" % error)
+        return answer
+
+    def _options(self) -> dict[str, Any]:
+        """The checked options. The task's own ``environment`` counts before that of this process, as for a module."""
+        spec = dict(panel_argument_spec(), **self.SPEC)
+        environment = dict(os.environ)
+        for variables in self._task.environment or []:
+            if isinstance(variables, dict):
+                environment.update({str(name): str(value) for name, value in variables.items()})
+        given = dict(self._task.args)
+        for name, option in spec.items():
+            for variable in (option.pop("fallback", None) or (None, []))[1]:
+                if given.get(name) is None and environment.get(variable):
+                    given[name] = environment[variable]
+        checked = ArgumentSpecValidator(spec, **self.RULES).validate(given)
+        if checked.error_messages:
+            raise AnsibleActionFail("; ".join(checked.error_messages))
+        return plain(checked.validated_parameters)
+
+    # The hosts of the play
+
+    @property
+    def batch(self) -> list[str]:
+        """The hosts of this batch (``serial``) that did not fail and could be reached so far."""
+        return list(self.variables["ansible_play_batch"])
+
+    @property
+    def lost(self) -> list[str]:
+        """The hosts of the play that failed or could not be reached."""
+        going = set(self.variables["ansible_play_hosts"])
+        return [host for host in self.variables["ansible_play_hosts_all"] if host not in going]
+
+    def of_hosts(self, name: str, hosts: list[str]) -> dict[str, Any]:
+        """``{host: value}`` of a variable that was registered, or comes from the inventory; it is not templated."""
+        hostvars = self.variables["hostvars"]
+        found = ((host, hostvars.raw_get(host).get(name)) for host in hosts)
+        return {host: plain(value) for host, value in found if value is not None}
+
+    def answers_of(self, name: str) -> dict[str, Any]:
+        """``{host: answer}`` of the hosts of this batch that have registered one under ``name``."""
+        found = self.of_hosts(name, self.batch)
+        return {host: told for host, told in found.items() if isinstance(told, dict) and "tunnels" in told}
+
+    def nodes(self) -> dict[str, str]:
+        """``{host: name of its node}`` of all hosts of the play; of one that comes from no panel, its own name."""
+        hosts = list(self.variables["ansible_play_hosts_all"])
+        known = self.of_hosts(NODE, hosts)
+        named = {host: node.get("name") for host, node in known.items() if isinstance(node, dict)}
+        return {host: str(named.get(host) or host) for host in hosts}
+
+
+def plain(value: Any) -> Any:
+    """``value`` as plain JSON has it, without Ansible's own marks on texts. Raises AnsibleActionFail."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise AnsibleActionFail("The variables hold something that JSON can't: %s." % error) from error

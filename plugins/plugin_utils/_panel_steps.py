@@ -1,0 +1,231 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run does with the panel, once for all its hosts: read the records, publish public halves, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError, printable
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
+    handwritten,
+    publishing,
+    records,
+    reports,
+    table,
+    validators,
+    views,
+)
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+
+Orphans = Dict[str, List[Tuple[int, str]]]
+
+
+class Source(NamedTuple):
+    """Where the records of a run are from: a panel, or a hand-written list of the name ``list_name``."""
+
+    panel: Panel | None
+    listed: list[Any] | None
+    list_name: str
+    post_quantum: str
+
+
+class Read(NamedTuple):
+    """The records of one moment, as the hosts of a run see them. ``gone``: {host: uuids deleted for certain}."""
+
+    panel: str
+    views: dict[str, list[Any]]
+    gone: dict[str, list[str]]
+    broken: list[Any]
+    list_digest: str | None
+
+
+# Reading
+
+
+def read(
+    source: Source,
+    nodes: dict[str, str],
+    orphans: dict[str, Any],
+    published: dict[str, Any],
+    warn: Callable[[str], None],
+) -> Read:
+    """``nodes``: {host: node name}. ``orphans``, ``published``: what the hosts told of, which can be anything."""
+    found, problems = orphans_of(orphans)
+    digest = None
+    if source.panel is None:
+        place = handwritten.panel_id(source.list_name)
+        good, broken = handwritten.from_list(source.listed, source.list_name)
+        good, more = with_published(good, published, nodes)
+        problems += more
+        digest = digest_of(source.listed)
+    else:
+        good, broken = records.parse_all(source.panel.tunnels())
+        place = source.panel.id
+    for problem in problems:
+        warn("Left out: %s" % problem)
+    seen = views.views(good, nodes, place, source.post_quantum)
+    names: list[set[Any]] = []  # of the panel's nodes, asked for once, and only where they are needed
+
+    def known(node: str) -> bool:
+        if not names:
+            assert source.panel
+            names.append({entry.get("name") for entry in source.panel.nodes()})
+        return node in names[0]
+
+    gone = {}
+    for host, its in found.items():
+        node = nodes.get(host, host)
+        # What is in the host's view is not an orphan, whatever the host says.
+        wanted = {view["uuid"] for view in seen.get(host, [])}
+        gone[host] = [
+            uuid
+            for number, uuid in its
+            if uuid not in wanted
+            and (is_gone(source.panel, number, uuid, node, known) if source.panel else is_out(good, broken, uuid, node))
+        ]
+    return Read(place, seen, gone, broken, digest)
+
+
+def orphans_of(listed: dict[str, Any]) -> tuple[Orphans, list[str]]:
+    """``({host: [(id, uuid)]}, problems)``. A node may be compromised: it spoils its own part only."""
+    checked: Orphans = {}
+    problems = []
+    for host, orphans in listed.items():
+        field = "orphans[%s]" % host
+        checked[host] = []
+        for orphan in orphans if isinstance(orphans, list) else [orphans]:
+            try:
+                validators.mapping(orphan, field)
+                number = validators.integer(orphan.get("id"), field + ".id", 1, records.MAX_ID)
+                checked[host].append((number, validators.uuid(orphan.get("uuid"), field + ".uuid")))
+            except FieldError as error:
+                problems.append(str(error))
+    return checked, problems
+
+
+def with_published(good: list[Any], published: dict[str, Any], nodes: dict[str, str]) -> tuple[list[Any], list[str]]:
+    """``(records, problems)`` with the public halves that the hosts made, each host by itself for the same reason."""
+    problems = []
+    for host, keys in published.items():
+        try:
+            good = views.publish(good, {host: keys}, nodes)
+        except FieldError as error:
+            problems.append(str(error))
+    return good, problems
+
+
+def digest_of(listed: Any) -> str:
+    """Of a hand-written list: two hosts have the same one, or a run would take the tunnels of the one off the other."""
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def is_gone(panel: Panel, number: int, uuid: str, node: str, known: Callable[[str], bool]) -> bool:
+    """Whether the panel says that this tunnel is not there, or does not end at ``node``. In doubt it is not gone."""
+    try:
+        raw = panel.tunnel(number)
+    except PanelError as error:
+        if error.kind == "not_found":
+            return True
+        raise
+    if raw.get("uuid") != uuid:
+        # Its id belongs to another tunnel now: that is a "not found" too, if the answer is sane.
+        try:
+            return bool(validators.uuid(raw.get("uuid")) != uuid)
+        except FieldError:
+            return False
+    try:
+        elsewhere = views.role_of(records.parse(raw), node) is None
+    except FieldError:
+        return False
+    # Where the panel knows no node of this name, the node got another one, and its tunnels are still its own.
+    return elsewhere and known(node)
+
+
+def is_out(good: list[Any], broken: list[Any], uuid: str, node: str) -> bool:
+    """The same for a hand-written list. An empty one, or one that holds a tunnel without a name, proves nothing."""
+    if not good or any(record["uuid"] is None or record["uuid"] == uuid for record in broken):
+        return False
+    return all(record["uuid"] != uuid or views.role_of(record, node) is None for record in good)
+
+
+# Publishing
+
+
+class Published(NamedTuple):
+    """What the panel was told: how many it took, those sent, what they replace, and what was not taken."""
+
+    updated: int
+    keys: list[Any]
+    before: list[Any]
+    rejected: list[Any]
+
+
+def publish(panel: Panel, keys: list[Any], rejected: list[Any], check: bool, warn: Callable[[str], None]) -> Published:
+    """Gives the panel those of ``keys`` (``{"uuid", "node", "public"}``, unchecked) that it lacks."""
+    news, before = [], []
+    ends = publishing.ends_of(records.parse_all(panel.tunnels())[0]) if keys else {}
+    for key in keys:
+        try:
+            uuid = validators.uuid(key["uuid"])
+            node = validators.node_name(key["node"], "node")
+            if (uuid, node) not in ends:
+                raise FieldError("uuid", uuid, "The panel has no such tunnel that ends at %s and is in order." % node)
+            kind, known = ends[uuid, node]
+            public = validators.public_half(key["public"], "public", kind)
+        except FieldError as error:
+            rejected.append(publishing.refusal(key, error))
+            continue
+        if public != known:
+            news.append({"uuid": uuid, "node": node, "public": public})
+            before.append({"uuid": uuid, "node": node, "public": known})
+    updated = len(news)
+    if news and not check:
+        updated, refused = panel.post_keys(news)
+        rejected += refused
+    for key in rejected:
+        warn("Not published for %s: %s" % (key["node"], key["detail"]))
+    return Published(updated, news, before, rejected)
+
+
+# Reporting
+
+
+class Reported(NamedTuple):
+    """What the operator reads, and what the panel took. ``error``: why the panel could not be told."""
+
+    table: list[str]
+    problems: list[str]
+    reported: int
+    rejected: list[Any]
+    error: Error | None
+
+
+def report(
+    panel: Panel | None,
+    results: dict[str, Any],
+    nodes: dict[str, str] | None,
+    unreachable: list[str],
+    broken: list[Any],
+    columns: dict[str, Any],
+) -> Reported:
+    """Makes the table of ``results`` (``{host: answer}``, unchecked), and tells the panel where there is one."""
+    checked, problems = reports.checked_results(results, nodes)
+    broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in broken]
+    columns = {printable(name, 32): validators.mapping(texts, "columns.%s" % name) for name, texts in columns.items()}
+    lines, found = table.report(checked, unreachable, broken, nodes, columns)
+    problems = found + problems
+    bodies = reports.reports_of(checked)
+    reported, rejected, failure = 0, [], None
+    if panel and bodies:
+        try:
+            reported, rejected = panel.post_status(bodies)
+        except Error as error:
+            failure = error
+    for refused in rejected:
+        problems.append("The panel did not take the report of {node} about {uuid}: {detail}".format(**refused))
+    return Reported(lines, problems, reported, rejected, failure)
