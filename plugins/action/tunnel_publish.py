@@ -18,6 +18,7 @@ class ActionModule(ControllerAction):
 
     SPEC = {
         "results": {"type": "dict"},
+        "answers": {"type": "str"},
         "nodes": {"type": "dict"},
         "keys": {
             "type": "list",
@@ -30,13 +31,19 @@ class ActionModule(ControllerAction):
             "no_log": False,
         },
     }
-    RULES = {"required_one_of": [("results", "keys")], "mutually_exclusive": [("results", "keys")]}
+    RULES = {
+        "required_one_of": [("results", "answers", "keys")],
+        "mutually_exclusive": [("results", "answers", "keys")],
+    }
 
     def work(self) -> dict[str, Any]:
         """``updated``, ``published``, ``rejected`` and the diff."""
         given = self.options
         if given["keys"] is not None:
             keys, rejected = given["keys"], []
+        elif given["answers"] is not None:
+            nodes = self.nodes() if given["nodes"] is None else given["nodes"]
+            keys, rejected = publishing.offered(self.answers_of(given["answers"]), nodes)
         else:
             keys, rejected = publishing.offered(given["results"], given["nodes"])
         done = _panel_steps.publish(self.panel(), keys, rejected, self.check_mode, self.warn)

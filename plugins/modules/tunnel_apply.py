@@ -136,13 +136,10 @@ seealso:
 
 EXAMPLES = r"""
 # What the role marzban.tunnels.tunnels does, without its further rounds: read, apply, publish, report.
-# Hosts are named as on the panel here; the panel's address and login are in the environment.
+# The panel's address and login are in the environment.
 - name: Read the records
   marzban.tunnels.tunnel_views:
-    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts)) }}"
   run_once: true
-  delegate_to: localhost
-  become: false
   register: read
 
 - name: Make each host match them
@@ -154,19 +151,13 @@ EXAMPLES = r"""
 
 - name: Publish the public keys that the hosts made
   marzban.tunnels.tunnel_publish:
-    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts)) }}"
-    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+    answers: applied
   run_once: true
-  delegate_to: localhost
-  become: false
 
 - name: Report
   marzban.tunnels.tunnel_report:
-    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts)) }}"
-    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
+    answers: applied
   run_once: true
-  delegate_to: localhost
-  become: false
 
 # By itself, not after the tasks above.
 - name: Remove everything of this panel from a host

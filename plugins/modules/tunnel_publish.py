@@ -28,8 +28,15 @@ options:
   results:
     description:
       - What M(marzban.tunnels.tunnel_apply) answered on each host, from inventory host to answer.
-      - Only those with C(publish) set are sent.
+      - Published is what has C(publish) set there.
+      - Exactly one of O(results), O(answers) and O(keys) is needed.
     type: dict
+  answers:
+    description:
+      - The name of the variable in which each host of the play has registered its answer, instead of O(results).
+      - O(nodes) is then found out, where it is not given.
+    type: str
+    version_added: 0.2.0
   nodes:
     description:
       - The hosts of O(results) and the names of their nodes, from inventory host to node name; an empty name means
@@ -70,8 +77,7 @@ EXAMPLES = r"""
     url: https://panel.example.com:8000
     username: admin
     password: "{{ vault_marzban_password }}"
-    results: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'applied'))) }}"
-    nodes: {de-1: de-1, fi-1: fi-1}
+    answers: applied
   run_once: true
 """
 
