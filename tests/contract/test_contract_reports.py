@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Contract: public halves and measurements (docs/contract.md). Runs against any panel (see conftest)."""
+"""Contract: public halves and measurements (docs/development/contract.md). Runs against any panel (see conftest)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Contract: the tunnels API (docs/contract.md). Runs against any panel (see conftest)."""
+"""Contract: the tunnels API (docs/development/contract.md). Runs against any panel (see conftest)."""
 
 from __future__ import annotations
 

@@ -241,10 +241,10 @@ def test_the_api_refuses_a_config(world: World, what: str) -> None:
         ("[]", "(got [])"),
         ('"x"', "(got 'x')"),
         ("null", "(got None)"),
-        ('{"mtu": NaN}', "NaN is no JSON"),
+        ('{"mtu": NaN}', "NaN is not JSON"),
         ("{" * 5000, "such as '{}': "),
         ('{"x": "' + "y" * 65536 + '"}', "these are 65545"),
-        # What is no JSON isn't sent back: nobody has looked for secrets in it.
+        # What is not JSON isn't sent back: nobody has looked for secrets in it.
         ("", "such as '{}': "),
         ("{", "such as '{}': "),
         ("{}{}", "such as '{}': "),

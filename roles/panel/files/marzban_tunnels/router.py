@@ -20,8 +20,8 @@ from marzban_tunnels.service import Tunnels
 
 PANEL_HEADER = "Marzban-Panel-Id"
 API_HEADER = "Marzban-Tunnels-Api"
-# Grows when a client has to know that the panel takes or answers more than before; docs/contract.md says what is in
-# each. A panel that sends no header is of version 1.
+# Grows when a client has to know that the panel takes or answers more than before;
+# docs/development/contract.md says what is in each. A panel that sends no header is of version 1.
 API_VERSION = 2
 NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
 _TEXTS = {

@@ -15,7 +15,9 @@ TunnelType = Literal["wireguard", "openvpn", "ipsec"]
 Status = Literal["active", "inactive", "error", "connecting"]
 Name = Annotated[str, AfterValidator(checks.name), Field(json_schema_extra={"minLength": 1, "maxLength": 128})]
 NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on this panel")]
-Config = Annotated[str, Field(description="A JSON object in a string of at most 64 KiB; see docs/contract.md")]
+Config = Annotated[
+    str, Field(description="A JSON object in a string of at most 64 KiB; see docs/development/contract.md")
+]
 Fingerprint = Annotated[str, AfterValidator(checks.fingerprint), Field(description="A SHA-256: 64 hex digits")]
 Algorithm = Annotated[str, AfterValidator(checks.algorithm)]
 Moment = Annotated[str, Field(description="UTC, without a zone", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?$")]
