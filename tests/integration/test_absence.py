@@ -300,7 +300,7 @@ def test_the_status_of_a_node_changes_nothing(world: World) -> None:
     database.close()
     assert {node["status"] for node in world.api("GET", "/nodes")} == {"disabled", "error"}
     run = world.apply().expect()
-    assert set(run.results("tunnel_views")[0]["views"]) == {"a", "b"}
+    assert set(run.results("tunnel_round")[0]["views"]) == {"a", "b"}
     assert not run.changed()
     assert picture(world) == before
     expect_all_to_pass(world)

@@ -353,7 +353,7 @@ def test_a_record_past_the_validation_is_told(past: tuple[Run, dict[str, dict[st
     run, records = past
     _statement, value, where = PAST[what]
     value = [] if what == "config" else value  # what the text holds
-    broken = {one["id"]: one for answer in run.results("tunnel_views") for one in answer["broken"]}
+    broken = {one["id"]: one for answer in run.results("tunnel_round") for one in answer["broken"]}
     expect_named(broken[records[what]["id"]]["error"], where, value)
     start = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in repr(value)[:60])
     assert any(line.startswith("! ") and f"{where}: {start}" in line for line in run.text.splitlines()), run.text

@@ -115,7 +115,7 @@ def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
     say(faulty, "/api/tunnels", change)
     run = world.apply("--diff", "-v", inventory=world.static(), env={"MARZBAN_URL": faulty.url, "MARZBAN_RETRIES": "0"})
     assert run.code == 2, run.text  # told at the end, after the others were applied
-    broken = run.results("tunnel_views")[0]["broken"]
+    broken = run.results("tunnel_round")[0]["broken"]
     assert count[0] > 20 * len(STRINGS)
     assert len(broken) == count[0], "all copies are refused: by their string, or as copies of the victim"
     for string in STRINGS.values():

@@ -14,7 +14,7 @@ from tests.support.world import TYPES, Run, World
 
 pytestmark = pytest.mark.lab
 MANY = 51  # a third of each type
-WAITING = ("Wait for the traffic of new tunnels", "Wait until traffic passes", "Keep the newest answer")
+WAITING = ("Wait for the traffic of new tunnels", "Wait until traffic passes", "Keep this host's newest answer")
 # These happen on the controller.
 LOCAL = re.compile(
     r"(ansible\.builtin\.)?(include_\w+|import_\w+|validate_argument_spec|assert|fail|debug|set_fact|meta)"

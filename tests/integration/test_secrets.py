@@ -165,7 +165,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             "ANSIBLE_REMOTE_TMP": str(proof.kept),
         }
         proof.run("apply without pipelining", "apply", **kept)
-        views = proof.runs["apply"].results("tunnel_views")[0]["views"]["a"]
+        views = proof.runs["apply"].results("tunnel_round")[0]["views"]["a"]
         about = [{"uuid": view["uuid"], "panel": view["panel"], "type": view["type"]} for view in views]
         keys = {
             "hosts": "a",
