@@ -144,7 +144,7 @@ def of_another_panel(passed: Answer, request: Request) -> None:
 
 
 def a_page_and_then(rest: Rule) -> Callable[[Faulty], Rule]:
-    """The first page is full, and the second is no page."""
+    """The first page is full, and the second is not a page."""
 
     def make(faulty: Faulty) -> Rule:
         def page(request: Request) -> Answer:

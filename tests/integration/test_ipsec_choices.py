@@ -44,7 +44,7 @@ def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
 
 @pytest.mark.variation
 def test_releases_and_post_quantum(nodes: Directly) -> None:
-    """Each pair of releases; what was negotiated is told by both ends; all choices stand beside each other."""
+    """Each pair of releases; what was negotiated is told by both ends; all choices work side by side."""
     pairs = [
         *(ipsec(nodes, 1, "old", "mid"), ipsec(nodes, 2, "old", "a"), ipsec(nodes, 3, "mid", "a")),
         *(ipsec(nodes, 4), ipsec(nodes, 5, post_quantum="require"), ipsec(nodes, 6, post_quantum="off")),

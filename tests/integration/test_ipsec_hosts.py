@@ -99,7 +99,7 @@ def test_quartet_from_nothing(lab: Lab, tmp_path: Path) -> None:
     assert all(leftovers(played, host) == "" for host in "ab"), "check mode wrote something"
     made = played.apply(views)
     assert all(made[host].tunnel(1)["publish"] and made[host].tunnel(1)["waiting_for"] for host in "ab")
-    assert not played.apply(views)["a"]["changed"], "waiting is no change"
+    assert not played.apply(views)["a"]["changed"], "waiting is not a change"
 
     views = played.views(ipsec(played, 1))
     would, did = played.check(views), played.apply(views)
@@ -265,7 +265,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
 
 @pytest.mark.parametrize("late", ["a", pytest.param("b", marks=pytest.mark.variation)])
 def test_late_peer(nodes: Directly, late: str) -> None:
-    """One end is applied long before the other; then the other is off, for long. Whoever calls, it soon comes up."""
+    """One end is applied long before the other; then the other is off, for long. Either may call: it soon comes up."""
     dials = {1: "both", 2: "source", 3: "target"}
     early = "b" if late == "a" else "a"
 

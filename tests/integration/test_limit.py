@@ -122,7 +122,7 @@ def test_an_inventory_of_yesterday(world: World) -> None:
 
 
 def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> None:
-    """A host that is no node any more keeps what it has until somebody takes it off, and hurts nobody."""
+    """A host that is not a node any more keeps what it has until somebody takes it off, and hurts nobody."""
     snapshot = stored(world)
     nodes = {node["name"]: node["id"] for node in world.api("GET", "/nodes")}
     world.api("DELETE", f"/node/{nodes['c']}")

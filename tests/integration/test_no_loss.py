@@ -26,7 +26,7 @@ def world(make_world: Callable[..., World]) -> World:
     world = make_world(a="bookworm+tunnels", b="trixie+tunnels", c="bookworm+tunnels")
     for tunnel, source, target in STEADY:
         world.tunnel(tunnel, source, target, tunnel_type=tunnel.partition("-")[2])
-    # An address in what is to stand behind b: IPsec's userspace data path wants one.
+    # An address in the networks behind b: IPsec's userspace data path wants one.
     addresses = "; ".join(f"ip address add 192.168.{77 + number}.1/24 dev lan" for number in range(len(TYPES)))
     world.lab.host("b").run(f"ip link add lan type bridge; ip link set lan up; {addresses}")
     world.apply().expect()

@@ -69,7 +69,7 @@ def test_releases_and_post_quantum(nodes: Directly) -> None:
     for host, number in (("a", 2), ("b", 4), ("c", 5)):
         assert nodes.reaches(host, number, 1)
 
-    # A handshake later the same is told, and no process was started anew.
+    # A handshake later the same is told, and no process was restarted.
     running = process(nodes, "b", 4)
     handshakes = "journalctl --no-pager -o cat -u openvpn-server@mz4 | grep -c 'Control Channel'"
     nodes.sh("b", "sed -i '$areneg-sec 5' /etc/openvpn/server/mz4.conf; systemctl restart openvpn-server@mz4")
@@ -113,7 +113,7 @@ def test_ways_to_the_peer(nodes: Directly) -> None:
     mtus = [int(re.findall(r" mtu (\d+)", nodes.sh("a", f"ip link show mz{number}"))[0]) for number in (2, 3, 4)]
     assert mtus == [1424, 1398, 1424]
 
-    # Whoever may not be called calls.
+    # The end that may not be called calls.
     for host in ("a", "b"):
         nodes.lab.host(host).run("nft -f -", input=CLOSED)
         try:

@@ -24,7 +24,7 @@ from tests.support.world import Pings, until
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"
 FIRST = ["conf written", "wrap key derived", "enabled", "started"]
-RECONNECT = 6  # seconds that both ends may take to start anew and find each other, on a machine that does much else
+RECONNECT = 6  # seconds that both ends may take to restart and find each other, on a machine that does much else
 OWNERS = """mode p2p
 tls-{role}
 dh none
@@ -242,7 +242,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
 
 
 def test_late_peer(nodes: Directly) -> None:
-    """One end runs long before the other; then one is off, for long. Whoever calls, by UDP or TCP, it soon comes up."""
+    """One end runs long before the other; then one is off, for long. By UDP or TCP, it soon comes up."""
     kinds = [(transport, dial) for transport in ("udp", "tcp") for dial in ("both", "source", "target")]
     early = {number: "a" if number % 2 else "b" for number in range(1, 2 * len(kinds) + 1)}
 
@@ -328,7 +328,7 @@ def test_certificates_are_renewed(nodes: Directly, days: int) -> None:
     for host in "ab":
         shorten(nodes, host, 1, days + 0.1)
     nodes.publics.clear()
-    nodes.apply(views())  # each end tells of what it has now
+    nodes.apply(views())  # each end reports what it has now
     assert changes() == {host: ["next certificate made", *FIRST] for host in "ab"}
     before = {host: nodes.publics[uuid(1), host] for host in "ab"}
     until("traffic", lambda: nodes.reaches("a", 1, 1), 15)

@@ -51,7 +51,7 @@ def test_one_end_alone_makes_it_and_uses_none(world: World) -> None:
     ciphertext = json.loads(sealed(world, "a"))["sealed"]
     assert ciphertext not in run.text
     assert run.changed("a"), "the first run"
-    assert world.apply("--limit", "a").expect().changes("a") == {}, "what waits for the peer is no change"
+    assert world.apply("--limit", "a").expect().changes("a") == {}, "what waits for the peer is not a change"
 
 
 def test_both_switch_to_it_in_one_run_under_traffic(world: World) -> None:
@@ -81,7 +81,7 @@ def test_what_was_negotiated_is_told_and_only_after_a_handshake(world: World) ->
         found = [one["measured"] for answer in answers for one in answer["tunnels"]]
         return all(one["post_quantum"] and one["key_exchange"] == "X25519 and pre-shared key" for one in found)
 
-    until("both ends tell of a handshake with the key", negotiated)
+    until("both ends report a handshake with the key", negotiated)
     ends = world.tunnels()["one"]["ends"]
     assert [end["measured"]["post_quantum"] for end in ends] == [True, True]
     assert {end["measured"]["data_path"] for end in ends} == {"userspace"}

@@ -199,7 +199,7 @@ def test_the_quartet_from_a_panel(world: World) -> None:
     assert len(world.panel.writes()) == before, "check mode wrote to the panel"
     assert run("--diff").expect().changed() == []
 
-    # The record stays, and so would anything that is no tunnel of this panel.
+    # The record stays, and so would anything that is not a tunnel of this panel.
     run("--diff", wireguard_state="absent").expect()
     assert interfaces(world, "a") == interfaces(world, "b") == []
     assert sorted(world.tunnels()) == ["a-b"]

@@ -3,7 +3,7 @@
 """A Marzban as a process, with the add-on as its role installs it: ``python …/start.py`` in Marzban's folder.
 
 ``source()`` is the unmodified checkout that MARZBAN_SRC names; without one, the stand-in beside this file is run, which
-is none and says so. The checkout's Python is MARZBAN_PYTHON, or a virtual environment of its requirements, made here.
+is not one and says so. The checkout's Python is MARZBAN_PYTHON, or a virtual environment with its requirements.
 """
 
 from __future__ import annotations

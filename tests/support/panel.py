@@ -132,7 +132,7 @@ class Panel:
 
     def writes(self) -> list[str]:
         """The requests so far that could have changed a record, such as ``PUT /api/tunnels/3``.
-        Asking for a token is none."""
+        Asking for a token does not count."""
         return [
             f"{line['method']} {line['path']}"
             for line in self.log_lines()
@@ -185,7 +185,7 @@ class Panel:
         form: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """A bare request; answers status and JSON (text where it is none)."""
+        """A bare request; answers status and JSON (text where it is not JSON)."""
         sent = dict(headers or {})
         data = None
         if form is not None:

@@ -105,7 +105,7 @@ class Searcher:
                 self._needles.setdefault(data, f"{what} ({form})")
 
     def find(self, blob: bytes | str) -> set[str]:
-        """Which secrets stand in ``blob``, and in what form."""
+        """Which secrets are in ``blob``, and in what form."""
         if isinstance(blob, str):
             blob = blob.encode("utf-8", "surrogateescape")
         found = {what for data, what in self._needles.items() if data in blob}

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an operator declares of a tunnel, and what check mode says of it."""
+"""What an operator declares of a tunnel, and what check mode says about it."""
 
 from __future__ import annotations
 

@@ -146,5 +146,7 @@ def test_a_tunnel_that_the_list_left_out_is_told_unless_its_record_is_broken() -
     results = {"host-a": {"tunnels": [], "orphans": [orphan]}}
     _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"})
     assert problems == ["de-fi on de-1: " + model_table.LEFT_ALONE]
-    broken = [{"id": 4, "uuid": orphan["uuid"], "name": "de-fi", "nodes": ["de-1", "fi-1"], "error": "mtu: 1 is none."}]
-    assert model_table.report(results, broken=broken)[1] == ["de-fi: mtu: 1 is none."]
+    broken = [
+        {"id": 4, "uuid": orphan["uuid"], "name": "de-fi", "nodes": ["de-1", "fi-1"], "error": "mtu: 1 is too small."}
+    ]
+    assert model_table.report(results, broken=broken)[1] == ["de-fi: mtu: 1 is too small."]
