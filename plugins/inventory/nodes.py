@@ -99,6 +99,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import reco
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
 
 TEMPLATED = ("url", "username", "password", "token", "ca_path")
 
@@ -174,7 +175,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def _ask(self, options):
         more = {name: self.get_option(name) for name in ("validate_certs", "timeout", "retries")}
-        panel = Panel(warn=self.display.warning, **options, **more)
+        panel = Panel(warn=self.display.warning, tokens=TOKENS, **options, **more)
         nodes = panel.nodes()
         try:
             tunnels = panel.tunnels()

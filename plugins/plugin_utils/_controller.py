@@ -20,6 +20,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import panel_argument_spec
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 
 NODE = "marzban_node"  # the variable in which the inventory plugin tells a host its node
@@ -63,7 +64,7 @@ class ControllerAction(ActionBase):
 
     def panel(self) -> Panel:
         """The Panel of the options. Nothing is asked yet."""
-        return Panel(warn=self.warn, **{name: self.options[name] for name in panel_argument_spec()})
+        return Panel(warn=self.warn, tokens=TOKENS, **{name: self.options[name] for name in panel_argument_spec()})
 
     def source(self) -> _panel_steps.Source:
         """Where the records come from: the option ``records``, else the panel. One Panel for the whole action."""

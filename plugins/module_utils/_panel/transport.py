@@ -63,10 +63,16 @@ def is_loopback(host):
         return host == "localhost" or host.endswith(".localhost")
 
 
+#: Tokens by (url, username, password). The inventory plugin logs in, in Ansible's own process; the actions on the
+#: controller are forks of it, and need no login of their own. Nothing of it is written anywhere.
+TOKENS: dict = {}
+
+
 class Transport:
     """A session with one panel, logged in when first needed. Every failure is a PanelError that says what to do.
 
-    ``warn`` is called with sentences for the operator; ``timeout`` is in seconds.
+    ``warn`` is called with sentences for the operator; ``timeout`` is in seconds. ``tokens``: where tokens are kept for
+    the next session of this process, such as TOKENS.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Transport:
         timeout=10,
         retries=3,
         warn=lambda text: None,
+        tokens=None,
     ):
         if requests is None:
             raise Error("The Python library requests is missing: install it for %s." % sys.executable)
@@ -93,7 +100,8 @@ class Transport:
         self.api = None  # the version of its tunnels API (see api.py), known from then on as well
         self._warn = warn
         self._login: tuple = (username, password) if username and password else ()
-        self._token = token
+        self._tokens = {} if tokens is None else tokens
+        self._token = token or self._tokens.get((self.url, *self._login), "")
         self._logged_in = False
         self._timeout = validators.integer(timeout, "timeout", 1, 600)
         self._retries = validators.integer(retries, "retries", 0, 10)
@@ -159,7 +167,7 @@ class Transport:
         token = answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not TOKEN.match(token):
             raise self.bad("POST", TOKEN_PATH, "without a token")
-        self._token = token
+        self._token = self._tokens[(self.url, username, password)] = token
         self._logged_in = True
 
     def _send(self, method, path, again, headers, **more):
