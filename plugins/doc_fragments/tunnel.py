@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    # What one tunnel is declared by, in M(marzban.tunnels.tunnel)
+    # The options that declare one tunnel, in M(marzban.tunnels.tunnel)
     DOCUMENTATION = r"""
 options:
   name:
@@ -23,7 +23,7 @@ options:
     description: Name or id of the other node, as in O(source).
     type: str
   type:
-    description: The protocol. A new tunnel is V(wireguard) unless this says otherwise.
+    description: The protocol. The default for a new tunnel is V(wireguard).
     type: str
     choices: [wireguard, openvpn, ipsec]
   config:

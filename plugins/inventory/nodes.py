@@ -11,8 +11,8 @@ version_added: 0.1.0
 description:
   - Makes a host of each node of the panel, named after the node, with its address as C(ansible_host).
   - The name of the inventory file ends in C(marzban.yml) or C(marzban.yaml).
-  - A node that can't be a host (a broken name or address, a name that Ansible takes for the controller, a group or
-    another host) is left out with a warning that names it.
+  - A node that can't be a host (its name or address is not valid, or Ansible uses the name for the controller, a group
+    or another host) is left out with a warning that names it.
   - Groups are C(marzban_nodes), C(marzban_status_connected) and so on for each status, and C(marzban_type_wireguard)
     and so on for hosts where a tunnel of that type ends.
   - The nodes of a panel without the tunnels API are hosts as well.
@@ -87,6 +87,7 @@ cache_timeout: 600
 import fnmatch
 import hashlib
 import os
+from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
@@ -98,18 +99,20 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import node
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import TYPES, Node, Raw, View
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
 
 TEMPLATED = ("url", "username", "password", "token", "ca_path")
 
 
-def hosts_of(raws, tunnels, panel_id):
+def hosts_of(raws: list[Raw], tunnels: list[Raw], panel_id: str) -> tuple[list[dict[str, Any]], list[str]]:
     """``(hosts, problems)`` out of the panel's nodes and tunnels: plain dicts for the cache, and sentences.
 
-    A host is ``{"node": {…}, "tunnels": [VIEW…]}``.
+    A host is ``{"node": Node, "tunnels": [View…]}``.
     """
-    nodes, problems = {}, []
+    nodes: dict[str, Node] = {}
+    problems = []
     for raw in raws:
         try:
             node = model_nodes.checked(raw)
@@ -123,7 +126,7 @@ def hosts_of(raws, tunnels, panel_id):
     return [{"node": node, "tunnels": views[name]} for name, node in nodes.items()], problems
 
 
-def _bare(text):
+def _bare(text: str) -> str:
     # A checked name without marks: core before 2.19 would list a host as {"__ansible_unsafe": …}, and str() keeps them.
     return str.__str__(text)
 
@@ -131,10 +134,10 @@ def _bare(text):
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     NAME = "marzban.tunnels.nodes"
 
-    def verify_file(self, path):
-        return super().verify_file(path) and path.endswith(("marzban.yml", "marzban.yaml"))
+    def verify_file(self, path: str) -> bool:
+        return bool(super().verify_file(path)) and path.endswith(("marzban.yml", "marzban.yaml"))
 
-    def parse(self, inventory, loader, path, cache=True):
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         super().parse(inventory, loader, path, cache)
         self.templar.available_variables = self._vars
         config = self._read_config_data(path)
@@ -150,7 +153,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         except Error as error:
             raise AnsibleError("%s: %s" % (self.NAME, error)) from error
 
-    def _option(self, name, config):
+    def _option(self, name: str, config: dict[str, Any]) -> Any:
         value = self.get_option(name)
         if value is None or name not in config:
             return value  # a value of the environment is not a template: a password may hold any characters
@@ -162,18 +165,18 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     # The panel and the cache
 
-    def _cached(self, path, options, cache):
-        """What ``_ask`` answers, from the cache when it is wanted and warm."""
+    def _cached(self, path: str, options: dict[str, Any], cache: bool) -> Any:
+        """What ``_ask`` returns, from the cache if it may be used and has it."""
         if not self.get_option("cache"):
             return self._ask(options)
-        place = "%s %s" % (self.get_cache_key(path), options["url"])
-        key = "marzban_nodes_" + hashlib.sha256(place.encode("utf-8")).hexdigest()[:16]
+        source = "%s %s" % (self.get_cache_key(path), options["url"])
+        key = "marzban_nodes_" + hashlib.sha256(source.encode("utf-8")).hexdigest()[:16]
         if cache and key in self._cache:
             return self._cache[key]
         self._cache[key] = found = self._ask(options)
         return found
 
-    def _ask(self, options):
+    def _ask(self, options: dict[str, Any]) -> dict[str, Any]:
         more = {name: self.get_option(name) for name in ("validate_certs", "timeout", "retries")}
         panel = Panel(warn=self.display.warning, tokens=TOKENS, **options, **more)
         nodes = panel.nodes()
@@ -189,17 +192,17 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     # Hosts
 
-    def _is_asked_for(self, node):
+    def _is_asked_for(self, node: Node) -> bool:
         statuses, patterns = self.get_option("statuses"), self.get_option("name_patterns")
         return (not statuses or node["status"] in statuses) and (
             not patterns or any(fnmatch.fnmatchcase(node["name"], pattern) for pattern in patterns)
         )
 
-    def _populate(self, hosts):
+    def _populate(self, hosts: list[dict[str, Any]]) -> None:
         self.inventory.add_group("marzban_nodes")
         for status in validators.NODE_STATUSES:
             self.inventory.add_group("marzban_status_" + status)
-        for kind in validators.TYPES:
+        for kind in TYPES:
             self.inventory.add_group("marzban_type_" + kind)
         names = {}
         for host in hosts:
@@ -213,7 +216,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 if name in names:
                     raise FieldError("hostname", name, "The node %s has it already." % shown(names[name]))
                 if name in self.inventory.groups:
-                    raise FieldError("hostname", name, "A group is called so: rename one of them.")
+                    raise FieldError("hostname", name, "A group has this name: rename one of them.")
             except FieldError as error:
                 self.display.warning("Node %s is left out: %s" % (shown(node["name"]), error))
                 continue
@@ -222,10 +225,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for name in names:
             if name in self.inventory.groups:
                 # By keyed_groups, after the host was made.
-                self.display.warning("Node %s is left out: a group is called so." % shown(names[name]))
+                self.display.warning("Node %s is left out: a group has this name." % shown(names[name]))
                 self.inventory.remove_host(self.inventory.get_host(name))
 
-    def _hostname(self, variables):
+    def _hostname(self, variables: dict[str, Any]) -> str:
         template = self.get_option("hostname")
         if not template:
             return _bare(variables["marzban_node"]["name"])
@@ -238,7 +241,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             raise FieldError("hostname", template, "The template fails: %s" % error) from None
         return _bare(validators.node_name(name, "hostname"))
 
-    def _add(self, name, node, tunnels, variables):
+    def _add(self, name: str, node: Node, tunnels: list[View], variables: dict[str, Any]) -> None:
         self.inventory.add_host(name, group="marzban_nodes")
         if node["status"]:
             self.inventory.add_host(name, group="marzban_status_" + node["status"])

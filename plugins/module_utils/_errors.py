@@ -7,10 +7,12 @@ And how a module ends: with one of them, or with its result."""
 
 from __future__ import annotations
 
+from typing import Any, Callable
+
 SHOWN = 80  # characters of a value that an error shows
 
 
-def shown(value, limit=SHOWN):
+def shown(value: object, limit: int = SHOWN) -> str:
     """``value`` as one short printable line, escaped like a Python literal: no control or bidi character survives."""
     try:
         text = repr(value)
@@ -20,7 +22,7 @@ def shown(value, limit=SHOWN):
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def printable(text, limit=500):
+def printable(text: str, limit: int = 500) -> str:
     """Foreign free text (an error message of the panel) as one bounded line without control or bidi characters."""
     line = " ".join(str(text[: limit * 4]).split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
@@ -32,10 +34,11 @@ class Error(Exception):
 
 
 class FieldError(Error):
-    """A value that can't be used. ``hint`` is a sentence that says what to write instead."""
+    """A value that can't be used, or one that is missing (None). ``hint``: a sentence that says what to write."""
 
-    def __init__(self, field, value, hint):
-        super().__init__("%s: %s can't be used. %s" % (field, shown(value), hint))
+    def __init__(self, field: str, value: object, hint: str) -> None:
+        problem = "%s is required." % field if value is None else "%s: %s can't be used." % (field, shown(value))
+        super().__init__("%s %s" % (problem, hint))
         self.field = field
         self.value = value
         self.hint = hint
@@ -46,8 +49,8 @@ class PanelError(Error):
 
     HINTS = {
         "unreachable": "Check url, and that the panel runs and can be reached from here.",
-        "tls": "Give ca_path (the file with the panel's CA certificate), or a url with the name that is in the "
-        "certificate. validate_certs: false is for a lab only.",
+        "tls": "Give ca_path (the file with the panel's CA certificate), or a url with the name in the certificate. "
+        "validate_certs: false is for a lab only.",
         "login": "Check username and password, or ask for a new token: tokens expire.",
         "forbidden": "Use a sudo admin of the panel.",
         "not_found": "It may have been deleted in the meantime: run again.",
@@ -62,14 +65,17 @@ class PanelError(Error):
         "bad_answer": "Check that url is the panel's own address (not its dashboard's), and look into the panel's log.",
     }
 
-    def __init__(self, kind, seen, status=None):
+    def __init__(self, kind: str, seen: str, status: int | None = None) -> None:
         super().__init__("%s %s" % (seen if seen.endswith((".", "!", "?")) else seen + ".", self.HINTS[kind]))
         self.kind = kind
         self.status = status
 
 
-def finish(module, work):
-    """Ends the module with what ``work(module)`` returns, less a diff nobody asked for, or with its Error's text."""
+def finish(module: Any, work: Callable[[Any], dict[str, Any]]) -> None:
+    """Ends the AnsibleModule with what ``work(module)`` returns, or with the text of its Error.
+
+    A ``diff`` in the result is left out unless the task asked for it.
+    """
     try:
         result = work(module)
     except Error as error:

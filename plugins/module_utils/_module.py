@@ -2,41 +2,20 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the modules that speak to the panel have in common: their options, and how they end."""
+"""How every module of this collection runs. Those that speak to the panel add ``_panel_module``."""
 
 from __future__ import annotations
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
+from typing import Any, Callable
+
+from ansible.module_utils.basic import AnsibleModule
 
 from ._errors import finish
-from ._panel.client import Panel
 
 
-def panel_argument_spec():
-    """The options of plugins/doc_fragments/panel.py."""
+def run(work: Callable[[AnsibleModule], dict[str, Any]], argument_spec: dict[str, Any], **more: Any) -> None:
+    """Runs ``work(module)``, which returns the result; an Error of ours fails the module with its text.
 
-    def option(name, **spec):
-        return dict(spec, fallback=(env_fallback, ["MARZBAN_" + name.upper()]))
-
-    return {
-        "url": option("url", type="str"),
-        "username": option("username", type="str"),
-        "password": option("password", type="str", no_log=True),
-        "token": option("token", type="str", no_log=True),
-        "ca_path": option("ca_path", type="path"),
-        "validate_certs": option("validate_certs", type="bool", default=True),
-        "timeout": option("timeout", type="int", default=10),
-        "retries": option("retries", type="int", default=3),
-    }
-
-
-def open_panel(module):
-    """The Panel of the module's options. Nothing is asked yet."""
-    options = {name: module.params[name] for name in panel_argument_spec()}
-    return Panel(warn=module.warn, **options)
-
-
-def run(work, argument_spec, **more):
-    """Runs ``work(module)``, which returns the result; an Error of ours fails the module with its text."""
-    module = AnsibleModule(argument_spec=dict(panel_argument_spec(), **argument_spec), supports_check_mode=True, **more)
-    finish(module, work)
+    ``more``: further arguments of AnsibleModule.
+    """
+    finish(AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **more), work)

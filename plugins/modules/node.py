@@ -36,10 +36,10 @@ options:
     choices: [present, absent]
     default: present
   new_name:
-    description: The new name of the node. Nothing changes when it has that name already.
+    description: The new name of the node. Nothing changes when the node has this name already.
     type: str
   address:
-    description: Host name or IP address of the node. Needed to create it.
+    description: Host name or IP address of the node. Required to create it.
     type: str
   port:
     description: Port of the node's service. A new node gets the panel's default, 62050.
@@ -85,15 +85,15 @@ node:
   returned: when O(state=present)
   type: dict
   contains:
-    id: {description: "The panel's number of the node. Null in check mode for one that would be created.", type: int}
+    id: {description: "The panel's id of the node. Null in check mode for a node that would be created.", type: int}
     name: {description: Its name., type: str}
     address: {description: Where the panel reaches it., type: str}
     port: {description: Port of its service., type: int}
     api_port: {description: Port of its Xray API., type: int}
     status: {description: "V(connected), V(connecting), V(error) or V(disabled).", type: str}
-    usage_coefficient: {description: What traffic through it counts., type: float}
+    usage_coefficient: {description: The factor by which traffic through it counts., type: float}
     xray_version: {description: "The version of its Xray, or null.", type: str}
-    message: {description: "What the panel has to say about it, or null.", type: str}
+    message: {description: "The panel's message about it, or null.", type: str}
   sample:
     id: 1
     name: de-1
@@ -106,13 +106,20 @@ node:
     message: null
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import nodes, records, validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Raw
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
 
-def find(raws, name, new_name):
-    """``(node or None, name that it is to have)``. Raises FieldError where the new name is another node's."""
+def find(raws: list[Raw], name: str, new_name: str | None) -> tuple[Raw | None, str]:
+    """``(node or None, its name after this call)``. Raises FieldError where the new name is another node's."""
     by_name = {raw["name"]: raw for raw in raws if isinstance(raw.get("name"), str)}
     if new_name is None or new_name == name:
         return by_name.get(name), name
@@ -124,8 +131,8 @@ def find(raws, name, new_name):
     return by_name.get(name) or by_name[new_name], new_name
 
 
-def change(module, panel, raw, want):
-    """Brings the node ``raw`` to what is wanted; answers ``(changed, node)``."""
+def change(module: AnsibleModule, panel: Panel, raw: Raw, want: Raw) -> tuple[bool, Raw]:
+    """Makes the node ``raw`` what is wanted; answers ``(changed, node)``."""
     status = module.params["status"]
     body = nodes.difference(want, raw)
     was_disabled = raw.get("status") == "disabled"
@@ -139,10 +146,10 @@ def change(module, panel, raw, want):
     return True, panel.update_node(validators.integer(raw.get("id"), "id", 1, records.MAX_ID), body)
 
 
-def create(module, panel, want):
+def create(module: AnsibleModule, panel: Panel, want: Raw) -> Raw:
     """The new node. What the panel does not take at creation is sent afterwards."""
     if "address" not in want:
-        raise FieldError("address", None, "The node is not there yet: give its address to create it.")
+        raise FieldError("address", None, "The node does not exist yet: give its address to create it.")
     if module.check_mode:
         node = dict(nodes.DEFAULTS, status="connecting")
         node.update(want)
@@ -152,10 +159,10 @@ def create(module, panel, want):
     return change(module, panel, node, want)[1]
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     options = module.params
     panel = open_panel(module)
-    want = nodes.wanted(options)
+    want = nodes.from_options(options)
     raw, name = find(panel.nodes(), options["name"], options["new_name"])
     before = nodes.declared(raw) if raw else {}
     if options["state"] == "absent":
@@ -172,10 +179,11 @@ def work(module):
     }
 
 
-def main():
+def main() -> None:
     run(
         work,
         {
+            **panel_argument_spec(),
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "new_name": {"type": "str"},

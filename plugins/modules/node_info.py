@@ -43,20 +43,20 @@ EXAMPLES = r"""
 
 RETURN = r"""
 nodes:
-  description: The nodes, in the panel's order. Empty when nothing fits.
+  description: The nodes, in the panel's order. Empty where no node matches.
   returned: success
   type: list
   elements: dict
   contains:
-    id: {description: "The panel's number of the node, which another node may get when this one is deleted.", type: int}
+    id: {description: "The panel's id of the node. After it is deleted, another node may get this id.", type: int}
     name: {description: Its name., type: str}
     address: {description: Where the panel reaches it., type: str}
     port: {description: Port of its service., type: int}
     api_port: {description: Port of its Xray API., type: int}
     status: {description: "V(connected), V(connecting), V(error) or V(disabled).", type: str}
-    usage_coefficient: {description: What traffic through it counts., type: float}
+    usage_coefficient: {description: The factor by which traffic through it counts., type: float}
     xray_version: {description: "The version of its Xray, or null.", type: str}
-    message: {description: "What the panel has to say about it, or null.", type: str}
+    message: {description: "The panel's message about it, or null.", type: str}
   sample:
     - id: 1
       name: de-1
@@ -69,18 +69,23 @@ nodes:
       message: null
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import nodes as model_nodes
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     name = module.params["name"]
     nodes = [model_nodes.info(raw) for raw in open_panel(module).nodes() if name is None or raw.get("name") == name]
     return {"changed": False, "nodes": nodes}
 
 
-def main():
-    run(work, {"name": {"type": "str"}})
+def main() -> None:
+    run(work, dict(panel_argument_spec(), name={"type": "str"}))
 
 
 if __name__ == "__main__":

@@ -75,20 +75,20 @@ tunnel:
   description:
     - The record as it is now (in check mode, as it would be).
     - What the panel chooses is not known in check mode. So C(id) and C(uuid) of a new tunnel are null, and C(ends) is
-      empty where the panel would choose new ones.
+      empty where the panel would choose them anew.
   returned: when O(state=present)
   type: dict
   contains:
-    id: {description: "The panel's number of the tunnel, never used again.", type: int}
+    id: {description: "The panel's id of the tunnel. It is never used again.", type: int}
     uuid: {description: The tunnel's UUID., type: str}
     name: {description: "Its name, or null.", type: str}
     type: {description: Its protocol., type: str}
-    active: {description: Whether it is to run., type: bool}
-    version: {description: A number that grows with each change of the record., type: int}
-    status: {description: "V(active), V(inactive), V(error) or V(connecting), as the last run found it.", type: str}
+    active: {description: Whether it runs., type: bool}
+    version: {description: An integer that grows with each change of the record., type: int}
+    status: {description: "V(active), V(inactive), V(error) or V(connecting), as last reported.", type: str}
     source: {description: The name of one node., type: str}
     target: {description: The name of the other node., type: str}
-    config: {description: What was chosen for it., type: dict}
+    config: {description: What the operator chose for it., type: dict}
     ends:
       description: The source's end and the target's.
       type: list
@@ -96,8 +96,8 @@ tunnel:
       contains:
         role: {description: V(source) or V(target)., type: str}
         node: {description: The name of its node., type: str}
-        node_id: {description: The panel's number of that node., type: int}
-        endpoint: {description: Host name or IP address where the other end finds it., type: str}
+        node_id: {description: The panel's id of that node., type: int}
+        endpoint: {description: Host name or IP address where the other end reaches it., type: str}
         port: {description: Its port., type: int}
         addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
         interface: {description: Its network interface., type: str}
@@ -109,9 +109,9 @@ tunnel:
             public_key: {description: "Its public key, in base64.", type: str}
             psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
             fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
-            next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
-            accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
-        status: {description: "What it reported last, or null.", type: str}
+            next_fingerprint: {description: Of its next certificate., returned: OpenVPN while it renews, type: str}
+            accepts: {description: Of its peer's newest certificate., returned: OpenVPN with its peer's, type: str}
+        status: {description: "The status that it reported last, or null.", type: str}
         error: {description: "The error that it reported, or null.", type: str}
         measured:
           description: What was measured there last, or null.
@@ -120,16 +120,16 @@ tunnel:
             handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
             rx_bytes: {description: "Bytes received, or null.", type: int}
             tx_bytes: {description: "Bytes sent, or null.", type: int}
-            rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
-            loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
-            cipher: {description: "What encrypts, as negotiated, or null.", type: str}
-            key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
-            post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+            rtt_ms: {description: "Round-trip time of a ping in milliseconds, or null.", type: float}
+            loss_percent: {description: "Percentage of lost pings, or null.", type: float}
+            cipher: {description: "The negotiated cipher, or null.", type: str}
+            key_exchange: {description: "The negotiated key exchange, or null.", type: str}
+            post_quantum: {description: "Whether that resists quantum computers, or null.", type: bool}
             data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
             certificate_days: {description: "Days until its certificate ends, or null.", type: int}
-        age: {description: "Seconds since it reported, or null.", type: float}
+        age: {description: "Seconds since its last report, or null.", type: float}
     error:
-      description: Why the record can't be used, or null. If so, the fields that can't be told are null.
+      description: Why the record can't be used, or null. Fields of such a record that are not valid are null.
       type: str
   sample:
     id: 3
@@ -172,31 +172,37 @@ tunnel:
     error: null
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records, validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
 
-def delete(module, panel):
+def delete(module: AnsibleModule, panel: Panel) -> dict[str, Any]:
     raw = desired.find(panel.tunnels(), module.params["name"])
     if raw and not module.check_mode:
         panel.delete_tunnel(raw["id"], desired.version(raw))
     return {"changed": raw is not None, "diff": {"before": desired.declared(raw) if raw else {}, "after": {}}}
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     options = module.params
     panel = open_panel(module)
     if options["state"] == "absent":
         return delete(module, panel)
     named = any(options[role] is not None for role in validators.ROLES)
     nodes = desired.Nodes(panel.nodes()) if named else None
-    want = desired.wanted(options, nodes)
+    want = desired.from_options(options, nodes)
     raw = desired.find(panel.tunnels(), want["name"])
     before = desired.declared(raw) if raw else {}
     body = desired.body_to_update(want, raw) if raw else desired.body_to_create(want)
     if raw and not body:
         return {"changed": False, "tunnel": records.info(raw), "diff": {"before": before, "after": before}}
-    after = desired.declared(dict(raw or {}, **body), nodes)
+    after = desired.declared({**(raw or {}), **body}, nodes)
     if module.check_mode:
         tunnel = desired.predicted(raw, body, nodes)
     elif raw:
@@ -207,9 +213,9 @@ def work(module):
     return {"changed": True, "tunnel": tunnel, "diff": {"before": before, "after": after}}
 
 
-def main():
+def main() -> None:
     state = {"type": "str", "choices": ["present", "absent"], "default": "present"}
-    run(work, dict(desired.tunnel_argument_spec(), state=state))
+    run(work, {**panel_argument_spec(), **desired.tunnel_argument_spec(), "state": state})
 
 
 if __name__ == "__main__":

@@ -50,21 +50,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tunnels:
-  description: The tunnels, ordered by id. Empty when nothing fits.
+  description: The tunnels, ordered by id. Empty where no tunnel matches.
   returned: success
   type: list
   elements: dict
   contains:
-    id: {description: "The panel's number of the tunnel, never used again.", type: int}
+    id: {description: "The panel's id of the tunnel. It is never used again.", type: int}
     uuid: {description: The tunnel's UUID., type: str}
     name: {description: "Its name, or null.", type: str}
     type: {description: Its protocol., type: str}
-    active: {description: Whether it is to run., type: bool}
-    version: {description: A number that grows with each change of the record., type: int}
-    status: {description: "V(active), V(inactive), V(error) or V(connecting), as the last run found it.", type: str}
+    active: {description: Whether it runs., type: bool}
+    version: {description: An integer that grows with each change of the record., type: int}
+    status: {description: "V(active), V(inactive), V(error) or V(connecting), as last reported.", type: str}
     source: {description: The name of one node., type: str}
     target: {description: The name of the other node., type: str}
-    config: {description: What was chosen for it., type: dict}
+    config: {description: What the operator chose for it., type: dict}
     ends:
       description: The source's end and the target's.
       type: list
@@ -72,8 +72,8 @@ tunnels:
       contains:
         role: {description: V(source) or V(target)., type: str}
         node: {description: The name of its node., type: str}
-        node_id: {description: The panel's number of that node., type: int}
-        endpoint: {description: Host name or IP address where the other end finds it., type: str}
+        node_id: {description: The panel's id of that node., type: int}
+        endpoint: {description: Host name or IP address where the other end reaches it., type: str}
         port: {description: Its port., type: int}
         addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
         interface: {description: Its network interface., type: str}
@@ -85,9 +85,9 @@ tunnels:
             public_key: {description: "Its public key, in base64.", type: str}
             psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
             fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
-            next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
-            accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
-        status: {description: "What it reported last, or null.", type: str}
+            next_fingerprint: {description: Of its next certificate., returned: OpenVPN while it renews, type: str}
+            accepts: {description: Of its peer's newest certificate., returned: OpenVPN with its peer's, type: str}
+        status: {description: "The status that it reported last, or null.", type: str}
         error: {description: "The error that it reported, or null.", type: str}
         measured:
           description: What was measured there last, or null.
@@ -96,16 +96,16 @@ tunnels:
             handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
             rx_bytes: {description: "Bytes received, or null.", type: int}
             tx_bytes: {description: "Bytes sent, or null.", type: int}
-            rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
-            loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
-            cipher: {description: "What encrypts, as negotiated, or null.", type: str}
-            key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
-            post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+            rtt_ms: {description: "Round-trip time of a ping in milliseconds, or null.", type: float}
+            loss_percent: {description: "Percentage of lost pings, or null.", type: float}
+            cipher: {description: "The negotiated cipher, or null.", type: str}
+            key_exchange: {description: "The negotiated key exchange, or null.", type: str}
+            post_quantum: {description: "Whether that resists quantum computers, or null.", type: bool}
             data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
             certificate_days: {description: "Days until its certificate ends, or null.", type: int}
-        age: {description: "Seconds since it reported, or null.", type: float}
+        age: {description: "Seconds since its last report, or null.", type: float}
     error:
-      description: Why the record can't be used, or null. If so, the fields that can't be told are null.
+      description: Why the record can't be used, or null. Fields of such a record that are not valid are null.
       type: str
   sample:
     - id: 3
@@ -150,17 +150,22 @@ panel:
   sample: 9d2f3c1e-4b5a-4c6d-8e7f-0a1b2c3d4e5f
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import records, validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
 
-def work(module):
-    name, number = module.params["name"], module.params["id"]
+def work(module: AnsibleModule) -> dict[str, Any]:
+    name, tunnel_id = module.params["name"], module.params["id"]
     panel = open_panel(module)
-    if number is not None:
+    if tunnel_id is not None:
         try:
-            raws = [panel.tunnel(validators.integer(number, "id", 1, records.MAX_ID))]
+            raws = [panel.tunnel(validators.integer(tunnel_id, "id", 1, records.MAX_ID))]
         except PanelError as error:
             if error.kind != "not_found":
                 raise
@@ -170,8 +175,9 @@ def work(module):
     return {"changed": False, "tunnels": [records.info(raw) for raw in raws], "panel": panel.id}
 
 
-def main():
-    run(work, {"name": {"type": "str"}, "id": {"type": "int"}}, mutually_exclusive=[("name", "id")])
+def main() -> None:
+    spec = dict(panel_argument_spec(), name={"type": "str"}, id={"type": "int"})
+    run(work, spec, mutually_exclusive=[("name", "id")])
 
 
 if __name__ == "__main__":

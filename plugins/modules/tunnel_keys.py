@@ -3,8 +3,6 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Shows and makes the key of one end of a tunnel. The key code is in module_utils/_protocols."""
-
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -28,7 +26,7 @@ options:
     required: true
   panel:
     description:
-      - The id of the panel that the tunnel is from. A folder of another panel is refused.
+      - The id of the tunnel's panel. A folder of another panel is refused.
     type: str
     required: true
   id:
@@ -81,7 +79,7 @@ EXAMPLES = r"""
   check_mode: true
   register: key
 
-- name: Replace a key that was damaged
+- name: Replace a damaged key
   marzban.tunnels.tunnel_keys:
     uuid: 1b4e28ba-2fa1-41d2-883f-0016d3cca427
     panel: 0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81
@@ -94,31 +92,34 @@ uuid:
   type: str
   returned: success
 public:
-  description: The public half, null where it is not known (a broken key, or one that check mode did not make).
+  description: The public half. Null where it is not known (a broken key, or a key that check mode did not make).
   type: dict
   returned: success
   contains:
     public_key: {description: A public key., type: str}
-    psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
+    psk_fingerprint: {description: "Of the pre-shared key (WireGuard, if it has one).", type: str}
     fingerprint: {description: Of the certificate (OpenVPN)., type: str}
-    next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where there is one).", type: str}
+    next_fingerprint: {description: "Of its next certificate (OpenVPN, while it renews).", type: str}
   sample: {"public_key": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="}
 fingerprint:
-  description: What a diff shows of it, null where it is not known.
+  description: The fingerprint of the public half, as a diff shows it. Null where it is not known.
   type: str
   returned: success
   sample: public key SHA256:9b1yZ8Qx0TqfFJm7m0hJ4gVvGfK8sSeQY2lqJ0cVb0k
 valid:
-  description: Whether there is a key now that can be used.
+  description: Whether there is a usable key now.
   type: bool
   returned: success
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import DEFAULT_TYPE, TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import file_diff
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
@@ -126,9 +127,11 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import 
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.registry import PROTOCOLS
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     """The answer. Raises Error."""
     given, check = module.params, module.check_mode
+    if not x25519.HAS_CRYPTOGRAPHY and not check:
+        raise Error(missing_required_lib("cryptography"))
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     protocol = PROTOCOLS[given["type"]](Host(check), folders)
     uuid, panel = validators.uuid(given["uuid"]), validators.uuid(given["panel"], "panel")
@@ -136,41 +139,41 @@ def work(module):
         folders.lock()
         folders.sweep()
     state = folders.own(uuid, panel, given["type"])
-    there, before, broken = True, None, None
+    exists, before, broken = True, None, None
     try:
-        there, before = protocol.load_key(uuid)
+        exists, before = protocol.load_key(uuid)
     except x25519.BrokenKey as error:
         broken = error
         if given["regenerate"] == "fail":
             raise
-    make = not there or given["regenerate"] == "always" or (broken and given["regenerate"] == "if_invalid")
+    make = not exists or given["regenerate"] == "always" or bool(broken and given["regenerate"] == "if_invalid")
     public = None if make else before
     if make and not check:
         if state is None:
             about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"]}
             folders.write_state(dict(about, interface=None, peer=None, applied={}))
         public = protocol.make_key(uuid)
-    shown = [protocol.fingerprint(one) if one else None for one in (before, public)]
-    old = shown[0] or ("a broken key" if broken else None)
-    new = shown[1] or ("a new key" if make else old)
+    old, new = (protocol.fingerprint(half) if half else None for half in (before, public))
+    shown_old = old or ("a broken key" if broken else None)
+    shown_new = new or ("a new key" if make else shown_old)
     return {
-        "changed": bool(make),
+        "changed": make,
         "uuid": uuid,
         "public": public,
-        "fingerprint": shown[1],
-        "valid": bool(make) or broken is None,
-        "diff": [file_diff(protocol.key_path(uuid), *(text and text + "\n" for text in (old, new)))],
+        "fingerprint": new,
+        "valid": make or broken is None,
+        "diff": [file_diff(protocol.key_path(uuid), *(text and text + "\n" for text in (shown_old, shown_new)))],
     }
 
 
-def main():
-    """The module."""
-    module = AnsibleModule(
-        argument_spec={
+def main() -> None:
+    run(
+        work,
+        {
             "uuid": {"type": "str", "required": True},
             "panel": {"type": "str", "required": True},
             "id": {"type": "int"},
-            "type": {"type": "str", "choices": list(TYPES), "default": "wireguard"},
+            "type": {"type": "str", "choices": list(TYPES), "default": DEFAULT_TYPE},
             "regenerate": {
                 "type": "str",
                 "choices": ["never", "fail", "if_invalid", "always"],
@@ -179,11 +182,7 @@ def main():
             },
             "config_dir": {"type": "str"},
         },
-        supports_check_mode=True,
     )
-    if not x25519.HAS_CRYPTOGRAPHY and not module.check_mode:
-        module.fail_json(msg=missing_required_lib("cryptography"))
-    finish(module, work)
 
 
 if __name__ == "__main__":

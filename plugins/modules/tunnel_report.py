@@ -109,7 +109,7 @@ problems:
   type: list
   elements: str
   sample:
-    - "us-1 could not be reached, or failed on the way: what is told of its ends comes from the others."
+    - "us-1 could not be reached, or failed on the way: the table shows what other nodes reported."
 reported:
   description: How many ends the panel took a report for. 0 in check mode and without O(post).
   returned: success, and failure to tell the panel

@@ -37,17 +37,17 @@ options:
         type: str
         required: true
       source:
-        description: Name or id of one node. Needed to create a tunnel.
+        description: Name or id of one node. Required to create a tunnel.
         type: str
       target:
-        description: Name or id of the other node. Needed to create a tunnel.
+        description: Name or id of the other node. Required to create a tunnel.
         type: str
       type:
-        description: The protocol. A new tunnel is V(wireguard) unless this says otherwise.
+        description: The protocol. The default for a new tunnel is V(wireguard).
         type: str
         choices: [wireguard, openvpn, ipsec]
       config:
-        description: What is chosen for the tunnel, as in M(marzban.tunnels.tunnel). It replaces the panel's as a whole.
+        description: What you choose for it, as in M(marzban.tunnels.tunnel). It replaces the panel's as a whole.
         type: dict
       active:
         description: Whether the tunnel is active. A new tunnel is, unless this says otherwise.
@@ -81,7 +81,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tunnels:
-  description: What was done (in check mode, would be) for each of O(tunnels), in that order, then for what was deleted.
+  description: What was done (in check mode, would be done) for each of O(tunnels), then for those that were deleted.
   returned: success, and failure to write one of them
   type: list
   elements: dict
@@ -93,16 +93,16 @@ tunnels:
       description: The record, as M(marzban.tunnels.tunnel) answers it. Null if it was deleted or failed.
       type: dict
       contains:
-        id: {description: "The panel's number of the tunnel, never used again.", type: int}
+        id: {description: "The panel's id of the tunnel. It is never used again.", type: int}
         uuid: {description: The tunnel's UUID., type: str}
         name: {description: "Its name, or null.", type: str}
         type: {description: Its protocol., type: str}
-        active: {description: Whether it is to run., type: bool}
-        version: {description: A number that grows with each change of the record., type: int}
-        status: {description: "V(active), V(inactive), V(error) or V(connecting), as the last run found it.", type: str}
+        active: {description: Whether it runs., type: bool}
+        version: {description: An integer that grows with each change of the record., type: int}
+        status: {description: "V(active), V(inactive), V(error) or V(connecting), as last reported.", type: str}
         source: {description: The name of one node., type: str}
         target: {description: The name of the other node., type: str}
-        config: {description: What was chosen for it., type: dict}
+        config: {description: What the operator chose for it., type: dict}
         ends:
           description: The source's end and the target's.
           type: list
@@ -110,8 +110,8 @@ tunnels:
           contains:
             role: {description: V(source) or V(target)., type: str}
             node: {description: The name of its node., type: str}
-            node_id: {description: The panel's number of that node., type: int}
-            endpoint: {description: Host name or IP address where the other end finds it., type: str}
+            node_id: {description: The panel's id of that node., type: int}
+            endpoint: {description: Host name or IP address where the other end reaches it., type: str}
             port: {description: Its port., type: int}
             addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
             interface: {description: Its network interface., type: str}
@@ -123,9 +123,9 @@ tunnels:
                 public_key: {description: "Its public key, in base64.", type: str}
                 psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
                 fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
-                next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
-                accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
-            status: {description: "What it reported last, or null.", type: str}
+                next_fingerprint: {description: Of its next certificate., returned: OpenVPN while it renews, type: str}
+                accepts: {description: Of its peer's newest certificate., returned: OpenVPN with its peer's, type: str}
+            status: {description: "The status that it reported last, or null.", type: str}
             error: {description: "The error that it reported, or null.", type: str}
             measured:
               description: What was measured there last, or null.
@@ -134,16 +134,16 @@ tunnels:
                 handshake_age: {description: "Seconds since the last handshake, or null.", type: int}
                 rx_bytes: {description: "Bytes received, or null.", type: int}
                 tx_bytes: {description: "Bytes sent, or null.", type: int}
-                rtt_ms: {description: "Milliseconds of a ping's way there and back, or null.", type: float}
-                loss_percent: {description: "Percent of the pings that were lost, or null.", type: float}
-                cipher: {description: "What encrypts, as negotiated, or null.", type: str}
-                key_exchange: {description: "How the session's key was agreed on, or null.", type: str}
-                post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
+                rtt_ms: {description: "Round-trip time of a ping in milliseconds, or null.", type: float}
+                loss_percent: {description: "Percentage of lost pings, or null.", type: float}
+                cipher: {description: "The negotiated cipher, or null.", type: str}
+                key_exchange: {description: "The negotiated key exchange, or null.", type: str}
+                post_quantum: {description: "Whether that resists quantum computers, or null.", type: bool}
                 data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
                 certificate_days: {description: "Days until its certificate ends, or null.", type: int}
-            age: {description: "Seconds since it reported, or null.", type: float}
+            age: {description: "Seconds since its last report, or null.", type: float}
         error:
-          description: Why the record can't be used, or null. If so, the fields that can't be told are null.
+          description: Why the record can't be used, or null. Fields of such a record that are not valid are null.
           type: str
   sample:
     - name: de-fi
@@ -152,22 +152,34 @@ tunnels:
       tunnel: null
 """
 
+from functools import partial
+from typing import Any, Callable, Optional, Tuple
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import open_panel, run
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Raw
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
-# What is about one tunnel only: the others go on.
+# Refusals that concern one tunnel only: the others go on.
 OWN = ("conflict", "outdated", "invalid", "not_found")
 
 
-def plans_of(items, raws, nodes):
-    """``[(wanted, raw or None, body)]``, all checked. Raises FieldError for the first that is wrong."""
-    plans, names = [], set()
+Plan = Tuple[Raw, Optional[Raw], Raw]  # what is desired, what the panel has, and the body to send
+
+
+def plans_of(items: list[Raw], raws: list[Raw], nodes: desired.Nodes) -> list[Plan]:
+    """The plans of all tunnels, checked. Raises FieldError for the first that is wrong."""
+    plans: list[Plan] = []
+    names = set()
     for index, item in enumerate(items):
         field = "tunnels[%d]." % index
-        want = desired.wanted(item, nodes, field)
+        want = desired.from_options(item, nodes, field)
         if want["name"] in names:
-            raise FieldError(field + "name", want["name"], "It stands in the list twice: remove one.")
+            raise FieldError(field + "name", want["name"], "It is in the list twice: remove one.")
         names.add(want["name"])
         raw = desired.find(raws, want["name"])
         body = desired.body_to_update(want, raw, field) if raw else desired.body_to_create(want, field)
@@ -175,17 +187,17 @@ def plans_of(items, raws, nodes):
     return plans
 
 
-def write(panel, raw, body):
-    """Sends one difference; answers the record as it is then."""
+def write(panel: Panel, raw: Raw | None, body: Raw) -> dict[str, Any]:
+    """Sends one difference; returns the record as it is then."""
     sent = desired.to_wire(body)
     answer = panel.update_tunnel(raw["id"], sent, desired.version(raw)) if raw else panel.create_tunnel(sent)
     return records.info(answer)
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     items, purge = module.params["tunnels"], module.params["purge"]
     if purge and not items and not module.params["purge_all"]:
-        raise FieldError("tunnels", items, "With purge this deletes every tunnel: say so with purge_all: true.")
+        raise FieldError("tunnels", items, "With purge this deletes every tunnel: confirm it with purge_all: true.")
     panel = open_panel(module)
     nodes = desired.Nodes(panel.nodes())
     raws = panel.tunnels()
@@ -195,9 +207,10 @@ def work(module):
     for raw in [*going, *(raw for _want, raw, body in plans if raw and body)]:
         desired.version(raw)  # checked before the first write
     diffs = [{"before": desired.declared(raw), "after": {}} for raw in going]
-    done, deleted = {}, []
+    done: dict[str, dict[str, Any]] = {}
+    deleted: list[dict[str, Any]] = []
 
-    def attempt(name, change, action):
+    def attempt(name: str | None, change: str, action: Callable[[], Any]) -> dict[str, Any]:
         try:
             return {"name": name, "change": change, "error": None, "tunnel": None if module.check_mode else action()}
         except PanelError as error:
@@ -205,40 +218,41 @@ def work(module):
                 raise
             return {"name": name, "change": "failed", "error": str(error), "tunnel": None}
 
-    def report():
+    def report() -> list[dict[str, Any]]:
         return [done[want["name"]] for want, _raw, _body in plans if want["name"] in done] + deleted
 
     try:
-        # First what goes, which may hold what the others are to have; then what is there, then what is new.
+        # First deletions, which may free what the others need; then changes, then new tunnels.
         for raw in going:
             name = raw.get("name")
-            deleted.append(attempt(name, "deleted", lambda raw=raw: panel.delete_tunnel(raw["id"], raw["version"])))
-        for want, raw, body in sorted(plans, key=lambda plan: plan[1] is None):
+            deleted.append(attempt(name, "deleted", partial(panel.delete_tunnel, raw["id"], raw["version"])))
+        for want, now, body in sorted(plans, key=lambda plan: plan[1] is None):
             name = want["name"]
-            if raw and not body:
-                done[name] = {"name": name, "change": "unchanged", "error": None, "tunnel": records.info(raw)}
+            if now and not body:
+                done[name] = {"name": name, "change": "unchanged", "error": None, "tunnel": records.info(now)}
                 continue
-            change = "updated" if raw else "created"
-            done[name] = attempt(name, change, lambda raw=raw, body=body: write(panel, raw, body))
-            after = desired.declared(dict(raw or {}, **body), nodes)
-            diffs.append({"before": desired.declared(raw) if raw else {}, "after": after})
+            change = "updated" if now else "created"
+            done[name] = attempt(name, change, partial(write, panel, now, body))
+            after = desired.declared({**(now or {}), **body}, nodes)
+            diffs.append({"before": desired.declared(now) if now else {}, "after": after})
             if module.check_mode:
-                done[name]["tunnel"] = desired.predicted(raw, body, nodes)
+                done[name]["tunnel"] = desired.predicted(now, body, nodes)
     except Error as error:
-        changed = any(one["change"] not in ("unchanged", "failed") for one in report())
+        changed = any(entry["change"] not in ("unchanged", "failed") for entry in report())
         module.fail_json(msg=str(error), changed=changed, tunnels=report())
-    result = {"tunnels": report(), "diff": diffs}
-    result["changed"] = any(one["change"] not in ("unchanged", "failed") for one in result["tunnels"])
-    errors = ["%s: %s" % (one["name"], one["error"]) for one in result["tunnels"] if one["error"]]
+    result: dict[str, Any] = {"tunnels": report(), "diff": diffs}
+    result["changed"] = any(entry["change"] not in ("unchanged", "failed") for entry in result["tunnels"])
+    errors = ["%s: %s" % (entry["name"], entry["error"]) for entry in result["tunnels"] if entry["error"]]
     if errors:
         module.fail_json(msg="%d of %d failed. %s" % (len(errors), len(result["tunnels"]), " ".join(errors)), **result)
     return result
 
 
-def main():
+def main() -> None:
     run(
         work,
         {
+            **panel_argument_spec(),
             "tunnels": {
                 "type": "list",
                 "elements": "dict",

@@ -174,5 +174,5 @@ broken:
       uuid: 2f1c28ba-2fa1-41d2-883f-0016d3cca427
       name: de-us
       nodes: [de-1, us-1]
-      error: "source.port: 99999 can't be used. Give a whole number from 1 to 65535 (without quotes)."
+      error: "source.port: 99999 can't be used. Give an integer from 1 to 65535 (without quotes)."
 """

@@ -18,9 +18,9 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
-from ansible_collections.marzban.tunnels.plugins.module_utils._module import panel_argument_spec
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import panel_argument_spec
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 
 NODE = "marzban_node"  # the variable in which the inventory plugin tells a host its node

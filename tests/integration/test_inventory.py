@@ -217,8 +217,8 @@ def test_a_host_called_like_a_group(world: World, node: Any) -> None:
     found = Inventory(world.command("ansible-inventory", "-i", str(static), "-i", str(path), "--list"))
     assert sorted(found.hosts) == ["fi-1", "us-1"]
     text = " ".join(found.warnings())
-    assert "Node 'de-1' is left out: hostname: 'de-1' can't be used. A group is called so" in text
-    assert "Node 'plain' is left out: a group is called so" in text
+    assert "Node 'de-1' is left out: hostname: 'de-1' can't be used. A group has this name" in text
+    assert "Node 'plain' is left out: a group has this name" in text
 
 
 def test_hosts_of_one_name(world: World) -> None:
@@ -253,7 +253,7 @@ def failure(world: World, config: dict[str, Any] | None = None, **env: str) -> s
 
 def test_failures_say_what_to_do(world: World) -> None:
     assert "url: '' can't be used. Give the panel's address (or set MARZBAN_URL)" in failure(world, MARZBAN_URL="")
-    assert "No login for the panel" in failure(world, MARZBAN_PASSWORD="")
+    assert "A login for the panel is required" in failure(world, MARZBAN_PASSWORD="")
     assert "Incorrect username or password" in failure(world, MARZBAN_PASSWORD="wrong")
     assert "the template of url fails" in failure(world, {"url": "{{ nowhere }}"})
     assert "ca_path" in failure(world, {"ca_path": "not-there.pem"})

@@ -83,7 +83,7 @@ def test_node_refuses_before_it_sends(world: World) -> None:
     errors(
         world,
         "node",
-        ({"name": "nl-1"}, "address: None can't be used. The node is not there yet"),
+        ({"name": "nl-1"}, "address is required. The node does not exist yet"),
         ({**new, "name": "localhost"}, "name: 'localhost' can't be used."),
         ({**new, "name": "marzban_nodes"}, "name: 'marzban_nodes'"),
         ({**new, "name": "a\nb"}, "name: 'a\\nb'"),
@@ -176,7 +176,7 @@ def test_tunnel_refuses_before_it_sends(world: World) -> None:
     errors(
         world,
         "tunnel",
-        ({"name": "de-fi", "source": "de-1"}, "target: None can't be used. The tunnel is not there yet"),
+        ({"name": "de-fi", "source": "de-1"}, "target is required. The tunnel does not exist yet"),
         ({**new, "target": "xx-1"}, "target: 'xx-1' can't be used. The panel has no such node. Its nodes: 'de-1', "),
         ({**new, "target": "DE-1"}, "target: 'DE-1'"),
         ({**new, "target": "de-1"}, "target: 'de-1' can't be used. It is the source too"),
@@ -298,7 +298,7 @@ def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
 
 def test_tunnel_set_does_not_purge_everything_by_mistake(world: World) -> None:
     world.tunnel("de-fi", "de-1", "fi-1")
-    errors(world, "tunnel_set", ({"tunnels": [], "purge": True}, "say so with purge_all: true"))
+    errors(world, "tunnel_set", ({"tunnels": [], "purge": True}, "confirm it with purge_all: true"))
     (kept,) = run(world, [("tunnel_set", {"tunnels": []}, False)])
     assert not kept["changed"]
     number = world.tunnels()["de-fi"]["id"]
@@ -310,8 +310,8 @@ def test_tunnel_set_checks_all_before_the_first_write(world: World) -> None:
     errors(
         world,
         "tunnel_set",
-        ({"tunnels": [*RING, {"name": "x", "source": "de-1"}]}, "tunnels[3].target: None"),
-        ({"tunnels": [*RING, RING[0]]}, "tunnels[3].name: 'de-fi' can't be used. It stands in the list twice"),
+        ({"tunnels": [*RING, {"name": "x", "source": "de-1"}]}, "tunnels[3].target is required. "),
+        ({"tunnels": [*RING, RING[0]]}, "tunnels[3].name: 'de-fi' can't be used. It is in the list twice"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "config": {"dial": 5}}]}, "tunnels[3].config.dial: 5"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "source": "xx"}]}, "tunnels[3].source: 'xx'"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "source": ""}]}, "tunnels[3].source: ''"),

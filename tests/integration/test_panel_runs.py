@@ -287,7 +287,7 @@ def test_tunnel_report(world: World) -> None:
         "fi-us on fi-1: no answer",
         "de-us on de-1: its certificate ends in 3 d: " + table.RENEW % ("de-1", "us-1"),
         "bad: name: 'x\\n'",
-        "us-1 could not be reached, or failed on the way: what is told of its ends comes from the others.",
+        "us-1 could not be reached, or failed on the way: the table shows what other nodes reported.",
     ]
     status = world.api("GET", f"/tunnels/{first['id']}/status")
     assert status["status"] == "active"

@@ -9,25 +9,27 @@ A node may be compromised: it may spoil its own part of a run, and no other.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._errors import FieldError, printable, shown
 from . import validators
 
 
-def entries(answer, key):
-    """The list under ``key`` of a host's answer, empty where it has none. What is in it can be anything.
+def entries(answer: object, key: str) -> list[Any]:
+    """The list under ``key`` of a host's answer, empty where it is missing. Its items can be anything.
 
-    Raises FieldError where the answer or the list is none.
+    Raises FieldError where the answer is not a dict, or what is under ``key`` not a list.
     """
     listed = None if answer is None else validators.mapping(answer, "answer").get(key)
     if listed is None:
         return []
     if not isinstance(listed, list):
-        raise FieldError(key, listed, "It is no list: look at that host, it may be compromised.")
+        raise FieldError(key, listed, "It is not a list: look at that host, it may be compromised.")
     return listed
 
 
-def words(value, limit=500):
-    """Foreign text (or whatever stands in its place) as one bounded harmless line; None stays None."""
+def words(value: object, limit: int = 500) -> str | None:
+    """Foreign text (or whatever is in its place) as one bounded harmless line; None stays None."""
     if value is None:
         return None
     return printable(value, limit) if isinstance(value, str) else shown(value)

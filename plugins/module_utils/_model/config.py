@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any, NoReturn
 
 from .._errors import FieldError
 from . import validators
@@ -16,8 +17,8 @@ LENGTH = 65536  # bytes, as the panel limits it
 DEPTH = 16  # levels
 
 
-def _plain(value, field, depth=0):
-    """Refuses in a config what could not be passed on: deep nesting, infinite numbers, half characters."""
+def _plain(value: object, field: str, depth: int = 0) -> None:
+    """Refuses what could not be passed on in a config: deep nesting, infinite numbers, half characters."""
     if depth > DEPTH:
         raise FieldError(field, value, "It is nested too deep: at most %d levels." % DEPTH)
     if isinstance(value, dict):
@@ -29,7 +30,7 @@ def _plain(value, field, depth=0):
             _plain(item, field, depth + 1)
     elif isinstance(value, str):
         if any("\ud800" <= char <= "\udfff" for char in value):
-            raise FieldError(field, value, "It holds half a character (a lone surrogate): write it anew.")
+            raise FieldError(field, value, "It contains half a character (a lone surrogate): type it again.")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise FieldError(field, value, "Give a finite number.")
@@ -37,14 +38,14 @@ def _plain(value, field, depth=0):
         raise FieldError(field, value, "Give texts, numbers, true, false, null, lists and dictionaries only.")
 
 
-_END_KEYS = {
+_END_KEYS: dict[str, validators.Check[Any]] = {
     "endpoint": validators.endpoint,
     "port": validators.port,
     "interface": validators.interface,
     "addresses": lambda value, field: validators.unique_list(value, field, validators.interface_address, least=1),
     "routes": lambda value, field: validators.unique_list(value, field, validators.route),
 }
-_CONFIG_KEYS = {
+_CONFIG_KEYS: dict[str, validators.Check[Any]] = {
     "mtu": validators.mtu,
     "keepalive": validators.keepalive,
     "dial": lambda value, field: validators.choice(value, field, validators.DIALS),
@@ -53,33 +54,33 @@ _CONFIG_KEYS = {
 }
 
 
-def check(value, field="config"):
-    """A tunnel's config, returned as it is. What is known in it is checked, what isn't is kept; null is not chosen."""
-    validators.mapping(value, field)
-    _plain(value, field)
+def check(value: object, field: str = "config") -> dict[str, Any]:
+    """A tunnel's config, returned as it is. Known keys are checked, others are kept; null means: not chosen."""
+    given = validators.mapping(value, field)
+    _plain(given, field)
     for key, rule in _CONFIG_KEYS.items():
-        if value.get(key) is not None:
-            rule(value[key], "%s.%s" % (field, key))
+        if given.get(key) is not None:
+            rule(given[key], "%s.%s" % (field, key))
     for role in validators.ROLES:
-        if value.get(role) is None:
+        if given.get(role) is None:
             continue
-        end = validators.mapping(value[role], "%s.%s" % (field, role))
+        end = validators.mapping(given[role], "%s.%s" % (field, role))
         for key, rule in _END_KEYS.items():
             if end.get(key) is not None:
                 rule(end[key], "%s.%s.%s" % (field, role, key))
-    return value
+    return given
 
 
-def _no_constant(name):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def parse(text, field="config"):
+def parse(text: object, field: str = "config") -> dict[str, Any]:
     """The dict in the panel's string of JSON, checked. Raises FieldError."""
     if not isinstance(text, str) or len(text.encode("utf-8", "surrogatepass")) > LENGTH:
-        raise FieldError(field, text, "Give a text of at most 64 KiB that holds a JSON object.")
+        raise FieldError(field, text, "Give a text of at most 64 KiB that contains a JSON object.")
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise FieldError(field, text, "It holds no valid JSON object.") from None
+        raise FieldError(field, text, "It is not a valid JSON object.") from None
     return check(value, field)

@@ -4,28 +4,30 @@
 
 """What an operator declares of a tunnel, and how that differs from the panel's record. Pure.
 
-*Wanted* is a dict in the words of the wire (``name``, ``source_node_id``, ``target_node_id``, ``tunnel_type``,
-``config`` as a dict, ``is_active``) that holds what was declared and nothing else: what isn't there is left alone.
+What is desired is a dict in the words of the wire (``name``, ``source_node_id``, ``target_node_id``, ``tunnel_type``,
+``config`` as a dict, ``is_active``) with what was declared and nothing else: what is missing stays as it is.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any, Iterable, Mapping
 
 from .._errors import FieldError, shown
 from . import config, records, validators
+from .types import DEFAULT_TYPE, TYPES, Raw
 
 # Of a tunnel that is created, where nothing was declared
-DEFAULTS = {"tunnel_type": "wireguard", "config": {}, "is_active": True}
+DEFAULTS: Raw = {"tunnel_type": DEFAULT_TYPE, "config": {}, "is_active": True}
 
 
-def tunnel_argument_spec():
+def tunnel_argument_spec() -> dict[str, dict[str, Any]]:
     """The options that declare one tunnel."""
     return {
         "name": {"type": "str", "required": True},
         "source": {"type": "str"},
         "target": {"type": "str"},
-        "type": {"type": "str", "choices": list(validators.TYPES)},
+        "type": {"type": "str", "choices": list(TYPES)},
         "config": {"type": "dict"},
         "active": {"type": "bool"},
     }
@@ -34,30 +36,41 @@ def tunnel_argument_spec():
 class Nodes:
     """The panel's nodes, found by name or id."""
 
-    def __init__(self, raws):
-        self._names = {raw.get("name"): raw.get("id") for raw in raws if isinstance(raw.get("name"), str)}
-        numbers = [(raw.get("id"), raw.get("name")) for raw in raws]
-        self._ids = {str(n): name for n, name in numbers if isinstance(n, int) and not isinstance(n, bool)}
+    def __init__(self, raws: Iterable[Raw]) -> None:
+        self._ids: dict[str, object] = {}  # by name
+        self._names: dict[str, Any] = {}  # by id, as a text
+        for raw in raws:
+            node_id, name = raw.get("id"), raw.get("name")
+            if isinstance(name, str):
+                self._ids[name] = node_id
+            if isinstance(node_id, int) and not isinstance(node_id, bool):
+                self._names[str(node_id)] = name
 
-    def find(self, given, field):
-        """``(id, name)`` of the node ``given`` by its name (case counts) or its id. Raises FieldError."""
-        if given in self._names:
-            return validators.integer(self._names[given], field, 1, records.MAX_ID), given
+    def find(self, given: str, field: str) -> int:
+        """The id of the node ``given`` by its name (case counts) or its id. Raises FieldError."""
         if given in self._ids:
-            return int(given), self._ids[given]
-        names = ", ".join(shown(name) for name in sorted(self._names)[:20]) or "none"
-        raise FieldError(field, given, "The panel has no such node. Its nodes: %s." % names)
+            return validators.integer(self._ids[given], field, 1, records.MAX_ID)
+        if given in self._names:
+            return int(given)
+        names = ", ".join(shown(name) for name in sorted(self._ids)[:20])
+        hint = "Its nodes: %s." % names if names else "It has no nodes yet."
+        raise FieldError(field, given, "The panel has no such node. " + hint)
 
-    def name(self, number):
-        return self._ids.get(str(number))
+    def name(self, node_id: object) -> Any:
+        """The name of the node with this id, unchecked; None if there is no such node."""
+        return self._names.get(str(node_id))
 
 
-def wanted(options, nodes, field=""):
-    """What ``options`` (of ``tunnel_argument_spec``) declare, checked. ``field`` goes before the names in errors."""
-    want = {"name": validators.tunnel_name(options["name"], field + "name")}
+def from_options(options: Mapping[str, Any], nodes: Nodes | None, field: str = "") -> Raw:
+    """What ``options`` (of ``tunnel_argument_spec``) declare, checked. ``field`` goes before the names in errors.
+
+    ``nodes`` may be None where the options name no node.
+    """
+    want: Raw = {"name": validators.tunnel_name(options["name"], field + "name")}
     for role in validators.ROLES:
         if options.get(role) is not None:
-            want[role + "_node_id"] = nodes.find(options[role], field + role)[0]
+            assert nodes is not None
+            want[role + "_node_id"] = nodes.find(options[role], field + role)
     if want.get("source_node_id") is not None and want.get("source_node_id") == want.get("target_node_id"):
         raise FieldError(field + "target", options["target"], "It is the source too: choose two different nodes.")
     if options.get("type") is not None:
@@ -69,42 +82,42 @@ def wanted(options, nodes, field=""):
     return want
 
 
-def find(raws, name):
-    """The panel's tunnel of this name (case counts), or None. Raises FieldError when there are two."""
+def find(raws: Iterable[Raw], name: str) -> Raw | None:
+    """The panel's tunnel of this name (case counts), or None. Raises FieldError when there are several."""
     found = [raw for raw in raws if raw.get("name") == name]
     if len(found) > 1:
-        raise FieldError("name", name, "The panel has %d tunnels of this name: rename one there." % len(found))
+        raise FieldError("name", name, "The panel has %d tunnels of this name: rename them there." % len(found))
     return found[0] if found else None
 
 
-def version(raw):
+def version(raw: Raw) -> int:
     """The version to send with a change of ``raw``."""
-    return validators.integer(raw.get("version"), "version", 0, 2**63 - 1)
+    return validators.version(raw.get("version"))
 
 
-def config_of(raw):
-    """The panel's config as a dict, or as the text that it is where it holds none."""
+def config_of(raw: Raw) -> Any:
+    """The panel's config as a dict; as it is, where it can't be read."""
     try:
         return config.parse(raw.get("config"))
     except FieldError:
         return raw.get("config")
 
 
-def _same(one, other):
+def _same(value: object, other: object) -> bool:
     # As JSON, where 1 is not true.
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    return json.dumps(value, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def body_to_create(want, field=""):
+def body_to_create(want: Raw, field: str = "") -> Raw:
     """The body of the panel's call. Raises FieldError when an end is missing."""
     for role in validators.ROLES:
         if want.get(role + "_node_id") is None:
-            raise FieldError(field + role, None, "The tunnel is not there yet: give the node to create it.")
+            raise FieldError(field + role, None, "The tunnel does not exist yet: give both nodes to create it.")
     return dict(DEFAULTS, **want)
 
 
-def body_to_update(want, raw, field=""):
-    """What differs between ``want`` and the panel's ``raw``: empty when nothing does."""
+def body_to_update(want: Raw, raw: Raw, field: str = "") -> Raw:
+    """What differs between ``want`` and the panel's ``raw``; empty where nothing does."""
     now = dict(raw, config=config_of(raw))
     body = {key: value for key, value in want.items() if not _same(value, now.get(key))}
     merged = dict(now, **body)
@@ -115,12 +128,12 @@ def body_to_update(want, raw, field=""):
     return body
 
 
-def to_wire(body):
+def to_wire(body: Raw) -> Raw:
     """``body`` with its config as the string of JSON that the panel takes."""
     return dict(body, config=json.dumps(body["config"])) if "config" in body else body
 
 
-def declared(raw, nodes=None):
+def declared(raw: Raw, nodes: Nodes | None = None) -> dict[str, Any]:
     """The part of a tunnel that an operator declares, for a diff. ``raw`` may be what ``body_to_create`` made."""
     answer = {"name": raw.get("name"), "type": raw.get("tunnel_type"), "active": raw.get("is_active")}
     answer["config"] = raw["config"] if isinstance(raw.get("config"), dict) else config_of(raw)
@@ -130,13 +143,13 @@ def declared(raw, nodes=None):
     return answer
 
 
-def predicted(raw, body, nodes):
+def predicted(raw: Raw | None, body: Raw, nodes: Nodes | None) -> dict[str, Any]:
     """What the panel would answer (as ``records.info``) when ``body`` is sent; ``raw`` is None for a new tunnel.
 
-    Any change makes the panel forget what the ends reported. Where it would place them anew, nobody knows how.
+    Any change makes the panel forget what the ends reported. Where it would choose the ends anew, they are empty.
     """
-    merged = dict(raw or {}, **body)
-    answer = records.info(raw) if raw else dict(records.NO_INFO, ends=[])
+    merged = {**(raw or {}), **body}
+    answer = records.info(raw) if raw else {**records.NO_INFO, "ends": []}
     answer.update(declared(merged, nodes), version=version(raw) + 1 if raw else 1)
     answer["status"] = "connecting" if merged.get("is_active") else "inactive"
     placed_anew = {"source_node_id", "target_node_id", "tunnel_type", "config"} & set(body)

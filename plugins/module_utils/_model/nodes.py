@@ -7,53 +7,49 @@
 from __future__ import annotations
 
 import re
+from typing import Any, Mapping, cast
 
 from .._errors import FieldError, printable
 from . import validators
+from .types import Node, Raw
 
 # Everything that is passed on of a node: other panels hold a node's API key among its fields.
 _KNOWN = ("id", "name", "address", "port", "api_port", "status", "usage_coefficient", "xray_version")
 # What the panel gives a new node where nothing is declared
-DEFAULTS = {"port": 62050, "api_port": 62051, "usage_coefficient": 1.0}
+DEFAULTS: Raw = {"port": 62050, "api_port": 62051, "usage_coefficient": 1.0}
 
 
-def info(raw):
-    """The fields of a node that are of use, and its message as one line."""
+def info(raw: Raw) -> Node:
+    """A node as the panel has it, unchecked: the fields that are passed on, and its message as one line."""
     answer = {key: raw.get(key) for key in _KNOWN}
     message = raw.get("message")
     answer["message"] = printable(message) if isinstance(message, str) else None
-    return answer
+    return cast(Node, answer)
 
 
-def checked(raw):
-    """The same for use as a host: name and address are in order (or FieldError), other fields that aren't are None."""
-
-    def maybe(key, check):
-        try:
-            return check(raw.get(key), key)
-        except FieldError:
-            return None
-
-    node = info(raw)
-    node.update(name=validators.node_name(raw.get("name")), address=validators.endpoint(raw.get("address"), "address"))
-    node.update({key: maybe(key, check) for key, check in _MAYBE.items()})
-    return node
+def checked(raw: Raw) -> Node:
+    """A node that can be a host. Raises FieldError on its name and its address; another field that is wrong is None."""
+    node = {key: validators.if_valid(check, raw.get(key)) for key, check in _MAYBE.items()}
+    node["name"] = validators.node_name(raw.get("name"))
+    node["address"] = validators.endpoint(raw.get("address"), "address")
+    return cast(Node, {**info(raw), **node})
 
 
-def _version(value, field):
+def _version(value: object, field: str) -> str:
     if not isinstance(value, str) or not re.match(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,31}\Z", value):
         raise FieldError(field, value, "Give a version.")
     return value
 
 
-def coefficient(value, field="usage_coefficient"):
+def coefficient(value: object, field: str = "usage_coefficient") -> float:
     """More than 0: with less the panel breaks."""
-    if validators.non_negative(value, field) <= 0:
+    number = validators.non_negative(value, field)
+    if number <= 0:
         raise FieldError(field, value, "Give a number above 0: with others the panel fails from then on.")
-    return float(value)
+    return float(number)
 
 
-_MAYBE = {
+_MAYBE: dict[str, validators.Check[Any]] = {
     "id": lambda value, field: validators.integer(value, field, 1, 2**63 - 1),
     "port": validators.port,
     "api_port": validators.port,
@@ -61,7 +57,7 @@ _MAYBE = {
     "usage_coefficient": validators.non_negative,
     "xray_version": _version,
 }
-_FIELDS = {
+_FIELDS: dict[str, validators.Check[Any]] = {
     "address": validators.endpoint,
     "port": validators.port,
     "api_port": validators.port,
@@ -69,13 +65,13 @@ _FIELDS = {
 }
 
 
-def wanted(options):
+def from_options(options: Mapping[str, Any]) -> Raw:
     """What ``options`` declare of a node (``new_name`` and ``status`` left out), checked and canonical."""
     return {key: check(options[key], key) for key, check in _FIELDS.items() if options.get(key) is not None}
 
 
-def difference(want, raw):
-    """What of ``want`` is not so in ``raw``."""
+def difference(want: Raw, raw: Raw) -> Raw:
+    """What of ``want`` is different in ``raw``."""
     body = {}
     for key, value in want.items():
         try:
@@ -87,7 +83,7 @@ def difference(want, raw):
     return body
 
 
-def declared(raw):
+def declared(raw: Raw) -> dict[str, Any]:
     """The part of a node that an operator declares, for a diff."""
     answer = {key: raw.get(key) for key in ("name", "address", "port", "api_port", "usage_coefficient")}
     answer["status"] = "disabled" if raw.get("status") == "disabled" else "enabled"

@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Iterable, Mapping
+
 from .._errors import FieldError
 from . import answers, validators
 from .answers import words
+from .types import Public, Raw, Record, Rejected
 
 
-def offered(results, nodes):
+def offered(results: Mapping[str, object], nodes: Mapping[str, str] | None) -> tuple[list[Raw], list[Rejected]]:
     """``(keys, rejected)`` out of the answers of tunnel_apply. A node may be compromised: they can hold anything."""
-    keys, rejected = [], []
+    keys: list[Raw] = []
+    rejected: list[Rejected] = []
     for host, answer in results.items():
         own = host if nodes is None else nodes.get(host) or host
         try:
@@ -33,12 +37,12 @@ def offered(results, nodes):
     return keys, rejected
 
 
-def refusal(key, detail):
+def refusal(key: Mapping[str, Any], detail: object) -> Rejected:
     """An entry of ``rejected``. The public half is left out: a refused one may hold anything."""
     return {"uuid": words(key.get("uuid"), 128), "node": words(key.get("node"), 128), "detail": str(detail)}
 
 
-def ends_of(records):
+def ends_of(records: Iterable[Record]) -> dict[tuple[str, str], tuple[str, Public | None]]:
     """``{(uuid, node): (type, public half or None)}``."""
     return {
         (record["uuid"], end["node"]): (record["type"], end["public"])

@@ -2,36 +2,39 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Records: tunnels as the panel (or a hand-written list) has them, checked field by field.
+"""Records: tunnels as the panel (or a hand-written list) has them, checked field by field. Pure.
 
-A record is ``{"id", "uuid", "name"?, "type", "active", "version", "status", "config", "ends": {"source": END,
-"target": END}}`` as docs/contract.md describes it. Pure: nothing here asks anybody anything.
+``types.Record`` is their shape.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from typing import Any, Callable, Iterable, Iterator, Tuple
 
 from .._errors import FieldError, shown
 from . import config, validators
+from .types import BY_TYPE, Broken, End, Raw, Record
 
-MAX_ID = 2**31 - 1
+MAX_ID = 2**31 - 1  # of the panel's tunnels and nodes
+
+_Key = Tuple[Any, ...]  # what is taken: a word for its kind, the node where it is one of a node, and the value
 
 
-def _required(raw, key, field=None):
+def _required(raw: Raw, key: str, field: str | None = None) -> Any:
     if key not in raw:
-        raise FieldError(field or key, None, "It is missing: update the panel, or write it down.")
+        raise FieldError(field or key, None, "The panel did not give it: update the panel.")
     return raw[key]
 
 
-def _end(raw, role, kind):
+def _end(raw: Raw, role: str, kind: str) -> End:
     """One END of the wire, canonical."""
 
-    def get(key, check, *more):
+    def get(key: str, check: Callable[..., Any], *more: Any) -> Any:
         field = "%s.%s" % (role, key)
         return check(_required(raw, key, field), field, *more)
 
-    def maybe(key, check, *more):
+    def maybe(key: str, check: Callable[..., Any], *more: Any) -> Any:
         return None if raw.get(key) is None else check(raw[key], "%s.%s" % (role, key), *more)
 
     return {
@@ -45,42 +48,44 @@ def _end(raw, role, kind):
         "routes": get("routes", validators.unique_list, validators.route),
         "public": maybe("public", validators.public_half, kind),
         "status": maybe("status", validators.choice, validators.STATUSES),
-        # Free text: it is shown, never used. ``printable`` is the display's business.
+        # Free text, which is shown and never used; whoever shows it calls ``printable``.
         "error": maybe("error", _text),
         "measured": maybe("measured", validators.measured),
         "age": maybe("age", validators.non_negative),
     }
 
 
-def _text(value, field):
+def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise FieldError(field, value, "Give a text.")
     return "".join(c if c.isprintable() else " " for c in value[:500])
 
 
-def _ends(raw, kind):
+def _ends(raw: Raw, kind: str) -> dict[str, End]:
     """``{"source": END, "target": END}`` of the wire's list."""
     listed = _required(raw, "ends")
     if not isinstance(listed, list) or len(listed) != 2:
         raise FieldError("ends", listed, "Give the two ends of the tunnel.")
-    by_role = {}
+    by_role: dict[str, End] = {}
     for index, end in enumerate(listed):
         validators.mapping(end, "ends[%d]" % index)
         role = validators.choice(end.get("role"), "ends[%d].role" % index, validators.ROLES)
         if role in by_role:
             raise FieldError(
-                "ends[%d].role" % index, role, "Both ends claim this role: one is the source, one the target."
+                "ends[%d].role" % index, role, "Both ends have this role: make one the source, the other the target."
             )
         by_role[role] = _end(end, role, kind)
     return by_role
 
 
-def _check_pair(ends):
-    """What the two ends have to be for each other."""
-    source, target = ends["source"], ends["target"]
-    for key in ("node", "node_id"):
-        if source[key] == target[key]:
-            raise FieldError("target.%s" % key, target[key], "Both ends are the same node: choose two different ones.")
+def _check_pair(source: End, target: End) -> None:
+    """Refuses ends that don't fit each other."""
+    for key, ours, theirs in (
+        ("node", source["node"], target["node"]),
+        ("node_id", source["node_id"], target["node_id"]),
+    ):
+        if ours == theirs:
+            raise FieldError("target.%s" % key, theirs, "Both ends are the same node: choose two different ones.")
     here = {}
     for address in source["addresses"]:
         found = ipaddress.ip_interface(address)
@@ -100,52 +105,51 @@ def _check_pair(ends):
         )
 
 
-def parse(raw):
-    """The record in one tunnel of the panel's answer. Raises FieldError, and nothing else, whatever ``raw`` is."""
-    validators.mapping(raw, "tunnel")
+def parse(value: object) -> Record:
+    """The record in one tunnel of the panel's answer. Raises FieldError, and nothing else, whatever ``value`` is."""
+    raw = validators.mapping(value, "tunnel")
     kind = validators.tunnel_type(_required(raw, "tunnel_type"), "tunnel_type")
-    record = {
+    record: Record = {
         "id": validators.integer(_required(raw, "id"), "id", 1, MAX_ID),
         "uuid": validators.uuid(_required(raw, "uuid")),
         "name": None if raw.get("name") is None else validators.tunnel_name(raw["name"]),
         "type": kind,
         "active": validators.boolean(_required(raw, "is_active"), "is_active"),
-        "version": validators.integer(_required(raw, "version"), "version", 0, 2**63 - 1),
+        "version": validators.version(_required(raw, "version")),
         "status": validators.choice(_required(raw, "status"), "status", validators.STATUSES),
         "config": config.parse(_required(raw, "config")),
         "ends": _ends(raw, kind),
     }
-    for role, end in record["ends"].items():
-        for key, mine in (("node_id", "node_id"), ("node_name", "node")):
-            field = "%s_%s" % (role, key)
-            if raw.get(field) != end[mine]:
-                raise FieldError(
-                    field,
-                    raw.get(field),
-                    "Its end says %s: the panel contradicts itself, look at it there." % shown(end[mine]),
-                )
-    _check_pair(record["ends"])
+    ends = record["ends"]
+    for role, end in ends.items():
+        for field, expected in ((role + "_node_id", end["node_id"]), (role + "_node_name", end["node"])):
+            if raw.get(field) != expected:
+                hint = "Its end has %s: the panel contradicts itself, look at it there." % shown(expected)
+                raise FieldError(field, raw.get(field), hint)
+    _check_pair(ends["source"], ends["target"])
     return record
 
 
-def title(record):
-    """How a person calls this record: its name, or its id where it has none. For errors and tables."""
-    return record["name"] if record.get("name") is not None else "#%s" % record["id"]
+def title(record: Record) -> str:
+    """How a person calls this record: by its name, or by its id if it has no name. For errors and tables."""
+    return record["name"] if record["name"] is not None else "#%s" % record["id"]
 
 
-def parse_all(raws):
-    """``(records, broken)``: the records in order of their ids, and what can't be one, each with its error.
+def parse_all(raws: Iterable[object]) -> tuple[list[Record], list[Broken]]:
+    """The records in order of their ids, and what can't be a record, each with its error.
 
     A record that takes what an earlier one (by id) has on the same node is broken too: the earlier one keeps it.
     """
-    records, broken = [], []
+    records: list[Record] = []
+    broken: list[Broken] = []
     for raw in raws:
         try:
             records.append(parse(raw))
         except FieldError as error:
             broken.append(broken_record(raw, error))
-    good, taken = [], {}
-    for record in sorted(records, key=lambda one: one["id"]):
+    good: list[Record] = []
+    taken: dict[_Key, Record] = {}
+    for record in sorted(records, key=lambda record: record["id"]):
         claims = list(_claims(record))
         try:
             for field, value, key in claims:
@@ -160,46 +164,39 @@ def parse_all(raws):
     return good, broken
 
 
-def _claims(record):
-    """``(field, value, key)`` of all that this record has for itself alone; IPsec's ports it shares with its like."""
+def _claims(record: Record) -> Iterator[tuple[str, object, _Key]]:
+    """``(field, value, key)`` of all that only one record can have; some types share their ports (``_share``)."""
     yield "id", record["id"], ("id", record["id"])
     yield "uuid", record["uuid"], ("uuid", record["uuid"])
     if record["name"] is not None:
         yield "name", record["name"], ("name", record["name"])
     for role, end in record["ends"].items():
         node = end["node"]
-        for port in (500, validators.IPSEC_PORT) if record["type"] == "ipsec" else (end["port"],):
+        for port in BY_TYPE[record["type"]].shared_ports or (end["port"],):
             yield "%s.port on %s" % (role, node), port, ("port", node, port)
         yield "%s.interface on %s" % (role, node), end["interface"], ("interface", node, end["interface"])
         for address in end["addresses"]:
-            place = str(ipaddress.ip_interface(address).network)
-            yield "%s.addresses on %s" % (role, node), address, ("network", node, place)
+            network = str(ipaddress.ip_interface(address).network)
+            yield "%s.addresses on %s" % (role, node), address, ("network", node, network)
         if record["active"]:
             # Two active tunnels with one route would take it from each other at every run.
-            peer = record["ends"]["target" if role == "source" else "source"]
-            for route in peer["routes"]:
+            for route in record["ends"][validators.OTHER_ROLE[role]]["routes"]:
                 yield "routes on %s" % node, route, ("route", node, route)
 
 
-def _share(key, one, other):
-    return key[0] == "port" and one["type"] == other["type"] == "ipsec"
+def _share(key: _Key, record: Record, other: Record) -> bool:
+    return key[0] == "port" and record["type"] == other["type"] and bool(BY_TYPE[record["type"]].shared_ports)
 
 
-def _describe(record, error):
+def _describe(record: Record, error: FieldError) -> Broken:
     nodes = [record["ends"][role]["node"] for role in validators.ROLES]
     return {"id": record["id"], "uuid": record["uuid"], "name": record["name"], "nodes": nodes, "error": str(error)}
 
 
-def broken_record(raw, error):
-    """What can be told about a tunnel that is no record."""
-
-    def safe(check, value, *more):
-        try:
-            return check(value, "", *more)
-        except FieldError:
-            return None
-
-    raw = raw if isinstance(raw, dict) else {}
+def broken_record(value: object, error: FieldError) -> Broken:
+    """What is in order in a tunnel that can't be a record, and why it can't."""
+    raw = value if isinstance(value, dict) else {}
+    safe = validators.if_valid
     nodes = [safe(validators.node_name, raw.get(role + "_node_name")) for role in validators.ROLES]
     return {
         "id": safe(validators.integer, raw.get("id"), 1, MAX_ID),
@@ -210,21 +207,20 @@ def broken_record(raw, error):
     }
 
 
-NO_INFO = dict.fromkeys(
+NO_INFO: dict[str, Any] = dict.fromkeys(
     ("id", "uuid", "name", "type", "active", "version", "status", "source", "target", "config", "error")
 )
 
 
-def info(raw):
-    """A tunnel of the panel for a person to read; where it is broken, what can be told and the reason in ``error``."""
+def info(raw: object) -> dict[str, Any]:
+    """A tunnel of the panel for a person to read; if it is broken, what is in order and the reason in ``error``."""
     try:
         record = parse(raw)
     except FieldError as error:
         broken = broken_record(raw, error)
-        names = {
-            role: broken["nodes"][n] if len(broken["nodes"]) == 2 else None for n, role in enumerate(validators.ROLES)
-        }
-        del broken["nodes"]
-        return dict(NO_INFO, ends=[], **broken, **names)
-    names = {role: record["ends"][role]["node"] for role in validators.ROLES}
-    return dict(NO_INFO, **dict(record, **names, ends=[record["ends"][role] for role in validators.ROLES]))
+        known: dict[str, Any] = {key: value for key, value in broken.items() if key != "nodes"}
+        if len(broken["nodes"]) == 2:
+            known.update(zip(validators.ROLES, broken["nodes"]))
+        return dict(NO_INFO, ends=[], **known)
+    ends = [record["ends"][role] for role in validators.ROLES]
+    return {**NO_INFO, **record, **{end["role"]: end["node"] for end in ends}, "ends": ends}

@@ -4,16 +4,18 @@
 
 """Rendering, pure and plain: Jinja2's sandbox on the controller, then tokens that the node replaces.
 
-A template sees ``view`` (docs/contract.md) and ``node``, what only the node knows: NODE_VALUES, among them ``node.dir``
-(the tunnel's folder) and ``node.mtu`` (bytes). These come out as tokens (``@node.mtu@``), which ``fill`` replaces.
-No value that passed the checks holds an ``@``, so no value can pose as a token.
+A template sees ``view`` (docs/contract.md) and ``node``, what only the node knows: ``types.TunnelType.node_values``,
+among them ``node.dir`` (the tunnel's folder) and ``node.mtu`` (bytes). In the text they are tokens (``@node.mtu@``),
+which ``fill`` replaces. No value that passed the checks contains an ``@``, so no value can pose as a token.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any, Mapping
 
 from .._errors import Error, printable
+from .types import BY_TYPE, View
 
 try:
     from jinja2 import StrictUndefined, TemplateError
@@ -22,24 +24,15 @@ except ImportError:  # a managed node: it fills, and never renders
     SandboxedEnvironment = None  # type: ignore[assignment,misc]
 
 
-# by the type of tunnel
-NODE_VALUES = {
-    "wireguard": ("dir", "mtu", "peer_public_key", "preshared_key"),
-    "openvpn": ("dir", "mtu", "family", "peer_fingerprints", "tls_groups"),
-    "ipsec": (
-        *("dir", "mtu", "public_key", "peer_public_key", "proposals", "esp_proposals"),
-        *("local_ts", "remote_ts", "if_id"),
-    ),
-}
 _TOKEN = re.compile(r"@node\.([a-z_]+)@")
 
 
-def render(view, template_text):
+def render(view: View, template_text: str) -> str:
     """The text of a checked ``view`` with the node's tokens in it. Raises Error when the template can't be rendered."""
     environment = SandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
-    tokens = {name: "@node.%s@" % name for name in NODE_VALUES[view["type"]]}
+    tokens = {name: "@node.%s@" % name for name in BY_TYPE[view["type"]].node_values}
     try:
         return environment.from_string(template_text).render(view=view, node=tokens)
     except TemplateError as error:
@@ -52,10 +45,10 @@ def render(view, template_text):
         raise Error("The template can't be rendered: %s." % printable(str(error)).rstrip(".")) from None
 
 
-def fill(text, values):
+def fill(text: str, values: Mapping[str, Any]) -> str:
     """``text`` with its tokens replaced by ``values`` ``{"mtu": 1420, …}``. Raises Error on a token without a value."""
 
-    def value(match):
+    def value(match: re.Match[str]) -> str:
         if match.group(1) not in values:
             raise Error(
                 "The template asks for node.%s, and a node knows %s only." % (match.group(1), ", ".join(values))

@@ -2,24 +2,29 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the panel and the operator are told of the ends, out of what the hosts have answered. Pure."""
+"""What the panel and the operator get to know about the ends, out of the hosts' answers. Pure."""
 
 from __future__ import annotations
+
+from typing import Any, Callable, Mapping
 
 from .._errors import FieldError
 from . import answers, table, validators, views
 from .answers import words
+from .types import Raw
+
+_Results = Mapping[str, Any]  # {host: the checked part of its answer}
 
 
-def checked_end(end, field, own):
-    """One end of an answer, as far as the table and the panel want it. A node may be compromised: all is checked."""
-    validators.mapping(end, field)
+def checked_end(value: object, field: str, own: str | None) -> Raw:
+    """One end of an answer: what the table and the panel need. A node may be compromised, so all of it is checked."""
+    end = validators.mapping(value, field)
     measured = validators.measured(end.get("measured") or {}, field + ".measured")
     checked = {
         "uuid": validators.uuid(end.get("uuid"), field + ".uuid"),
         "id": validators.integer(end.get("id"), field + ".id", 1, 2**31 - 1),
         "name": None if end.get("name") is None else validators.tunnel_name(end["name"], field + ".name"),
-        "version": validators.integer(end.get("version"), field + ".version", 0, 2**63 - 1),
+        "version": validators.version(end.get("version"), field + ".version"),
         "type": validators.tunnel_type(end.get("type"), field + ".type"),
         "node": validators.node_name(end.get("node"), field + ".node"),
         "peer": validators.node_name(end.get("peer"), field + ".peer"),
@@ -34,16 +39,21 @@ def checked_end(end, field, own):
     return checked
 
 
-def checked_orphan(orphan, field, own):
-    """What is told of a tunnel that is on a host and in no view."""
-    validators.mapping(orphan, field)
+def checked_orphan(value: object, field: str, own: str | None) -> Raw:
+    """What an answer says about a tunnel that is on the host, but in none of its views."""
+    orphan = validators.mapping(value, field)
     return dict(views.seen(orphan), uuid=validators.uuid(orphan.get("uuid"), field + ".uuid"))
 
 
-def checked_answer(answer, own):
+def checked_answer(answer: object, own: str | None) -> tuple[Raw, list[str]]:
     """``(answer, errors)``: what of a host's answer can be used, and a sentence for each part that can't."""
-    checked, errors = {}, []
-    for key, check in (("tunnels", checked_end), ("orphans", checked_orphan)):
+    checked: Raw = {}
+    errors: list[str] = []
+    parts: tuple[tuple[str, Callable[[object, str, str | None], Raw]], ...] = (
+        ("tunnels", checked_end),
+        ("orphans", checked_orphan),
+    )
+    for key, check in parts:
         checked[key] = []
         try:
             listed = answers.entries(answer, key)
@@ -56,20 +66,21 @@ def checked_answer(answer, own):
             except FieldError as error:
                 # A tunnel that the node refused may lack what it can't tell; it says why.
                 said = one.get("error") if isinstance(one, dict) else None
-                errors.append(words(said) if said else str(error))
+                errors.append(words(said or None) or str(error))
     return checked, errors
 
 
-def checked_results(results, nodes):
+def checked_results(results: Mapping[str, object], nodes: Mapping[str, str] | None) -> tuple[dict[str, Raw], list[str]]:
     """``(results, problems)`` of all hosts. A node may be compromised: its answer can hold anything."""
-    checked, problems = {}, []
+    checked: dict[str, Raw] = {}
+    problems: list[str] = []
     for host, answer in results.items():
         checked[host], errors = checked_answer(answer, None if nodes is None else nodes.get(host) or host)
         problems += ["%s: %s" % (host, error) for error in dict.fromkeys(errors)]
     return checked, problems
 
 
-def reports_of(results):
+def reports_of(results: _Results) -> list[Raw]:
     """The body of the panel's call."""
     return [
         dict({key: end[key] for key in ("uuid", "node", "version", "status", "error")}, measured=end["measured"])

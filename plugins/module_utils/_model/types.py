@@ -329,14 +329,6 @@ class HealthAnswer(TypedDict):
 # What is sent to the panel, and what it refuses
 
 
-class Key(TypedDict):
-    """A public half to publish."""
-
-    uuid: str
-    node: str
-    public: Public
-
-
 class Report(TypedDict):
     """What the panel is told about an end."""
 
@@ -349,7 +341,7 @@ class Report(TypedDict):
 
 
 class Rejected(TypedDict):
-    """A key or a report that the panel refused."""
+    """A public half or a report that the panel refused."""
 
     uuid: str | None
     node: str | None
@@ -370,15 +362,4 @@ class Node(TypedDict):
     message: str | None
 
 
-class Desired(TypedDict, total=False):
-    """What an operator declares of a tunnel, in the words of the wire. What isn't there is left as it is."""
-
-    name: str
-    source_node_id: int
-    target_node_id: int
-    tunnel_type: str
-    config: dict[str, Any] | str
-    is_active: bool
-
-
-Raw = Dict[str, Any]  # what somebody else made and nobody checked yet
+Raw = Dict[str, Any]  # an object on the wire, unchecked: what the panel answered, or what is sent to it

@@ -5,8 +5,8 @@
 """One allow-list per field, for every value that comes from a panel or a hand-written list.
 
 Each check takes ``(value, field)``, where ``field`` is the name that an error shows, and returns the value in its
-canonical form, or raises FieldError. A panel may be hostile or broken: what isn't known to be good is refused.
-No string that passes holds an ``@`` (it marks the node's own values in rendered text), a quote, or a line break.
+canonical form, or raises FieldError. A panel may be hostile or broken: only what is known to be good passes.
+No string that passes contains an ``@`` (it marks the node's own values in rendered text), a quote, or a line break.
 """
 
 from __future__ import annotations
@@ -17,21 +17,28 @@ import ipaddress
 import math
 import re
 import unicodedata
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Callable, Sequence, TypeVar, Union, cast
 
 from .._errors import FieldError
+from .types import BY_TYPE, Measured, Public
+from .types import TYPES as TYPES
 
-TYPES = ("wireguard", "openvpn", "ipsec")
 STATUSES = ("active", "inactive", "error", "connecting")
 NODE_STATUSES = ("connected", "connecting", "error", "disabled")
 ROLES = ("source", "target")
+OTHER_ROLE = {"source": "target", "target": "source"}
 DIALS = ("both", "source", "target")
 TRANSPORTS = ("udp", "tcp")
 POST_QUANTUM = ("auto", "require", "off")
 DATA_PATHS = ("kernel", "userspace")
-IPSEC_PORT = 4500  # UDP, and 500 to begin with: one process speaks there for all IPsec tunnels of a node
 GROUP_PREFIX = "marzban_"
 MAX_ITEMS = 64  # entries in one list of addresses or routes
 WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
+
+T = TypeVar("T")
+Check = Callable[[object, str], T]  # a check as this module has them: (value, field) → the canonical value
+_Address = Union[IPv4Address, IPv6Address]
 
 _NAME_HINT = (
     "Use 1 to 128 letters, digits, emoji, single spaces inside, and the characters . _ - ( ) #, "
@@ -80,89 +87,96 @@ _IPV4 = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
 _PREFIX = re.compile(r"(0|[1-9][0-9]{0,2})\Z")
 _ALGORITHM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+,./:_-]{0,63}\Z")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
-_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of a key in DER
+_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what is before the 32 bytes of a key in DER
 
 
 # Plain kinds of values
 
 
-def integer(value, field, low, high):
-    """An integer from ``low`` to ``high``; a bool or a text that looks like one is none."""
+def integer(value: object, field: str, low: int, high: int) -> int:
+    """An integer from ``low`` to ``high``; neither a bool nor a text passes."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise FieldError(field, value, "Give a whole number from %d to %d (without quotes)." % (low, high))
+        raise FieldError(field, value, "Give an integer from %d to %d (without quotes)." % (low, high))
     return value
 
 
-def non_negative(value, field):
+def non_negative(value: object, field: str) -> float:
     """A finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63 or math.isnan(value):
         raise FieldError(field, value, "Give a number from 0 upwards.")
     return value
 
 
-def boolean(value, field):
-    """True or false, and nothing that looks like it."""
+def boolean(value: object, field: str) -> bool:
+    """True or false; 0, 1 and texts are refused."""
     if not isinstance(value, bool):
         raise FieldError(field, value, "Give true or false.")
     return value
 
 
-def choice(value, field, choices):
+def choice(value: object, field: str, choices: Sequence[str]) -> str:
     """One of ``choices`` (texts)."""
     if not isinstance(value, str) or value not in choices:
         raise FieldError(field, value, "Give one of: %s." % ", ".join(choices))
     return value
 
 
-def mapping(value, field):
+def mapping(value: object, field: str) -> dict[str, Any]:
     """A dict with texts as keys."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise FieldError(field, value, "Give a dictionary (an object in JSON).")
     return value
 
 
-def unique_list(value, field, check, least=0):
+def unique_list(value: object, field: str, check: Check[T], least: int = 0) -> list[T]:
     """A list of ``least`` to MAX_ITEMS values, each passed by ``check``, none twice; order is kept."""
     if not isinstance(value, (list, tuple)) or not least <= len(value) <= MAX_ITEMS:
         raise FieldError(field, value, "Give a list of %d to %d entries." % (least, MAX_ITEMS))
-    checked = []
+    checked: list[T] = []
     for index, item in enumerate(value):
         canonical = check(item, "%s[%d]" % (field, index))
         if canonical in checked:
-            raise FieldError("%s[%d]" % (field, index), item, "It stands in the list twice: remove one.")
+            raise FieldError("%s[%d]" % (field, index), item, "It is in the list twice: remove one.")
         checked.append(canonical)
     return checked
+
+
+def if_valid(check: Callable[..., T], value: object, *more: Any) -> T | None:
+    """What ``check`` makes of ``value``; None where it refuses it. ``more``: what the check wants after the field."""
+    try:
+        return check(value, "", *more)
+    except FieldError:
+        return None
 
 
 # Names
 
 
-def _name(value, field):
+def _name(value: object, field: str) -> str:
     """A name that is bounded and can do no harm where it is shown or written.
 
     The panel's own list (checks.py) is stricter. Here no table of Unicode decides: each Python has its own, and a name
     that the panel's takes for letters would be unassigned characters on an older node.
     """
-    good = (
-        isinstance(value, str)
-        and 1 <= len(value) <= NAME_LENGTH
-        and not _NOT_IN_NAME.search(value)
-        and not _NOT_FIRST.match(value)
-        and "  " not in value
-        and not value.endswith(" ")
-    )
-    if not good:
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= NAME_LENGTH
+        or _NOT_IN_NAME.search(value)
+        or _NOT_FIRST.match(value)
+        or "  " in value
+        or value.endswith(" ")
+    ):
         raise FieldError(field, value, _NAME_HINT)
     return value
 
 
-def tunnel_name(value, field="name"):
+def tunnel_name(value: object, field: str = "name") -> str:
     """A tunnel's name."""
     return _name(value, field)
 
 
-def node_name(value, field="name"):
-    """A node's name, which is a host's name in Ansible too: so none that Ansible would take for something else."""
+def node_name(value: object, field: str = "name") -> str:
+    """A node's name. It is a host's name in Ansible too, so names with a meaning of their own there are refused."""
     name = _name(value, field)
     plain = unicodedata.normalize("NFKC", name).casefold().rstrip(".")
     reserved = (
@@ -184,7 +198,7 @@ def node_name(value, field="name"):
 # The network
 
 
-def _address(text):
+def _address(text: str) -> _Address | None:
     """An ip_address in strict notation, or None."""
     if ":" not in text and not _IPV4.match(text):
         return None
@@ -197,7 +211,7 @@ def _address(text):
     return address
 
 
-def endpoint(value, field="endpoint"):
+def endpoint(value: object, field: str = "endpoint") -> str:
     """Where a node is reached: a host name (lower case) or an IP address (canonical)."""
     hint = "Give a host name or an IP address, without scheme, brackets, port or spaces."
     if not isinstance(value, str) or not 1 <= len(value) <= 253:
@@ -217,19 +231,22 @@ def endpoint(value, field="endpoint"):
     return name
 
 
-def port(value, field="port"):
+def port(value: object, field: str = "port") -> int:
     """A port, 1 to 65535."""
     return integer(value, field, 1, 65535)
 
 
-def end_port(value, field, kind):
+def end_port(value: object, field: str, kind: str) -> int:
     """The port of an end of a tunnel of the type ``kind``."""
-    if kind == "ipsec" and port(value, field) != IPSEC_PORT:
-        raise FieldError(field, value, "IPsec speaks at UDP 500 and 4500 only: give 4500.")
-    return port(value, field)
+    checked, shared = port(value, field), BY_TYPE[kind].shared_ports
+    if shared and checked != shared[0]:
+        ports = " and ".join(str(number) for number in sorted(shared))
+        hint = "%s speaks at UDP %s only: give %d." % (BY_TYPE[kind].title, ports, shared[0])
+        raise FieldError(field, value, hint)
+    return checked
 
 
-def interface(value, field="interface"):
+def interface(value: object, field: str = "interface") -> str:
     """The name of a network interface that may be ours."""
     if isinstance(value, str) and set(value) & set("=+"):  # the kernel takes them, but each tunnel has a unit
         raise FieldError(field, value, "systemd can't run a unit for a name with = or +: choose one such as tun-de-fi.")
@@ -240,8 +257,8 @@ def interface(value, field="interface"):
     return value
 
 
-def _with_prefix(value, field, hint):
-    """(address, prefix length) of ``address/prefix``."""
+def _with_prefix(value: object, field: str, hint: str) -> tuple[_Address, int]:
+    """The address and the prefix's length in ``address/prefix``."""
     parts = value.split("/") if isinstance(value, str) and len(value) <= 64 else []
     address = _address(parts[0]) if len(parts) == 2 else None
     if address is None or not _PREFIX.match(parts[1]) or int(parts[1]) > address.max_prefixlen:
@@ -249,7 +266,7 @@ def _with_prefix(value, field, hint):
     return address, int(parts[1])
 
 
-def interface_address(value, field="addresses"):
+def interface_address(value: object, field: str = "addresses") -> str:
     """An address of a tunnel's interface with its prefix, ``10.201.0.24/31``, canonical."""
     hint = "Give an address that a host can have, with its prefix, such as 10.201.0.24/31."
     address, prefix = _with_prefix(value, field, hint)
@@ -257,17 +274,19 @@ def interface_address(value, field="addresses"):
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         raise FieldError(field, value, hint)
     if prefix < WIDEST[address.version]:
-        raise FieldError(field, value, "Its network is so wide that it takes the host's other ways. " + hint)
+        raise FieldError(field, value, "Its network is so wide that it would take the host's other traffic. " + hint)
     if address.version == 6 and address.is_link_local:
         raise FieldError(field, value, "A link-local address can't be routed: take one from fd00::/8.")
     if prefix < address.max_prefixlen - 1:
         edge = (found.network.network_address, found.network.broadcast_address)
         if address == edge[0] or (address.version == 4 and address == edge[1]):
-            raise FieldError(field, value, "It is the first or last address of its network, which no host has. " + hint)
+            raise FieldError(
+                field, value, "It is the first or last address of its network, and no host can have that. " + hint
+            )
     return str(found)
 
 
-def network(value, field="network"):
+def network(value: object, field: str = "network") -> str:
     """A network with no host bits set, canonical."""
     hint = "Give a network with its prefix and no host bits, such as 192.168.1.0/24."
     address, prefix = _with_prefix(value, field, hint)
@@ -278,8 +297,8 @@ def network(value, field="network"):
         raise FieldError(field, value, "Its host bits are set: did you mean %s?" % right) from None
 
 
-def route(value, field="routes"):
-    """A network that stands behind an end of a tunnel."""
+def route(value: object, field: str = "routes") -> str:
+    """A network behind an end of a tunnel."""
     found = ipaddress.ip_network(network(value, field))
     if found.prefixlen < WIDEST[found.version]:
         # Also the halves of the Internet and the like, which hide the default route just as well.
@@ -299,12 +318,12 @@ def route(value, field="routes"):
     return str(found)
 
 
-def mtu(value, field="mtu"):
+def mtu(value: object, field: str = "mtu") -> int:
     """Bytes, 1280 (what IPv6 needs) to 9200."""
     return integer(value, field, 1280, 9200)
 
 
-def keepalive(value, field="keepalive"):
+def keepalive(value: object, field: str = "keepalive") -> int:
     """Seconds, 0 (off) to 65535."""
     return integer(value, field, 0, 65535)
 
@@ -312,20 +331,25 @@ def keepalive(value, field="keepalive"):
 # Tunnels
 
 
-def uuid(value, field="uuid"):
+def uuid(value: object, field: str = "uuid") -> str:
     """A UUID in lower case with its hyphens."""
     if not isinstance(value, str) or not _UUID.match(value):
         raise FieldError(field, value, "Give a UUID in lower case, such as 1b4e28ba-2fa1-41d2-883f-0016d3cca427.")
     return value
 
 
-def tunnel_type(value, field="type"):
+def version(value: object, field: str = "version") -> int:
+    """The version of a record."""
+    return integer(value, field, 0, 2**63 - 1)
+
+
+def tunnel_type(value: object, field: str = "type") -> str:
     """The protocol of a tunnel."""
     return choice(value, field, TYPES)
 
 
-def _base64(value, characters):
-    """The bytes in a text of so many characters, where that is their canonical base64; else none."""
+def _base64(value: object, characters: int) -> bytes:
+    """The bytes in ``value`` if it is their canonical base64 and has so many characters; else no bytes."""
     try:
         raw = base64.b64decode(value, validate=True) if isinstance(value, str) and len(value) == characters else b""
     except (binascii.Error, ValueError):
@@ -333,64 +357,58 @@ def _base64(value, characters):
     return raw if base64.b64encode(raw).decode("ascii") == value else b""
 
 
-def wireguard_key(value, field="public_key"):
+def wireguard_key(value: object, field: str = "public_key") -> str:
     """The canonical base64 of 32 bytes (an X25519 key), not all zero."""
     raw = _base64(value, 44)
-    if len(raw) != 32 or not any(raw):
+    if not isinstance(value, str) or len(raw) != 32 or not any(raw):
         hint = "Give a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it."
         raise FieldError(field, value, hint)
     return value
 
 
-def ed25519_key(value, field="public_key"):
+def ed25519_key(value: object, field: str = "public_key") -> str:
     """The canonical base64 of an Ed25519 SubjectPublicKeyInfo in DER, its key not all zero."""
     raw = _base64(value, 60)
-    if len(raw) != 44 or not raw.startswith(_ED25519) or not any(raw[len(_ED25519) :]):
+    if not isinstance(value, str) or len(raw) != 44 or not raw.startswith(_ED25519) or not any(raw[len(_ED25519) :]):
         raise FieldError(field, value, "Give an Ed25519 public key: 60 characters of base64, as in its PEM.")
     return value
 
 
-def fingerprint(value, field):
+def fingerprint(value: object, field: str) -> str:
     """A SHA-256 as 64 hex digits in lower case."""
     if not isinstance(value, str) or not _FINGERPRINT.match(value):
         raise FieldError(field, value, "Give a SHA-256: 64 hex digits in lower case, without colons.")
     return value
 
 
-_CERTIFICATES = dict.fromkeys(("fingerprint", "next_fingerprint", "accepts"), fingerprint)
-_PUBLIC: dict = {
-    "wireguard": {"public_key": wireguard_key, "psk_fingerprint": fingerprint},
-    "openvpn": {"public_key": wireguard_key, **_CERTIFICATES},
-    "ipsec": {"public_key": ed25519_key},
-}
-_MAY_LACK = ("psk_fingerprint", "next_fingerprint", "accepts")
+_PUBLIC_FIELDS: dict[str, Check[str]] = {"x25519": wireguard_key, "ed25519": ed25519_key, "sha256": fingerprint}
 
 
-def public_half(value, field, kind):
-    """What an end of the type ``kind`` may show, as docs/contract.md has it. Nothing else is passed on, nor is null."""
-    mapping(value, field)
+def public_half(value: object, field: str, kind: str) -> Public:
+    """What an end of the type ``kind`` may show, as docs/contract.md has it. Other fields and nulls are left out."""
+    given = mapping(value, field)
     return {
-        key: check(value.get(key), "%s.%s" % (field, key))
-        for key, check in _PUBLIC[kind].items()
-        if value.get(key) is not None or key not in _MAY_LACK
+        part.name: _PUBLIC_FIELDS[part.kind](given.get(part.name), "%s.%s" % (field, part.name))
+        for part in BY_TYPE[kind].public
+        if part.required or given.get(part.name) is not None
     }
 
 
 # What was measured
 
 
-def algorithm(value, field):
-    """The name of a cipher or a key exchange, as a daemon tells it."""
+def algorithm(value: object, field: str) -> str:
+    """The name of a cipher or a key exchange, as a daemon reports it."""
     if not isinstance(value, str) or not _ALGORITHM.match(value):
         raise FieldError(field, value, "Give 1 to 64 letters, digits, spaces and the characters ( ) + , . / : _ -")
     return value
 
 
-def _count(value, field):
+def _count(value: object, field: str) -> int:
     return integer(value, field, 0, 2**63 - 1)
 
 
-MEASURES = {
+MEASURES: dict[str, Check[Any]] = {
     "handshake_age": _count,
     "rx_bytes": _count,
     "tx_bytes": _count,
@@ -404,8 +422,10 @@ MEASURES = {
 }
 
 
-def measured(value, field="measured"):
-    """What was measured at an end, as docs/contract.md has it; what is missing is None. Nothing else is passed on."""
-    mapping(value, field)
-    known = ((key, check, value.get(key)) for key, check in MEASURES.items())
-    return {key: None if item is None else check(item, "%s.%s" % (field, key)) for key, check, item in known}
+def measured(value: object, field: str = "measured") -> Measured:
+    """What was measured at an end, as docs/contract.md has it; what is missing is None. Other fields are left out."""
+    given = mapping(value, field)
+    known = ((key, check, given.get(key)) for key, check in MEASURES.items())
+    return cast(
+        Measured, {key: None if item is None else check(item, "%s.%s" % (field, key)) for key, check, item in known}
+    )

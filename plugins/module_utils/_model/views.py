@@ -4,20 +4,23 @@
 
 """Views: a tunnel as one of its two nodes sees it, made from a record, and checked where it enters. Pure.
 
-docs/contract.md has the shape.
-
 A node checks each field of a view again, though the controller did: what it writes is run by root.
 """
 
 from __future__ import annotations
 
+from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar
+
 from .._errors import FieldError
 from . import validators
+from .types import BY_TYPE, End, Record, Seen, Side, View
 
-KEEPALIVE = 25  # seconds; shorter than what NAT and firewalls forget an idle flow after
+KEEPALIVE = 25  # seconds; below the 30 after which Linux forgets an idle UDP flow (nf_conntrack_udp_timeout)
+
+T = TypeVar("T")
 
 
-def role_of(record, node):
+def role_of(record: Record, node: str) -> str | None:
     """``source`` or ``target``: the end of ``record`` that is on ``node``, or None."""
     for role in validators.ROLES:
         if record["ends"][role]["node"] == node:
@@ -25,21 +28,29 @@ def role_of(record, node):
     return None
 
 
-def _side(end):
-    return {key: end[key] for key in ("node", "role", "endpoint", "port", "addresses", "routes", "public")}
+def _side(end: End) -> Side:
+    return {
+        "node": end["node"],
+        "role": end["role"],
+        "endpoint": end["endpoint"],
+        "port": end["port"],
+        "addresses": end["addresses"],
+        "routes": end["routes"],
+        "public": end["public"],
+    }
 
 
-def view(record, node, panel, post_quantum="auto"):
-    """``record`` as ``node`` (a name) sees it. Raises FieldError if it ends elsewhere.
+def view(record: Record, node: str, panel: str, post_quantum: str = "auto") -> View:
+    """``record`` as ``node`` (a name) sees it. Raises FieldError if the tunnel does not end there.
 
-    ``panel`` is the panel's id, ``post_quantum`` what holds for a record that doesn't choose.
+    ``panel`` is the panel's id; ``post_quantum`` applies where the record does not choose.
     """
     role = role_of(record, node)
     if role is None:
-        ends = " and ".join(record["ends"][one]["node"] for one in validators.ROLES)
+        ends = " and ".join(record["ends"][role]["node"] for role in validators.ROLES)
         raise FieldError("node", node, "The tunnel %s joins %s." % (record["uuid"], ends))
     local = record["ends"][role]
-    peer = record["ends"]["target" if role == "source" else "source"]
+    peer = record["ends"][validators.OTHER_ROLE[role]]
     config = record["config"]
     keepalive = config.get("keepalive")
     return {
@@ -63,19 +74,21 @@ def view(record, node, panel, post_quantum="auto"):
     }
 
 
-def views(records, nodes, panel, post_quantum="auto"):
+def views(
+    records: Iterable[Record], nodes: Mapping[str, str], panel: str, post_quantum: str = "auto"
+) -> dict[str, list[View]]:
     """``{host: [view…]}`` in order of ids, for ``nodes`` ``{host: node name}``; no tunnels: an empty list.
 
     Raises FieldError when two hosts are the same node: both would take the same addresses.
     """
-    hosts = {}
+    hosts: dict[str, str] = {}
     for host, node in nodes.items():
         validators.node_name(node, "nodes[%s]" % host)
         if node in hosts:
             raise FieldError("nodes[%s]" % host, node, "The host %s is this node already." % hosts[node])
         hosts[node] = host
-    answer = {host: [] for host in nodes}
-    for record in sorted(records, key=lambda one: one["id"]):
+    answer: dict[str, list[View]] = {host: [] for host in nodes}
+    for record in sorted(records, key=lambda record: record["id"]):
         for role in validators.ROLES:
             node = record["ends"][role]["node"]
             if node in hosts:
@@ -83,41 +96,42 @@ def views(records, nodes, panel, post_quantum="auto"):
     return answer
 
 
-def publish(records, published, nodes):
+def publish(records: Iterable[Record], published: Mapping[str, object], nodes: Mapping[str, str]) -> list[Record]:
     """Copies of ``records`` with the public halves of ``published`` ``{host: [{"uuid", "public"}]}``.
 
     For hand-written lists, where no panel passes them on. ``nodes`` is ``{host: node name}``; what a host says about
-    a tunnel that doesn't end there is left out. Raises FieldError on a public half that is none.
+    a tunnel that doesn't end there is left out. Raises FieldError on what can't be a public half.
     """
-    halves = {}
+    halves: dict[tuple[str, str | None], Any] = {}
     for host, keys in published.items():
         if not isinstance(keys, list):
             raise FieldError("published[%s]" % host, keys, "Give a list of uuid and public.")
-        for index, key in enumerate(keys):
+        for index, item in enumerate(keys):
             field = "published[%s][%d]" % (host, index)
-            uuid = validators.uuid(validators.mapping(key, field).get("uuid"), field + ".uuid")
-            halves[uuid, nodes.get(host)] = key.get("public")
-    merged = []
+            key = validators.mapping(item, field)
+            halves[validators.uuid(key.get("uuid"), field + ".uuid"), nodes.get(host)] = key.get("public")
+    merged: list[Record] = []
     for record in records:
         ends = {}
         for role, end in record["ends"].items():
             half = halves.get((record["uuid"], end["node"]))
             if half is not None:
-                end = dict(end, public=validators.public_half(half, "published.%s" % end["node"], record["type"]))
+                public = validators.public_half(half, "published.%s" % end["node"], record["type"])
+                end = {**end, "public": public}
             ends[role] = end
-        merged.append(dict(record, ends=ends))
+        merged.append({**record, "ends": ends})
     return merged
 
 
-MAX_NUMBER = 2**63 - 1
+MAX_ID = 2**63 - 1  # of a tunnel, whatever panel it is from
 
 
-def _maybe(value, field, check, *more):
+def _maybe(value: object, field: str, check: Callable[..., T], *more: Any) -> T | None:
     return None if value is None else check(value, field, *more)
 
 
-def _check_side(raw, field, kind):
-    validators.mapping(raw, field)
+def _check_side(value: object, field: str, kind: str) -> Side:
+    raw = validators.mapping(value, field)
     return {
         "node": validators.node_name(raw.get("node"), field + ".node"),
         "role": validators.choice(raw.get("role"), field + ".role", validators.ROLES),
@@ -131,18 +145,18 @@ def _check_side(raw, field, kind):
     }
 
 
-def check(raw, panel):
-    """The view in ``raw``, canonical, of the panel with the id ``panel``. Raises FieldError, whatever ``raw`` is."""
-    validators.mapping(raw, "view")
+def check(value: object, panel: str) -> View:
+    """The view in ``value``, canonical, of the panel with the id ``panel``. Raises FieldError, whatever it is."""
+    raw = validators.mapping(value, "view")
     kind = validators.tunnel_type(raw.get("type"))
-    checked = {
+    checked: View = {
         "panel": validators.uuid(raw.get("panel"), "panel"),
-        "id": validators.integer(raw.get("id"), "id", 1, MAX_NUMBER),
+        "id": validators.integer(raw.get("id"), "id", 1, MAX_ID),
         "uuid": validators.uuid(raw.get("uuid")),
         "name": _maybe(raw.get("name"), "name", validators.tunnel_name),
         "type": kind,
         "active": validators.boolean(raw.get("active"), "active"),
-        "version": validators.integer(raw.get("version"), "version", 0, MAX_NUMBER),
+        "version": validators.version(raw.get("version")),
         "interface": validators.interface(raw.get("interface")),
         "mtu": _maybe(raw.get("mtu"), "mtu", validators.mtu),
         "keepalive": validators.keepalive(raw.get("keepalive")),
@@ -155,42 +169,36 @@ def check(raw, panel):
         "peer": _check_side(raw.get("peer"), "peer", kind),
     }
     if checked["panel"] != panel:
-        raise FieldError("panel", checked["panel"], "This run is about the panel %s." % panel)
+        raise FieldError("panel", checked["panel"], "This run is for the panel %s." % panel)
     return checked
 
 
-def claims(view):
-    """``(key, value)`` of what only one tunnel of a host can have; IPsec's ports are all its tunnels'."""
+def claims(view: View) -> Iterator[tuple[str, object]]:
+    """``(key, value)`` of what only one tunnel of a host can have. Tunnels of some types share their ports."""
     yield "uuid", view["uuid"]
     yield "interface", view["interface"]
-    if view["type"] != "ipsec":
+    if not BY_TYPE[view["type"]].shared_ports:
         yield "port", view["local"]["port"]
 
 
-def title(view):
-    """How a person calls this tunnel: its name, or its id where it has none."""
+def title(view: View) -> str:
+    """How a person calls this tunnel: by its name, or by its id if it has no name."""
     return view["name"] if view["name"] is not None else "#%d" % view["id"]
 
 
-def seen(raw):
-    """What can be told about a view that is none: the fields of an answer, harmless or None."""
-
-    def safe(check, value, *more):
-        try:
-            return check(value, "", *more)
-        except FieldError:
-            return None
-
-    raw = raw if isinstance(raw, dict) else {}
-    ends = {key: raw.get(key) if isinstance(raw.get(key), dict) else {} for key in ("local", "peer")}
+def seen(value: object) -> Seen:
+    """What is in order in ``value``, which may be a view, or anything: the first fields of a tunnel in an answer."""
+    safe = validators.if_valid
+    raw: dict[str, Any] = value if isinstance(value, dict) else {}
+    local, peer = (raw[key] if isinstance(raw.get(key), dict) else {} for key in ("local", "peer"))
     return {
         "uuid": safe(validators.uuid, raw.get("uuid")),
-        "id": safe(validators.integer, raw.get("id"), 1, MAX_NUMBER),
+        "id": safe(validators.integer, raw.get("id"), 1, MAX_ID),
         "name": safe(validators.tunnel_name, raw.get("name")),
-        "version": safe(validators.integer, raw.get("version"), 0, MAX_NUMBER),
+        "version": safe(validators.version, raw.get("version")),
         "type": safe(validators.tunnel_type, raw.get("type")),
         "interface": safe(validators.interface, raw.get("interface")),
-        "node": safe(validators.node_name, ends["local"].get("node")),
-        "peer": safe(validators.node_name, ends["peer"].get("node")),
-        "role": safe(validators.choice, ends["local"].get("role"), validators.ROLES),
+        "node": safe(validators.node_name, local.get("node")),
+        "peer": safe(validators.node_name, peer.get("node")),
+        "role": safe(validators.choice, local.get("role"), validators.ROLES),
     }

@@ -11,6 +11,7 @@ side may expect of a newer one.
 from __future__ import annotations
 
 import re
+from typing import Any, Iterable, Mapping
 
 from .._errors import FieldError
 
@@ -41,17 +42,17 @@ def version(text: str | None) -> int:
     return int(text)
 
 
-def unknown_in_1(reports: list[dict]) -> list[str]:
+def unknown_in_1(reports: Iterable[Mapping[str, Any]]) -> list[str]:
     """The measurements in ``reports`` (docs/contract.md) that a panel of version 1 does not know, sorted."""
     found = {key for report in reports for key in report.get("measured") or ()}
     return sorted(found - set(MEASURED_IN_1))
 
 
-def reports_for_1(reports: list[dict]) -> list[dict]:
+def reports_for_1(reports: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """``reports`` with only the measurements that a panel of version 1 knows."""
     return [
         dict(report, measured={key: value for key, value in report["measured"].items() if key in MEASURED_IN_1})
         if report.get("measured")
-        else report
+        else dict(report)
         for report in reports
     ]

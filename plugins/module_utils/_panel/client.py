@@ -6,23 +6,26 @@
 
 from __future__ import annotations
 
+from typing import Any, Mapping, Sequence
+
 from .._model import answers, validators
+from .._model.types import Raw, Rejected
 from . import api
 from .transport import TUNNELS_PATH, Transport, readable
 
-PAGE = 1000  # tunnels asked for at once: the most that the panel gives
-REREADS = 5  # how often a list that changes while it is read is begun anew
+PAGE = 1000  # tunnels per request: the panel gives at most so many
+REREADS = 5  # attempts to read a list that changes meanwhile
 # What differs between panels is here and in _nodes_of.
 NODES_PATH = "/api/nodes"
 NODE_PATH = "/api/node"
 
 
-def _nodes_of(data):
-    """The list of nodes in the panel's answer: Marzban gives it bare."""
+def _nodes_of(data: Any) -> Any:
+    """The list of nodes in the panel's answer: Marzban answers with the list itself."""
     return data
 
 
-def _is_id(value):
+def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -31,75 +34,79 @@ class Panel(Transport):
 
     # Nodes
 
-    def nodes(self):
+    def nodes(self) -> list[Raw]:
         """All nodes as the panel has them, unchecked: a list of dicts."""
         nodes = _nodes_of(self.ask("GET", NODES_PATH))
         if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-            raise self.bad("GET", NODES_PATH, "with something that is no list of nodes")
+            raise self.bad("GET", NODES_PATH, "with something that is not a list of nodes")
         return nodes
 
-    def create_node(self, body):
+    def create_node(self, body: Raw) -> Raw:
         """The new node."""
-        return self.object("POST", NODE_PATH, body=body)
+        return self.ask_object("POST", NODE_PATH, body=body)
 
-    def update_node(self, number, body):
+    def update_node(self, node_id: int, body: Raw) -> Raw:
         """The node as it is now."""
-        return self.object("PUT", "%s/%d" % (NODE_PATH, number), body=body, again=True)
+        return self.ask_object("PUT", "%s/%d" % (NODE_PATH, node_id), body=body, again=True)
 
-    def delete_node(self, number):
-        self.delete("%s/%d" % (NODE_PATH, number))
+    def delete_node(self, node_id: int) -> None:
+        """Also where it does not exist any more."""
+        self.delete("%s/%d" % (NODE_PATH, node_id))
 
     # Tunnels
 
-    def tunnels(self):
+    def tunnels(self) -> list[Raw]:
         """All tunnels as the panel has them, unchecked: a list of dicts, ordered by id.
 
-        A page may not lose what moved while the pages were read: each one begins with the last tunnel of the one
-        before. If that one isn't there, something before it was deleted, and the reading begins anew.
+        A tunnel must not be missed because others were deleted between two pages: each page begins with the last
+        tunnel of the page before. If that tunnel isn't there, the reading starts again.
         """
         for _reread in range(REREADS):
-            found = []
+            found: list[Raw] = []
             while True:
                 overlap = 1 if found else 0
                 page = self._page(len(found) - overlap)
                 if overlap and (not page or page[0]["id"] != found[-1]["id"]):
                     break
                 found += page[overlap:]
-                if any(one["id"] >= after["id"] for one, after in zip(found, found[1:])):
+                if any(tunnel["id"] >= after["id"] for tunnel, after in zip(found, found[1:])):
                     raise self.bad("GET", TUNNELS_PATH, "with tunnels that are not in the order of their ids")
                 if len(page) < PAGE:
                     return found
         raise self.bad("GET", TUNNELS_PATH, "with another list each time: %d readings did not agree" % REREADS)
 
-    def _page(self, skip):
+    def _page(self, skip: int) -> list[Raw]:
         page = self.ask("GET", TUNNELS_PATH, params={"skip": skip, "limit": PAGE})
-        good = isinstance(page, list) and len(page) <= PAGE
-        if not good or not all(isinstance(one, dict) and _is_id(one.get("id")) for one in page):
-            raise self.bad("GET", TUNNELS_PATH, "with something that is no page of tunnels")
+        if (
+            not isinstance(page, list)
+            or len(page) > PAGE
+            or not all(isinstance(tunnel, dict) and _is_id(tunnel.get("id")) for tunnel in page)
+        ):
+            raise self.bad("GET", TUNNELS_PATH, "with something that is not a page of tunnels")
         return page
 
-    def tunnel(self, number):
+    def tunnel(self, tunnel_id: int) -> Raw:
         """One tunnel, unchecked. Raises PanelError of the kind ``not_found`` only when the panel itself says so."""
-        return self.object("GET", "%s/%d" % (TUNNELS_PATH, number))
+        return self.ask_object("GET", "%s/%d" % (TUNNELS_PATH, tunnel_id))
 
-    def create_tunnel(self, body):
+    def create_tunnel(self, body: Raw) -> Raw:
         """The new tunnel."""
-        return self.object("POST", TUNNELS_PATH, body=body)
+        return self.ask_object("POST", TUNNELS_PATH, body=body)
 
-    def update_tunnel(self, number, body, version):
+    def update_tunnel(self, tunnel_id: int, body: Raw, version: int) -> Raw:
         """The tunnel as it is now; refused (``outdated``) unless the panel's version is ``version``."""
-        return self.object("PUT", "%s/%d" % (TUNNELS_PATH, number), body=body, version=version)
+        return self.ask_object("PUT", "%s/%d" % (TUNNELS_PATH, tunnel_id), body=body, version=version)
 
-    def delete_tunnel(self, number, version):
+    def delete_tunnel(self, tunnel_id: int, version: int) -> None:
         """Refused (``outdated``) unless the panel's version is ``version``."""
-        self.delete("%s/%d" % (TUNNELS_PATH, number), version=version)
+        self.delete("%s/%d" % (TUNNELS_PATH, tunnel_id), version=version)
 
-    def post_keys(self, keys):
-        """``(updated, rejected)`` as ``_post_all``; ``keys`` is a list of ``{"uuid", "node", "public"}``."""
+    def post_keys(self, keys: Sequence[Mapping[str, Any]]) -> tuple[int, list[Rejected]]:
+        """``(updated, rejected)`` as ``_post_all``; ``keys`` are ``{"uuid", "node", "public"}``."""
         return self._post_all("/keys", "keys", keys)
 
-    def post_status(self, reports):
-        """``(updated, rejected)`` as ``_post_all``; ``reports`` as in docs/contract.md.
+    def post_status(self, reports: Sequence[Mapping[str, Any]]) -> tuple[int, list[Rejected]]:
+        """``(updated, rejected)`` as ``_post_all``; ``reports`` are Reports, maybe with measurements of later versions.
 
         A panel of version 1 gets the measurements that it knows. The others are left out with a warning.
         """
@@ -112,17 +119,23 @@ class Panel(Transport):
             reports = api.reports_for_1(reports)
         return self._post_all("/status", "reports", reports)
 
-    def _version(self):
-        """The version of the panel's tunnels API, which is asked for where no answer has told it yet."""
+    def _version(self) -> int | None:
+        """The version of the panel's tunnels API. Asks for it, unless an answer has had it already."""
         if self.api is None:
             self.ask("GET", TUNNELS_PATH, params={"limit": 1})
         return self.api
 
-    def _post_all(self, path, key, items):
-        """How many of ``items`` the panel took, and what it refused: a list of ``{"uuid"?, "node"?, "detail"}``."""
-        answer = self.object("POST", TUNNELS_PATH + path, body={key: items}, again=True)
+    def _post_all(self, path: str, key: str, items: Sequence[Any]) -> tuple[int, list[Rejected]]:
+        """How many of ``items`` the panel took, and what it refused."""
+        answer = self.ask_object("POST", TUNNELS_PATH + path, body={key: items}, again=True)
         updated = validators.integer(answer.get("updated"), "updated", 0, len(items))
         listed = answer.get("rejected")
-        refused = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-        named = [{name: answers.words(one.get(name), 128) for name in ("uuid", "node")} for one in refused]
-        return updated, [dict(one, detail=readable(raw.get("detail"))) for one, raw in zip(named, refused)]
+        refused = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        return updated, [
+            {
+                "uuid": answers.words(item.get("uuid"), 128),
+                "node": answers.words(item.get("node"), 128),
+                "detail": readable(item.get("detail")),
+            }
+            for item in refused
+        ]

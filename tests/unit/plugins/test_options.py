@@ -13,9 +13,9 @@ from ansible.module_utils.basic import env_fallback
 
 from ansible_collections.marzban.tunnels.plugins.doc_fragments.panel import ModuleDocFragment
 from ansible_collections.marzban.tunnels.plugins.inventory import nodes
-from ansible_collections.marzban.tunnels.plugins.module_utils import _module
+from ansible_collections.marzban.tunnels.plugins.module_utils import _panel_module
 
-SPEC = _module.panel_argument_spec()
+SPEC = _panel_module.panel_argument_spec()
 MODULES = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
 INVENTORY = yaml.safe_load(ModuleDocFragment.INVENTORY)["options"]
 
@@ -40,7 +40,7 @@ def test_an_option_is_the_same_everywhere(name):
 def test_a_module_warns_of_plain_http(url, warned):
     said = []
     params = {name: SPEC[name].get("default") for name in SPEC}
-    _module.open_panel(SimpleNamespace(params={**params, "url": url, "token": "x"}, warn=said.append))
+    _panel_module.open_panel(SimpleNamespace(params={**params, "url": url, "token": "x"}, warn=said.append))
     assert len(said) == warned
     assert all("panel.example.com is asked without TLS" in text for text in said)
 
@@ -48,7 +48,7 @@ def test_a_module_warns_of_plain_http(url, warned):
 def test_two_nodes_of_one_name_are_one_host():
     names = ("de-1", "fi-1", "de-1")
     raws = [{"id": n, "name": name, "address": f"203.0.113.{n}"} for n, name in enumerate(names, 1)]
-    hosts, problems = nodes.hosts_of(raws, [], None)
+    hosts, problems = nodes.hosts_of(raws, [], "")
     assert [(host["node"]["id"], host["node"]["name"]) for host in hosts] == [(1, "de-1"), (2, "fi-1")]
     assert problems == [
         "Node 'de-1' (id 3) is left out: name: 'de-1' can't be used. Two nodes have it: rename one on the panel."

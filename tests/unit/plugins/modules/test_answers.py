@@ -52,7 +52,7 @@ def test_rubbish_is_not_published_and_stops_nobody(bad):
     for one in rejected:
         assert set(one) == {"uuid", "node", "detail"}
         assert one["detail"]
-        assert all(text is None or text.isprintable() for text in one.values())
+        assert all(text is None or str(text).isprintable() for text in one.values())
 
 
 @pytest.mark.parametrize("bad", [5, [], "x", {"tunnels": 5}, {"tunnels": {}}, {"tunnels": "x"}, {"tunnels": [5]}])

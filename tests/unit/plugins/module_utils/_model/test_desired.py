@@ -92,4 +92,4 @@ def test_a_change_is_predicted(body, status, ends_stay):
 def test_a_node_that_is_not_there(given):
     odd = desired.Nodes([{"id": 1, "name": "de-1"}, {"name": ["x"]}, {"id": True, "name": "x"}, {}])
     with pytest.raises(FieldError, match=r"source: .* The panel has no such node\. Its nodes: 'de-1', 'x'\."):
-        desired.wanted({"name": "de-fi", "source": given}, odd)
+        desired.from_options({"name": "de-fi", "source": given}, odd)

@@ -497,7 +497,7 @@ def test_a_hand_written_ipsec_tunnel_needs_no_port():
     assert records == []
     assert one["error"].startswith("target.port: 20003 can't be used. IPsec speaks")
     item["type"] = "openvpn"
-    assert "config.source.port: None" in handwritten.from_list([item], "home")[1][0]["error"]
+    assert "config.source.port is required. " in handwritten.from_list([item], "home")[1][0]["error"]
 
 
 def test_uuids_come_from_the_names():
@@ -512,7 +512,7 @@ def test_uuids_come_from_the_names():
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"name": None}, "records[1].name: None"),
+        ({"name": None}, "records[1].name is required. Use 1 to 128 letters"),
         ({"id": "3"}, "records[1].id: '3'"),
         ({"colour": 1}, "records[1]: 'colour' can't be used. There is no such key"),
         ({"source": "localhost"}, "records[1].source: 'localhost'"),

@@ -299,8 +299,11 @@ def test_bad_values_are_refused_with_field_value_and_hint(check, value):
     with pytest.raises(FieldError) as caught:
         check(value, "config.source.x")
     text = str(caught.value)
-    assert text.startswith("config.source.x: " + shown(value))
-    assert len(text.split(" can't be used. ")[1]) > 10
+    problem = f"config.source.x: {shown(value)} can't be used. "
+    if value is None:
+        problem = "config.source.x is required. "
+    assert text.startswith(problem)
+    assert len(text) > len(problem) + 10
     assert text.isprintable()
     assert len(text) < 500
 
@@ -437,7 +440,7 @@ def test_public_half_keeps_what_is_public_only(kind):
             assert caught.value.field == "source.public." + key
             assert "s3cret" not in str(caught.value)
     for other in ("", None, [], [whole], 5):
-        with pytest.raises(FieldError, match=r"source\.public: "):
+        with pytest.raises(FieldError, match=r"^source\.public" + (r" is required\." if other is None else ": ")):
             validators.public_half(other, "source.public", kind)
 
 
