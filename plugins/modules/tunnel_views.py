@@ -136,7 +136,7 @@ views:
             endpoint: {description: Host name or IP address where the other end finds it., type: str}
             port: {description: Its port., type: int}
             addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
-            routes: {description: The networks that stand behind it., type: list, elements: str}
+            routes: {description: The networks behind it., type: list, elements: str}
             public:
               description: Its public half, or null.
               type: dict

@@ -20,7 +20,7 @@ NONE = rounds.Progress.load(None)
 
 
 def told(node, role, **changes):
-    """What one host says of the tunnel, which is in order and carries traffic unless it is said otherwise."""
+    """What one host reports about the tunnel, which is in order and carries traffic unless it is said otherwise."""
     entry = {
         "uuid": UUID,
         "node": node,
