@@ -75,7 +75,7 @@ tunnel:
   description:
     - The record as it is now (in check mode, as it would be).
     - What the panel chooses is not known in check mode. So C(id) and C(uuid) of a new tunnel are null, and C(ends) is
-      empty where the panel would choose them anew.
+      empty where the panel would choose new ones.
   returned: when O(state=present)
   type: dict
   contains:

@@ -146,7 +146,7 @@ def declared(raw: Raw, nodes: Nodes | None = None) -> dict[str, Any]:
 def predicted(raw: Raw | None, body: Raw, nodes: Nodes | None) -> dict[str, Any]:
     """What the panel would answer (as ``records.info``) when ``body`` is sent; ``raw`` is None for a new tunnel.
 
-    Any change makes the panel forget what the ends reported. Where it would choose the ends anew, they are empty.
+    Any change makes the panel forget what the ends reported. Where it would choose new ends, they are empty.
     """
     merged = {**(raw or {}), **body}
     answer = records.info(raw) if raw else {**records.NO_INFO, "ends": []}

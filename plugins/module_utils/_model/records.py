@@ -48,7 +48,7 @@ def _end(raw: Raw, role: str, kind: str) -> End:
         "routes": get("routes", validators.unique_list, validators.route),
         "public": maybe("public", validators.public_half, kind),
         "status": maybe("status", validators.choice, validators.STATUSES),
-        # Free text, which is shown and never used; whoever shows it calls ``printable``.
+        # Free text, which is shown and never used; where it is shown, ``printable`` is called.
         "error": maybe("error", _text),
         "measured": maybe("measured", validators.measured),
         "age": maybe("age", validators.non_negative),

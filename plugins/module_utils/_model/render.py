@@ -4,7 +4,7 @@
 
 """Rendering, pure and plain: Jinja2's sandbox on the controller, then tokens that the node replaces.
 
-A template sees ``view`` (docs/contract.md) and ``node``, what only the node knows: ``types.TunnelType.node_values``,
+A template sees ``view`` (contract.md) and ``node``, what only the node knows: ``types.TunnelType.node_values``,
 among them ``node.dir`` (the tunnel's folder) and ``node.mtu`` (bytes). In the text they are tokens (``@node.mtu@``),
 which ``fill`` replaces. No value that passed the checks contains an ``@``, so no value can pose as a token.
 """
@@ -38,7 +38,8 @@ def render(view: View, template_text: str) -> str:
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise Error(
-            "The template can't be rendered: %s%s. Templates see view and node (docs/contract.md), no Ansible filters."
+            "The template can't be rendered: %s%s. "
+            "Templates see view and node (docs/development/contract.md), no Ansible filters."
             % (printable(str(error)).rstrip("."), " (line %d)" % line if line else "")
         ) from None
     except Exception as error:  # a template is a program: it may raise anything

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What differs between the types of tunnels, in one table; and the shapes of docs/contract.md as TypedDicts. Pure.
+"""What differs between the types of tunnels, in one table; and the shapes of contract.md as TypedDicts. Pure.
 
-Units are those of docs/contract.md. A unit test compares the fields of both; change them together.
+Units are those of docs/development/contract.md. A unit test compares the fields of both; change them together.
 ``total=False``: a key may be left out; ``| None``: it may be null.
 """
 

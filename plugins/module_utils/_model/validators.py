@@ -385,7 +385,7 @@ _PUBLIC_FIELDS: dict[str, Check[str]] = {"x25519": wireguard_key, "ed25519": ed2
 
 
 def public_half(value: object, field: str, kind: str) -> Public:
-    """What an end of the type ``kind`` may show, as docs/contract.md has it. Other fields and nulls are left out."""
+    """What an end of the type ``kind`` may show, as contract.md has it. Other fields and nulls are left out."""
     given = mapping(value, field)
     return {
         part.name: _PUBLIC_FIELDS[part.kind](given.get(part.name), "%s.%s" % (field, part.name))
@@ -423,7 +423,7 @@ MEASURES: dict[str, Check[Any]] = {
 
 
 def measured(value: object, field: str = "measured") -> Measured:
-    """What was measured at an end, as docs/contract.md has it; what is missing is None. Other fields are left out."""
+    """What was measured at an end, as contract.md has it; what is missing is None. Other fields are left out."""
     given = mapping(value, field)
     known = ((key, check, given.get(key)) for key, check in MEASURES.items())
     return cast(

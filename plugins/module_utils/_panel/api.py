@@ -4,7 +4,7 @@
 
 """The versions of the tunnels API: which one a panel has, and what may be sent to it. Pure.
 
-Panel and collection are not updated in one moment. docs/contract.md says what each version has, and what an older
+Panel and collection are not updated in one moment. contract.md says what each version has, and what an older
 side may expect of a newer one.
 """
 
@@ -43,7 +43,7 @@ def version(text: str | None) -> int:
 
 
 def unknown_in_1(reports: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The measurements in ``reports`` (docs/contract.md) that a panel of version 1 does not know, sorted."""
+    """The measurements in ``reports`` (contract.md) that a panel of version 1 does not know, sorted."""
     found = {key for report in reports for key in report.get("measured") or ()}
     return sorted(found - set(MEASURED_IN_1))
 

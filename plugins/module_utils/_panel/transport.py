@@ -176,7 +176,7 @@ class Transport:
             self._log_in()
         response, content = self._send(method, path, again, headers, params=params, json=body)
         if response.status_code == 401 and self._login and not self._logged_in:
-            # The given token has expired. A token that was just made has not, so that is no reason to log in again.
+            # The given token has expired. A token that was just made has not, and is not a reason to log in again.
             self._log_in()
             response, content = self._send(method, path, again, headers, params=params, json=body)
         return self._read(method, path, response, content)
