@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What differs between the types of tunnels, in one table; and the shapes of contract.md as TypedDicts. Pure.
+"""What differs between the types of tunnels, in one table; and the shapes of data, as TypedDicts. Pure.
 
-Units are those of docs/development/contract.md. A unit test compares the fields of both; change them together.
+docs/development/contract.md has the shapes with their units. A unit test compares the fields; change both together.
 ``total=False``: a key may be left out; ``| None``: it may be null.
 """
 
@@ -313,10 +313,22 @@ class Answer(TypedDict):
     changed: bool
     diff: list[FileDiff]
     missing: list[str]
+    packages: list[str]
+    unavailable: list[str]
+    package_manager: str | None
     tunnels: list[Outcome]
     removed: list[Removed]
     orphans: list[Known]
     foreign: list[Foreign]
+
+
+class ViewsAnswer(TypedDict):
+    """The answer of tunnel_views. ``gone``: the uuids that the panel has confirmed as deleted, by inventory host."""
+
+    panel: str
+    views: dict[str, list[View]]
+    gone: dict[str, list[str]]
+    broken: list[Broken]
 
 
 class HealthAnswer(TypedDict):
