@@ -109,12 +109,12 @@ options:
       - This host's hand-written list of tunnels, where the views were made from one.
       - The host is refused unless it is the list that O(list_digest) is of. An empty text is the same as not given.
     type: raw
-    version_added: 0.2.0
+    version_added: 0.3.0
   list_digest:
     description:
       - What M(marzban.tunnels.tunnel_views) has answered as RV(marzban.tunnels.tunnel_views#module:list_digest).
     type: str
-    version_added: 0.2.0
+    version_added: 0.3.0
 attributes:
   check_mode:
     support: full

@@ -36,7 +36,7 @@ options:
       - The name of the variable in which each host of the play has registered its answer, instead of O(results).
       - O(nodes) is then found out, where it is not given.
     type: str
-    version_added: 0.2.0
+    version_added: 0.3.0
   nodes:
     description:
       - The hosts of O(results) and the names of their nodes, from inventory host to node name; an empty name means

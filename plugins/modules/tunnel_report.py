@@ -39,7 +39,7 @@ options:
       - The name of the variable in which each host of the play has registered its answer, instead of O(results).
       - O(nodes) and O(unreachable) are then found out, where they are not given.
     type: str
-    version_added: 0.2.0
+    version_added: 0.3.0
   unreachable:
     description: Inventory hosts that could not be reached.
     type: list

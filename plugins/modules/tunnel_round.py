@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: tunnel_round
 short_description: Decide what a run of all hosts does next
-version_added: 0.2.0
+version_added: 0.3.0
 description:
   - A run has rounds. In each one, hosts do what this task gives them to do, and then this task decides again. The role
     C(marzban.tunnels.tunnels) is such a run, and calls this task.
