@@ -6,8 +6,9 @@ MAKEFLAGS += --no-print-directory
 
 # Virtual environments are made when a recipe first asks for one, and again when their lock changes.
 venv = $$(tools/venv $(1))
-# Some machines name a bundle of CAs that requests prefers to the one a client was given.
-pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE "$(call venv,$(1))/bin/python" -m pytest $(2) $(PYTEST)
+# $(call pytest,purpose,tests,options); PYTEST may name other tests instead. Some machines name a bundle of CAs that requests prefers to the
+# one a client was given.
+pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE "$(call venv,$(1))/bin/python" -m pytest $(3) $(if $(findstring tests/,$(PYTEST)),,$(2)) $(PYTEST)
 
 .PHONY: help
 help: ## this list
@@ -20,9 +21,12 @@ demo: ## three lab hosts, a panel, tunnels between them, and a table of what pas
 demo-down: ## takes the demo down; Debian packages and cached root file systems stay
 	@tools/preflight && tools/demo down
 
-.PHONY: test test-matrix
-test: ## everything: lint, sanity, unit, panel and integration tests, build (log of each: .cache/logs)
-	@tools/preflight && tools/stages integration 'unit sanity lint build panel test-contract panel-marzban browser molecule'
+.PHONY: test test-all test-matrix
+test: ## lint, sanity, unit, panel, browser and integration tests, build (log of each: .cache/logs)
+	@tools/preflight && ALL=$(ALL) tools/stages 'unit lint build panel test-contract' 'sanity panel-marzban browser' then integration then molecule $(if $(ALL),then test-kernel)
+
+test-all: ## the same with every variation of what it shows, and the kernel's own data paths
+	@$(MAKE) test ALL=1
 
 test-matrix: ## import, sanity and units on ansible-core 2.17 to 2.21, integration on the oldest and the newest
 	@tools/preflight && tools/matrix
@@ -34,8 +38,8 @@ lint: ## ruff, mypy, yamllint, shellcheck, ansible-lint, antsibull
 docs-lint: ## only what concerns the documentation in plugins and roles
 	@tools/lint antsibull-docs antsibull-changelog
 
-sanity: ## ansible-test sanity without ignore files; SANITY="--test pep8" for one test
-	@tools/sanity test -- $(SANITY)
+sanity: ## ansible-test sanity without ignore files; ALL=1 on all Pythons, SANITY="--test pep8" for one test
+	@ALL=$(ALL) tools/sanity test -- $(SANITY)
 
 .PHONY: unit panel test-contract panel-marzban integration molecule test-kernel bench
 unit: ## unit tests; PYTEST="-k name -x" for some of them, likewise below
@@ -48,7 +52,7 @@ test-contract: ## the API over every door but the stand-in's; MARZBAN_SRC=<check
 	@DOORS="$(or $(DOORS),standalone marzban-sqlite marzban-mariadb)" $(call pytest,test,tests/contract)
 
 panel-marzban: ## the contract in the stand-in for Marzban, and the migrations, on the versions that Marzban 0.8.4 pins
-	@DOORS=mounted $(call pytest,marzban-0.8.4,tests/contract tests/panel/test_panel_mounted.py tests/panel/test_panel_migrations.py --ignore tests/contract/test_properties.py)
+	@DOORS=mounted $(call pytest,marzban-0.8.4,tests/contract tests/panel/test_panel_mounted.py tests/panel/test_panel_migrations.py,--ignore tests/contract/test_properties.py)
 
 # On a network of its own: Chromium ends its requests when one of the machine's interfaces comes or goes, and labs have many.
 browser: ## the page, in a real Chromium
@@ -59,16 +63,16 @@ screenshot: ## docs/page.png, out of the page with samples
 	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png
 
 integration: ## the collection on lab hosts; ALL=1 for every variation, PURPOSE=core-2.17 for that ansible-core
-	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 30 $(if $(ALL),,-m "not variation") tests/integration)
+	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),tests/integration,--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 30 $(if $(ALL),,-m "not variation"))
 
 molecule: ## molecule's scenarios: each role, and the whole with a panel (extensions/molecule)
 	@tools/preflight && tools/molecule
 
 test-kernel: ## the kernel's own WireGuard, ESP and OpenVPN, in a virtual machine (emulated, three to six minutes)
-	@tools/preflight && $(call pytest,test,--verbose --durations 10 tests/kernel)
+	@tools/preflight && $(call pytest,test,tests/kernel,--verbose --durations 10)
 
 bench: ## how long runs take, by the number of hosts and tunnels
-	@tools/preflight && $(call pytest,test,tests/bench -s)
+	@tools/preflight && $(call pytest,test,tests/bench,-s)
 
 .PHONY: setup lock build clean
 setup: ## only the virtual environment, and the link under which this checkout is marzban.tunnels
