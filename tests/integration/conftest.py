@@ -47,17 +47,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def make_world(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., World]]:
-    """Call it with names of hosts and their images: a fresh panel, a fresh lab, all hosts registered as nodes."""
+    """Call it with names of hosts and their images: a fresh panel, a fresh lab, all hosts registered as nodes.
+
+    ``login=False`` for runs with a static inventory and a token (World).
+    """
     panels: list[Panel] = []
     running: list[Lab] = []
 
-    def make(name: str = "", register: bool = True, **hosts: str) -> World:
+    def make(name: str = "", register: bool = True, login: bool = True, **hosts: str) -> World:
         directory = tmp_path_factory.mktemp("world")
         label = labs.named(f"{Path(request.node.nodeid).stem.removeprefix('test_')}{name}")
         panels.append(Panel.start(directory / "panel"))
         if hosts:
             running.append(Lab.up(label, hosts))
-        world = World(directory, panels[-1], running[-1] if hosts else None)
+        world = World(directory, panels[-1], running[-1] if hosts else None, login)
         if hosts and register:
             world.register()
         return world

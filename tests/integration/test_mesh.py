@@ -23,7 +23,7 @@ CIPHERS = {"wireguard": "ChaCha20-Poly1305", "openvpn": "AES-256-GCM", "ipsec": 
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+tunnels", b="trixie+tunnels", c="forky+tunnels")
+    world = make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels", c="forky+tunnels")
     world.mesh()
     world.apply().expect()
     return world

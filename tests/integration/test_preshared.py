@@ -18,7 +18,7 @@ BOTH = (("one", "a", "b"), ("one", "b", "a"))
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+tunnels", b="trixie+tunnels")
+    world = make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels")
     world.tunnel("one", "a", "b")
     return world
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(a="bookworm+tunnels", b="trixie+tunnels")
+    world = make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels")
     world.tunnel("one", "a", "b")
     return world
 

@@ -170,6 +170,9 @@ def _unpacked(blob: bytes) -> Iterator[bytes]:
 class Processes:
     """Collects what all processes of this machine, those in the hosts too, show: their words and environment."""
 
+    #: A process is read so many times, from its first moment on: by then it runs what it was started for.
+    READ = 10
+
     def __init__(self, interval: float = 0.1) -> None:
         self.words: set[bytes] = set()
         self.hosts_environments: set[bytes] = set()  # of processes in a host
@@ -179,8 +182,11 @@ class Processes:
         self._here = os.readlink("/proc/self/ns/pid")
 
     def _collect(self) -> None:
+        read: dict[str, int] = {}
         while not self._end.wait(self._interval):
-            for number in filter(str.isdigit, os.listdir("/proc")):
+            there = filter(str.isdigit, os.listdir("/proc"))
+            read = {number: read.get(number, 0) + 1 for number in there}
+            for number in (number for number, times in read.items() if times <= self.READ):
                 try:
                     self.words.add(Path("/proc", number, "cmdline").read_bytes())
                     if os.readlink(f"/proc/{number}/ns/pid") != self._here:
