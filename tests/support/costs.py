@@ -18,8 +18,8 @@ import pytest
 from tests.lab import cgroup
 
 NAME = "cost"
-#: So many of the dearest tests are listed, set-up and teardown of their fixtures included.
-DEAREST = 15
+#: A test that cost so many CPU seconds is listed, set-up and teardown of its fixtures included.
+DEAR = 3
 
 
 @dataclass
@@ -48,9 +48,9 @@ def so_far() -> Cost:
     return Cost(times.elapsed, own, cgroup.cpu_seconds())
 
 
-def table(what: str, costs: dict[str, Cost], rows: int | None = None) -> list[str]:
-    """The dearest first, ``rows`` of them or all, then the sum of all."""
-    dearest = sorted(costs.items(), key=lambda item: -item[1].cpu)[:rows]
+def table(what: str, costs: dict[str, Cost], least: float = 0) -> list[str]:
+    """The dearest first, down to ``least`` CPU seconds, then the sum of all."""
+    dearest = [item for item in sorted(costs.items(), key=lambda item: -item[1].cpu) if item[1].cpu >= least]
     total = sum(costs.values(), Cost())
     lines = [f"{'CPU s':>8} {'labs s':>8} {'clock s':>8}  {what}"]
     lines += [
@@ -88,5 +88,5 @@ class Costs:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.files:
             terminalreporter.section("what each file cost, and the dearest tests")
-            for line in [*table("file", self.files), "", *table("test", self.tests, DEAREST)]:
+            for line in [*table("file", self.files), "", *table("test", self.tests, DEAR)]:
                 terminalreporter.write_line(line)
