@@ -33,6 +33,9 @@ SOCKETS = tempfile.mkdtemp(prefix="mz-")
 atexit.register(shutil.rmtree, SOCKETS, ignore_errors=True)
 
 
+#: Seconds that a condition may take on a machine that does much else. Less only where quickness is what is tested.
+PATIENCE = 60
+
 TYPES = ("wireguard", "openvpn", "ipsec")
 PAIRS = (("a", "b"), ("b", "c"), ("a", "c"))
 # A tunnel of each type between each two of three hosts: (name, source, target)
@@ -64,7 +67,7 @@ def ansible_environment(home: Path) -> dict[str, str]:
     return env
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = 20) -> Any:
+def until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Wait until ``holds()`` is true, and answer what it gave; fail with ``what`` when the time is over."""
     end = time.monotonic() + seconds
     while True:
@@ -185,7 +188,7 @@ class World:
         if lab is not None:
             variables = directory / "group_vars"
             variables.mkdir(exist_ok=True)
-            (variables / "marzban_nodes.yml").write_text(json.dumps(lab.inventory()))
+            (variables / "marzban_nodes.yml").write_text(json.dumps(self.variables()))
         self.session = requests.Session()
         self.session.trust_env = False
         self.session.verify = str(panel.ca_path)
@@ -249,8 +252,12 @@ class World:
         """An inventory of the lab's hosts that asks no panel."""
         hosts = {name: {"ansible_host": host.address} for name, host in self.lab.hosts.items()}
         path = self.directory / "static.json"
-        path.write_text(json.dumps({"marzban_nodes": {"hosts": hosts, "vars": self.lab.inventory()}}))
+        path.write_text(json.dumps({"marzban_nodes": {"hosts": hosts, "vars": self.variables()}}))
         return path
+
+    def variables(self) -> dict[str, Any]:
+        """How the lab's hosts are reached, and how long a run waits for traffic."""
+        return {**self.lab.inventory(), "tunnels_wait": PATIENCE}
 
     def environment(self, **more: str) -> dict[str, str]:
         env = ansible_environment(self.directory)
@@ -332,7 +339,7 @@ class World:
             for address in self.addresses(tunnel, target)
         )
 
-    def expect_traffic(self, *joined: tuple[str, str, str], seconds: float = 20) -> None:
+    def expect_traffic(self, *joined: tuple[str, str, str], seconds: float = PATIENCE) -> None:
         """Traffic both ways in each ``(tunnel, node, node)``."""
         for name, a, b in joined:
             until(f"{name}: {a} reaches {b}", partial(self.passes, name, a, b), seconds)
