@@ -125,7 +125,7 @@ class Nodes:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert "[WARNING]" not in done.stdout + done.stderr, done.stdout + done.stderr
