@@ -228,7 +228,11 @@ tunnels:
         next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where it is).", type: str}
         accepts: {description: Of the newest certificate of the peer that this end lets in (OpenVPN)., type: str}
     publish: {description: "Whether the panel lacks this public half, or has another.", type: bool}
-    hand: {description: "Whether it sealed something for its peer, which takes it when it is applied next.", type: bool}
+    needs_peer:
+      description: Whether both ends have to be applied once more, for something that they share.
+      type: bool
+      version_added: 0.2.0
+    hand: {description: "The same as RV(tunnels[].needs_peer), until version 1.0.", type: bool}
     changes:
       description: What was changed, or would be in check mode.
       type: list
@@ -310,7 +314,7 @@ def work(module):
     run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
     answer = run.run(views, rendered, given["remove"], given["remove_all"], given["handed"], given["paired"])
     if not module.check_mode:  # taken out by the action plugin before anybody sees it
-        answer["sealed"] = run.sealed([tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["hand"]])
+        answer["sealed"] = run.sealed([tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["needs_peer"]])
     return answer
 
 

@@ -120,11 +120,10 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import DEFAULT_TYPE, TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.files import file_diff
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import file_diff
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import x25519
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.registry import PROTOCOLS
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders, new_state
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry, x25519
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if not x25519.HAS_CRYPTOGRAPHY and not check:
         raise Error(missing_required_lib("cryptography"))
     folders = Folders(given["config_dir"] or CONFIG_DIR)
-    protocol = PROTOCOLS[given["type"]](Host(check), folders)
+    protocol = registry.protocol(given["type"])(Host(check), folders)
     uuid, panel = validators.uuid(given["uuid"]), validators.uuid(given["panel"], "panel")
     if not check:
         folders.lock()
@@ -150,8 +149,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     public = None if make else before
     if make and not check:
         if state is None:
-            about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"]}
-            folders.write_state(dict(about, interface=None, peer=None, applied={}))
+            about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"], "version": 0}
+            folders.write_state(new_state(about))
         public = protocol.make_key(uuid)
     old, new = (protocol.fingerprint(half) if half else None for half in (before, public))
     shown_old = old or ("a broken key" if broken else None)

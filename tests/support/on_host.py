@@ -61,7 +61,7 @@ def call(given: dict) -> dict:
             return health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0))
         run = Apply(host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
         going = given.get("remove", []), given.get("remove_all", False)
-        return run.run(views, given["rendered"], *going, given.get("handed"), given.get("together", ()))
+        return run.run(views, given["rendered"], *going, given.get("handed"), given.get("paired", given.get("together", ())))
     except Error as error:
         return {"failed": True, "msg": str(error)}
 

@@ -222,6 +222,9 @@ class Applied(TypedDict, total=False):
     addresses: list[str]
     routes: list[str]
     rules: str | None
+    psk_fingerprint: str | None  # WireGuard: of the pre-shared key in use
+    fingerprint: str | None  # OpenVPN: of the certificate in use
+    conf: str  # IPsec: a digest of the connection that charon was given
 
 
 class State(TypedDict):
@@ -279,7 +282,8 @@ class Outcome(Health):
 
     public: Public | None
     publish: bool
-    hand: bool
+    needs_peer: bool
+    hand: bool  # the former name of needs_peer
     changes: list[str]
 
 

@@ -4,7 +4,7 @@
 
 """Files on a node: written 0600 from their first instant, replaced by rename, and the folders that say what is ours.
 
-``<config_dir>/<uuid>/`` (0700) holds ``state.json`` and what the protocol keeps there. A folder never stands there
+``<config_dir>/<uuid>/`` (0700) holds ``state.json`` and what the protocol keeps there. A folder is never there
 without its state: it is filled under another name and renamed, and renamed again before it is emptied. What a crash
 leaves behind has a name that begins with a dot, and the next run sweeps it up.
 """
@@ -16,11 +16,12 @@ import re
 import stat
 
 from .._errors import Error, FieldError
+from .._model.types import FileDiff
 
 _PATH = re.compile(r"(/[A-Za-z0-9_.-]+)+\Z")
 
 
-def check_path(value, field):
+def check_path(value: object, field: str) -> str:
     """An absolute path of plain characters, which is safe in a configuration that a shell reads. Raises FieldError."""
     hint = "Give an absolute path of the characters A-Z a-z 0-9 _ . - and /, without .. in it."
     text = value.rstrip("/") if isinstance(value, str) else ""
@@ -29,7 +30,7 @@ def check_path(value, field):
     return text
 
 
-def read(path):
+def read(path: str) -> str | None:
     """The text of a file, or None where there is none. Raises Error."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
@@ -40,7 +41,7 @@ def read(path):
         raise Error("%s can't be read: %s." % (path, error.strerror)) from None
 
 
-def sync_folder(path):
+def sync_folder(path: str) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -48,7 +49,7 @@ def sync_folder(path):
         os.close(handle)
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     """Makes ``path`` hold ``text`` (0600): all of it or what was there before, whenever the power goes."""
     fresh = path + ".new"
     try:
@@ -65,7 +66,7 @@ def write(path, text):
         raise Error("%s can't be written: %s." % (path, error.strerror)) from None
 
 
-def rename(old, new):
+def rename(old: str, new: str) -> None:
     """Gives a file another name, in place of one that may be there."""
     try:
         os.rename(old, new)
@@ -74,7 +75,7 @@ def rename(old, new):
         raise Error("%s can't be renamed to %s: %s." % (old, new, error.strerror)) from None
 
 
-def remove(path):
+def remove(path: str) -> None:
     """Removes a file; one that isn't there is fine."""
     try:
         os.unlink(path)
@@ -84,16 +85,21 @@ def remove(path):
         raise Error("%s can't be removed: %s." % (path, error.strerror)) from None
 
 
-def open_to_others(path):
+def open_to_others(path: str) -> bool:
     """Whether others than root have a right to a file."""
     found = os.lstat(path)
     return bool(stat.S_IMODE(found.st_mode) & 0o077) or found.st_uid != os.geteuid()
 
 
-def close_to_others(path):
+def close_to_others(path: str) -> None:
     """Takes that right away."""
     try:
         os.chown(path, os.geteuid(), os.getegid())
         os.chmod(path, 0o600)
     except OSError as error:
         raise Error("%s can't be closed to others: %s." % (path, error.strerror)) from None
+
+
+def file_diff(path: str, before: str | None, after: str | None) -> FileDiff:
+    """One part of a diff: a file that was ``before`` and is ``after`` (None: no such file)."""
+    return {"before_header": path, "after_header": path, "before": before or "", "after": after or ""}

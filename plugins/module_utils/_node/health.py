@@ -7,19 +7,26 @@
 from __future__ import annotations
 
 import time
+from typing import Collection, Sequence
 
 from .._errors import Error
-from .._protocols.registry import PROTOCOLS
-from .measure import measure
-from .tunnel import accept, find_peer
+from .._model.types import HealthAnswer
+from .._protocols import registry
+from .._protocols.base import Protocol
+from .host import Host
+from .measure import Work, measure
+from .state import Folders
+from .tunnel import Tunnel, accept, find_peer
 
 PAUSE = 0.3  # seconds between two looks, where ping gave up at once
-HIDDEN = ("public", "publish", "hand", "changes")  # of an answer of tunnel_apply
+HIDDEN = ("public", "publish", "needs_peer", "hand", "changes")  # of an answer of tunnel_apply
 
 
-def health(host, folders, panel, types, raws, wait=0):
+def health(
+    host: Host, folders: Folders, panel: str, types: Collection[str], raws: Sequence[object], wait: float = 0
+) -> HealthAnswer:
     """The answer of tunnel_health. Looks again until all that can be active is, for ``wait`` seconds at most."""
-    tunnels = accept(raws, [None] * len(raws), panel, types, list(PROTOCOLS))
+    tunnels = accept(raws, [None] * len(raws), panel, types, registry.TYPES)
     for tunnel in tunnels:
         if tunnel.refused:
             continue
@@ -30,27 +37,28 @@ def health(host, folders, panel, types, raws, wait=0):
         else:
             if tunnel.view["active"]:
                 find_peer(tunnel)
-    protocols = {kind: PROTOCOLS[kind](host, folders) for kind in types if kind in PROTOCOLS}
     end = time.monotonic() + wait
-    late = [one for one in tunnels if not one.refused]
+    late = [tunnel for tunnel in tunnels if not tunnel.refused]
+    kinds = dict.fromkeys(tunnel.view["type"] for tunnel in late)
+    protocols = {kind: registry.protocol(kind)(host, folders) for kind in kinds}
     while late:
-        measure(host, [(p, [one for one in late if one.seen["type"] == kind], None) for kind, p in protocols.items()])
+        measure(host, [Work(p, [t for t in late if t.view["type"] == kind]) for kind, p in protocols.items()])
         for tunnel in late:
-            _explain(protocols[tunnel.seen["type"]], tunnel)
-        late = [one for one in late if one.wanted and one.status != "active"]
+            _explain(protocols[tunnel.view["type"]], tunnel)
+        late = [tunnel for tunnel in late if tunnel.wanted and tunnel.status != "active"]
         if not late or time.monotonic() + PAUSE > end:
             break
         time.sleep(PAUSE)
-    answers = [{key: value for key, value in one.answer().items() if key not in HIDDEN} for one in tunnels]
-    return {"changed": False, "tunnels": answers}
+    answers = [{key: value for key, value in tunnel.answer().items() if key not in HIDDEN} for tunnel in tunnels]
+    return {"changed": False, "tunnels": answers}  # type: ignore[typeddict-item]
 
 
-def _explain(protocol, tunnel):
+def _explain(protocol: Protocol, tunnel: Tunnel) -> None:
     """A tunnel that should run and doesn't is an error, not one that still connects."""
     if not tunnel.wanted or tunnel.measured is not None:
         return
-    interface = (tunnel.state or {}).get("interface")
-    if interface != tunnel.view["interface"]:
+    interface = tunnel.view["interface"]
+    if tunnel.last_interface != interface:
         tunnel.fail("it was not applied on this host yet: run marzban.tunnels.apply")
     else:
         tunnel.fail("%s is not running: run marzban.tunnels.apply" % protocol.service(interface))

@@ -24,60 +24,100 @@ class CommandError(Error):
 class Host:
     """This host. ``check`` is check mode: a command that would change something is refused by an assertion."""
 
-    def __init__(self, check=False):
+    def __init__(self, check: bool = False) -> None:
         self.check = check
         path = os.environ.get("PATH", "")
         self._environment = {"LC_ALL": "C", "PATH": PATH + (":" + path if path else "")}
+        self._found: dict[str, bool] = {}
+        self._started: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
-    def has(self, program):
+    def has(self, program: str) -> bool:
         """Whether a program is on the PATH."""
-        return shutil.which(program, path=self._environment["PATH"]) is not None
+        if program not in self._found:
+            self._found[program] = shutil.which(program, path=self._environment["PATH"]) is not None
+        return self._found[program]
 
-    def query(self, *argv, **options):
-        """The output of a command that changes nothing, and None when it fails or isn't there. Options as ``run``."""
+    def prefetch(self, *commands: tuple[str, ...]) -> None:
+        """Starts queries that will be wanted soon, so that they run at the same time: ``query`` takes their output.
+
+        Each one is good for one query, and only until something is changed.
+        """
+        for argv in commands:
+            if argv not in self._started and self.has(argv[0]):
+                with contextlib.suppress(OSError):  # which the query itself reports
+                    self._started[argv] = self._start(argv)
+
+    def drop_prefetched(self) -> None:
+        """Forgets what was prefetched and not used: it may be older than what is on the host now."""
+        for process in self._started.values():
+            process.kill()
+            process.communicate()
+        self._started = {}
+
+    def query(self, *argv: str, stdin: str | None = None, lenient: bool = False) -> str | None:
+        """The output of a command that changes nothing, and None when it fails or isn't there.
+
+        ``stdin`` is a text. With ``lenient`` the exit status does not count: what was printed is the answer.
+        """
         try:
-            return self._run(argv, **options)
+            return self._run(argv, stdin=stdin, lenient=lenient)
         except CommandError:
             return None
 
-    def query_or_fail(self, *argv):
+    def query_or_fail(self, *argv: str) -> str | None:
         """The same where a wrong answer would do harm: None only when the program isn't there. Raises CommandError."""
         return self._run(argv) if self.has(argv[0]) else None
 
-    def run(self, *argv, **options):
+    def run(self, *argv: str, stdin: str | None = None, timeout: float = TIMEOUT, secret: bool = False) -> str:
         """The output of a command that may change the host. Raises CommandError.
 
         ``stdin`` is a text, ``timeout`` seconds. With ``secret`` the error doesn't show what the command printed.
         """
         if self.check:
             raise AssertionError("check mode runs %s" % (argv,))
-        return self._run(argv, **options)
+        self.drop_prefetched()
+        return self._run(argv, stdin=stdin, timeout=timeout, secret=secret)
 
-    def try_run(self, *argv, **options):
+    def try_run(self, *argv: str, timeout: float = TIMEOUT) -> None:
         """``run`` for what may fail because it is done already."""
         with contextlib.suppress(CommandError):
-            self.run(*argv, **options)
+            self.run(*argv, timeout=timeout)
 
-    def _run(self, argv, stdin=None, timeout=TIMEOUT, secret=False):
+    def _start(self, argv: tuple[str, ...]) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # pylint: disable=ansible-bad-function
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            cwd="/",
+            universal_newlines=True,
+            errors="replace",
+        )
+
+    def _run(
+        self,
+        argv: tuple[str, ...],
+        stdin: str | None = None,
+        timeout: float = TIMEOUT,
+        secret: bool = False,
+        lenient: bool = False,
+    ) -> str:
         name = " ".join(argv)
         try:
-            done = subprocess.run(  # pylint: disable=ansible-bad-function
-                argv,
-                input="" if stdin is None else stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self._environment,
-                cwd="/",
-                timeout=timeout,
-                universal_newlines=True,
-                errors="replace",
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CommandError("%s did not end in %d s" % (printable(name), timeout)) from None
+            process = self._started.pop(argv, None) or self._start(argv)
         except OSError as error:
             raise CommandError("%s can't be run: %s" % (printable(name), error.strerror)) from None
-        if done.returncode:
-            said = "" if secret else ": " + printable(done.stderr.strip() or done.stdout.strip())
-            raise CommandError("%s ended with %d%s" % (printable(name), done.returncode, said.rstrip(".")))
-        return done.stdout
+        with process:
+            try:
+                output, said = process.communicate("" if stdin is None else stdin, timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise CommandError("%s did not end in %d s" % (printable(name), timeout)) from None
+            except BaseException:  # as subprocess.run has it
+                process.kill()
+                raise
+        if process.returncode and not lenient:
+            why = "" if secret else ": " + printable(said.strip() or output.strip())
+            raise CommandError("%s ended with %d%s" % (printable(name), process.returncode, why.rstrip(".")))
+        return output

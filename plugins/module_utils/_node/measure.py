@@ -6,94 +6,113 @@
 
 from __future__ import annotations
 
-import re
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Iterable, List, NamedTuple
 
-from .._protocols.base import ipv6_is_off
+from .._model.types import Measured, View
+from .._protocols.base import Protocol, ipv6_is_off
+from .host import Host
+from .netdev import Live
+from .observation import Observation
+from .ping import ping_all
+from .tunnel import Tunnel
 
 
-def measure(host, work, probe=True):
+class Work(NamedTuple):
+    """The tunnels of a protocol in this run. ``live``: what was observed, or None; ``changed`` since that."""
+
+    protocol: Protocol
+    tunnels: List[Tunnel]
+    live: "Live | None" = None
+    changed: bool = False
+
+
+def observe_briefly(host: Host, works: Iterable[tuple[Protocol, list[str]]]) -> dict[str, Live]:
+    """``{protocol: what changes by itself, of these interfaces}``, asked for at once."""
+    works = list(works)
+    observation = Observation(host, (unit for protocol, names in works for unit in protocol.all_units(names)))
+    observation.prefetch(*(argv for protocol, _names in works for argv in protocol.brief_queries()), brief=True)
+    return {protocol.name: protocol.observe_briefly(observation, names) for protocol, names in works}
+
+
+def measure(host: Host, works: list[Work], probe: bool = True) -> None:
     """Finds the status of the tunnels that were not refused; all pings run at the same time.
 
-    ``work``: ``[(protocol, its tunnels, what its look said a moment ago or None)]``.
+    What was observed a moment ago is good enough where nothing has changed and every ping was answered.
     """
-    running, named = {}, []
-    for protocol, tunnels, live in work:
-        names = sorted(one.view["interface"] for one in tunnels if one.wanted)
-        live = live or (protocol.look_briefly(names) if names else None)
-        for tunnel in tunnels:
+    names = {work.protocol: sorted(t.view["interface"] for t in work.tunnels if t.wanted) for work in works}
+    seen = {work.protocol.name: work.live for work in works if work.live is not None}
+    blind = [work.protocol for work in works if work.live is None and names[work.protocol]]
+    if blind:
+        seen.update(observe_briefly(host, ((protocol, names[protocol]) for protocol in blind)))
+    running: dict[str, tuple[Work, Tunnel]] = {}
+    for work in works:
+        for tunnel in work.tunnels:
             if tunnel.refused:
                 continue
             tunnel.status, tunnel.error = ("connecting" if tunnel.view["active"] else "inactive"), None
-            if tunnel.wanted and protocol.up(tunnel.view, live)[0]:
-                running[tunnel.uuid] = (protocol, tunnel)
-        named.append((protocol, names, live))
-    pings = {}
+            if tunnel.wanted and work.protocol.up(tunnel.view, seen[work.protocol.name])[0]:
+                running[tunnel.uuid] = (work, tunnel)
+    pings: dict[str, Any] = {}
     if probe and running:
-        targets = {u: (protocol.ping_from(one.view), _inside(one.view)) for u, (protocol, one) in running.items()}
-        pings = ping_all(host, targets)
-    seen = {p.name: p.look_briefly(names) if pings and names else live for p, names, live in named}
-    for uuid, (protocol, tunnel) in running.items():
-        live = seen[protocol.name]
-        tunnel.measured = dict(NOTHING, **protocol.measured(tunnel.view, live, pings.get(uuid) or {}))
-        up = protocol.up(tunnel.view, live)[1]
-        tunnel.status, error = status(tunnel.view, tunnel.measured, up, protocol)
+        targets = {u: (work.protocol.ping_from(one.view), _inside(one.view)) for u, (work, one) in running.items()}
+        pings = ping_all(targets)
+    measured = {
+        uuid: _measured(work.protocol, tunnel, seen, pings.get(uuid)) for uuid, (work, tunnel) in running.items()
+    }
+    again = {
+        work.protocol
+        for uuid, (work, _tunnel) in running.items()
+        if pings and (work.changed or not _settled(work.protocol, measured[uuid]))
+    }
+    if again:
+        seen.update(observe_briefly(host, ((protocol, names[protocol]) for protocol in names if protocol in again)))
+    for uuid, (work, tunnel) in running.items():
+        protocol = work.protocol
+        found = _measured(protocol, tunnel, seen, pings.get(uuid)) if protocol in again else measured[uuid]
+        tunnel.measured = found
+        up = protocol.up(tunnel.view, seen[protocol.name])[1]
+        tunnel.status, error = status(tunnel.view, found, up, protocol)
         if error:
             tunnel.fail(error)
 
 
-def _inside(view):
+def _measured(protocol: Protocol, tunnel: Tunnel, seen: dict[str, Live], ping: dict[str, Any] | None) -> Measured:
+    found = NOTHING.copy()
+    found.update(protocol.measured(tunnel.view, seen[protocol.name], ping or {}))  # type: ignore[typeddict-item]
+    return found
+
+
+def _settled(protocol: Protocol, measured: Measured) -> bool:
+    """Whether packets pass in a session that was there already, so that another look would show the same."""
+    age, limit, loss = measured["handshake_age"], protocol.session_limit, measured["loss_percent"]
+    return loss == 0 and age is not None and (limit is None or age < limit)
+
+
+def _inside(view: View) -> str:
     """The peer's address that a ping goes to: the first one, of a family that this host has."""
-    addresses = [one.split("/")[0] for one in view["peer"]["addresses"]]
+    addresses = [address.split("/")[0] for address in view["peer"]["addresses"]]
     if ":" in addresses[0] and ipv6_is_off():
-        return next((one for one in addresses if ":" not in one), addresses[0])
+        return next((address for address in addresses if ":" not in address), addresses[0])
     return addresses[0]
 
 
-AT_ONCE = 32  # pings that run at the same time
-PING = ("ping", "-n", "-q", "-c", "3", "-i", "0.1", "-w", "1")
-PING_TIMEOUT = 5  # seconds
-UNKNOWN = {"rtt_ms": None, "loss_percent": None}  # what a ping that did not run says
 # MEASURED of docs/contract.md when nothing is known
-NOTHING = dict.fromkeys(
-    (
-        *("handshake_age", "rx_bytes", "tx_bytes", "rtt_ms", "loss_percent"),
-        *("cipher", "key_exchange", "post_quantum", "data_path", "certificate_days"),
-    )
-)
+NOTHING: Measured = {
+    "handshake_age": None,
+    "rx_bytes": None,
+    "tx_bytes": None,
+    "rtt_ms": None,
+    "loss_percent": None,
+    "cipher": None,
+    "key_exchange": None,
+    "post_quantum": None,
+    "data_path": None,
+    "certificate_days": None,
+}
 PATIENCE = 180  # seconds; after this time without a handshake the other end isn't just late
-_SENT = re.compile(r"(\d+) packets transmitted, (\d+) (?:packets )?received")
-_TIMES = re.compile(r"= [\d.]+/([\d.]+)/")
 
 
-def ping_all(host, targets):
-    """Pings ``{key: (interface or own address, address)}``: ``{key: {"rtt_ms"?, "loss_percent"?}}``.
-
-    Both are None where ping failed.
-    """
-    if not targets:
-        return {}
-    with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(targets))) as pool:
-        return dict(zip(targets, pool.map(lambda one: _ping(host, *one), targets.values())))
-
-
-def _ping(host, source, address):
-    # ping ends with 1 when nothing came back, and says so on its output all the same.
-    argv = (*PING, "-I", source, address)
-    return parse_ping(host.query("sh", "-c", '"$@" || true', "ping", *argv, timeout=PING_TIMEOUT) or "")
-
-
-def parse_ping(text):
-    """``{"rtt_ms"?, "loss_percent"?}`` in the output of ping."""
-    sent = _SENT.search(text)
-    if not sent or not int(sent.group(1)):
-        return dict(UNKNOWN)
-    lost = 100.0 * (int(sent.group(1)) - int(sent.group(2))) / int(sent.group(1))
-    times = _TIMES.search(text)
-    return {"rtt_ms": float(times.group(1)) if times else None, "loss_percent": round(max(lost, 0.0), 1)}
-
-
-def status(view, measured, up, protocol):
+def status(view: View, measured: Measured, up: float | None, protocol: Protocol) -> tuple[str, str | None]:
     """``(status, error?)`` of the end of an active ``view`` that runs, after a probe.
 
     ``measured`` as docs/contract.md has it, ``up`` the seconds since its service started (None: unknown).
@@ -119,8 +138,8 @@ def status(view, measured, up, protocol):
     )
 
 
-def _duration(seconds):
-    seconds = int(seconds)
+def _duration(seconds: float | None) -> str:
+    seconds = int(seconds or 0)
     if seconds < 120:
         return "%d s" % seconds
     if seconds < 7200:
@@ -128,7 +147,7 @@ def _duration(seconds):
     return "%d h" % (seconds // 3600)
 
 
-def _advice(view, protocol):
+def _advice(view: View, protocol: Protocol) -> str:
     peer, local = view["peer"], view["local"]
     if view["dial"]:
         return "is %s open at %s, and was the tunnel applied on %s?" % (

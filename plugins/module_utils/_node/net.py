@@ -10,50 +10,66 @@ import ipaddress
 import json
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, Iterable, Iterator, Tuple
 
 from .._errors import Error
+from .host import Host
 
 RESOLVE = 5  # seconds that all names together may take to resolve
 SSH_PORT = 22
+
+LINKS = ("ip", "-j", "addr", "show")
+ROUTES = tuple(("ip", "-j", family, "route", "show", "table", "main") for family in ("-4", "-6"))
+LISTENING = ("ss", "-H", "-l", "-u", "-t", "-n")
+PATHS = ("ip", "-j", "-force", "-batch", "-")  # goes on after an address without a route
+
+#: ``{interface: {"up": bool, "mtu": bytes, "addresses": [canonical]}}``
+Links = Dict[str, Dict[str, Any]]
+#: network, interface or None, whether the kernel made it
+Route = Tuple[str, "str | None", bool]
 
 
 # Interfaces and routes
 
 
-def _json(text, what):
-    """What a command said in JSON; nothing where it said nothing."""
+def _json(text: str | None, what: str) -> list[Any]:
+    """The arrays of JSON that a command printed, as one list; nothing where it printed nothing."""
+    found: list[Any] = []
+    text = (text or "").strip()
     try:
-        return json.loads(text or "[]")
-    except ValueError:
+        while text:
+            part, end = json.JSONDecoder().raw_decode(text)
+            found += part
+            text = text[end:].lstrip()
+    except (TypeError, ValueError):
         raise Error("%s gave no JSON: iproute2 4.17 or newer is needed" % what) from None
+    return found
 
 
-def look_links(host):
-    """``{interface: {"up", "mtu", "addresses": [canonical]}}`` of all interfaces, link-local addresses left out."""
-    links = {}
-    for link in _json(host.query_or_fail("ip", "-j", "addr", "show"), "ip -j addr"):
+def links(host: Host) -> Links:
+    """All interfaces, without link-local addresses."""
+    found: Links = {}
+    for link in _json(host.query_or_fail(*LINKS), "ip -j addr"):
         if "ifname" not in link:  # older iproute2 prints empty objects
             continue
         addresses = [
-            str(ipaddress.ip_interface("%s/%d" % (one["local"], one["prefixlen"])))
-            for one in link.get("addr_info", [])
-            if "local" in one and one.get("scope") != "link"
+            str(ipaddress.ip_interface("%s/%d" % (address["local"], address["prefixlen"])))
+            for address in link.get("addr_info", [])
+            if "local" in address and address.get("scope") != "link"
         ]
-        links[link["ifname"]] = {
+        found[link["ifname"]] = {
             "up": "UP" in link.get("flags", []),
             "mtu": link.get("mtu"),
             "addresses": addresses,
         }
-    return links
+    return found
 
 
-def look_routes(host):
-    """``[(network, interface or None, made by the kernel)]`` of the main table, both families."""
-    routes = []
-    for family, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
-        said = host.query_or_fail("ip", "-j", family, "route", "show", "table", "main")
-        for route in _json(said, "ip -j route"):
+def routes(host: Host) -> list[Route]:
+    """The main table, both families."""
+    found: list[Route] = []
+    for argv, everything in zip(ROUTES, ("0.0.0.0/0", "::/0")):
+        for route in _json(host.query_or_fail(*argv), "ip -j route"):
             text = everything if route.get("dst") == "default" else route.get("dst")
             try:
                 network = ipaddress.ip_network(text)
@@ -61,12 +77,12 @@ def look_routes(host):
                 continue
             if network.version == 6 and (network.is_link_local or network.is_multicast):
                 continue
-            routes.append((str(network), route.get("dev"), route.get("protocol") == "kernel"))
-    return routes
+            found.append((str(network), route.get("dev"), route.get("protocol") == "kernel"))
+    return found
 
 
-def covers(route, addresses):
-    """The first of ``addresses`` (texts) that lies in the network ``route``, or None."""
+def covers(route: str, addresses: Iterable[str]) -> str | None:
+    """The first of ``addresses`` that is in the network ``route``, or None."""
     network = ipaddress.ip_network(route)
     for address in addresses:
         found = ipaddress.ip_address(address)
@@ -75,30 +91,25 @@ def covers(route, addresses):
     return None
 
 
-def path_mtu(host, address, links):
-    """The MTU of the route to ``address`` in bytes, or None where there is no route."""
-    for route in _json(host.query("ip", "-j", "route", "get", address), "ip -j route get"):
-        for metrics in route.get("metrics") or []:
-            if "mtu" in metrics:
-                return metrics["mtu"]
-        return links.get(route.get("dev"), {}).get("mtu")
-    return None
+def path_mtus(host: Host, addresses: Iterable[str], known: Links) -> dict[str, int]:
+    """``{address: MTU of the route there in bytes}``, without those that have no route. ``known``: the interfaces."""
+    wanted = sorted(set(addresses))
+    if not wanted:
+        return {}
+    stdin = "".join("route get %s\n" % address for address in wanted)
+    found = {}
+    for route in _json(host.query(*PATHS, stdin=stdin, lenient=True), "ip -j route get"):
+        sizes = [metrics["mtu"] for metrics in route.get("metrics") or [] if "mtu" in metrics]
+        size = sizes[0] if sizes else known.get(route.get("dev"), {}).get("mtu")
+        if size and "dst" in route:
+            found[str(ipaddress.ip_address(route["dst"]))] = size
+    return found
 
 
-def udp_ports(host):
-    """The UDP ports that something on this host listens at."""
-    ports = set()
-    for line in (host.query("ss", "-H", "-l", "-u", "-n") or "").splitlines():
-        words = line.split()
-        if len(words) >= 4 and words[3].rpartition(":")[2].isdigit():
-            ports.add(int(words[3].rpartition(":")[2]))
-    return ports
-
-
-def listening(host):
+def listening(host: Host) -> set[tuple[str, int]]:
     """``{("udp" or "tcp", port)}`` that something on this host listens at."""
     places = set()
-    for line in (host.query("ss", "-H", "-l", "-u", "-t", "-n") or "").splitlines():
+    for line in (host.query(*LISTENING) or "").splitlines():
         words = line.split()
         if len(words) >= 5 and words[4].rpartition(":")[2].isdigit():
             places.add((words[0], int(words[4].rpartition(":")[2])))
@@ -108,9 +119,9 @@ def listening(host):
 # Names
 
 
-def resolve(names):
+def resolve(names: Iterable[str]) -> dict[str, list[str]]:
     """``{name: [addresses]}`` of host names and addresses; a name that can't be resolved in time has none."""
-    answers = {}
+    answers: dict[str, list[str]] = {}
     unknown = []
     for name in set(names):
         try:
@@ -118,6 +129,8 @@ def resolve(names):
         except ValueError:
             unknown.append(name)
     if unknown:
+        from concurrent.futures import ThreadPoolExecutor  # most tunnels have addresses
+
         # Not as a context manager: leaving it would wait for a resolver that hangs.
         pool = ThreadPoolExecutor(max_workers=min(32, len(unknown)))
         futures = {name: pool.submit(_addresses, name) for name in unknown}
@@ -130,16 +143,16 @@ def resolve(names):
     return answers
 
 
-def _addresses(name):
+def _addresses(name: str) -> list[str]:
     found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-    addresses = {str(one[4][0]) for one in found}
+    addresses = {str(entry[4][0]) for entry in found}
     return sorted(address for address in addresses if "%" not in address)
 
 
 # Who drives this host
 
 
-def _ancestors():
+def _ancestors() -> Iterator[int]:
     pid = os.getpid()
     while pid > 1:
         yield pid
@@ -150,7 +163,7 @@ def _ancestors():
             return
 
 
-def _ssh_connection(pid):
+def _ssh_connection(pid: int) -> tuple[str, int] | None:
     """``(the other side's address, our port)`` in a process's SSH_CONNECTION, or None."""
     try:
         with open("/proc/%d/environ" % pid, "rb") as stream:
@@ -165,25 +178,30 @@ def _ssh_connection(pid):
     return None
 
 
-def controllers(host):
-    """The addresses that drive this host: of this process's SSH session, and of all inbound ones."""
-    found = set()
-    ports = {SSH_PORT}
-    for pid in _ancestors():
-        connection = _ssh_connection(pid)
-        if connection:
-            found.add(connection[0])
-            ports.add(connection[1])
-    for line in (host.query("ss", "-H", "-t", "-n", "state", "established") or "").splitlines():
-        words = line.split()
-        if len(words) >= 4:
-            port = words[2].rpartition(":")[2]
-            if port.isdigit() and int(port) in ports:
-                found.add(words[3].rpartition(":")[0].strip("[]"))
-    return sorted(filter(None, (_plain_address(text) for text in found)))
+class Controllers:
+    """Who drives this host: the other side of this process's SSH session, and of all inbound ones."""
+
+    def __init__(self) -> None:
+        connections = [found for found in map(_ssh_connection, _ancestors()) if found]
+        self._addresses = {address for address, _port in connections}
+        self._ports = {SSH_PORT} | {port for _address, port in connections}
+        ports = " or ".join("sport = :%d" % port for port in sorted(self._ports))
+        # Filtered in the kernel: a busy host has many thousands of others.
+        self.command = ("ss", "-H", "-t", "-n", "state", "established", "( %s )" % ports)
+
+    def addresses(self, host: Host) -> list[str]:
+        """Their addresses, without loopback ones."""
+        found = set(self._addresses)
+        for line in (host.query(*self.command) or "").splitlines():
+            words = line.split()
+            if len(words) >= 4:
+                port = words[2].rpartition(":")[2]
+                if port.isdigit() and int(port) in self._ports:
+                    found.add(words[3].rpartition(":")[0].strip("[]"))
+        return sorted(filter(None, (_plain_address(text) for text in found)))
 
 
-def _plain_address(text):
+def _plain_address(text: str) -> str | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

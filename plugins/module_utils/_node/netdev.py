@@ -11,57 +11,67 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Any, Callable, Dict, Iterable
 
 from .._errors import FieldError
+from .._model.types import Applied, View
+from .net import Route
 
 LEAST, USUAL, MOST = 1280, 1420, 9200  # bytes of an MTU
+
+#: What a protocol observed: ``units``, ``links``, ``tables``, ``now``, and its own
+Live = Dict[str, Any]
 
 
 class Plan:
     """What has to happen to one tunnel. ``changes`` says it to a person, the rest to ``Protocol.do``."""
 
-    def __init__(self, view, unit):
+    def __init__(self, view: View, unit: str) -> None:
         self.view, self.unit, self.interface = view, unit, view["interface"]
-        self.files = []  # (path, before or None, after)
+        self.files: list[tuple[str, str | None, str]] = []  # path, before or None, after
+        self.units = False  # systemd has to read them again
         self.enable = False  # the unit
         self.start = False  # the unit, and all that follows is done by that
         self.unlink = False  # an interface in the way of the start
         self.load = False  # the rules
-        self.first = []  # commands that give up what another tunnel may get in this run
-        self.hot = []  # commands
-        self.changes = []
+        self.first: list[tuple[str, ...]] = []  # commands that give up what another tunnel may get in this run
+        self.hot: list[tuple[str, ...]] = []  # commands
+        self.changes: list[str] = []
 
-    def write(self, path, before, after):
+    def write(self, path: str, before: str | None, after: str) -> bool:
         """A file that has to hold ``after``. Whether that is a change."""
         if before != after:
             self.files.append((path, before, after))
         return before != after
 
-    def command(self, change, *argv):
+    def command(self, change: str, *argv: str) -> None:
         """A command, and what it changes."""
         self.changes.append(change)
         self.hot.append(argv)
 
 
-def without_ipv6(view):
+def without_ipv6(view: View) -> View:
     """``view`` for a host where IPv6 is off: what is left of the tunnel. Raises FieldError when nothing is."""
-    addresses = [one for one in view["local"]["addresses"] if ":" not in one]
+    addresses = [address for address in view["local"]["addresses"] if ":" not in address]
     if not addresses:
         hint = "IPv6 is off on this host (net.ipv6.conf.default.disable_ipv6): switch it on, or add IPv4 addresses."
         raise FieldError("local.addresses", ", ".join(view["local"]["addresses"]), hint)
-    routes = [one for one in view["routes"] if ":" not in one]
-    return dict(view, routes=routes, local=dict(view["local"], addresses=addresses))
+    left = view.copy()
+    left["routes"] = [route for route in view["routes"] if ":" not in route]
+    left["local"] = view["local"].copy()
+    left["local"]["addresses"] = addresses
+    return left
 
 
 # The table of nftables
 
 
-def table(uuid):
+def table(uuid: str) -> str:
     """The name of the tunnel's own table in the family inet."""
     return "marzban-%s" % uuid
 
 
-def rules(view, mtu, device=None):
+def rules(view: View, mtu: int, device: str | None = None) -> str:
     """What nft loads for a tunnel: it replaces the tunnel's own table in one transaction, and touches no other.
 
     Packets to the tunnel's address that come from elsewhere are dropped. The segment size is clamped for what is
@@ -88,7 +98,7 @@ def rules(view, mtu, device=None):
 # The interface
 
 
-def batch(view, mtu):
+def batch(view: View, mtu: int) -> str:
     """What `ip -batch` reads once the interface is there: addresses, MTU, up, routes."""
     name = view["interface"]
     lines = ["address add %s dev %s" % (address, name) for address in view["local"]["addresses"]]
@@ -97,7 +107,7 @@ def batch(view, mtu):
     return "\n".join(lines) + "\n"
 
 
-def compare_unit(plan, live, there):
+def compare_unit(plan: Plan, live: Live, there: bool) -> None:
     """Whether the unit has to be enabled, and started: it isn't active, or what it makes is not ``there``."""
     service = live["units"].get(plan.unit, {})
     if not service.get("enabled"):
@@ -108,7 +118,7 @@ def compare_unit(plan, live, there):
         plan.changes.append("started")
 
 
-def compare_rules(plan, applied, live, written):
+def compare_rules(plan: Plan, applied: Applied, live: Live, written: bool) -> None:
     """The rules; ``written``: their file is new."""
     listed = live["tables"].get(table(plan.view["uuid"]))
     if written or listed is None or listed != applied.get("rules"):
@@ -116,7 +126,7 @@ def compare_rules(plan, applied, live, written):
         plan.changes.append("firewall rules loaded")
 
 
-def compare_link(plan, link, addresses, mtu, ours):
+def compare_link(plan: Plan, link: dict[str, Any], addresses: list[str], mtu: int | None, ours: Iterable[str]) -> bool:
     """The interface itself: what we put there, or put there once. What somebody else added is left alone.
 
     ``addresses`` are wanted, ``ours`` those that we have put there (canonical texts). Answers whether the routes
@@ -144,7 +154,7 @@ def compare_link(plan, link, addresses, mtu, ours):
     return shaken
 
 
-def compare_routes(plan, routes, applied, again):
+def compare_routes(plan: Plan, routes: list[Route], applied: Applied, again: bool) -> None:
     """The routes into the interface; ``routes`` is the main table, ``again`` that all have to be put back."""
     name, wanted = plan.interface, plan.view["routes"]
     there = [network for network, device, _kernel in routes if device == name]
@@ -159,21 +169,21 @@ def compare_routes(plan, routes, applied, again):
             plan.first.append(("ip", "route", "del", route, "dev", name))
 
 
-def check_port(plan, port, taken, listening):
+def check_port(plan: Plan, port: int, taken: Iterable[int], listening: bool) -> None:
     """Refuses a port that others have. ``listening``: the tunnel's own process has it already. Raises FieldError."""
     if port in taken and not listening:
         hint = "Another program on this host listens there (see ss -lnp): stop it, or choose another port."
         raise FieldError("local.port", port, hint)
 
 
-def check_endpoint(view, resolved):
+def check_endpoint(view: View, resolved: dict[str, list[str]]) -> None:
     """Refuses a peer whose name this host can't resolve. Raises FieldError."""
     if view["dial"] and not resolved.get(view["peer"]["endpoint"], True):
         hint = "This host can't resolve the name: correct it, or the host's DNS."
         raise FieldError("peer.endpoint", view["peer"]["endpoint"], hint)
 
 
-def leave_out(live, interface, units):
+def leave_out(live: Live, interface: str, units: Iterable[str]) -> Live:
     """``live`` as if ``interface`` and its units were not there: another tunnel of ours leaves them in this run."""
     gone = {interface, *units}
     return {
@@ -182,7 +192,7 @@ def leave_out(live, interface, units):
     }
 
 
-def parse_tables(listing, digest):
+def parse_tables(listing: str, digest: Callable[[str], str]) -> dict[str, str]:
     """``{table: digest of what nft lists}`` of our tables. Its form differs between releases: nothing parses it."""
     found = {}
     for part in re.split(r"^(?=table inet )", listing, flags=re.MULTILINE):

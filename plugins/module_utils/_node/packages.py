@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import shlex
-from collections import namedtuple
+from typing import NamedTuple
+
+from .._model.types import TypedDict
 
 OS_RELEASE = "/etc/os-release"
 MANAGERS = {"Debian": "apt", "RedHat": "dnf"}
@@ -31,13 +33,24 @@ COMMON = {
     },
 }
 
-# The packages of a protocol. ``by_family``: ``{family: {capability: package}}``, without those that have no package.
-# ``lacking``: ``{codename of a release: [capabilities without a package there]}``. ``hint``: a sentence that says what
-# to do where there is no package.
-Packages = namedtuple("Packages", "by_family lacking hint")
+
+class Packages(NamedTuple):
+    """The packages of a protocol."""
+
+    by_family: dict[str, dict[str, str]]  # family: {capability: package}, without those that have no package
+    lacking: dict[str, list[str]]  # codename of a release: capabilities without a package there
+    hint: str  # a sentence that says what to do where there is no package
 
 
-def parse_os_release(text):
+class Choice(TypedDict):
+    """What to install, and what can't be. ``unavailable``: sentences."""
+
+    packages: list[str]
+    unavailable: list[str]
+    package_manager: str | None
+
+
+def parse_os_release(text: str) -> dict[str, str]:
     """The settings of an os-release file (os-release(5)) as a dict of texts; lines that are none are left out."""
     settings = {}
     for line in text.splitlines():
@@ -51,14 +64,14 @@ def parse_os_release(text):
     return settings
 
 
-def family(settings):
+def family(settings: dict[str, str]) -> str | None:
     """``Debian`` or ``RedHat``, or None for another system; ``settings`` as parse_os_release answers them."""
     words = [settings.get("ID", ""), *settings.get("ID_LIKE", "").split()]
     return next((_FAMILIES[word] for word in words if word in _FAMILIES), None)
 
 
-def choose(os_release, needs):
-    """What to install: ``{"packages": [sorted], "unavailable": [sentences], "package_manager": "apt" | "dnf" | None}``.
+def choose(os_release: str, needs: list[tuple[Packages, list[str]]]) -> Choice:
+    """What to install, sorted; ``package_manager`` is apt, dnf or None.
 
     ``os_release`` is the text of the file, ``needs`` ``[(Packages, [capabilities that the host lacks])]`` of the
     protocols. A protocol that lacks something without a package gets no packages: they would not make it run.
@@ -67,7 +80,8 @@ def choose(os_release, needs):
     system = family(settings)
     name = settings.get("NAME", "This system").replace(" GNU/Linux", "")
     name = " ".join((name, *settings.get("VERSION_ID", "").split()))
-    packages, unavailable = set(), []
+    packages: set[str] = set()
+    unavailable = []
     for table, missing in needs:
         if not missing:
             continue
@@ -76,7 +90,7 @@ def choose(os_release, needs):
             unavailable.append(sentence % (name, " and ".join(MANAGERS), ", ".join(missing)))
             continue
         known = dict(COMMON[system], **table.by_family[system])
-        lacking = {one for key in _CODENAMES for one in table.lacking.get(settings.get(key), ())}
+        lacking = {one for key in _CODENAMES for one in table.lacking.get(settings.get(key, ""), ())}
         without = [one for one in missing if one not in known or one in lacking]
         if without:
             unavailable.append("%s has no package for %s. %s" % (name, ", ".join(without), table.hint))
@@ -85,5 +99,5 @@ def choose(os_release, needs):
     return {
         "packages": sorted(packages),
         "unavailable": list(dict.fromkeys(unavailable)),
-        "package_manager": MANAGERS.get(system),
+        "package_manager": MANAGERS.get(system or ""),
     }

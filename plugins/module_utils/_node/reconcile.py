@@ -4,116 +4,160 @@
 
 """Makes one host match its views: all tunnels, all protocols, one call.
 
-The order: check every view, look once, plan every tunnel, and only then change something. A crash anywhere is repaired
-by the next run, because each run compares what is wanted with what it finds, and because a folder of ours names an
-interface before anything of that name is made, and until everything of that name is gone.
+The order: check every view, observe the host once, plan every tunnel, and only then change something. A crash anywhere
+is repaired by the next run, because each run compares what is wanted with what it finds, and because a folder of ours
+names an interface before anything of that name is made, and until everything of that name is gone.
 
 A **protocol** is one folder with a subclass of ``_protocols.base.Protocol``, listed in ``_protocols.registry``.
 """
 
 from __future__ import annotations
 
-import ipaddress
+from typing import Any, Collection, Dict, List, NamedTuple, Sequence
 
 from .._errors import Error, FieldError
 from .._model import validators, views
-from .._protocols.registry import PROTOCOLS
+from .._model.types import Answer, FileDiff, Known, Removed, State
+from .._protocols import registry
+from .._protocols.base import Protocol, Situation
 from . import net, packages
-from .files import close_to_others, open_to_others, read
-from .measure import measure
-from .route_conflicts import Guard
-from .state import STATE, state_text
-from .tunnel import accept, find_peer
+from .files import file_diff, read
+from .host import Host
+from .measure import Work, measure
+from .memory import Memory
+from .netdev import Live
+from .observation import Observation
+from .route_conflicts import Guard, given_up
+from .state import Folders
+from .tunnel import Tunnel, accept, find_peer, give_up_interfaces, overtaken
+
+
+class Part(NamedTuple):
+    """What a run has to do with one protocol."""
+
+    protocol: Protocol
+    tunnels: List[Tunnel]
+    going: Dict[str, State]  # uuid: state of what is removed
+    interfaces: List[str]  # of all its tunnels that were or will be here
 
 
 class Apply:
     """One run on one host."""
 
-    def __init__(self, host, folders, panel, types, probe=True, options=None):
+    def __init__(
+        self,
+        host: Host,
+        folders: Folders,
+        panel: str,
+        types: Collection[str],
+        probe: bool = True,
+        options: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         """``options``: ``{type: keyword arguments of its protocol}``."""
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
-        given = options or {}
-        self.protocols = {k: PROTOCOLS[k](host, folders, **given.get(k, {})) for k in types if k in PROTOCOLS}
-        self.states, self.removed, self.diff = {}, [], []
-        self.lacks = []  # (Packages, [capabilities that the host lacks]) of the protocols that have tunnels here
+        self.options = options or {}
+        self.paired: set[str] = set()
+        self.memory = Memory(host, folders)
+        self.removed: list[Removed] = []
+        self.diff: list[FileDiff] = []
+        self.lacks: list[tuple[packages.Packages, list[str]]] = []  # by protocol: capabilities that the host lacks
+        self._protocols: dict[str, Protocol] = {}
+        self._observed: Observation | None = None
+        self._resolved: dict[str, list[str]] = {}
 
-    def run(self, raws, templates, remove=(), remove_all=False, handed=None, together=()):
+    def run(
+        self,
+        raws: Sequence[object],
+        templates: Sequence[dict[str, Any]],
+        remove: Sequence[str] = (),
+        remove_all: bool = False,
+        handed: dict[str, str] | None = None,
+        paired: Collection[str] = (),
+    ) -> Answer:
         """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``.
 
-        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``. ``together``: the uuids of
+        ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``. ``paired``: the uuids of
         tunnels whose other end is applied in the same round.
         """
-        for protocol in self.protocols.values():
-            protocol.together = set(together)
+        self.paired = set(paired)
         remove = [validators.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
         before = self.folders.states()
         if not self.host.check:
             lock = self.folders.lock()  # noqa: F841 - held until the process ends
             self.folders.sweep()
-        self.states = self.folders.states()
-        mine = {uuid: state for uuid, state in self.states.items() if self._is_mine(state)}
-        tunnels = accept(raws, templates, self.panel, self.types, list(PROTOCOLS))
+        self.memory.states = self.folders.states()
+        mine = {uuid: state for uuid, state in self.memory.states.items() if state and self._is_mine(state)}
+        tunnels = accept(raws, templates, self.panel, self.types, registry.TYPES)
         named = {views.seen(raw)["uuid"] for raw in raws}  # of whatever type
         self._take_states(tunnels, before)
         for uuid in remove:
             if uuid in named:
-                raise FieldError("remove", uuid, "It stands in views too, so it exists: remove one of them.")
+                raise FieldError("remove", uuid, "It is in views too, so it exists: remove one of them.")
         going = mine if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
-
-        work = [(p, [one for one in tunnels if one.seen["type"] == p.name]) for p in self.protocols.values()]
-        for protocol, its in work:
-            self._preflight(protocol, its)
-        self._retire(tunnels)
-        done = [(p, its, self._one_protocol(p, its, going, handed or {})) for p, its in work]
-        measure(self.host, done, self.probe)
-        for protocol, its, _live in done:
-            for tunnel in its:
-                if tunnel.public and tunnel.state:
-                    tunnel.public = protocol.acknowledge(tunnel.public, tunnel.state)
+        try:
+            self._work(self._parts(tunnels, going), tunnels, handed or {})
+        finally:
+            self.host.drop_prefetched()
         if not self.host.check:
-            self.folders.drop_root()  # where nothing of ours stands, not even an empty folder
+            self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
+        names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
-            "changed": bool(self.removed or any(one.changes for one in tunnels)),
-            "diff": self.diff + [part for one in tunnels for part in one.diff],
-            **self._missing(),
-            "tunnels": [one.answer() for one in tunnels],
+            "changed": bool(self.removed or any(tunnel.changes for tunnel in tunnels)),
+            "diff": self.diff + [part for tunnel in tunnels for part in tunnel.diff],
+            "missing": names,
+            **packages.choose((read(packages.OS_RELEASE) or "") if names else "", self.lacks),
+            "tunnels": [tunnel.answer() for tunnel in tunnels],
             "removed": self.removed,
             "orphans": [_known(s) for u, s in mine.items() if u not in named and u not in going],
             "foreign": [
-                {"uuid": uuid, "panel": (state or {}).get("panel"), "interface": (state or {}).get("interface")}
-                for uuid, state in self.states.items()
-                if state is None or state["panel"] != self.panel
+                {"uuid": u, "panel": s["panel"] if s else None, "interface": s["interface"] if s else None}
+                for u, s in self.memory.states.items()
+                if s is None or s["panel"] != self.panel
             ],
         }
 
-    def sealed(self, uuids):
+    def sealed(self, uuids: Collection[str]) -> dict[str, str]:
         """``{uuid: what this end has sealed for its peer}``, for the tunnels that have something."""
         found = {}
         for uuid, state in self.folders.states().items():
-            if uuid in uuids and self._is_mine(state):
-                text = self.protocols[state["type"]].sealed(uuid)
+            if uuid in uuids and state and self._is_mine(state):
+                text = self._protocol(state["type"]).sealed(uuid)
                 if text:
                     found[uuid] = text
         return found
 
-    def _missing(self):
-        """What the host lacks, and which packages bring it; the package manager is found out only where it matters."""
-        names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
-        found = packages.choose((read(packages.OS_RELEASE) or "") if names else "", self.lacks)
-        return dict(found, missing=names)
+    def _is_mine(self, state: State) -> bool:
+        return state["panel"] == self.panel and state["type"] in self.types
 
-    def _is_mine(self, state):
-        return state is not None and state["panel"] == self.panel and state["type"] in self.types
+    def _protocol(self, kind: str) -> Protocol:
+        if kind not in self._protocols:
+            made = registry.protocol(kind)(self.host, self.folders, **self.options.get(kind, {}))
+            made.paired = self.paired
+            self._protocols[kind] = made
+        return self._protocols[kind]
 
-    def _take_states(self, tunnels, before):
+    def _parts(self, tunnels: list[Tunnel], going: dict[str, State]) -> list[Part]:
+        """What there is to do, by protocol; one with nothing to do is not even loaded."""
+        parts = []
+        for kind in registry.TYPES:
+            its = [tunnel for tunnel in tunnels if tunnel.seen["type"] == kind]
+            leave = {uuid: state for uuid, state in going.items() if state["type"] == kind}
+            if its or leave:
+                mine = [s for s in self.memory.states.values() if s and self._is_mine(s) and s["type"] == kind]
+                names = {state["interface"] for state in mine if state["interface"]}
+                names |= {tunnel.view["interface"] for tunnel in its if tunnel.checked}
+                parts.append(Part(self._protocol(kind), its, leave, sorted(names)))
+        return parts
+
+    def _take_states(self, tunnels: list[Tunnel], before: dict[str, State | None]) -> None:
         """The states of the tunnels; ``before`` are those from before this run waited for its turn."""
         for tunnel in tunnels:
             if tunnel.refused:
                 continue
             try:
-                if _overtaken(tunnel, before.get(tunnel.uuid), self.states.get(tunnel.uuid)):
+                if overtaken(tunnel, before.get(tunnel.uuid), self.memory.states.get(tunnel.uuid)):
                     raise Error("Another run has just changed it here, and read a newer record: run again.")
-                former = self.states.get(tunnel.uuid)
+                former = self.memory.states.get(tunnel.uuid)
                 if former and self._is_mine(former) and former["type"] != tunnel.view["type"]:
                     tunnel.former = former
                 else:
@@ -123,7 +167,71 @@ class Apply:
             except Error as error:
                 tunnel.refuse(error)
 
-    def _retire(self, tunnels):
+    # The run
+
+    def _work(self, parts: list[Part], tunnels: list[Tunnel], handed: dict[str, str]) -> None:
+        self._observe(parts, parts)
+        for part in parts:
+            self._preflight(part)
+        self._retire(tunnels)
+        runnable = [tunnel for tunnel in tunnels if not tunnel.refused and tunnel.view["active"]]
+        self._resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
+        works = []
+        for number, part in enumerate(parts):
+            works.append(self._one_protocol(part, parts, parts[number:], handed))
+        measure(self.host, works, self.probe)
+        for part in parts:
+            for tunnel in part.tunnels:
+                if tunnel.public and tunnel.state:
+                    tunnel.public = part.protocol.acknowledge(tunnel.public, tunnel.state)
+
+    def _observe(self, parts: list[Part], ahead: list[Part]) -> Observation:
+        """A new observation; what the protocols of ``ahead`` will ask of it is asked at once."""
+        units = (unit for part in parts for unit in part.protocol.all_units(part.interfaces))
+        self._observed = Observation(self.host, units)
+        self._observed.prefetch(*(argv for part in ahead for argv in part.protocol.queries()))
+        return self._observed
+
+    def _one_protocol(self, part: Part, parts: list[Part], ahead: list[Part], handed: dict[str, str]) -> Work:
+        protocol, tunnels, going, interfaces = part
+        self.memory.load_keys(protocol, tunnels)
+        for tunnel in tunnels:
+            if not tunnel.refused and tunnel.view["active"]:
+                find_peer(tunnel)
+        self._exchange(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], handed)
+        observation = self._observed or self._observe(parts, ahead)
+        live = protocol.observe(observation, interfaces)
+        leaving = give_up_interfaces(tunnels)
+        self._plan(protocol, tunnels, observation, live, leaving, going)
+        self._refuse_what_is_not_free(tunnels, leaving)
+        changed = self._release(protocol, tunnels, leaving, going)
+        plans = [tunnel for tunnel in tunnels if tunnel.plan and not tunnel.refused and tunnel.changes]
+        if plans and not self.host.check:
+            self._do(protocol, plans)
+            live, changed = protocol.observe(self._observe(parts, ahead), interfaces), True
+        elif changed:
+            self._observed = None
+        for tunnel in tunnels:
+            if tunnel.wanted and tunnel.plan:
+                self.memory.remember(tunnel, protocol.applied(tunnel.view, live))
+        return Work(protocol, tunnels, live, changed)
+
+    def _preflight(self, part: Part) -> None:
+        wanted = [t for t in part.tunnels if not t.refused and t.view["active"]]  # what stops, stops in any case
+        for tunnel in wanted:
+            try:
+                part.protocol.check(tunnel.view)
+            except FieldError as error:
+                tunnel.refuse(error)
+        wanted = [tunnel for tunnel in wanted if not tunnel.refused]
+        lacks = part.protocol.missing() if wanted else []
+        self.lacks.append((part.protocol.packages, lacks))
+        if lacks and not self.host.check:
+            for tunnel in wanted:
+                hint = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
+                tunnel.refuse(Error(hint % (", ".join(lacks), part.protocol.role or part.protocol.name)))
+
+    def _retire(self, tunnels: list[Tunnel]) -> None:
         """Takes down what a tunnel was before its type changed, once it is known that the new type can run here."""
         for tunnel in tunnels:
             former = tunnel.former
@@ -132,174 +240,101 @@ class Apply:
             try:
                 if not self.host.check:
                     places = {former["interface"]: tunnel.uuid} if former["interface"] else {}
-                    for error in self.protocols[former["type"]].release(places).values():
+                    for error in self._protocol(former["type"]).release(places).values():
                         raise error
                     self.folders.drop(tunnel.uuid)
             except Error as error:
                 tunnel.refuse(error)
                 continue
-            del self.states[tunnel.uuid]
+            del self.memory.states[tunnel.uuid]
             tunnel.changes.append("%s taken down" % former["type"])
-            self.diff.append(self._farewell(former))
+            self.diff.append(self.memory.farewell(former))
 
-    def _farewell(self, state):
-        return file_diff(self.folders.path(state["uuid"], STATE), state_text(_shown_state(state)), None)
+    # Plans
 
-    # One protocol
-
-    def _one_protocol(self, protocol, tunnels, going, handed):
-        going = {uuid: state for uuid, state in going.items() if state["type"] == protocol.name}
-        self._keys(protocol, tunnels)
+    def _exchange(self, protocol: Protocol, tunnels: list[Tunnel], handed: dict[str, str]) -> None:
         for tunnel in tunnels:
-            if not tunnel.refused and tunnel.view["active"]:
-                find_peer(tunnel)
-        self._exchange(protocol, [one for one in tunnels if one.wanted], handed)
-        names = {one.view["interface"] for one in tunnels if one.view}
-        names |= {state["interface"] for state in self._of(protocol).values() if state["interface"]}
-        live = protocol.look(sorted(names)) if tunnels or going else None
-        leaving = self._leaving(tunnels)
-        self._plan(protocol, tunnels, live, leaving, going)
-        self._refuse_what_is_not_free(tunnels, leaving)
-        self._release(protocol, tunnels, leaving, going)
-        plans = [one for one in tunnels if one.plan and not one.refused and one.changes]
-        if plans and not self.host.check:
-            self._do(protocol, plans)
-            live = protocol.look(sorted(names))
-        for tunnel in tunnels:
-            if tunnel.wanted and tunnel.plan:
-                self._remember(protocol, tunnel, protocol.applied(tunnel.view, live))
-        return live
-
-    def _of(self, protocol):
-        return {u: s for u, s in self.states.items() if self._is_mine(s) and s["type"] == protocol.name}
-
-    def _preflight(self, protocol, tunnels):
-        wanted = [one for one in tunnels if not one.refused and one.view["active"]]  # what stops, stops in any case
-        for tunnel in wanted:
-            try:
-                protocol.check(tunnel.view)
-            except FieldError as error:
-                tunnel.refuse(error)
-        wanted = [one for one in wanted if not one.refused]
-        lacks = protocol.missing() if wanted else []
-        self.lacks.append((protocol.packages, lacks))
-        if lacks and not self.host.check:
-            for tunnel in wanted:
-                hint = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
-                tunnel.refuse(hint % (", ".join(lacks), protocol.role or protocol.name))
-
-    def _keys(self, protocol, tunnels):
-        for tunnel in tunnels:
-            if tunnel.refused:
-                continue
-            try:
-                there, tunnel.public = (False, None) if tunnel.former else protocol.load_key(tunnel.uuid)
-                if not there and tunnel.view["active"]:
-                    self._make_key(protocol, tunnel)
-                elif there and open_to_others(protocol.key_path(tunnel.uuid)):
-                    tunnel.changes.append("private key closed to others")
-                    if not self.host.check:
-                        close_to_others(protocol.key_path(tunnel.uuid))
-            except Error as error:
-                if tunnel.view["active"]:  # one that stops needs no key
-                    tunnel.refuse(error)
-
-    def _make_key(self, protocol, tunnel):
-        tunnel.changes.append("key made")
-        after = "a new key\n"
-        if not self.host.check:
-            if tunnel.state is None:
-                self._save(tunnel, new_state(tunnel.view))
-            tunnel.public = protocol.make_key(tunnel.uuid)
-            after = protocol.fingerprint(tunnel.public) + "\n"
-        tunnel.diff.append(file_diff(protocol.key_path(tunnel.uuid), None, after))
-
-    def _exchange(self, protocol, tunnels, handed):
-        for tunnel in tunnels:
+            assert tunnel.peer_public is not None  # or it would wait
             try:
                 given = handed.get(tunnel.uuid)
                 done = protocol.exchange(tunnel.view, tunnel.public, tunnel.peer_public, tunnel.state, given)
-                tunnel.public, tunnel.hand = done.public, done.hand
+                tunnel.public, tunnel.needs_peer = done.public, done.needs_peer
                 tunnel.changes += done.changes
             except Error as error:
                 tunnel.refuse(error)
 
-    def _leaving(self, tunnels):
-        """The interfaces that our tunnels give up: those that stop, and the old name of those that got a new one."""
-        leaving = {}
-        for tunnel in tunnels:
-            name = (tunnel.state or {}).get("interface")
-            if not tunnel.refused and name and (name != tunnel.view["interface"] or not tunnel.view["active"]):
-                leaving[name] = tunnel
-        return leaving
-
-    def _plan(self, protocol, tunnels, live, leaving, going):
-        wanted = [one for one in tunnels if one.wanted]
+    def _plan(
+        self,
+        protocol: Protocol,
+        tunnels: list[Tunnel],
+        observation: Observation,
+        live: Live,
+        leaving: dict[str, Tunnel],
+        going: dict[str, State],
+    ) -> None:
+        wanted = [tunnel for tunnel in tunnels if tunnel.wanted]
         if not wanted:
             return
-        routes = net.look_routes(self.host)
-        resolved = net.resolve({one.view["peer"]["endpoint"] for one in wanted})
-        guard = self._guard(wanted, routes, resolved)
-        free = set(leaving) | {state["interface"] for state in going.values()}
-        free |= {one.former["interface"] for one in tunnels if one.former and not one.refused}
-        owners = {
-            s["interface"]: u for u, s in self.states.items() if s and s["interface"] and s["interface"] not in free
-        }
+        mtus = observation.path_mtus(address for found in self._resolved.values() for address in found)
+        guard = self._guard(wanted, observation)
+        free = set(leaving) | {state["interface"] for state in going.values() if state["interface"]}
+        free |= {t.former["interface"] for t in tunnels if t.former and not t.refused and t.former["interface"]}
+        owners = {s["interface"]: u for u, s in self.memory.states.items() if s and s["interface"] not in free}
         for tunnel in wanted:
             view, name = tunnel.view, tunnel.view["interface"]
+            assert tunnel.template  # or it would be refused
+            assert tunnel.peer_public  # or it would wait
             try:
-                owner = owners.get(name)
-                stands = protocol.stands(live, name) if owner is None and name not in free else None
-                if owner not in (None, tunnel.uuid):
-                    raise FieldError(
-                        "interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner)
-                    )
-                if stands:
-                    hint = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
-                    raise FieldError("interface", name, (hint % stands))
-                guard.check(view, views.title(view), {name, (tunnel.state or {}).get("interface")} | free)
-                tunnel.plan = protocol.plan(
-                    view,
-                    tunnel.template["text"],
-                    tunnel.public,
-                    tunnel.peer_public,
-                    tunnel.state,
-                    live,
-                    routes,
-                    resolved,
+                self._check_interface(protocol, tunnel, live, owners.get(name), name in free)
+                guard.check(view, views.title(view), {name, tunnel.last_interface} | free)
+                situation = Situation(
+                    view=view,
+                    template=tunnel.template["text"],
+                    public=tunnel.public,
+                    peer_public=tunnel.peer_public,
+                    state=tunnel.state,
+                    live=live,
+                    routes=observation.routes,
+                    resolved=self._resolved,
+                    mtus=mtus,
                 )
+                tunnel.plan = protocol.plan(situation)
             except Error as error:
                 tunnel.refuse(error)
                 continue
             guard.take(view, views.title(view))
-            if leaving.get((tunnel.state or {}).get("interface")) is tunnel:
-                tunnel.changes.append("interface %s instead of %s" % (name, tunnel.state["interface"]))
+            if tunnel.last_interface and leaving.get(tunnel.last_interface) is tunnel:
+                tunnel.changes.append("interface %s instead of %s" % (name, tunnel.last_interface))
             tunnel.changes += tunnel.plan.changes
-            tunnel.diff += [file_diff(*one) for one in tunnel.plan.files]
+            tunnel.diff += [file_diff(*change) for change in tunnel.plan.files]
 
-    def _guard(self, wanted, routes, resolved):
+    def _check_interface(self, protocol: Protocol, tunnel: Tunnel, live: Live, owner: str | None, free: bool) -> None:
+        """Refuses a name that something else on this host has. Raises FieldError."""
+        name = tunnel.view["interface"]
+        if owner not in (None, tunnel.uuid):
+            raise FieldError("interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner))
+        found = protocol.in_the_way(live, name) if owner is None and not free else None
+        if found:
+            hint = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
+            raise FieldError("interface", name, hint % found)
+
+    def _guard(self, wanted: list[Tunnel], observation: Observation) -> Guard:
         """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""
-        given_up = set()
-        for tunnel in wanted:
-            state = tunnel.state or {"interface": None, "applied": {}}
-            keeps = {*tunnel.view["routes"], *tunnel.view["local"]["addresses"]}
-            gone = {*(state["applied"].get("routes") or []), *(state["applied"].get("addresses") or [])} - keeps
-            gone |= {str(ipaddress.ip_interface(one).network) for one in gone}
-            given_up |= {(one, state["interface"]) for one in gone}
-        addresses = [(a, name) for name, link in net.look_links(self.host).items() for a in link["addresses"]]
+        gone = given_up((tunnel.view, tunnel.state) for tunnel in wanted)
+        addresses = [(a, name) for name, link in observation.links.items() for a in link["addresses"]]
         endpoints = {
-            address: views.title(one.view)
-            for one in wanted
-            for address in resolved.get(one.view["peer"]["endpoint"]) or []
+            address: views.title(tunnel.view)
+            for tunnel in wanted
+            for address in self._resolved.get(tunnel.view["peer"]["endpoint"]) or []
         }
         return Guard(
-            net.controllers(self.host),
+            observation.controllers,
             endpoints,
-            [one for one in routes if one[:2] not in given_up],
-            [one for one in addresses if one not in given_up],
+            [route for route in observation.routes if route[:2] not in gone],
+            [address for address in addresses if address not in gone],
         )
 
-    def _refuse_what_is_not_free(self, tunnels, leaving):
+    def _refuse_what_is_not_free(self, tunnels: list[Tunnel], leaving: dict[str, Tunnel]) -> None:
         """An interface that its tunnel was to give up, and doesn't, is nobody else's."""
         again = True
         while again:
@@ -312,9 +347,13 @@ class Apply:
                     )
                     again = True
 
-    def _release(self, protocol, tunnels, leaving, going):
-        """Takes down what stops, what moves to another interface, and what is removed."""
-        places = {name: one.uuid for name, one in leaving.items() if not one.refused}
+    # Changes
+
+    def _release(
+        self, protocol: Protocol, tunnels: list[Tunnel], leaving: dict[str, Tunnel], going: dict[str, State]
+    ) -> bool:
+        """Takes down what stops, what moves to another interface, and what is removed; whether the host changed."""
+        places = {name: tunnel.uuid for name, tunnel in leaving.items() if not tunnel.refused}
         places.update((state["interface"], uuid) for uuid, state in going.items() if state["interface"])
         failed = {} if self.host.check else protocol.release(places)
         for name, tunnel in leaving.items():
@@ -323,13 +362,13 @@ class Apply:
             elif not tunnel.refused:
                 if not tunnel.wanted:
                     tunnel.changes.append("stopped")
-                self._remember_nothing(tunnel)
+                self.memory.remember_nothing(tunnel)
         self._refuse_what_is_not_free(tunnels, leaving)
         for tunnel in tunnels:
             if tunnel.plan and not tunnel.refused and tunnel.view["interface"] in failed:
                 tunnel.refuse(failed[tunnel.view["interface"]])
         for uuid, state in going.items():
-            entry = dict(_known(state), error=None)
+            entry: Removed = dict(_known(state), error=None)  # type: ignore[assignment]
             try:
                 if state["interface"] in failed:
                     raise failed[state["interface"]]
@@ -338,82 +377,23 @@ class Apply:
             except Error as error:
                 entry["error"] = str(error)
             self.removed.append(entry)
-            self.diff.append(self._farewell(state))
+            self.diff.append(self.memory.farewell(state))
+        return bool(places) and not self.host.check
 
-    def _do(self, protocol, tunnels):
+    def _do(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
         ready = []
         for tunnel in tunnels:
-            try:  # from here on the interface is ours
-                state = tunnel.state or new_state(tunnel.view)
-                self._save(tunnel, dict(state, interface=tunnel.view["interface"]))
+            try:
+                self.memory.claim(tunnel)
                 ready.append(tunnel)
             except Error as error:
                 tunnel.refuse(error)
-        failed = protocol.do([one.plan for one in ready])
+        failed = protocol.do([tunnel.plan for tunnel in ready if tunnel.plan])
         for tunnel in ready:
             if tunnel.uuid in failed:
                 tunnel.refuse(failed[tunnel.uuid])
 
-    # State
 
-    def _save(self, tunnel, state):
-        if state != tunnel.state:
-            if not self.host.check:
-                self.folders.write_state(state)
-            tunnel.state = state
-
-    def _remember(self, protocol, tunnel, applied):
-        """Writes down what was applied, when it isn't written yet."""
-        before = self.states.get(tunnel.uuid)
-        state = new_state(tunnel.view)
-        state["interface"] = tunnel.view["interface"]
-        state["peer"] = {"node": tunnel.view["peer"]["node"], "public": tunnel.peer_public}
-        state["applied"] = applied
-        try:
-            self._save(tunnel, state)
-        except Error as error:
-            tunnel.refuse(error)
-        if _shown_state(before) != _shown_state(state):
-            path = self.folders.path(tunnel.uuid, STATE)
-            tunnel.diff.append(
-                file_diff(path, before and state_text(_shown_state(before)), state_text(_shown_state(state)))
-            )
-            if not tunnel.changes:
-                tunnel.changes.append("state written")
-
-    def _remember_nothing(self, tunnel):
-        """Nothing on this host bears the tunnel's interface any more; the key and the peer's half stay."""
-        try:
-            self._save(tunnel, dict(tunnel.state, version=tunnel.view["version"], interface=None, applied={}))
-        except Error as error:
-            tunnel.refuse(error)
-
-
-def new_state(view):
-    """The state of a tunnel of which nothing stands on the host yet."""
-    state = {key: view[key] for key in ("panel", "id", "uuid", "name", "type", "version")}
-    return dict(state, interface=None, peer=None, applied={})
-
-
-def _overtaken(tunnel, before, now):
-    """Whether another run applied a newer record, or removed the tunnel, while this one waited for its turn."""
-    if now is None:
-        return before is not None
-    return now != before and (now.get("version") or 0) > tunnel.view["version"]
-
-
-def _known(state):
-    return {key: state.get(key) for key in ("id", "uuid", "name", "type", "interface")}
-
-
-def _shown_state(state):
-    """The state as a diff shows it: without the version, and without what tells whether the rules are as loaded."""
-    if state is None:
-        return None
-    state = {key: value for key, value in state.items() if key != "version"}
-    return dict(state, applied={key: value for key, value in state["applied"].items() if key != "rules"})
-
-
-def file_diff(path, before, after):
-    """One part of a diff: a file that was ``before`` and is ``after`` (None: no such file)."""
-    return {"before_header": path, "after_header": path, "before": before or "", "after": after or ""}
+def _known(state: State) -> Known:
+    known: Known = {key: state.get(key) for key in ("id", "uuid", "name", "type", "interface")}  # type: ignore[assignment]
+    return known

@@ -14,9 +14,11 @@ import os
 import re
 import shutil
 import time
+from typing import Any, Mapping
 
 from .._errors import Error, FieldError
 from .._model import validators
+from .._model.types import State
 from .files import check_path, read, sync_folder, write
 
 CONFIG_DIR = "/etc/marzban/tunnels"
@@ -27,15 +29,15 @@ LOCK_WAIT = 60  # seconds
 class Folders:
     """The folders below one ``config_dir``."""
 
-    def __init__(self, config_dir):
+    def __init__(self, config_dir: object) -> None:
         self.root = check_path(config_dir, "config_dir")
 
-    def path(self, uuid, name=None):
+    def path(self, uuid: str, name: str | None = None) -> str:
         """The folder of a tunnel, or a file in it."""
         folder = os.path.join(self.root, validators.uuid(uuid))
         return folder if name is None else os.path.join(folder, name)
 
-    def states(self):
+    def states(self) -> dict[str, State | None]:
         """``{uuid: state}`` of all folders, another panel's too. A state that can't be read is None."""
         try:
             names = sorted(os.listdir(self.root))
@@ -43,7 +45,7 @@ class Folders:
             return {}
         except OSError as error:
             raise Error("%s can't be read: %s." % (self.root, error.strerror)) from None
-        found = {}
+        found: dict[str, State | None] = {}
         for name in names:
             try:
                 found[validators.uuid(name)] = self._state(name)
@@ -51,7 +53,7 @@ class Folders:
                 continue
         return found
 
-    def _state(self, uuid):
+    def _state(self, uuid: str) -> State | None:
         """The state in a folder with the shape that the code relies on, or None."""
         try:
             state = json.loads(read(self.path(uuid, STATE)) or "")
@@ -70,7 +72,7 @@ class Folders:
             return None
         return state
 
-    def own(self, uuid, panel, kind):
+    def own(self, uuid: str, panel: str, kind: str) -> State | None:
         """The state of a tunnel of ``panel`` and type ``kind``, or None. Raises Error on a folder that isn't that."""
         path = self.path(uuid)
         if not os.path.lexists(path):
@@ -86,7 +88,7 @@ class Folders:
             raise Error("%s holds a tunnel of the type %s." % (path, state["type"]))
         return state
 
-    def write_state(self, state):
+    def write_state(self, state: State) -> None:
         """Writes the state of a tunnel; its folder is made if need be."""
         text = state_text(state)
         folder = self.path(state["uuid"])
@@ -104,7 +106,7 @@ class Folders:
         except OSError as error:
             raise Error("%s can't be made: %s." % (folder, error.strerror)) from None
 
-    def drop(self, uuid):
+    def drop(self, uuid: str) -> None:
         """Removes the folder of a tunnel, and with it its private half."""
         gone = os.path.join(self.root, ".%s.gone" % validators.uuid(uuid))
         try:
@@ -117,7 +119,7 @@ class Folders:
         except OSError as error:
             raise Error("%s can't be removed: %s." % (self.path(uuid), error.strerror)) from None
 
-    def sweep(self):
+    def sweep(self) -> None:
         """Removes what a run that was cut off left half made or half removed."""
         if not os.path.isdir(self.root):
             return
@@ -125,12 +127,12 @@ class Folders:
             if re.match(r"\.[0-9a-f-]{36}\.(new|gone)\Z", name):
                 shutil.rmtree(os.path.join(self.root, name), ignore_errors=True)
 
-    def _make_root(self):
+    def _make_root(self) -> None:
         os.makedirs(os.path.dirname(self.root), exist_ok=True)
         if not os.path.isdir(self.root):
             os.mkdir(self.root, 0o700)
 
-    def lock(self, wait=LOCK_WAIT):
+    def lock(self, wait: float = LOCK_WAIT) -> int:
         """Keeps other runs off this host until the process ends. Raises Error after ``wait`` seconds."""
         end = time.monotonic() + wait
         while True:
@@ -153,7 +155,7 @@ class Folders:
                 )
             time.sleep(0.1)
 
-    def drop_root(self):
+    def drop_root(self) -> None:
         """Removes the place of the folders when none is left, and an empty ``marzban`` around it."""
         parent = os.path.dirname(self.root)
         with contextlib.suppress(OSError):
@@ -162,6 +164,30 @@ class Folders:
                 os.rmdir(parent)
 
 
-def state_text(state):
+def new_state(view: Mapping[str, Any]) -> State:
+    """The state of a tunnel that has nothing on the host yet. ``view``: a view, or what of one is known."""
+    return {
+        "panel": view["panel"],
+        "id": view["id"],
+        "uuid": view["uuid"],
+        "name": view["name"],
+        "type": view["type"],
+        "version": view["version"],
+        "interface": None,
+        "peer": None,
+        "applied": {},
+    }
+
+
+def state_text(state: State) -> str:
     """The text of a state file."""
     return json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def shown_text(state: State | None) -> str | None:
+    """The text that a diff shows: without the version, and without what tells whether the rules are as loaded."""
+    if state is None:
+        return None
+    shown = {key: value for key, value in state.items() if key != "version"}
+    shown["applied"] = {key: value for key, value in state["applied"].items() if key != "rules"}
+    return json.dumps(shown, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -6,45 +6,66 @@
 
 from __future__ import annotations
 
-from .._errors import FieldError
+from typing import Any, Collection, Iterable, Sequence
+
+from .._errors import Error, FieldError
 from .._model import views
+from .._model.types import FileDiff, Measured, Outcome, Public, State, View
+from .netdev import Plan
 
 
 class Tunnel:
     """One tunnel in this run. ``view`` is None when the panel's words can't be used, and ``error`` then says why."""
 
-    def __init__(self, raw, template=None):
+    def __init__(self, raw: object, template: dict[str, Any] | None = None) -> None:
         self.seen = views.seen(raw)
-        self.uuid = self.seen["uuid"]
+        self.uuid: str = self.seen["uuid"]
         self.template = template  # {"text": …} or {"error": …}, what the controller made of its view
-        self.view = self.state = self.plan = None
-        self.former = None  # the state of what the tunnel was before its type changed
-        self.public = self.peer_public = None
-        self.error = self.waiting_for = self.measured = None
-        self.refused = self.hand = False
+        self.checked: View | None = None
+        self.state: State | None = None
+        self.plan: Plan | None = None
+        self.former: State | None = None  # the state of what the tunnel was before its type changed
+        self.public: Public | None = None
+        self.peer_public: Public | None = None
+        self.error: str | None = None
+        self.waiting_for: str | None = None
+        self.measured: Measured | None = None
+        self.refused = self.needs_peer = False
         self.status = "connecting"
-        self.changes, self.diff = [], []
+        self.changes: list[str] = []
+        self.diff: list[FileDiff] = []
 
-    def refuse(self, error):
+    @property
+    def view(self) -> View:
+        """The checked view; only a tunnel that was refused at once has none."""
+        assert self.checked is not None
+        return self.checked
+
+    def refuse(self, error: Error) -> None:
         """This tunnel is left as it is, and the others go on."""
         self.refused = True
         self.fail(error)
 
-    def fail(self, error):
+    def fail(self, error: Error | str) -> None:
         """Something is wrong with this tunnel."""
-        name = views.title(self.view) if self.view else self.seen["name"] or self.uuid or "?"
+        name = views.title(self.checked) if self.checked else self.seen["name"] or self.uuid or "?"
         where = " on %s" % self.seen["node"] if self.seen["node"] else ""
         self.status, self.error = "error", "tunnel %s%s: %s" % (name, where, error)
 
     @property
-    def wanted(self):
+    def wanted(self) -> bool:
         """Whether it should run, as far as is known by now."""
-        return self.view is not None and not self.refused and self.view["active"] and not self.waiting_for
+        return self.checked is not None and not self.refused and self.checked["active"] and not self.waiting_for
 
-    def answer(self):
+    @property
+    def last_interface(self) -> str | None:
+        """The interface that the last run left on the host."""
+        return self.state["interface"] if self.state else None
+
+    def answer(self) -> Outcome:
         """Its part of the answer of tunnel_apply."""
-        published = (self.view or {}).get("local", {}).get("public")
-        return dict(
+        published = self.checked["local"]["public"] if self.checked else None
+        answer: Outcome = dict(
             self.seen,
             status=self.status,
             error=self.error,
@@ -52,19 +73,27 @@ class Tunnel:
             waiting_for=self.waiting_for,
             public=self.public,
             publish=self.public is not None and self.public != published,
-            hand=self.hand,
+            needs_peer=self.needs_peer,
+            hand=self.needs_peer,  # the former name, until 1.0
             changes=self.changes,
             measured=self.measured,
-        )
+        )  # type: ignore[assignment]
+        return answer
 
 
-def accept(raws, templates, panel, types, known):
+def accept(
+    raws: Sequence[object],
+    templates: Sequence[dict[str, Any] | None],
+    panel: str,
+    types: Collection[str],
+    known: Collection[str],
+) -> list[Tunnel]:
     """The Tunnels of the views of these types; those that can't be used are refused. ``raws`` holds anything.
 
     ``known``: the types that this version can set up at all. One of another type is refused: nobody else will do it.
     """
-    tunnels: list = []
-    taken: dict = {}
+    tunnels: list[Tunnel] = []
+    taken: dict[tuple[str, object], Tunnel] = {}
     for raw, template in zip(raws, templates):
         tunnel = Tunnel(raw, template)
         kind = tunnel.seen["type"]
@@ -77,7 +106,7 @@ def accept(raws, templates, panel, types, known):
                 other = taken.setdefault((key, value), tunnel)
                 if other is not tunnel:
                     raise FieldError(key, value, "The tunnel %s of this host has it too." % views.title(other.view))
-            tunnel.view = view
+            tunnel.checked = view
             if kind not in known and view["active"]:
                 hint = "This version sets up %s: choose that, or deactivate the tunnel. What runs is left as it is."
                 raise FieldError("type", kind, hint % " or ".join(known))
@@ -87,9 +116,27 @@ def accept(raws, templates, panel, types, known):
     return tunnels
 
 
-def find_peer(tunnel):
+def find_peer(tunnel: Tunnel) -> None:
     """Finds the peer's public half: the view's, else the one last applied for the same node. Else the tunnel waits."""
     peer = tunnel.view["peer"]
-    last = (tunnel.state or {}).get("peer") or {}
-    tunnel.peer_public = peer["public"] or (last.get("public") if last.get("node") == peer["node"] else None)
+    last = tunnel.state["peer"] if tunnel.state else None
+    known = last["public"] if last and last["node"] == peer["node"] else None
+    tunnel.peer_public = peer["public"] or known
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
+
+
+def overtaken(tunnel: Tunnel, before: State | None, now: State | None) -> bool:
+    """Whether another run applied a newer record, or removed the tunnel, while this one waited for its turn."""
+    if now is None:
+        return before is not None
+    return now != before and (now.get("version") or 0) > tunnel.view["version"]
+
+
+def give_up_interfaces(tunnels: Iterable[Tunnel]) -> dict[str, Tunnel]:
+    """``{interface: its tunnel}``: of those that stop, and the old name of those that got a new one."""
+    leaving = {}
+    for tunnel in tunnels:
+        name = tunnel.last_interface
+        if not tunnel.refused and name and (name != tunnel.view["interface"] or not tunnel.view["active"]):
+            leaving[name] = tunnel
+    return leaving

@@ -2,22 +2,32 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""systemd's units on this host, as systemctl and the journal tell of them."""
+"""systemd's units on this host: what systemctl and the journal report."""
 
 from __future__ import annotations
 
+from typing import Any, Dict, Iterable
+
 from .._errors import printable
+from .host import Host
 
-# Units
+#: ``load``, ``active``: systemd's words; ``enabled``: bool; ``since``: seconds of the monotonic clock, or None
+Unit = Dict[str, Any]
+_PROPERTIES = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
 
 
-def look_units(host, units):
-    """``{unit: {"load", "active", "enabled", "since"}}``; ``since`` is seconds of the monotonic clock, or None."""
-    answer: dict = {}
-    if not units:
+def command(units: Iterable[str]) -> tuple[str, ...]:
+    """What ``states`` asks."""
+    return ("systemctl", "show", "--no-pager", _PROPERTIES, *units)
+
+
+def states(host: Host, units: Iterable[str]) -> dict[str, Unit]:
+    """``{unit: Unit}`` of these units, asked for at once."""
+    answer: dict[str, Unit] = {}
+    argv = command(units)
+    if argv == command(()):
         return answer
-    names = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
-    for block in (host.query_or_fail("systemctl", "show", "--no-pager", names, *units) or "").split("\n\n"):
+    for block in (host.query_or_fail(*argv) or "").split("\n\n"):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
         if "Id" in values:
             since = values.get("ActiveEnterTimestampMonotonic", "0")
@@ -30,7 +40,7 @@ def look_units(host, units):
     return answer
 
 
-def last_words(host, unit, program):
+def last_words(host: Host, unit: str, program: str) -> str:
     """The end of what ``program`` said in a unit's last start, as one line."""
     said = host.query("journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program)
     lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith("[#]")]

@@ -4,8 +4,8 @@
 
 """What the protocols share on a host: files, units, interfaces, tables of nftables; the words are those of netdev.
 
-A protocol is a subclass in a file of its own, listed in ``registry.PROTOCOLS``, made with ``(host, folders)``. ``uuid``
-names a tunnel's folder, a *public half* is a dict of docs/contract.md, ``?`` may be None. It gives:
+A protocol is a subclass in a folder of its own, listed in ``registry``, made with ``(host, folders)``. ``uuid`` names a
+tunnel's folder, a *public half* is a dict of docs/contract.md, ``?`` may be None. It gives:
 
 - ``name``, ``session_limit`` (seconds after which a session without a new handshake is dead, or None)
 - ``missing()`` → capabilities that this host lacks, ``packages`` (``_node.packages.Packages``) what brings them;
@@ -14,38 +14,75 @@ names a tunnel's folder, a *public half* is a dict of docs/contract.md, ``?`` ma
   ``key_path(uuid)`` and ``fingerprint(public half)`` for diffs
 - ``units(interface)`` → all units that may run it, ``unit(view)`` the one that does, ``files(interface, uuid)`` what
   ``release`` has to remove beside the folder
-- ``look_briefly(interfaces)`` → what ``up`` and ``measured`` want, in one go, ``units`` among it
-- ``plan(view, template, public?, peer_public, state?, live, routes, resolved)`` → a ``netdev.Plan`` (or a subclass)
+- ``queries()`` → the commands that ``observe`` asks, ``brief_queries()`` those of ``observe_briefly``
+- ``observe_briefly(observation, interfaces)`` → what ``up`` and ``measured`` want, in one go, ``units`` among it
+- ``make_plan(situation)`` → a ``netdev.Plan`` (or a subclass)
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
 and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``ports``,
-``ping_from``, ``change``, ``ready``, ``released``.
+``ping_from``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import glob
-import hashlib
 import os
 import time
-from collections import namedtuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
 
 from .._errors import Error
+from .._model.types import Applied, Public, Side, State, View
 from .._node import files as node_files
-from .._node import net, netdev
+from .._node import netdev
 from .._node import units as node_units
+from .._node.host import Host
+from .._node.net import Route
+from .._node.netdev import Live, Plan
+from .._node.observation import Observation
 from .._node.packages import Packages
+from .._node.state import Folders
 from . import x25519
 
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
 
-# What became of key material: the public half now, whether something sealed waits for the peer, texts for ``changes``.
-Exchanged = namedtuple("Exchanged", "public hand changes")
+
+class Exchanged(NamedTuple):
+    """What became of key material."""
+
+    public: Public | None  # the public half now
+    needs_peer: bool  # both ends have to be applied once more in this run
+    changes: List[str]
 
 
-def ipv6_is_off():
+@dataclasses.dataclass
+class Situation:
+    """What a plan is made of: what is wanted of one tunnel, and what is there."""
+
+    view: View
+    template: str  # the rendered text with its tokens
+    public: Public | None  # this end's half; None: check mode, no key yet
+    peer_public: Public
+    state: State | None
+    live: Live  # what ``observe`` answered
+    routes: list[Route]  # of the main table
+    resolved: dict[str, list[str]]  # name or address of a peer: its addresses
+    mtus: dict[str, int]  # address: bytes of the MTU of the route there
+
+    @property
+    def applied_here(self) -> bool:
+        """Whether the last run left this tunnel on the host under this interface."""
+        return self.state is not None and self.state["interface"] == self.view["interface"]
+
+    @property
+    def applied(self) -> Applied:
+        """What the last run applied."""
+        return self.state["applied"] if self.state else {}
+
+
+def ipv6_is_off() -> bool:
     """Whether a new interface of this host gets no IPv6."""
     return node_files.read(IPV6_OFF) != "0\n"
 
@@ -60,113 +97,148 @@ class Protocol:
     outside = {4: 60, 6: 80}  # bytes that the protocol and the outer packet take
     program = ""  # whose last words in the journal say why a unit did not start
 
-    def __init__(self, host, folders):
+    def __init__(self, host: Host, folders: Folders, **_options: Any) -> None:
         self.host = host
         self.folders = folders
-        self.together = set()  # uuids of the tunnels whose other end is applied in the same round
-        self._path_mtus = {}  # by address: many tunnels may go to one place
+        self.paired: set[str] = set()  # uuids of the tunnels whose other end is applied in the same round
+
+    def missing(self) -> list[str]:
+        """The capabilities that a tunnel needs and this host lacks."""
+        raise NotImplementedError
+
+    def check(self, view: View) -> None:
+        """Refuses a view that this protocol can't run. Raises FieldError."""
 
     # Keys: one static X25519 key in the tunnel's folder
 
-    def load_key(self, uuid):
+    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
         folder = self.folders.path(uuid)
         if not os.path.lexists(os.path.join(folder, x25519.FILE)):
             return False, None
         if not x25519.HAS_CRYPTOGRAPHY:
             return True, None
-        return True, {"public_key": x25519.load(folder)[1]}
+        public = x25519.load(folder)[1]
+        return True, {"public_key": public} if public else None
 
-    def make_key(self, uuid):
+    def make_key(self, uuid: str) -> Public:
         """Makes a private half and answers the public one."""
         return {"public_key": x25519.make(self.folders.path(uuid))[1]}
 
-    def key_path(self, uuid):
-        """Where the private half stands."""
+    def key_path(self, uuid: str) -> str:
+        """Where the private half is."""
         return self.folders.path(uuid, x25519.FILE)
 
-    def fingerprint(self, public):
+    def fingerprint(self, public: Public) -> str:
         """What a diff shows of a public half."""
         return "public key %s" % x25519.fingerprint(public["public_key"])
 
-    def exchange(self, view, public, peer_public, state, handed):
+    def exchange(
+        self, view: View, public: Public | None, peer_public: Public, state: State | None, handed: str | None
+    ) -> Exchanged:
         """What has to happen to key material now that both public halves are known: an Exchanged. Raises Error.
 
         ``handed`` is what the peer sealed for this end in this run, or None. In check mode nothing is written.
         """
         return Exchanged(public, False, [])
 
-    def sealed(self, uuid):
+    def sealed(self, uuid: str) -> str | None:
         """What ``exchange`` has sealed for the peer, as a text, or None."""
-        return
+        return None
 
-    def acknowledge(self, public, state):
+    def acknowledge(self, public: Public, state: State) -> Public:
         """``public`` with what it says about what was applied, which ``state`` (or None) remembers."""
         return public
 
-    # Looking
+    # Observing
 
-    def units(self, interface):
+    def units(self, interface: str) -> list[str]:
         """All units that may run an interface; the first one for messages."""
         raise NotImplementedError
 
-    def unit(self, view):
+    def unit(self, view: View) -> str:
         """The unit that runs a view."""
         return self.units(view["interface"])[0]
 
-    def files(self, interface, uuid):
+    def files(self, interface: str, uuid: str) -> list[str]:
         """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
         return [self.folders.path(uuid, RULES)]
 
-    def look(self, interfaces):
-        """The live state, each thing asked for once. ``interfaces`` are the names that units are looked up for."""
-        return dict(self.look_briefly(interfaces), links=net.look_links(self.host), tables=self._look_tables())
+    def all_units(self, interfaces: Iterable[str]) -> list[str]:
+        """The units to observe."""
+        return [unit for name in interfaces for unit in self.units(name)]
 
-    def look_briefly(self, interfaces):
+    def queries(self) -> list[tuple[str, ...]]:
+        """The commands of its own that ``observe`` asks, whatever the number of tunnels."""
+        return self.brief_queries()
+
+    def brief_queries(self) -> list[tuple[str, ...]]:
+        """Those of ``observe_briefly``."""
+        return []
+
+    def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
+        """The live state; each protocol adds its own. ``interfaces`` are the names that units are looked up for."""
+        live = self.observe_briefly(observation, interfaces)
+        return dict(live, links=observation.links, tables=observation.tables)
+
+    def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself; each protocol adds its own to the units."""
-        units = [unit for name in interfaces for unit in self.units(name)]
-        return {"units": node_units.look_units(self.host, sorted(units)), "now": time.time()}
+        return {"units": observation.units, "now": observation.now}
 
-    def _look_tables(self):
-        # All tables of the family: nft 1.0.6 fails on a script that lists two by their names.
-        listing = self.host.query("nft", "-s", "list", "ruleset", "inet") or ""
-        return netdev.parse_tables(listing, lambda text: hashlib.sha256(text.encode("utf-8")).hexdigest())
-
-    def stands(self, live, interface):
-        """What on this host already bears the name of an interface, as a text, or None."""
+    def in_the_way(self, live: Live, interface: str) -> str | None:
+        """What on this host already has the name of an interface, as a text, or None."""
         if interface in live["links"]:
             return "the interface %s" % interface
         return next((path for path in self.files(interface, _NOBODY) if os.path.lexists(path)), None)
 
-    def lacks(self, wanted):
+    def lacks(self, wanted: list[tuple[str, str]]) -> list[str]:
         """The capabilities of ``wanted`` ``[(capability, program)]`` and of all protocols that are not there."""
         lacks = [] if x25519.HAS_CRYPTOGRAPHY else ["cryptography"]
+        # Pings are sent without ping: it is there for whoever looks into a tunnel by hand.
         common = [("nftables", "nft"), ("ping", "ping"), ("iproute2", "ip")]
         return lacks + [name for name, program in [*wanted, *common] if not self.host.has(program)]
 
-    def mtu(self, view, live, resolved, before=None):
+    # Planning
+
+    def plan(self, situation: Situation) -> Plan:
+        """What has to happen so that this host matches an active view. Reads, and changes nothing. Raises Error."""
+        if ipv6_is_off():
+            situation = self.without_ipv6(situation)
+        if not situation.applied_here:
+            # What has the name now is another tunnel of ours, which leaves before this one comes.
+            interface = situation.view["interface"]
+            live = netdev.leave_out(situation.live, interface, self.units(interface))
+            situation = dataclasses.replace(situation, live=live)
+        return self.make_plan(situation)
+
+    def without_ipv6(self, situation: Situation) -> Situation:
+        """The situation on a host where IPv6 is off. Raises FieldError when nothing is left of the tunnel."""
+        return dataclasses.replace(situation, view=netdev.without_ipv6(situation.view))
+
+    def make_plan(self, situation: Situation) -> Plan:
+        """The plan of a protocol, for what of the view this host can have."""
+        raise NotImplementedError
+
+    def mtu(self, situation: Situation, before: int | None = None) -> int:
         """The MTU inside: the view's, else that of the way to the peer less what the protocol takes.
 
         ``before`` is the one of the last run: it stays when there is no way now.
         """
+        view = situation.view
         if view["mtu"] is not None:
             return view["mtu"]
-        found = []
-        for address in resolved.get(view["peer"]["endpoint"]) or []:
-            if address not in self._path_mtus:
-                self._path_mtus[address] = net.path_mtu(self.host, address, live["links"])
-            size = self._path_mtus[address]
-            if size:
-                found.append(min(size, netdev.MOST) - self.outside[6 if ":" in address else 4])
-        if found:
-            return max(netdev.LEAST, min(found))
-        return before or netdev.USUAL
+        found = [
+            min(situation.mtus[address], netdev.MOST) - self.outside[6 if ":" in address else 4]
+            for address in situation.resolved.get(view["peer"]["endpoint"]) or []
+            if address in situation.mtus
+        ]
+        return max(netdev.LEAST, min(found)) if found else before or netdev.USUAL
 
     # Doing it
 
-    def do(self, plans):
+    def do(self, plans: list[Plan]) -> dict[str, Error]:
         """Carries the plans out: what runs is changed hot, the rest started together. Failed: ``{uuid: Error}``."""
-        failed = {}
+        failed: dict[str, Error] = {}
         for step in (self._do_first, self._do_files):
             plans = self._each(step, plans, failed)
         failed.update(self.ready(plans))
@@ -175,7 +247,7 @@ class Protocol:
         return failed
 
     @staticmethod
-    def _each(step, plans, failed):
+    def _each(step: Callable[[Any], None], plans: list[Any], failed: dict[str, Error]) -> list[Any]:
         for plan in plans:
             try:
                 step(plan)
@@ -183,11 +255,11 @@ class Protocol:
                 failed[plan.view["uuid"]] = error
         return [plan for plan in plans if plan.view["uuid"] not in failed]
 
-    def _do_first(self, plan):
+    def _do_first(self, plan: Plan) -> None:
         for argv in plan.first:
             self.host.run(*argv)
 
-    def _do_files(self, plan):
+    def _do_files(self, plan: Plan) -> None:
         for path, _before, after in plan.files:
             folder = os.path.dirname(path)
             try:
@@ -196,14 +268,14 @@ class Protocol:
                 raise Error("%s can't be made: %s." % (folder, error.strerror)) from None
             node_files.write(path, after)
 
-    def ready(self, plans):
+    def ready(self, plans: list[Plan]) -> dict[str, Error]:
         """What has to happen once, after the files of all ``plans`` are there. Failed: ``{uuid: Error}``."""
         return {}
 
-    def change(self, plan):
+    def change(self, plan: Plan) -> None:
         """Changes what runs and is the protocol's own."""
 
-    def _do_hot(self, plan):
+    def _do_hot(self, plan: Plan) -> None:
         # The rules first: an address is never there without what guards it.
         if plan.load:
             self.host.run("nft", "-f", self.folders.path(plan.view["uuid"], RULES))
@@ -211,13 +283,19 @@ class Protocol:
         for argv in plan.hot:
             self.host.run(*argv)
 
-    def _start(self, plans):
-        """Starts and enables what is to be, all in one go."""
+    def _start(self, plans: list[Plan]) -> dict[str, Error]:
+        """Starts and enables what is to be, all in one go. Failed: ``{uuid: Error}``."""
         starts = [plan for plan in plans if plan.start]
         for plan in starts:
             if plan.unlink:
                 self.host.try_run("ip", "link", "delete", "dev", plan.interface)
-        disabled = self._enable([plan.unit for plan in plans if plan.enable])
+        enable = [plan.unit for plan in plans if plan.enable]
+        try:
+            if any(plan.units for plan in plans) and not enable:  # enabling reads them again, too
+                self.host.run("systemctl", "daemon-reload")
+        except Error as error:
+            return {plan.view["uuid"]: error for plan in plans}
+        disabled = self._enable(enable)
         failed = {plan.view["uuid"]: disabled[plan.unit] for plan in plans if plan.unit in disabled}
         if not starts:
             return failed
@@ -226,14 +304,14 @@ class Protocol:
         try:
             self.host.run("systemctl", "restart", *names, timeout=START_TIMEOUT + 2 * len(names))
         except Error:  # of one of them, and the units say of which
-            units = node_units.look_units(self.host, names)
+            units = node_units.states(self.host, names)
             for plan in starts:
                 if units.get(plan.unit, {}).get("active") != "active":
                     said = node_units.last_words(self.host, plan.unit, self.program)
                     failed.setdefault(plan.view["uuid"], Error("%s did not start: %s" % (plan.unit, said)))
         return failed
 
-    def _enable(self, names):
+    def _enable(self, names: list[str]) -> dict[str, Error]:
         """``{unit: Error}`` of those that can't be enabled: where one can't, systemd enables none of a list."""
         try:
             if names:
@@ -241,10 +319,10 @@ class Protocol:
         except Error as error:
             if len(names) == 1:
                 return {names[0]: Error("%s can't be enabled: %s" % (names[0], error))}
-            return {name: why for one in names for name, why in self._enable([one]).items()}
+            return {failed: why for name in names for failed, why in self._enable([name]).items()}
         return {}
 
-    def applied(self, view, live):
+    def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, to tell later what is ours on the interface."""
         return {
             "addresses": list(view["local"]["addresses"]),
@@ -252,22 +330,22 @@ class Protocol:
             "rules": live["tables"].get(netdev.table(view["uuid"])),
         }
 
-    def release(self, places):
+    def release(self, places: dict[str, str]) -> dict[str | None, Error]:
         """Takes ``{interface: uuid}`` down and removes what belongs to them. What failed: ``{interface: Error}``."""
-        failed: dict = {}
+        failed: dict[str | None, Error] = {}
         if not places:
             return failed
         units = [unit for name in sorted(places) for unit in self.units(name)]
-        # What didn't come down is looked at below.
+        # What didn't come down is found below.
         self.host.try_run("systemctl", "stop", *units, timeout=START_TIMEOUT + 2 * len(units))
         self.host.try_run("systemctl", "disable", "--quiet", *units)
         self.host.try_run("systemctl", "reset-failed", *units)
-        live = self.look(list(places))
+        observation = Observation(self.host, ())
         for name, uuid in places.items():
             try:
-                if name in live["links"]:
+                if name in observation.links:
                     self.host.run("ip", "link", "delete", "dev", name)
-                if netdev.table(uuid) in live["tables"]:
+                if netdev.table(uuid) in observation.tables:
                     self.host.run("nft", "delete", "table", "inet", netdev.table(uuid))
                 for unit in self.units(name):
                     for link in glob.glob("/etc/systemd/system/*.wants/" + glob.escape(unit)):
@@ -279,24 +357,32 @@ class Protocol:
         self.released(places)
         return failed
 
-    def released(self, places):
+    def released(self, places: dict[str, str]) -> None:
         """What has to happen once, after ``{interface: uuid}`` are down and their files are gone."""
 
     # Measuring
 
-    def service(self, interface):
+    def service(self, interface: str) -> str:
         """The name of what runs an interface, for messages."""
         return self.units(interface)[0]
 
-    def ports(self, view, side):
+    def ports(self, view: View, side: Side) -> str:
         """Where a side of a view listens, as a text: ``UDP 20012``."""
         return "%s %d" % (view["transport"].upper(), side["port"])
 
-    def ping_from(self, view):
+    def ping_from(self, view: View) -> str:
         """What a ping inside the tunnel is bound to: an interface or an address."""
         return view["interface"]
 
-    def runs(self, view, live, there):
+    def up(self, view: View, live: Live) -> tuple[bool, float | None]:
+        """Whether a tunnel runs, and for how many seconds (or None)."""
+        raise NotImplementedError
+
+    def measured(self, view: View, live: Live, ping: dict[str, Any]) -> dict[str, Any]:
+        """MEASURED of one end, of what the protocol knows. ``ping`` is what the probe said."""
+        raise NotImplementedError
+
+    def runs(self, view: View, live: Live, there: bool) -> tuple[bool, float | None]:
         """``(runs, seconds?)`` out of the unit, and whether its interface is ``there``."""
         service = live["units"].get(self.unit(view), {})
         since = service.get("since")

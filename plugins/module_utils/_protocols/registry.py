@@ -6,8 +6,31 @@
 
 from __future__ import annotations
 
-from .ipsec.protocol import IPsec
-from .openvpn.protocol import OpenVPN
-from .wireguard.protocol import WireGuard
+from .base import Protocol
 
-PROTOCOLS = {one.name: one for one in (WireGuard, OpenVPN, IPsec)}
+
+def _wireguard() -> type[Protocol]:
+    from .wireguard.protocol import WireGuard
+
+    return WireGuard
+
+
+def _openvpn() -> type[Protocol]:
+    from .openvpn.protocol import OpenVPN
+
+    return OpenVPN
+
+
+def _ipsec() -> type[Protocol]:
+    from .ipsec.protocol import IPsec
+
+    return IPsec
+
+
+_BY_TYPE = {"wireguard": _wireguard, "openvpn": _openvpn, "ipsec": _ipsec}
+TYPES = tuple(_BY_TYPE)
+
+
+def protocol(kind: str) -> type[Protocol]:
+    """The protocol of a type. It is imported now: a host rarely has all of them, and each costs its libraries."""
+    return _BY_TYPE[kind]()

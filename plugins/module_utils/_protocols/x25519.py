@@ -30,7 +30,7 @@ class BrokenKey(Error):
     """A private key that is none. Its text never holds what was read."""
 
 
-def generate():
+def generate() -> str:
     """A new private key."""
     raw = X25519PrivateKey.generate().private_bytes(
         serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
@@ -38,7 +38,7 @@ def generate():
     return base64.b64encode(raw).decode("ascii")
 
 
-def public_key(private):
+def public_key(private: str) -> str:
     """The public key of ``private``. Raises BrokenKey without its place: callers know it."""
     try:
         raw = base64.b64decode(private.strip().encode("ascii"), validate=True)
@@ -54,12 +54,12 @@ def public_key(private):
     )
 
 
-def fingerprint(public):
+def fingerprint(public: str) -> str:
     """What a diff shows of a public key."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(base64.b64decode(public)).digest()).decode("ascii").rstrip("=")
 
 
-def load(folder):
+def load(folder: str) -> tuple[str, str] | tuple[None, None]:
     """``(private, public)`` of the key in ``folder``, ``(None, None)`` where there is none. Raises BrokenKey."""
     path = os.path.join(folder, FILE)
     text = files.read(path)
@@ -74,7 +74,7 @@ def load(folder):
         ) from None
 
 
-def make(folder):
+def make(folder: str) -> tuple[str, str]:
     """Writes a new private key into ``folder``, in place of one that may be there; ``(private, public)``."""
     private = generate()
     files.write(os.path.join(folder, FILE), private + "\n")

@@ -20,7 +20,7 @@ except ImportError:  # the module says that it is missing
     pass
 
 
-def make(folder):
+def make(folder: str) -> str:
     """Writes a new private key into ``folder``, in place of one that may be there; the public one."""
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -28,24 +28,24 @@ def make(folder):
     return _public(key)
 
 
-def load(folder):
+def load(folder: str) -> str:
     """The public key of the private one in ``folder``. Raises BrokenKey, whose text never holds what was read."""
     path = os.path.join(folder, FILE)
     try:
         key = serialization.load_pem_private_key((files.read(path) or "").encode("utf-8"), password=None)
-        why = None if isinstance(key, Ed25519PrivateKey) else "it is no Ed25519 key"
+        if isinstance(key, Ed25519PrivateKey):
+            return _public(key)
+        why = "it is not an Ed25519 key"
     except TypeError:
         why = "it has a passphrase"
     except (ValueError, UnsupportedAlgorithm):
         why = "it is no private key in PEM"
-    if why:
-        raise BrokenKey(
-            "The private key in %s can't be used: %s. Put the right one back, or make a new one with tunnel_keys and "
-            "regenerate: if_invalid (the other end then needs a run too)." % (path, why)
-        )
-    return _public(key)
+    raise BrokenKey(
+        "The private key in %s can't be used: %s. Put the right one back, or make a new one with tunnel_keys and "
+        "regenerate: if_invalid (the other end then needs a run too)." % (path, why)
+    )
 
 
-def _public(key):
+def _public(key: Ed25519PrivateKey) -> str:
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     return base64.b64encode(key.public_key().public_bytes(serialization.Encoding.DER, spki)).decode("ascii")

@@ -6,41 +6,46 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from typing import NamedTuple
 
 from ..._errors import FieldError
+from ..._model.types import Applied, View
 from ..._node import net, netdev
+from ..._node.net import Links
+from ..._node.netdev import Live
+from ..base import Situation
 from . import swanctl
 
 CHARON = "strongswan.service"
 
-# What the last run left: whether the key in swanctl's folder is the tunnel's, and whether others can read it; whether
-# the interface is of the right kind; ``applied`` of the state.
-Before = namedtuple("Before", "key_there key_open right_kind applied")
+
+class Before(NamedTuple):
+    """What the last run left."""
+
+    key_there: bool  # the key in swanctl's folder is the tunnel's
+    key_open: bool  # and others can read it
+    right_kind: bool  # of interface
+    applied: Applied
 
 
 class Plan(netdev.Plan):
     """With what charon has to be told."""
 
-    def __init__(self, view, unit, path, conf):
+    def __init__(self, view: View, unit: str, path: str, conf: str) -> None:
         super().__init__(view, unit)
         self.path = path  # the data path
-        self.digest = swanctl.digest(conf)
-        self.units = False  # systemd has to read them again
+        self.conf, self.digest = conf, swanctl.digest(conf)
         self.settings = False  # charon has to read them again
-        self.charon = None  # "start" or "restart"
-        self.watch = None  # the same, of what calls again
+        self.charon: str | None = None  # "start" or "restart"
+        self.watch: str | None = None  # the same, of what calls again
         self.key = False  # into swanctl's folder
         self.give = False  # the key and the connection to charon
         self.renew = False  # the associations
 
 
-def compare(plan, before, live, routes, mtu):
-    """Fills ``plan``, whose files are known.
-
-    ``live`` is what ``IPsec.look`` said, ``routes`` those of the main table, ``mtu`` the one inside.
-    """
-    name, view = plan.interface, plan.view
+def compare(plan: Plan, before: Before, situation: Situation, mtu: int) -> None:
+    """Fills ``plan``, whose files are known. ``mtu`` is the one inside."""
+    name, view, live = plan.interface, plan.view, situation.live
     written = [path for path, _before, _after in plan.files]
     plan.units = any(path.endswith(".service") for path in written)
     for path, old, _new in plan.files:
@@ -54,12 +59,12 @@ def compare(plan, before, live, routes, mtu):
     _compare_charon(plan, live)
     link = live["links"].get(name)
     netdev.compare_unit(plan, live, link is not None and before.right_kind)
-    if not plan.start:
+    if not plan.start and link:
         netdev.compare_rules(plan, before.applied, live, any(path.endswith(".nft") for path in written))
         shaken = netdev.compare_link(
             plan, link, view["local"]["addresses"], mtu, set(before.applied.get("addresses") or [])
         )
-        netdev.compare_routes(plan, routes, before.applied, shaken)
+        netdev.compare_routes(plan, situation.routes, before.applied, shaken)
     _compare_watch(plan, live, written)
     if not before.key_there:
         plan.key = plan.give = True
@@ -76,7 +81,7 @@ def compare(plan, before, live, routes, mtu):
         plan.changes.append("files put back")
 
 
-def _compare_charon(plan, live):
+def _compare_charon(plan: Plan, live: Live) -> None:
     if live["plugins"] is None:
         plan.charon = "start"
         plan.changes.append("strongSwan started")
@@ -85,7 +90,7 @@ def _compare_charon(plan, live):
         plan.changes.append("strongSwan restarted for its %s data path" % plan.path)
 
 
-def _compare_watch(plan, live, written):
+def _compare_watch(plan: Plan, live: Live, written: list[str]) -> None:
     if any("marzban-ipsec-call" in path or path.endswith("/" + swanctl.WATCH_UNIT) for path in written):
         plan.watch = "restart"
         plan.changes.append("%s written" % swanctl.WATCH_UNIT)
@@ -94,11 +99,11 @@ def _compare_watch(plan, live, written):
         plan.changes.append("%s started" % swanctl.WATCH_UNIT)
 
 
-def check_selectors(view, taken, there, links):
+def check_selectors(view: View, taken: dict[str, str], there: list[str], links: Links) -> None:
     """Refuses what kernel-libipsec can't carry. Raises FieldError.
 
     ``taken``: ``{network: name of the tunnel}`` of this host's other tunnels, ``there`` the networks behind this one,
-    ``links`` as ``net.look_links`` has them.
+    ``links`` as ``net.links`` has them.
     """
     shared = swanctl.overlap(there, taken)
     if shared:
@@ -109,7 +114,7 @@ def check_selectors(view, taken, there, links):
         raise FieldError("routes", shared[0], hint % (shared[1], taken[shared[1]]))
     # Before 5.9.12 charon takes no such selector at all; later its route for it hides the one that names the tunnel's
     # address, and what the host itself sends to the peer leaves from another.
-    addresses = [one.split("/")[0] for link in links.values() for one in link["addresses"]]
+    addresses = [address.split("/")[0] for link in links.values() for address in link["addresses"]]
     for route in view["local"]["routes"]:
         if not net.covers(route, addresses):
             hint = (

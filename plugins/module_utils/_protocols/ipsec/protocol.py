@@ -14,16 +14,20 @@ import contextlib
 import glob
 import ipaddress
 import os
-import platform
 import re
+from typing import Any, Iterable, Sequence
 
 from ..._errors import Error, FieldError, printable
 from ..._model import render
+from ..._model.types import Applied, Public, Side, View
 from ..._node import files as node_files
 from ..._node import netdev
-from ..._node import units as node_units
+from ..._node.host import Host
+from ..._node.netdev import Live
+from ..._node.observation import Observation
+from ..._node.state import Folders
 from .. import x25519
-from ..base import RULES, Protocol, ipv6_is_off
+from ..base import RULES, Protocol, Situation, ipv6_is_off
 from . import ed25519, swanctl
 from . import plan as planning
 from .packages import PACKAGES
@@ -51,40 +55,41 @@ wait
 """
 
 
-def unit(interface):
+def unit(interface: str) -> str:
     """The unit of an interface."""
     return "marzban-ipsec-%s.service" % interface
 
 
-def etc(*names):
+def etc(*names: str) -> str:
     """A path below the place of strongSwan's configuration, which is another one on the RedHat family."""
     top = "/etc/strongswan" if os.path.isdir("/etc/strongswan/swanctl") else "/etc"
     return os.path.join(top, *names)
 
 
-def conf_path(interface):
+def conf_path(interface: str) -> str:
     """Where swanctl finds the connection."""
     return etc("swanctl", "conf.d", "marzban-%s.conf" % interface)
 
 
-def key_copy(interface):
+def key_copy(interface: str) -> str:
     """Where swanctl finds the private key: it may read nothing elsewhere (AppArmor)."""
     return etc("swanctl", "private", "marzban-%s.pem" % interface)
 
 
-def kernel_lacks(root="/"):
+def kernel_lacks(root: str = "/") -> list[str]:
     """The modules that this kernel would need to carry ESP through XFRM interfaces, found out without making one."""
-    known = set()
-    modules = os.path.join(root, "lib/modules", platform.release())
-    for name in ("modules.dep", "modules.builtin"):
+    wanted = [name for name in MODULES if not os.path.isdir(os.path.join(root, "sys/module", name))]
+    known: set[str] = set()
+    modules = os.path.join(root, "lib/modules", os.uname().release)
+    for name in ("modules.dep", "modules.builtin") if wanted else ():
         with contextlib.suppress(OSError), open(
             os.path.join(modules, name), encoding="utf-8", errors="replace"
         ) as stream:
             known |= {os.path.basename(line.partition(":")[0].strip()).partition(".ko")[0] for line in stream}
-    return [one for one in MODULES if one not in known and not os.path.isdir(os.path.join(root, "sys/module", one))]
+    return [name for name in wanted if name not in known]
 
 
-def has_plugin(name):
+def has_plugin(name: str) -> bool:
     """Whether a plugin of strongSwan is installed."""
     return any(os.path.exists(os.path.join(folder, "libstrongswan-%s.so" % name)) for folder in PLUGINS)
 
@@ -99,30 +104,36 @@ class IPsec(Protocol):
     # ESP's header, IV, padding and check, around it UDP and IP.
     outside = {4: 66, 6: 86}
 
-    def __init__(self, host, folders, data_path="auto"):
+    def __init__(self, host: Host, folders: Folders, data_path: str = "auto") -> None:
         super().__init__(host, folders)
         self._wanted_path = data_path
-        self._taken = {}  # {network: name of the tunnel} in this run, on the userspace data path
-        self._asked = {}
+        self._taken: dict[str, str] = {}  # {network: name of the tunnel} in this run, on the userspace data path
+        self._asked: dict[str, Any] = {}
+        self._kernel_lacks: list[str] | None = None
         self._planned = False  # that a tunnel runs here after this run
 
     # What is there
 
-    def missing(self):
+    def missing(self) -> list[str]:
         """The capabilities that a tunnel needs and this host lacks."""
         lacks = self.lacks([("strongswan", "charon-systemd"), ("swanctl", "swanctl")])
         if not has_plugin("openssl"):
             lacks.append("strongswan-openssl")
-        userspace = self._wanted_path == swanctl.USERSPACE or (self._wanted_path == "auto" and kernel_lacks())
+        userspace = self._wanted_path == swanctl.USERSPACE or (self._wanted_path == "auto" and self._lacking())
         if userspace and not has_plugin("kernel-libipsec"):
             lacks.append("kernel-libipsec")
         return lacks
 
-    def check(self, view):
+    def _lacking(self) -> list[str]:
+        if self._kernel_lacks is None:
+            self._kernel_lacks = kernel_lacks()
+        return self._kernel_lacks
+
+    def check(self, view: View) -> None:
         """Refuses a view that this protocol can't run. Raises FieldError."""
         if view["transport"] != "udp":
             raise FieldError("transport", view["transport"], "IPsec speaks udp only: change it, or the tunnel's type.")
-        lacks = kernel_lacks() if self._wanted_path == swanctl.KERNEL else []
+        lacks = self._lacking() if self._wanted_path == swanctl.KERNEL else []
         if lacks:
             hint = "This host's kernel has no %s: choose auto or userspace, or another kernel."
             raise FieldError("ipsec_data_path", swanctl.KERNEL, hint % ", ".join(lacks))
@@ -130,7 +141,7 @@ class IPsec(Protocol):
             hint = "strongSwan %s on this host has no ML-KEM (6.0.2 with OpenSSL 3.5 does): upgrade it, or choose auto."
             raise FieldError("post_quantum", "require", hint % ".".join(map(str, self._version())))
 
-    def load_key(self, uuid):
+    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
         if not os.path.lexists(self.key_path(uuid)):
             return False, None
@@ -138,138 +149,143 @@ class IPsec(Protocol):
             return True, None
         return True, {"public_key": ed25519.load(self.folders.path(uuid))}
 
-    def make_key(self, uuid):
+    def make_key(self, uuid: str) -> Public:
         """Makes a private half and answers the public one."""
         return {"public_key": ed25519.make(self.folders.path(uuid))}
 
-    def units(self, interface):
+    def units(self, interface: str) -> list[str]:
         """The unit that makes the interface."""
         return [unit(interface)]
 
-    def files(self, interface, uuid):
+    def files(self, interface: str, uuid: str) -> list[str]:
         """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
         ours = [conf_path(interface), key_copy(interface), os.path.join(UNITS, unit(interface))]
         return [*ours, self.folders.path(uuid, LINK), *super().files(interface, uuid)]
 
-    def look(self, interfaces):
-        """The live state, each thing asked for once."""
-        return dict(super().look(interfaces), conns=swanctl.by_name(self._ask("--list-conns") or []))
+    def all_units(self, interfaces: Iterable[str]) -> list[str]:
+        """Those of the interfaces, and the one that calls again."""
+        return [*super().all_units(interfaces), swanctl.WATCH_UNIT]
 
-    def look_briefly(self, interfaces):
+    def queries(self) -> list[tuple[str, ...]]:
+        """What charon knows, and what it could do."""
+        return [*self.brief_queries(), _command("--list-conns"), _command("--list-algs")]
+
+    def brief_queries(self) -> list[tuple[str, ...]]:
+        """How charon runs, and its associations."""
+        return [_command("--stats"), _command("--list-sas")]
+
+    def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
+        """The live state, with charon's connections."""
+        live = super().observe(observation, interfaces)
+        return dict(live, conns=swanctl.by_name(self._ask("--list-conns") or []))
+
+    def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself: units, associations, and which plugins charon runs with (None: it doesn't run)."""
-        live = super().look_briefly(interfaces)
-        live["units"].update(node_units.look_units(self.host, [swanctl.WATCH_UNIT]))
+        live = super().observe_briefly(observation, interfaces)
         stats = self._ask("--stats")
         plugins = stats[-1].get("plugins", []) if stats else None
         return dict(live, plugins=plugins, sas=swanctl.by_name(self._ask("--list-sas") or []))
 
-    def stands(self, live, interface):
-        """What on this host already bears the name of an interface, as a text, or None."""
+    def in_the_way(self, live: Live, interface: str) -> str | None:
+        """What on this host already has the name of an interface, as a text, or None."""
         connection = "swanctl's connection %s" % interface if interface in live["conns"] else None
-        return super().stands(live, interface) or connection
+        return super().in_the_way(live, interface) or connection
 
-    def _ask(self, what):
+    def _ask(self, what: str) -> swanctl.Messages | None:
         """What swanctl says, as dicts, or None where charon doesn't answer."""
-        said = self.host.query("swanctl", what, "--raw") if self.host.has("swanctl") else None
+        said = self.host.query(*_command(what)) if self.host.has("swanctl") else None
         return None if said is None else swanctl.parse_raw(said)
 
-    def _version(self):
+    def _version(self) -> tuple[int, ...]:
         """strongSwan's, as numbers; () where it isn't installed."""
         if "version" not in self._asked:
             said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.query("swanctl", "--version") or "")
-            self._asked["version"] = tuple(int(one) for one in said.groups()) if said else ()
+            self._asked["version"] = tuple(int(number) for number in said.groups()) if said else ()
         return self._asked["version"]
 
-    def _has_ml_kem(self):
+    def _has_ml_kem(self) -> bool:
         if "ml-kem" not in self._asked:
             said = self._ask("--list-algs")
             known = "ML_KEM_768" in said[-1].get("ke", {}) if said else self._version() >= ML_KEM
             self._asked["ml-kem"] = known
         return self._asked["ml-kem"]
 
-    def _data_path(self, live):
+    def _data_path(self, live: Live) -> str:
         if self._wanted_path != "auto":
             return self._wanted_path
         # Where the host's owner has charon carry the packets itself, it stays so.
         ours = node_files.read(etc("strongswan.d", "marzban.conf")) == swanctl.settings(swanctl.USERSPACE)
         owners = "kernel-libipsec" in (live["plugins"] or []) and not ours
-        return swanctl.USERSPACE if owners or kernel_lacks() else swanctl.KERNEL
+        return swanctl.USERSPACE if owners or self._lacking() else swanctl.KERNEL
 
     # What is to be done
 
-    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
-        """What has to happen so that this host matches an active ``view``. Reads, and changes nothing. Raises Error.
-
-        ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
-        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
-        """
-        if ipv6_is_off():
-            view = netdev.without_ipv6(view)
+    def make_plan(self, situation: Situation) -> planning.Plan:
+        """What has to happen to a tunnel. Raises Error."""
+        view, here, live = situation.view, situation.applied_here, situation.live
         uuid, interface = view["uuid"], view["interface"]
-        stood = bool(state) and state["interface"] == interface
-        if not stood:
-            # What bears the name now is another tunnel of ours, which leaves before this one comes.
-            live = netdev.leave_out(live, interface, self.units(interface))
         path = self._data_path(live)
-        here, yonder = swanctl.selectors(view, path)
+        local, remote = swanctl.selectors(view, path)
         if path == swanctl.USERSPACE:
-            planning.check_selectors(view, self._taken, yonder, live["links"])
-            self._taken.update((one, view["name"] or "#%d" % view["id"]) for one in yonder)
+            planning.check_selectors(view, self._taken, remote, live["links"])
+            self._taken.update((network, view["name"] or "#%d" % view["id"]) for network in remote)
         folder = self.folders.path(uuid)
-        mtu = self._mtu_inside(view, path, live, resolved)
+        mtu = self._mtu_inside(situation, path)
         ike, esp = swanctl.proposals(view["post_quantum"], self._has_ml_kem())
         values = {
             "dir": folder,
             "mtu": mtu,
             "proposals": ike,
             "esp_proposals": esp,
-            "local_ts": ", ".join(here),
-            "remote_ts": ", ".join(yonder),
-            "public_key": public["public_key"] if public else "?",
-            "peer_public_key": peer_public["public_key"],
+            "local_ts": ", ".join(local),
+            "remote_ts": ", ".join(remote),
+            "public_key": situation.public["public_key"] if situation.public else "?",
+            "peer_public_key": situation.peer_public["public_key"],
             "if_id": swanctl.if_id(uuid) if path == swanctl.KERNEL else 0,
         }
-        conf = render.fill(template, values)
-        plan = planning.Plan(view, unit(interface), path, conf)
-        wanted = {
-            self.folders.path(uuid, RULES): netdev.rules(
-                view, mtu, swanctl.USERSPACE_DEVICE if path == swanctl.USERSPACE else None
-            ),
-            self.folders.path(uuid, LINK): swanctl.make_link(interface, path, swanctl.if_id(uuid))
-            + netdev.batch(view, mtu),
-            os.path.join(UNITS, unit(interface)): swanctl.unit(interface, folder, netdev.table(uuid)),
-            conf_path(interface): conf,
-            etc("strongswan.d", "marzban.conf"): swanctl.settings(path),
-            SCRIPT: swanctl.script(etc("swanctl", "conf.d")),
-            os.path.join(UNITS, swanctl.WATCH_UNIT): swanctl.watch(SCRIPT),
-        }
+        plan = planning.Plan(view, unit(interface), path, render.fill(situation.template, values))
         ours = self.files(interface, uuid)
-        for place, after in wanted.items():
-            plan.write(place, node_files.read(place) if stood or place not in ours else None, after)
-        key, copy = node_files.read(self.key_path(uuid)) if public else None, key_copy(interface)
+        for place, after in self._wanted_files(view, path, mtu, plan.conf).items():
+            plan.write(place, node_files.read(place) if here or place not in ours else None, after)
+        key, copy = node_files.read(self.key_path(uuid)) if situation.public else None, key_copy(interface)
         there = key is not None and node_files.read(copy) == key
         before = planning.Before(
             key_there=there,
             key_open=there and node_files.open_to_others(copy),
             right_kind=os.path.exists("/sys/class/net/%s/tun_flags" % interface) == (path == swanctl.USERSPACE),
-            applied=(state or {}).get("applied") or {},
+            applied=situation.applied,
         )
-        planning.compare(plan, before, live, routes, mtu)
+        planning.compare(plan, before, situation, mtu)
         if plan.give:
-            netdev.check_endpoint(view, resolved)
+            netdev.check_endpoint(view, situation.resolved)
         self._planned = True
         return plan
 
-    def _mtu_inside(self, view, path, live, resolved):
-        last = re.search(r" mtu (\d+)", node_files.read(self.folders.path(view["uuid"], LINK)) or "")
-        mtu = self.mtu(view, live, resolved, int(last.group(1)) if last else None)
+    def _wanted_files(self, view: View, path: str, mtu: int, conf: str) -> dict[str, str]:
+        """``{path: text}`` of one tunnel, and of what all share."""
+        uuid, interface = view["uuid"], view["interface"]
+        device = swanctl.USERSPACE_DEVICE if path == swanctl.USERSPACE else None
+        link = swanctl.make_link(interface, path, swanctl.if_id(uuid)) + netdev.batch(view, mtu)
+        return {
+            self.folders.path(uuid, RULES): netdev.rules(view, mtu, device),
+            self.folders.path(uuid, LINK): link,
+            os.path.join(UNITS, unit(interface)): swanctl.unit(interface, self.folders.path(uuid), netdev.table(uuid)),
+            conf_path(interface): conf,
+            etc("strongswan.d", "marzban.conf"): swanctl.settings(path),
+            SCRIPT: swanctl.script(etc("swanctl", "conf.d")),
+            os.path.join(UNITS, swanctl.WATCH_UNIT): swanctl.watch(SCRIPT),
+        }
+
+    def _mtu_inside(self, situation: Situation, path: str) -> int:
+        last = re.search(r" mtu (\d+)", node_files.read(self.folders.path(situation.view["uuid"], LINK)) or "")
+        mtu = self.mtu(situation, int(last.group(1)) if last else None)
         return min(mtu, swanctl.USERSPACE_MTU) if path == swanctl.USERSPACE else mtu
 
     # Doing it
 
-    def do(self, plans):
+    def do(self, plans: list[Any]) -> dict[str, Error]:
         """Carries the plans out: interfaces first, then what charon has to know of them. Failed: ``{uuid: Error}``."""
-        failed = super().do(plans)
+        failed: dict[str, Error] = super().do(plans)
         plans = [plan for plan in plans if plan.view["uuid"] not in failed]
         if any(plan.watch for plan in plans):
             self.host.try_run("systemctl", "restart", swanctl.WATCH_UNIT)
@@ -278,11 +294,9 @@ class IPsec(Protocol):
             failed.update(self._give(plans))
         return failed
 
-    def ready(self, plans):
-        """Lets systemd and charon read the files that they have. Failed: ``{uuid: Error}``."""
+    def ready(self, plans: list[Any]) -> dict[str, Error]:
+        """Lets charon read its settings. Failed: ``{uuid: Error}``."""
         try:
-            if any(plan.units for plan in plans):
-                self.host.run("systemctl", "daemon-reload")
             actions = {plan.charon for plan in plans if plan.charon}
             if actions:
                 self.host.run("systemctl", min(actions), CHARON, timeout=60)
@@ -292,18 +306,18 @@ class IPsec(Protocol):
             return {plan.view["uuid"]: Error("strongSwan does not run: %s" % error) for plan in plans}
         return {}
 
-    def _copy_key(self, plan):
+    def _copy_key(self, plan: planning.Plan) -> None:
         if plan.key:
             node_files.write(key_copy(plan.interface), node_files.read(self.key_path(plan.view["uuid"])) or "")
 
-    def _give(self, plans):
+    def _give(self, plans: list[planning.Plan]) -> dict[str, Error]:
         """Gives charon what is new. Connections and keys that are as they were stay as they are, and so do others'."""
         try:
             said = self._load()
         except Error as error:
             return {plan.view["uuid"]: error for plan in plans}
         conns = swanctl.by_name(self._ask("--list-conns") or [])
-        failed = {}
+        failed: dict[str, Error] = {}
         for plan in plans:
             wrong = [line for line in said.splitlines() if "failed" in line and _about(line, plan.interface)]
             if wrong or plan.interface not in conns:
@@ -317,27 +331,27 @@ class IPsec(Protocol):
             self.host.try_run("sh", "-c", RENEW, "sh", *words)
         return failed
 
-    def _load(self):
-        """Lets charon have what stands in the files; what swanctl says about it. Raises Error on a file that is none.
+    def _load(self) -> str:
+        """Lets charon have what is in the files; what swanctl says about it. Raises Error on a broken file.
 
-        Such a file would count as if nothing stood in any, and take away all connections. So the one kind of thing
+        Such a file would count as if all were empty, and take away all connections. So the one kind of thing
         that tunnels and most others don't have is loaded first.
         """
         said = self.host.run("sh", "-c", "swanctl --load-authorities 2>&1 || true")
         if "invalid config file" in said:
             wrong = [line for line in said.splitlines() if "error" in line or "invalid" in line]
-            hint = "swanctl can't read its configuration, so nothing was loaded: %s. Mend the file below %s."
+            hint = "swanctl can't read its configuration, so nothing was loaded: %s. Correct the file below %s."
             raise Error(hint % (printable(" / ".join(wrong)), etc("swanctl")))
         # It ends with an error for whatever of the owner's can't be loaded, too.
         return self.host.run("sh", "-c", "swanctl --load-all --noprompt 2>&1 || true")
 
-    def applied(self, view, live):
+    def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, with the connection that charon was given."""
-        return dict(
-            super().applied(view, live), conf=swanctl.digest(node_files.read(conf_path(view["interface"])) or "")
-        )
+        applied = super().applied(view, live)
+        applied["conf"] = swanctl.digest(node_files.read(conf_path(view["interface"])) or "")
+        return applied
 
-    def released(self, places):
+    def released(self, places: dict[str, str]) -> None:
         """Takes the connections away from charon too, and with the last one whatever else is ours."""
         last = not self._planned and not glob.glob(etc("swanctl", "conf.d", swanctl.CONNECTIONS))
         if last:
@@ -359,27 +373,32 @@ class IPsec(Protocol):
 
     # Measuring
 
-    def ports(self, view, side):
+    def ports(self, view: View, side: Side) -> str:
         """Where a side of a view listens."""
         return "UDP %d" % side["port"]
 
-    def ping_from(self, view):
+    def ping_from(self, view: View) -> str:
         """The local address: on the userspace data path the interface itself leads nowhere."""
         version = 4 if ipv6_is_off() else ipaddress.ip_interface(view["peer"]["addresses"][0]).version
-        found = [one for one in map(ipaddress.ip_interface, view["local"]["addresses"]) if one.version == version]
+        own = map(ipaddress.ip_interface, view["local"]["addresses"])
+        found = [address for address in own if address.version == version]
         return str(found[0].ip) if found else view["interface"]
 
-    def measured(self, view, live, ping):
+    def measured(self, view: View, live: Live, ping: dict[str, Any]) -> dict[str, Any]:
         """MEASURED of one end. ``ping`` is what the probe said."""
         path = swanctl.USERSPACE if "kernel-libipsec" in (live["plugins"] or []) else swanctl.KERNEL
         return dict(ping, **swanctl.measured(live["sas"].get(view["interface"], []), path))
 
-    def up(self, view, live):
+    def up(self, view: View, live: Live) -> tuple[bool, float | None]:
         """Whether the interface and charon are there, and for how many seconds the interface is (or None)."""
         there = live["plugins"] is not None and os.path.exists("/sys/class/net/%s" % view["interface"])
         return self.runs(view, live, there)
 
 
-def _about(line, interface):
+def _about(line: str, interface: str) -> bool:
     """Whether swanctl speaks of a tunnel of ours."""
     return "'%s'" % interface in line or "marzban-%s." % interface in line
+
+
+def _command(what: str) -> tuple[str, ...]:
+    return ("swanctl", what, "--raw")

@@ -2,13 +2,19 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""strongSwan's texts: what stands in our files, what ``swanctl --raw`` says, what is proposed and selected. Pure."""
+"""strongSwan's texts: what is in our files, what ``swanctl --raw`` says, what is proposed and selected. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
 import re
+from typing import Any, Dict, Iterable, List
+
+from ..._model.types import Side, View
+
+Message = Dict[str, Any]  # texts, lists and messages, as swanctl prints them
+Messages = List[Message]
 
 HEAD = "# Written by marzban.tunnels: what is changed by hand is put back by the next run.\n"
 CONNECTIONS = "marzban-*.conf"  # the names of ours in swanctl's conf.d
@@ -87,27 +93,27 @@ done
 """
 
 
-def settings(path):
+def settings(path: str) -> str:
     """What charon is told as a whole; ``path`` is the data path."""
     return HEAD + _SETTINGS % (_USERSPACE if path == USERSPACE else "")
 
 
-def unit(name, folder, table):
+def unit(name: str, folder: str, table: str) -> str:
     """The unit that makes the interface ``name``, out of the files in ``folder``."""
     return HEAD + _UNIT % {"name": name, "folder": folder, "table": table, "watch": WATCH_UNIT}
 
 
-def watch(script):
+def watch(script: str) -> str:
     """The unit that runs the file ``script``."""
     return HEAD + _WATCH % script
 
 
-def script(connections):
+def script(connections: str) -> str:
     """What it runs; ``connections`` is swanctl's conf.d."""
     return HEAD + _SCRIPT % connections
 
 
-def make_link(name, path, if_id):
+def make_link(name: str, path: str, if_id: int) -> str:
     """The line for `ip -batch` that makes the interface."""
     if path == KERNEL:
         return "link add dev %s type xfrm dev lo if_id %d\n" % (name, if_id)
@@ -115,12 +121,12 @@ def make_link(name, path, if_id):
     return "tuntap add dev %s mode tun\n" % name
 
 
-def if_id(uuid):
+def if_id(uuid: str) -> int:
     """The number that ties an XFRM interface to its security associations."""
     return int(uuid[:8], 16) or 1
 
 
-def digest(conf):
+def digest(conf: str) -> str:
     """What tells whether charon has been given this conf; comments don't count."""
     lines = (line.split("#")[0].strip() for line in conf.split("\n"))
     return hashlib.sha256("\n".join(line for line in lines if line).encode("utf-8")).hexdigest()
@@ -133,9 +139,9 @@ _CIPHERS = ("aes256gcm16", "chacha20poly1305")
 _QUICK = ("aes128gcm16", *_CIPHERS)
 
 
-def proposals(post_quantum, able):
+def proposals(post_quantum: str, able: bool) -> tuple[str, str]:
     """``(for IKE, for ESP)``, the best first. ``able``: this host has ML-KEM."""
-    kinds = {"auto": ("-ke1_mlkem768", "") if able else ("",), "require": ("-ke1_mlkem768",), "off": ("",)}
+    kinds = {"auto": ["-ke1_mlkem768", ""] if able else [""], "require": ["-ke1_mlkem768"], "off": [""]}
     suffixes = kinds[post_quantum]
     ike = ["%s-prfsha384-x25519%s" % (cipher, suffix) for suffix in suffixes for cipher in _CIPHERS]
     ciphers = _CIPHERS if post_quantum == "require" else _QUICK
@@ -143,28 +149,29 @@ def proposals(post_quantum, able):
     return ", ".join(ike), ", ".join(esp)
 
 
-def selectors(view, path):
+def selectors(view: View, path: str) -> tuple[list[str], list[str]]:
     """``(here, there)``: the networks that go through the tunnel, canonical, of the families that it has here."""
     if path == KERNEL:
         both = ["0.0.0.0/0", "::/0"]
         return both, both
-    families = {ipaddress.ip_interface(one).version for one in view["local"]["addresses"]}
+    families = {ipaddress.ip_interface(address).version for address in view["local"]["addresses"]}
 
-    def of(side):
-        networks = [ipaddress.ip_network(ipaddress.ip_interface(one).ip) for one in side["addresses"]]
-        networks += [ipaddress.ip_network(one) for one in side["routes"]]
-        return [str(one) for one in networks if one.version in families]
+    def of(side: Side) -> list[str]:
+        networks = [ipaddress.ip_network(ipaddress.ip_interface(address).ip) for address in side["addresses"]]
+        networks += [ipaddress.ip_network(route) for route in side["routes"]]
+        return [str(network) for network in networks if network.version in families]
 
     return of(view["local"]), of(view["peer"])
 
 
-def overlap(networks, others):
+def overlap(networks: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
     """The first of ``networks`` that shares addresses with one of ``others``, and that one; or None."""
-    for one in networks:
+    others = list(others)
+    for network in networks:
         for other in others:
-            a, b = ipaddress.ip_network(one), ipaddress.ip_network(other)
+            a, b = ipaddress.ip_network(network), ipaddress.ip_network(other)
             if a.version == b.version and a.overlaps(b):
-                return one, other
+                return network, other
     return None
 
 
@@ -173,14 +180,14 @@ def overlap(networks, others):
 _WORD = re.compile(r"([^\s={}]+)=\[([^\]]*)\]|([^\s={}]+)=([^\s{}]*)|([^\s={}]+) \{|(\})")
 
 
-def parse_raw(text):
+def parse_raw(text: str) -> Messages:
     """The messages in the output of ``swanctl --raw``, as dicts of texts, lists and dicts."""
     found = []
     for line in text.splitlines():
         match = re.match(r"\S+ (?:event|reply) \{(.*)\}\s*\Z", line)
         if not match:
             continue
-        message: dict = {}
+        message: Message = {}
         places = [message]
         for word in _WORD.finditer(match.group(1)):
             if word.group(1):
@@ -196,9 +203,9 @@ def parse_raw(text):
     return found
 
 
-def by_name(messages):
+def by_name(messages: Messages) -> dict[str, Messages]:
     """``{connection: [what the messages say about it]}``: a connection may have several associations."""
-    found: dict = {}
+    found: dict[str, Messages] = {}
     for message in messages:
         for name, body in message.items():
             if isinstance(body, dict):
@@ -206,46 +213,44 @@ def by_name(messages):
     return found
 
 
-def session(sas):
+def session(sas: Messages) -> tuple[Message | None, Messages]:
     """``(IKE_SA, [its CHILD_SAs that carry traffic])`` of one connection, the newest that has any; or (None, [])."""
-    for ike in sorted(sas, key=lambda one: _number(one, "established")):
-        children = [one for one in ike.get("child-sas", {}).values() if one.get("state") in ("INSTALLED", "REKEYING")]
+    for ike in sorted(sas, key=lambda sa: _number(sa, "established")):
+        children = [sa for sa in ike.get("child-sas", {}).values() if sa.get("state") in ("INSTALLED", "REKEYING")]
         if children:
             return ike, children
     return None, []
 
 
-def measured(sas, data_path):
-    """What of MEASURED the associations of a connection tell."""
+def measured(sas: Messages, data_path: str) -> dict[str, Any]:
+    """What of MEASURED the associations of a connection show."""
     ike, children = session(sas)
     if ike is None:
         return {"handshake_age": None, "rx_bytes": None, "tx_bytes": None, "data_path": data_path}
-    newest = min(children, key=lambda one: _number(one, "install-time"))
-    exchanges = [
-        _exchange(ike.get(key)) for key in ("dh-group", *("ake%d" % step for step in range(1, 8))) if ike.get(key)
-    ]
+    newest = min(children, key=lambda sa: _number(sa, "install-time"))
+    exchanges = [_exchange(ike[key]) for key in ("dh-group", *("ake%d" % step for step in range(1, 8))) if ike.get(key)]
     return {
         "handshake_age": _number(ike, "established"),
-        "rx_bytes": sum(_number(one, "bytes-in") for one in children),
-        "tx_bytes": sum(_number(one, "bytes-out") for one in children),
+        "rx_bytes": sum(_number(sa, "bytes-in") for sa in children),
+        "tx_bytes": sum(_number(sa, "bytes-out") for sa in children),
         "cipher": _cipher(newest),
         "key_exchange": "+".join(exchanges) or None,
-        "post_quantum": any(one.startswith("ML-KEM") for one in exchanges),
+        "post_quantum": any(name.startswith("ML-KEM") for name in exchanges),
         "data_path": data_path,
     }
 
 
-def _number(found, key):
+def _number(found: Message, key: str) -> int:
     text = found.get(key, "0")
     return int(text) if text.isdigit() else 0
 
 
-def _cipher(child):
+def _cipher(child: Message) -> str | None:
     name = child.get("encr-alg", "")
     if name.startswith("AES_GCM"):
         return "AES-%s-GCM" % child.get("encr-keysize", "?")
     return name.replace("_", "-") or None
 
 
-def _exchange(name):
+def _exchange(name: str) -> str:
     return {"CURVE_25519": "X25519"}.get(name, name.replace("_", "-"))

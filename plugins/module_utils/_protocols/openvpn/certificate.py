@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from typing import Any
 
 from ..._node import files
 from ..x25519 import BrokenKey
@@ -33,20 +34,20 @@ RENEW = 180  # days before the end from which on there is a next one
 class Certificate:
     """``fingerprint`` (64 hex digits) and ``end`` (UTC, without a zone)."""
 
-    def __init__(self, fingerprint, end):
+    def __init__(self, fingerprint: str, end: datetime.datetime) -> None:
         self.fingerprint, self.end = fingerprint, end
 
     @property
-    def days(self):
+    def days(self) -> int:
         """Whole days that are left; below 0 when it has ended."""
         return (self.end - _now()).days
 
 
-def _now():
+def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
-def make(folder, name=FILE, life=LIFE):
+def make(folder: str, name: str = FILE, life: int = LIFE) -> Certificate:
     """Writes a new key and its certificate for ``life`` days into ``folder``; the Certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "marzban.tunnels")])
@@ -69,7 +70,7 @@ def make(folder, name=FILE, life=LIFE):
     return _seen(made)
 
 
-def load(folder, name=FILE):
+def load(folder: str, name: str = FILE) -> Certificate | None:
     """The Certificate in ``folder``, or None. Raises BrokenKey, which shows nothing of what was read."""
     path = os.path.join(folder, name)
     text = files.read(path)
@@ -85,22 +86,22 @@ def load(folder, name=FILE):
     return _seen(found)
 
 
-def switch(folder):
+def switch(folder: str) -> None:
     """From now on the next one is in use."""
     files.rename(os.path.join(folder, NEXT), os.path.join(folder, FILE))
 
 
-def _spki(public):
+def _spki(public: Any) -> bytes:
     return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _seen(certificate):
+def _seen(certificate: x509.Certificate) -> Certificate:
     end = getattr(certificate, "not_valid_after_utc", None)  # cryptography 42 warns of the other one
     end = certificate.not_valid_after if end is None else end.replace(tzinfo=None)
     return Certificate(certificate.fingerprint(hashes.SHA256()).hex(), end)
 
 
-def _broken(path, why):
+def _broken(path: str, why: str) -> BrokenKey:
     return BrokenKey(
         "The TLS key in %s can't be used: %s. Put the right one back, or make new keys with tunnel_keys and "
         "regenerate: if_invalid (the other end then needs a run too)." % (path, why)

@@ -7,9 +7,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any, Dict, Tuple
 
 from ..._errors import Error
 from ..._node import netdev
+
+#: of OpenVPN and of its OpenSSL; () where unknown
+Versions = Tuple[Tuple[int, ...], Tuple[int, ...]]
+Said = Dict[str, Any]  # as ``parse`` answers it
 
 QUANTUM, CLASSIC = "X25519MLKEM768", "X25519"  # TLS groups
 _VERSION = re.compile(r"^OpenVPN (\d+)\.(\d+)", re.MULTILINE)
@@ -24,15 +29,16 @@ _CONNECTED = "Initialization Sequence Completed"
 _PORT = re.compile(r"^lport (\d+)$", re.MULTILINE)
 
 
-def versions(said):
+def versions(said: str) -> Versions:
     """``((2, 6), (3, 5))`` of OpenVPN and of its OpenSSL, out of what ``openvpn --version`` said; () where unknown."""
-    return tuple(
-        tuple(int(one) for one in found.groups()) if found else ()
+    own, library = (
+        tuple(int(number) for number in found.groups()) if found else ()
         for found in (_VERSION.search(said), _LIBRARY.search(said))
     )
+    return own, library
 
 
-def tls_groups(post_quantum, able):
+def tls_groups(post_quantum: str, able: bool) -> str:
     """The groups of the key exchange, the best one first. ``able``: OpenSSL has the one against quantum computers."""
     if post_quantum == "require":
         return QUANTUM
@@ -42,35 +48,35 @@ def tls_groups(post_quantum, able):
 # The conf
 
 
-def lines(conf):
+def lines(conf: str) -> list[str]:
     """The settings of a conf, without comments."""
-    return [line for line in (one.strip() for one in conf.splitlines()) if line and line[0] not in "#;"]
+    return [line for line in (text.strip() for text in conf.splitlines()) if line and line[0] not in "#;"]
 
 
-def lets_in(conf):
+def lets_in(conf: str) -> set[str]:
     """The fingerprints of a conf as 64 hex digits."""
     found = _LETS_IN.search("\n".join(lines(conf)))
     return set(found.group(1).replace(":", "").lower().split()) if found else set()
 
 
-def fingerprint_lines(fingerprints):
+def fingerprint_lines(fingerprints: list[str]) -> str:
     """Fingerprints as OpenVPN wants them: a line each, with colons."""
-    spelled = (":".join(one[place : place + 2] for place in range(0, 64, 2)).upper() for one in fingerprints)
+    spelled = (":".join(text[place : place + 2] for place in range(0, 64, 2)).upper() for text in fingerprints)
     return "\n".join(spelled)
 
 
-def same_process(before, after):
+def same_process(before: str | None, after: str) -> bool:
     """Whether a process that was started with the conf ``before`` (a text or None) does as well for ``after``.
 
     A certificate that is let in no longer may be so until the next start: its key is gone.
     """
     if before is None or not lets_in(after) <= lets_in(before):
         return False
-    old, new = (_LETS_IN.sub("", "\n".join(lines(one))) for one in (before, after))
+    old, new = (_LETS_IN.sub("", "\n".join(lines(conf))) for conf in (before, after))
     return old == new
 
 
-def listens(conf):
+def listens(conf: str) -> tuple[str, int] | None:
     """``("udp" or "tcp", port)`` where a conf listens, or None."""
     settings = lines(conf)
     port = _PORT.search("\n".join(settings))
@@ -78,7 +84,7 @@ def listens(conf):
     return (kind, int(port.group(1))) if port else None
 
 
-def check(conf):
+def check(conf: str) -> None:
     """Refuses a conf that would not do what every tunnel has to. Raises Error."""
     settings = lines(conf)
     words = {line.split()[0] for line in settings}
@@ -91,7 +97,7 @@ def check(conf):
         raise Error("The template holds a key: name its file instead, below node.dir.")
 
 
-def unit(folder, uuid):
+def unit(folder: str, uuid: str) -> str:
     """What is added to the stock unit: the rules before it, addresses and routes once the interface is there."""
     table = netdev.table(uuid)
     return "\n".join(
@@ -113,7 +119,7 @@ def unit(folder, uuid):
 # The management socket
 
 
-def parse(said, conf):
+def parse(said: str, conf: str) -> Said:
     """What a process says of itself: ``{"handshake", "cipher", "key_exchange"}``, or ``{"lost"}`` while not connected.
 
     ``handshake`` is when the last one ended, ``lost`` since when there is no session, as far as is known (both in
@@ -123,7 +129,7 @@ def parse(said, conf):
     if not state or state.group(1) != "CONNECTED":
         return {"lost": _lost(said)} if state else {}
     shaken, ciphers = _HANDSHAKE.findall(said), _CIPHERS.findall(said)
-    found = {"cipher": _agreed(conf, ciphers[-1].split(":")) if ciphers else None}
+    found: Said = {"cipher": _agreed(conf, ciphers[-1].split(":")) if ciphers else None}
     if shaken:
         when, about = shaken[-1]
         group = _KEY_EXCHANGE.search(about)
@@ -134,20 +140,20 @@ def parse(said, conf):
     return found
 
 
-def _lost(said):
+def _lost(said: str) -> int | None:
     entries = [(int(when), what) for when, what in _ENTRY.findall(said.partition("END")[2])]
     ends = [place for place, (_when, what) in enumerate(entries) if _CONNECTED in what]
     since = entries[ends[-1] + 1 :] if ends else entries
     return since[0][0] if since else None
 
 
-def _agreed(conf, theirs):
+def _agreed(conf: str, theirs: list[str]) -> str | None:
     """The data cipher that both ends agree on: the first one of the TLS server's that the other one has, too."""
     ours = _setting(conf, "data-ciphers")
     first, second = (ours, theirs) if "tls-server" in lines(conf) else (theirs, ours)
-    return next((one for one in first if one in second), None)
+    return next((cipher for cipher in first if cipher in second), None)
 
 
-def _setting(conf, name):
+def _setting(conf: str, name: str) -> list[str]:
     """The values of a setting, which colons part."""
     return next((line.split()[1].split(":") for line in lines(conf) if line.startswith(name + " ")), [])

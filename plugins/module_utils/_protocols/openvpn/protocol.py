@@ -15,14 +15,19 @@ import contextlib
 import os
 import re
 import socket
+from typing import Any, Sequence
 
 from ..._errors import FieldError
 from ..._model import render
+from ..._model.types import Applied, Public, Side, State, View
 from ..._node import files as node_files
-from ..._node import net, netdev
+from ..._node import netdev
 from ..._node import state as node_state
+from ..._node.host import Host
+from ..._node.netdev import Live
+from ..._node.observation import Observation
 from .. import x25519
-from ..base import RULES, Exchanged, Protocol, ipv6_is_off
+from ..base import RULES, Exchanged, Protocol, Situation
 from . import certificate, tls_crypt
 from . import conf as openvpn_conf
 from .packages import PACKAGES
@@ -35,36 +40,37 @@ LEAST_VERSION = (2, 6)  # peer-fingerprint
 QUANTUM_LIBRARY = (3, 5)  # the first OpenSSL with ML-KEM
 HIDDEN = ("home", "root", "tmp", "var/tmp", "run/user")  # what the stock unit's process can't see
 TIMEOUT = 1  # second, for the management socket
+VERSION = ("openvpn", "--version")
 # Bytes that OpenVPN (2.7 takes 4 more than 2.6) and the outer packet take, by the transport and the outer family.
 OUTSIDE = {"udp": {4: 56, 6: 76}, "tcp": {4: 82, 6: 102}}
 
 
-def unit(interface):
+def unit(interface: str) -> str:
     """The stock unit of an interface."""
     return "openvpn-server@%s.service" % interface
 
 
-def conf_path(interface):
+def conf_path(interface: str) -> str:
     """Where the stock unit looks for the conf of an interface."""
     return os.path.join(CONF_DIR, interface + ".conf")
 
 
-def drop_in(interface):
+def drop_in(interface: str) -> str:
     """What we add to the stock unit, for this interface."""
     return os.path.join(UNITS, unit(interface) + ".d", "marzban.conf")
 
 
-def management(interface):
-    """The socket that tells of a tunnel; root's alone, and gone after a reboot."""
+def management(interface: str) -> str:
+    """The socket that reports on a tunnel; root's alone, and gone after a reboot."""
     return os.path.join(SOCKETS, "marzban-%s.sock" % interface)
 
 
 class Plan(netdev.Plan):
     """With the key that wraps the handshake, which no diff shows."""
 
-    def __init__(self, view, interface_unit):
+    def __init__(self, view: View, interface_unit: str) -> None:
         super().__init__(view, interface_unit)
-        self.wrap = None  # the text of its file, if that has to be written
+        self.wrap: str | None = None  # the text of its file, if that has to be written
 
 
 class OpenVPN(Protocol):
@@ -74,53 +80,54 @@ class OpenVPN(Protocol):
     program = "openvpn"
     packages = PACKAGES
 
-    def __init__(self, host, folders):
+    def __init__(self, host: Host, folders: node_state.Folders) -> None:
         super().__init__(host, folders)
-        self._versions = None
+        self._known_versions: openvpn_conf.Versions | None = None
 
     # What is there
 
-    def missing(self):
+    def missing(self) -> list[str]:
         """The capabilities that a tunnel needs and this host lacks."""
         lacks = self.lacks([("openvpn", "openvpn")])
-        version = self._look_versions()[0]
+        version = self._versions()[0]
         if version and version < LEAST_VERSION:
             lacks.insert(0, "openvpn-2.6")
         return lacks
 
-    def _look_versions(self):
+    def _versions(self) -> openvpn_conf.Versions:
         """Of OpenVPN and of its OpenSSL; () where it isn't installed."""
-        if self._versions is None:
-            said = self.host.query("sh", "-c", "openvpn --version || true") if self.host.has("openvpn") else None
-            self._versions = openvpn_conf.versions(said or "")
-        return self._versions
+        if self._known_versions is None:
+            # Lenient, because 2.5 ends with 1 after it said its version.
+            said = self.host.query(*VERSION, lenient=True) if self.host.has("openvpn") else None
+            self._known_versions = openvpn_conf.versions(said or "")
+        return self._known_versions
 
-    def check(self, view):
+    def check(self, view: View) -> None:
         """Refuses a view that this protocol can't run. Raises FieldError."""
         root = self.folders.root + "/"
-        if root.startswith(tuple("/%s/" % one for one in HIDDEN)):
+        if root.startswith(tuple("/%s/" % folder for folder in HIDDEN)):
             hint = "systemd hides this place from OpenVPN: choose one such as %s."
             raise FieldError("config_dir", self.folders.root, hint % node_state.CONFIG_DIR)
-        library = self._look_versions()[1]
+        library = self._versions()[1]
         if view["post_quantum"] == "require" and library and library < QUANTUM_LIBRARY:
             hint = "OpenVPN of this host has OpenSSL %d.%d, and %s wants 3.5 (Debian 13): upgrade it, or choose auto."
             raise FieldError("post_quantum", "require", hint % (*library, openvpn_conf.QUANTUM))
 
     # Keys: the static one, and one of TLS with its certificate
 
-    def load_key(self, uuid):
+    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
         there, public = super().load_key(uuid)
         return there, public and dict(public, **self._certificates(uuid))
 
-    def make_key(self, uuid):
+    def make_key(self, uuid: str) -> Public:
         """Makes a private half and answers the public one. The static key comes last: with it all are there."""
         folder = self.folders.path(uuid)
         node_files.remove(os.path.join(folder, certificate.NEXT))
         certificate.make(folder)
         return dict(super().make_key(uuid), **self._certificates(uuid))
 
-    def _certificates(self, uuid):
+    def _certificates(self, uuid: str) -> Public:
         folder = self.folders.path(uuid)
         used = certificate.load(folder)
         if used is None:
@@ -133,19 +140,21 @@ class OpenVPN(Protocol):
         )
 
     @staticmethod
-    def _next(folder):
+    def _next(folder: str) -> certificate.Certificate | None:
         """The certificate to come, or None; a broken one is made anew, nobody uses it yet."""
         with contextlib.suppress(x25519.BrokenKey):
             return certificate.load(folder, certificate.NEXT)
         return None
 
-    def fingerprint(self, public):
+    def fingerprint(self, public: Public) -> str:
         """What a diff shows of a public half."""
         return "%s, certificate %s" % (super().fingerprint(public), public["fingerprint"])
 
-    def exchange(self, view, public, peer_public, state, handed):
+    def exchange(
+        self, view: View, public: Public | None, peer_public: Public, state: State | None, handed: str | None
+    ) -> Exchanged:
         """Makes the next certificate where the present one ends soon, and uses it once the peer lets it in."""
-        changes: list = []
+        changes: list[str] = []
         if public is None:
             return Exchanged(public, False, changes)
         folder = self.folders.path(view["uuid"])
@@ -155,7 +164,8 @@ class OpenVPN(Protocol):
             if not self.host.check:
                 node_files.close_to_others(path)
         following = public.get("next_fingerprint")
-        if not following and certificate.load(folder).days < certificate.RENEW:
+        used = certificate.load(folder)
+        if not following and used and used.days < certificate.RENEW:
             changes.append("next certificate made")
             if self.host.check:
                 return Exchanged(public, False, changes)
@@ -169,20 +179,21 @@ class OpenVPN(Protocol):
             public = {"public_key": public["public_key"], "fingerprint": following}
         return Exchanged(public, False, changes)
 
-    def acknowledge(self, public, state):
+    def acknowledge(self, public: Public, state: State) -> Public:
         """Says which next certificate of the peer is let in by now."""
-        peer = ((state.get("peer") or {}).get("public") or {}) if state["interface"] else {}
+        last = state["peer"] if state["interface"] else None
+        peer = (last["public"] if last else None) or {}
         public = {key: value for key, value in public.items() if key != "accepts"}
         following = peer.get("next_fingerprint")
         return dict(public, accepts=following) if following else public
 
-    # Looking
+    # Observing
 
-    def units(self, interface):
+    def units(self, interface: str) -> list[str]:
         """The stock unit."""
         return [unit(interface)]
 
-    def files(self, interface, uuid):
+    def files(self, interface: str, uuid: str) -> list[str]:
         """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
         ours = [conf_path(interface), drop_in(interface), management(interface)]
         return [
@@ -191,58 +202,54 @@ class OpenVPN(Protocol):
             *super().files(interface, uuid),
         ]
 
-    def look(self, interfaces):
-        """The live state, each thing asked for once, and the ports that others listen at."""
-        live = super().look(interfaces)
+    def queries(self) -> list[tuple[str, ...]]:
+        """The version; tunnels are asked through their sockets."""
+        return [VERSION] if self._known_versions is None else []
+
+    def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
+        """The live state, and the ports that others listen at."""
+        live = super().observe(observation, interfaces)
         ours = {
             openvpn_conf.listens(node_files.read(conf_path(name)) or "")
             for name in interfaces
             if self._active(live, name)
         }
-        return dict(live, ports=net.listening(self.host) - ours)
+        return dict(live, ports=observation.listening - ours)
 
-    def look_briefly(self, interfaces):
+    def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself: units, and what the processes say."""
-        live = super().look_briefly(interfaces)
+        live = super().observe_briefly(observation, interfaces)
         said = {name: ask(name) for name in interfaces if self._active(live, name)}
         return dict(live, said=said)
 
     @staticmethod
-    def _active(live, interface):
+    def _active(live: Live, interface: str) -> bool:
         return live["units"].get(unit(interface), {}).get("active") == "active"
 
     # What is to be done
 
-    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
-        """What has to happen so that this host matches an active ``view``. Reads, and changes nothing. Raises Error.
-
-        ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
-        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
-        """
-        if ipv6_is_off():
-            view = netdev.without_ipv6(view)
-        uuid, interface = view["uuid"], view["interface"]
-        folder, stood = self.folders.path(uuid), bool(state) and state["interface"] == interface
-        if not stood:
-            # What bears the name now is another tunnel of ours, which leaves before this one comes.
-            live = netdev.leave_out(live, interface, self.units(interface))
-        netdev.check_endpoint(view, resolved)
+    def make_plan(self, situation: Situation) -> Plan:
+        """What has to happen to a tunnel. Raises Error."""
+        view, live, public, applied = situation.view, situation.live, situation.public, situation.applied
+        uuid, interface, here = view["uuid"], view["interface"], situation.applied_here
+        folder = self.folders.path(uuid)
+        netdev.check_endpoint(view, situation.resolved)
         self.outside = OUTSIDE[view["transport"]]
-        mtu = self.mtu(view, live, resolved, self._last_mtu(uuid))
-        conf = render.fill(template, self._values(view, folder, mtu, peer_public))
+        mtu = self.mtu(situation, self._last_mtu(uuid))
+        conf = render.fill(situation.template, self._values(view, folder, mtu, situation.peer_public))
         openvpn_conf.check(conf)
         plan = Plan(view, unit(interface))
-        before = node_files.read(conf_path(interface)) if stood else None
+        before = node_files.read(conf_path(interface)) if here else None
         if plan.write(conf_path(interface), before, conf):
             plan.changes.append("conf written" if before is None else "conf changed")
-        old = node_files.read(drop_in(interface)) if stood else None
-        if plan.write(drop_in(interface), old, openvpn_conf.unit(folder, uuid)) and old is not None:
+        old = node_files.read(drop_in(interface)) if here else None
+        plan.units = plan.write(drop_in(interface), old, openvpn_conf.unit(folder, uuid))
+        if plan.units and old is not None:
             plan.changes.append("unit changed")
         plan.write(self._path(uuid, LINK), node_files.read(self._path(uuid, LINK)), netdev.batch(view, mtu))
         rules = netdev.rules(view, mtu)
         written = plan.write(self._path(uuid, RULES), node_files.read(self._path(uuid, RULES)), rules)
-        applied = (state or {}).get("applied") or {}
-        fresh = self._plan_wrap(plan, folder, public, peer_public, stood)
+        fresh = self._plan_wrap(plan, folder, public, situation.peer_public, here)
         netdev.compare_unit(plan, live, interface in live["links"])
         if not plan.start and (fresh or self._stale(before, conf, applied, public)):
             plan.start = True
@@ -251,7 +258,7 @@ class OpenVPN(Protocol):
             netdev.compare_rules(plan, applied, live, written)
             link, ours = live["links"][interface], set(applied.get("addresses") or [])
             shaken = netdev.compare_link(plan, link, view["local"]["addresses"], mtu, ours)
-            netdev.compare_routes(plan, routes, applied, shaken)
+            netdev.compare_routes(plan, situation.routes, applied, shaken)
         if plan.start and not (
             self._active(live, interface) and openvpn_conf.listens(before or conf) == openvpn_conf.listens(conf)
         ):
@@ -260,16 +267,16 @@ class OpenVPN(Protocol):
             plan.changes.append("files put back")
         return plan
 
-    def _path(self, uuid, name):
+    def _path(self, uuid: str, name: str) -> str:
         return self.folders.path(uuid, name)
 
-    def _last_mtu(self, uuid):
+    def _last_mtu(self, uuid: str) -> int | None:
         found = re.search(r" mtu (\d+)", node_files.read(self._path(uuid, LINK)) or "")
         return int(found.group(1)) if found else None
 
-    def _values(self, view, folder, mtu, peer_public):
-        able = self._look_versions()[1] >= QUANTUM_LIBRARY
-        let_in = [peer_public[one] for one in ("fingerprint", "next_fingerprint") if peer_public.get(one)]
+    def _values(self, view: View, folder: str, mtu: int, peer_public: Public) -> dict[str, Any]:
+        able = self._versions()[1] >= QUANTUM_LIBRARY
+        let_in = [peer_public[key] for key in ("fingerprint", "next_fingerprint") if peer_public.get(key)]
         return {
             "dir": folder,
             "mtu": mtu,
@@ -279,52 +286,48 @@ class OpenVPN(Protocol):
         }
 
     @staticmethod
-    def _plan_wrap(plan, folder, public, peer_public, stood):
+    def _plan_wrap(plan: Plan, folder: str, public: Public | None, peer_public: Public, here: bool) -> bool:
         """The key that wraps the handshake; whether it is another one than before. It goes with a former interface."""
         wanted = None
         if public:
-            wanted = tls_crypt.derive(x25519.load(folder)[0], peer_public["public_key"], plan.view["uuid"])
-            if stood and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
+            private = x25519.load(folder)[0]
+            assert private is not None  # its public half is there
+            wanted = tls_crypt.derive(private, peer_public["public_key"], plan.view["uuid"])
+            if here and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
                 return False
         plan.wrap = wanted
         plan.changes.append("wrap key derived")
         return True
 
     @staticmethod
-    def _stale(before, conf, applied, public):
+    def _stale(before: str | None, conf: str, applied: Applied, public: Public | None) -> bool:
         """Whether the process that runs was started with something else."""
         return not openvpn_conf.same_process(before, conf) or bool(
             public and applied.get("fingerprint") not in (None, public["fingerprint"])
         )
 
     @staticmethod
-    def _check_port(plan, conf, live):
+    def _check_port(plan: Plan, conf: str, live: Live) -> None:
         place = openvpn_conf.listens(conf)
         if place:
             netdev.check_port(plan, place[1], {port for kind, port in live["ports"] if kind == place[0]}, False)
 
     # Doing it
 
-    def _do_files(self, plan):
+    def _do_files(self, plan: netdev.Plan) -> None:
         super()._do_files(plan)
-        if plan.wrap:
+        if isinstance(plan, Plan) and plan.wrap:
             node_files.write(self._path(plan.view["uuid"], tls_crypt.FILE), plan.wrap)
 
-    def ready(self, plans):
-        """Lets systemd read what was added to its units."""
-        if any(path.startswith(UNITS) for plan in plans for path, _before, _after in plan.files):
-            self.host.run("systemctl", "daemon-reload")
-        return {}
-
-    def applied(self, view, live):
+    def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, with the certificate that the process was started with."""
-        folder = self.folders.path(view["uuid"])
+        applied = super().applied(view, live)
         with contextlib.suppress(x25519.BrokenKey):
-            found = certificate.load(folder) if x25519.HAS_CRYPTOGRAPHY else None
-            return dict(super().applied(view, live), fingerprint=found and found.fingerprint)
-        return super().applied(view, live)
+            found = certificate.load(self.folders.path(view["uuid"])) if x25519.HAS_CRYPTOGRAPHY else None
+            applied["fingerprint"] = found.fingerprint if found else None
+        return applied
 
-    def released(self, places):
+    def released(self, places: dict[str, str]) -> None:
         """Lets systemd forget what was added to its units."""
         for name in places:
             with contextlib.suppress(OSError):
@@ -333,11 +336,11 @@ class OpenVPN(Protocol):
 
     # Measuring
 
-    def ports(self, view, side):
+    def ports(self, view: View, side: Side) -> str:
         """Where a side of a view listens."""
         return "%s %d" % (view["transport"].upper(), side["port"])
 
-    def measured(self, view, live, ping):
+    def measured(self, view: View, live: Live, ping: dict[str, Any]) -> dict[str, Any]:
         """MEASURED of one end. ``ping`` is what the probe said."""
         name, found = view["interface"], self._said(view, live)
         device = "/sys/class/net/%s/" % name
@@ -359,19 +362,19 @@ class OpenVPN(Protocol):
                 measured["certificate_days"] = used and used.days
         return measured
 
-    def up(self, view, live):
+    def up(self, view: View, live: Live) -> tuple[bool, float | None]:
         """Whether the process and its interface are there, and for how many seconds, or without a session."""
         there, seconds = self.runs(view, live, os.path.exists("/sys/class/net/%s" % view["interface"]))
         lost = self._said(view, live).get("lost")
         return there, seconds if lost is None or seconds is None else min(seconds, max(0, live["now"] - lost))
 
     @staticmethod
-    def _said(view, live):
+    def _said(view: View, live: Live) -> openvpn_conf.Said:
         name = view["interface"]
         return openvpn_conf.parse(live["said"].get(name) or "", node_files.read(conf_path(name)) or "")
 
 
-def ask(interface):
+def ask(interface: str) -> str:
     """What the process of an interface says of its state, and has logged; nothing where it doesn't answer in time."""
     said = b""
     try:
@@ -389,6 +392,6 @@ def ask(interface):
     return said.decode("utf-8", "replace").replace("\r", "")
 
 
-def _number(path):
+def _number(path: str) -> int | None:
     found = (node_files.read(path) or "").strip()
     return int(found) if found.isdigit() else None

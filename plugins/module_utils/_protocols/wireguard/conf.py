@@ -10,32 +10,35 @@ import base64
 import binascii
 import hashlib
 import ipaddress
+from typing import Any, Dict
 
 from ..._errors import Error, FieldError
 from ..._model import validators
+from ..._model.types import View
 
 STALE = 180  # seconds after which WireGuard drops a session, so that the endpoint it used says nothing any more
+Conf = Dict[str, Any]  # as parse_conf answers it
 _HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
 NO_PRESHARED_KEY = base64.b64encode(bytes(32)).decode("ascii")  # left out, the one in use would stay
 _NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
 
 
-def without_ipv6(view, conf):
+def without_ipv6(view: View, conf: str) -> str:
     """The conf (a text) of ``view`` for a host where IPv6 is off."""
-    gone = [one for one in view["routes"] if ":" in one]
+    gone = [route for route in view["routes"] if ":" in route]
     lines = []
     for line in conf.split("\n"):
         key, _sign, value = (part.strip() for part in line.partition("="))
         if key.lower() == "address":
-            kept = [one.strip() for one in value.split(",") if ":" not in one]
+            kept = [address.strip() for address in value.split(",") if ":" not in address]
             lines += ["%s = %s" % (key, ", ".join(kept))] if kept else []
         elif not (key.lower() in _HOOKS and set(value.split()) & set(gone)):
             lines.append(line)
     return "\n".join(lines)
 
 
-def preshared_fingerprint(key):
-    """The SHA-256 of a pre-shared key in base64, as hex digits; None of a text that is none."""
+def preshared_fingerprint(key: str) -> str | None:
+    """The SHA-256 of a pre-shared key in base64, as hex digits; None of a text that is not one."""
     try:
         raw = base64.b64decode(key.strip().encode("ascii"), validate=True)
     except (binascii.Error, ValueError, UnicodeError):
@@ -43,18 +46,19 @@ def preshared_fingerprint(key):
     return hashlib.sha256(raw).hexdigest() if len(raw) == 32 else None
 
 
-def _peer():
+def _peer() -> dict[str, Any]:
     return {"allowed": set(), "endpoint": None, "keepalive": 0, "psk": None}
 
 
-def parse_conf(text):
+def parse_conf(text: str) -> Conf:
     """What a conf of wg-quick asks for, checked.
 
     ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint":
     (host, port)?, "keepalive": seconds, "psk": fingerprint?}}, "lines": [what wg itself reads]}``. Raises Error.
     """
-    conf: dict = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
-    section, peer = None, None
+    conf: Conf = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
+    section: str | None = None
+    peer: dict[str, Any] | None = None
     for line in text.split("\n"):
         line = line.partition("#")[0].strip()
         if not line:
@@ -68,7 +72,7 @@ def parse_conf(text):
             continue
         key, sign, value = (part.strip() for part in line.partition("="))
         if not sign or section is None:
-            raise Error("The conf has a line that is no setting: %s." % key)
+            raise Error("The conf has a line that is not a setting: %s." % key)
         try:
             if section == "[interface]":
                 keep = _interface_line(conf, key.lower(), value)
@@ -86,7 +90,7 @@ def parse_conf(text):
     return conf
 
 
-def _interface_line(conf, key, value):
+def _interface_line(conf: Conf, key: str, value: str) -> bool:
     """Takes in a setting of [Interface]; whether wg itself reads it."""
     if key == "privatekey" or (key == "saveconfig" and value.lower() != "false"):
         setting = "PrivateKey" if key == "privatekey" else "SaveConfig"
@@ -106,7 +110,7 @@ def _interface_line(conf, key, value):
     return False
 
 
-def _peer_line(conf, peer, key, value):
+def _peer_line(conf: Conf, peer: dict[str, Any] | None, key: str, value: str) -> dict[str, Any] | None:
     """Takes in a setting of a [Peer]; the peer it is about."""
     if key == "publickey":
         peer = conf["peers"].setdefault(validators.wireguard_key(value), _peer())
@@ -125,31 +129,32 @@ def _peer_line(conf, peer, key, value):
     return peer
 
 
-def parse_endpoint(text):
+def parse_endpoint(text: str) -> tuple[str, int]:
     """``(host, port)`` of ``host:port`` or ``[host]:port``. Raises ValueError."""
     host, _colon, port = text.rpartition(":")
     return host.strip("[]").partition("%")[0], int(port)
 
 
-def sync_text(conf, private, preshared=None):
+def sync_text(conf: Conf, private: str, preshared: str | None = None) -> str:
     """What `wg syncconf` reads: complete, or it would reset what is left out. It holds keys: memory only."""
     lines = []
     for line in conf["lines"]:
         lines.append(line)
         key, _sign, value = line.partition(" = ")
         if key.lower() == "publickey":
-            lines.append("PresharedKey = " + (preshared if conf["peers"][value]["psk"] else NO_PRESHARED_KEY))
+            used = preshared if conf["peers"][value]["psk"] else None
+            lines.append("PresharedKey = " + (used or NO_PRESHARED_KEY))
     first = lines.index("[Interface]") + 1
     return "\n".join([*lines[:first], "PrivateKey = " + private, *lines[first:]]) + "\n"
 
 
-def parse_dump(text):
+def parse_dump(text: str) -> dict[str, dict[str, Any]]:
     """``{interface: {"public"?, "port", "fwmark", "peers": {public key: {…, "handshake", "rx", "tx"}}}}``.
 
     ``text`` is the output of `wg show all dump`. The private keys in it are left out here, of pre-shared ones the
     fingerprint stays, and it goes nowhere else.
     """
-    interfaces: dict = {}
+    interfaces: dict[str, dict[str, Any]] = {}
     for line in text.splitlines():
         words = line.split("\t")
         if len(words) == 5:
@@ -172,7 +177,14 @@ def parse_dump(text):
     return interfaces
 
 
-def differences(conf, live, public, before, resolved, now):
+def differences(
+    conf: Conf,
+    live: dict[str, Any],
+    public: str | None,
+    before: Conf | None,
+    resolved: dict[str, list[str]],
+    now: float,
+) -> list[str]:
     """What `wg syncconf` has to put right on an interface: texts for ``changes``, empty when there is nothing to do.
 
     ``conf`` is what is wanted, ``live`` what the dump says, ``before`` the conf written last (or None), ``resolved``
@@ -192,7 +204,7 @@ def differences(conf, live, public, before, resolved, now):
         if peer is None:
             found.append("peer %s… added" % key[:8])
             continue
-        if {_canonical(one) for one in peer["allowed"]} != wanted["allowed"]:
+        if {_canonical(network) for network in peer["allowed"]} != wanted["allowed"]:
             found.append("allowed IPs %s" % ", ".join(sorted(wanted["allowed"])))
         if peer["keepalive"] != wanted["keepalive"]:
             found.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
@@ -203,11 +215,18 @@ def differences(conf, live, public, before, resolved, now):
     return found
 
 
-def _canonical(network):
+def _canonical(network: str) -> str:
     return str(ipaddress.ip_network(network))
 
 
-def _lost(key, endpoint, peer, before, resolved, now):
+def _lost(
+    key: str,
+    endpoint: tuple[str, int],
+    peer: dict[str, Any],
+    before: Conf | None,
+    resolved: dict[str, list[str]],
+    now: float,
+) -> bool:
     """Whether the endpoint of a peer has to be set."""
     if before and key in before["peers"] and before["peers"][key]["endpoint"] != endpoint:
         return True
@@ -218,6 +237,6 @@ def _lost(key, endpoint, peer, before, resolved, now):
     return bool(addresses) and peer["endpoint"] not in [(address, port) for address in addresses]
 
 
-def handshake_age(peer, now):
+def handshake_age(peer: dict[str, Any], now: float) -> int | None:
     """Seconds since the last handshake with a peer of the dump, or None when there was none."""
     return max(0, int(now - peer["handshake"])) if peer["handshake"] else None

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import os
+from typing import Any
 
 from ..._errors import Error
 from ..._node import files
@@ -25,47 +26,50 @@ SEALED = "preshared.sealed"
 LENGTH = 32  # bytes
 
 
-def load(folder):
+def load(folder: str) -> tuple[str, str] | tuple[None, None]:
     """``(key, fingerprint)`` of the key in ``folder``, ``(None, None)`` where there is none that can be used."""
     text = files.read(os.path.join(folder, FILE))
     found = fingerprint(text) if text else None
-    return (text.strip(), found) if found else (None, None)
+    return (text.strip(), found) if text and found else (None, None)
 
 
-def make(folder):
+def make(folder: str) -> str | None:
     """Writes a new key in place of one that may be there; its fingerprint."""
     return _store(folder, os.urandom(LENGTH))
 
 
-def _store(folder, raw):
+def _store(folder: str, raw: bytes) -> str | None:
     text = base64.b64encode(raw).decode("ascii")
     files.write(os.path.join(folder, FILE), text + "\n")
     return fingerprint(text)
 
 
-def drop(folder):
+def drop(folder: str) -> None:
     """Removes the key, and what was sealed of it."""
     for name in (FILE, SEALED):
         files.remove(os.path.join(folder, name))
 
 
-def offer(folder, uuid, peer_public):
+def offer(folder: str, uuid: str, peer_public: str) -> None:
     """Seals the key for ``peer_public``, unless that was done already."""
     key, found = load(folder)
     about = {"for": peer_public, "fingerprint": found}
     before = _offered(folder)
     if {name: before.get(name) for name in about} == about:
         return
-    sealed = sealing.seal(base64.b64decode(key), x25519.load(folder)[0], peer_public, uuid)
+    private = x25519.load(folder)[0]
+    if key is None or private is None:
+        raise Error("%s holds no pre-shared key that can be handed over: run the playbook again." % folder)
+    sealed = sealing.seal(base64.b64decode(key), private, peer_public, uuid)
     files.write(os.path.join(folder, SEALED), json.dumps(dict(about, sealed=sealed)) + "\n")
 
 
-def offered(folder):
+def offered(folder: str) -> str | None:
     """What is to be handed to the peer, or None."""
     return _offered(folder).get("sealed")
 
 
-def _offered(folder):
+def _offered(folder: str) -> dict[str, Any]:
     try:
         found = json.loads(files.read(os.path.join(folder, SEALED)) or "{}")
     except ValueError:
@@ -73,14 +77,17 @@ def _offered(folder):
     return found if isinstance(found, dict) else {}
 
 
-def withdraw(folder):
+def withdraw(folder: str) -> None:
     """The peer has it."""
     files.remove(os.path.join(folder, SEALED))
 
 
-def take(folder, uuid, sealed, peer_public, expected):
+def take(folder: str, uuid: str, sealed: str, peer_public: str, expected: str | None) -> str | None:
     """Stores what the peer sealed, which has to be the key with the fingerprint ``expected``. Raises Error."""
-    raw = sealing.unseal(sealed, x25519.load(folder)[0], peer_public, uuid)
+    private = x25519.load(folder)[0]
+    if private is None:
+        raise Error("%s holds no private key: run the playbook again." % folder)
+    raw = sealing.unseal(sealed, private, peer_public, uuid)
     if len(raw) != LENGTH or hashlib.sha256(raw).hexdigest() != expected:
         raise Error("The pre-shared key from the other end is not the one that it published: run the playbook again.")
     return _store(folder, raw)

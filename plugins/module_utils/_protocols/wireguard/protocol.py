@@ -10,15 +10,20 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
+from typing import Any, Callable, Sequence
 
 from ..._errors import Error, FieldError
 from ..._model import render
+from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
-from ..._node import net, netdev
+from ..._node import netdev
+from ..._node.host import Host
+from ..._node.netdev import Live
+from ..._node.observation import Observation
+from ..._node.state import Folders
 from .. import x25519
-from ..base import RULES, Exchanged, Protocol, ipv6_is_off
+from ..base import RULES, Exchanged, Protocol, Situation
 from . import conf as wireguard_conf
 from . import plan as planning
 from . import preshared_key
@@ -26,23 +31,24 @@ from .packages import PACKAGES
 
 CONF_DIR = "/etc/wireguard"
 NO_KEY = "/dev/null"  # what wg takes for "no pre-shared key"
+DUMP = ("wg", "show", "all", "dump")
 
 
-def unit(interface):
+def unit(interface: str) -> str:
     """The stock unit of an interface."""
     return "wg-quick@%s.service" % interface
 
 
-def conf_path(interface):
+def conf_path(interface: str) -> str:
     """Where wg-quick looks for the conf of an interface."""
     return os.path.join(CONF_DIR, interface + ".conf")
 
 
-def kernel_has_wireguard(root="/"):
+def kernel_has_wireguard(root: str = "/") -> bool:
     """Whether this kernel has WireGuard, found out without making an interface."""
     if os.path.isdir(os.path.join(root, "sys/module/wireguard")):
         return True
-    modules = os.path.join(root, "lib/modules", platform.release())
+    modules = os.path.join(root, "lib/modules", os.uname().release)
     for name in ("modules.dep", "modules.builtin"):
         try:
             with open(os.path.join(modules, name), encoding="utf-8", errors="replace") as stream:
@@ -61,35 +67,39 @@ class WireGuard(Protocol):
     packages = PACKAGES
     session_limit = wireguard_conf.STALE
 
-    def __init__(self, host, folders):
+    def __init__(self, host: Host, folders: Folders) -> None:
         super().__init__(host, folders)
-        self._used = {}  # uuid: fingerprint of the pre-shared key that the tunnel is to use, or None
+        # uuid: fingerprint of the pre-shared key that the tunnel is to use, or None
+        self._used: dict[str, str | None] = {}
 
     # What is there
 
-    def missing(self):
+    def missing(self) -> list[str]:
         """The capabilities that a tunnel needs and this host lacks."""
         lacks = self.lacks([("wireguard-tools", "wg"), ("wireguard-tools", "wg-quick")])
         if not self.host.has("wireguard-go") and not kernel_has_wireguard():
             lacks.append("wireguard-go")
         return sorted(set(lacks), key=lacks.index)
 
-    def check(self, view):
+    def check(self, view: View) -> None:
         """Refuses a view that this protocol can't run. Raises FieldError."""
         if view["transport"] != "udp":
             raise FieldError(
                 "transport", view["transport"], "WireGuard speaks udp only: change it, or the tunnel's type."
             )
 
-    def load_key(self, uuid):
+    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``, with the fingerprint of the pre-shared key that this end holds."""
         there, public = super().load_key(uuid)
         found = preshared_key.load(self.folders.path(uuid))[1] if public else None
-        return there, dict(public, psk_fingerprint=found) if found else public
+        return there, dict(public, psk_fingerprint=found) if public and found else public
 
-    def exchange(self, view, public, peer_public, state, handed):
+    def exchange(
+        self, view: View, public: Public | None, peer_public: Public, state: State | None, handed: str | None
+    ) -> Exchanged:
         """Makes the pre-shared key (the source), or takes it (the target), and finds out whether it is to be used."""
-        uuid, folder, changes = view["uuid"], self.folders.path(view["uuid"]), []
+        uuid, folder = view["uuid"], self.folders.path(view["uuid"])
+        changes: list[str] = []
         held = (public or {}).get("psk_fingerprint")
         theirs = peer_public.get("psk_fingerprint")
         offers = view["local"]["role"] == "source"
@@ -97,9 +107,10 @@ class WireGuard(Protocol):
             if held:
                 changes.append("pre-shared key removed")
                 self._unless_check(preshared_key.drop, folder)
-            held = offers = None
+            held, offers = None, False
         elif offers:
-            known = ((state or {}).get("peer") or {}).get("public") or peer_public
+            last = state["peer"] if state else None
+            known = (last["public"] if last else None) or peer_public
             if not held or known["public_key"] != peer_public["public_key"]:
                 changes.append("pre-shared key made")
                 held = self._unless_check(preshared_key.make, folder)
@@ -114,95 +125,97 @@ class WireGuard(Protocol):
         # waits for nobody would be alone with its key until the next run.
         same = bool(held) and held == theirs
         told = (view["local"]["public"] or {}).get("psk_fingerprint") == held
-        used = same and ((told and uuid in self.together) or self._uses(view, state) == held)
+        used = same and ((told and uuid in self.paired) or self._uses(view, state) == held)
         self._used[uuid] = held if used else None
-        hand = bool(held) and ((same and not used) or (bool(offers) and held != theirs))
+        needs_peer = bool(held) and ((same and not used) or (offers and held != theirs))
         public = public and {"public_key": public["public_key"]}
-        return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, hand, changes)
+        return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, needs_peer, changes)
 
     @staticmethod
-    def _uses(view, state):
+    def _uses(view: View, state: State | None) -> str | None:
         """The fingerprint of the pre-shared key that the last run switched on, or None."""
-        stood = bool(state) and state["interface"] == view["interface"]
-        return state["applied"].get("psk_fingerprint") if stood else None
+        if state is None or state["interface"] != view["interface"]:
+            return None
+        return state["applied"].get("psk_fingerprint")
 
-    def applied(self, view, live):
+    def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, with the pre-shared key in use."""
-        return dict(super().applied(view, live), psk_fingerprint=self._used.get(view["uuid"]))
+        applied = super().applied(view, live)
+        applied["psk_fingerprint"] = self._used.get(view["uuid"])
+        return applied
 
-    def _unless_check(self, do, *given):
+    def _unless_check(self, do: Callable[..., Any], *given: Any) -> Any:
         return None if self.host.check else do(*given)
 
-    def sealed(self, uuid):
+    def sealed(self, uuid: str) -> str | None:
         """What is to be handed to the peer, or None."""
         return preshared_key.offered(self.folders.path(uuid))
 
-    def units(self, interface):
+    def units(self, interface: str) -> list[str]:
         """The stock unit."""
         return [unit(interface)]
 
-    def files(self, interface, uuid):
+    def files(self, interface: str, uuid: str) -> list[str]:
         """The conf, and what every tunnel has."""
         return [conf_path(interface), *super().files(interface, uuid)]
 
-    def look(self, interfaces):
-        """The live state, each thing asked for once, and the ports that others listen at."""
-        live = super().look(interfaces)
-        ours = {live["wg"][name]["port"] for name in interfaces if name in live["wg"]}
-        return dict(live, ports=net.udp_ports(self.host) - ours)
+    def brief_queries(self) -> list[tuple[str, ...]]:
+        """One dump of all interfaces."""
+        return [DUMP]
 
-    def look_briefly(self, interfaces):
+    def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
+        """The live state, and the ports that others listen at."""
+        live = super().observe(observation, interfaces)
+        ours = {live["wg"][name]["port"] for name in interfaces if name in live["wg"]}
+        return dict(live, ports={port for kind, port in observation.listening if kind == "udp"} - ours)
+
+    def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself: whether the tunnels run, handshakes and counters."""
-        live = super().look_briefly(interfaces)
-        wg = self._look_wg()
+        live = super().observe_briefly(observation, interfaces)
+        wg = self._dump()
         active = [name for name in interfaces if live["units"].get(unit(name), {}).get("active") == "active"]
         if not all(name in wg for name in active):
-            wg = self._look_wg()  # wg may stumble over an interface that somebody takes down at this moment
+            wg = self._dump()  # wg may stumble over an interface that somebody takes down at this moment
         return dict(live, wg=wg)
 
-    def _look_wg(self):
-        # The shell, because wg tells of the other interfaces even if it fails on one.
-        return wireguard_conf.parse_dump(self.host.query("sh", "-c", "wg show all dump || true") or "")
+    def _dump(self) -> dict[str, dict[str, Any]]:
+        # Lenient, because wg reports the other interfaces even if it fails on one.
+        return wireguard_conf.parse_dump(self.host.query(*DUMP, lenient=True) or "")
 
     # What is to be done
 
-    def plan(self, view, template, public, peer_public, state, live, routes, resolved):
-        """What has to happen so that this host matches an active ``view``. Reads, and changes nothing. Raises Error.
+    def without_ipv6(self, situation: Situation) -> Situation:
+        """The template's text too has to do without."""
+        situation.template = wireguard_conf.without_ipv6(situation.view, situation.template)
+        return super().without_ipv6(situation)
 
-        ``template`` is the rendered text with its tokens, ``public`` this end's half (None: check mode, no key yet),
-        ``state`` the tunnel's state (or None), ``live`` what ``look`` said, ``routes`` those of the main table.
-        """
-        if ipv6_is_off():
-            template = wireguard_conf.without_ipv6(view, template)
-            view = netdev.without_ipv6(view)
+    def make_plan(self, situation: Situation) -> planning.Plan:
+        """What has to happen to a tunnel. Raises Error."""
+        view, peer_key = situation.view, situation.peer_public["public_key"]
         uuid, interface = view["uuid"], view["interface"]
-        stood = bool(state) and state["interface"] == interface
-        if not stood:
-            # What bears the name now is another tunnel of ours, which leaves before this one comes.
-            live = netdev.leave_out(live, interface, self.units(interface))
         before = planning.Before(
             rules=node_files.read(self.folders.path(uuid, RULES)),
-            conf=node_files.read(conf_path(interface)) if stood else None,
-            applied=(state or {}).get("applied") or {},
+            conf=node_files.read(conf_path(interface)) if situation.applied_here else None,
+            applied=situation.applied,
         )
-        preshared = self._preshared_for(view, template)
+        preshared = self._preshared_for(view, situation.template)
+        mtu = self.mtu(situation, before.parsed["mtu"] if before.parsed else None)
         values = {
             "dir": self.folders.path(uuid),
             "preshared_key": self.folders.path(uuid, preshared_key.FILE) if preshared else NO_KEY,
-            "mtu": self.mtu(view, live, resolved, before.parsed and before.parsed["mtu"]),
-            "peer_public_key": peer_public["public_key"],
+            "mtu": mtu,
+            "peer_public_key": peer_key,
         }
-        conf_text = render.fill(template, values)
+        conf_text = render.fill(situation.template, values)
         conf = wireguard_conf.parse_conf(conf_text)
-        conf["peers"][peer_public["public_key"]]["psk"] = preshared
-        rules = netdev.rules(view, conf["mtu"] or values["mtu"])
+        conf["peers"][peer_key]["psk"] = preshared
         plan = planning.Plan(view, unit(interface), conf)
-        plan.write(self.folders.path(uuid, RULES), before.rules, rules)
+        plan.write(self.folders.path(uuid, RULES), before.rules, netdev.rules(view, conf["mtu"] or mtu))
         plan.write(conf_path(interface), before.conf, conf_text)
-        planning.compare(plan, before, public and public["public_key"], live, routes, resolved)
+        planning.compare(plan, before, situation)
         return plan
 
-    def _preshared_for(self, view, template):
+    def _preshared_for(self, view: View, template: str) -> str | None:
         """The fingerprint of the pre-shared key that is to be used, or None. Raises Error where there has to be one."""
         used = self._used.get(view["uuid"])
         if view["post_quantum"] == "require" and not used and not self.host.check:
@@ -215,22 +228,24 @@ class WireGuard(Protocol):
             )
         return used
 
-    def change(self, plan):
+    def change(self, plan: netdev.Plan) -> None:
         """What `wg syncconf` sets. With the key in it its text stays in memory: in a pipe, and in no error."""
+        assert isinstance(plan, planning.Plan)
         if plan.sync:
             private = x25519.load(self.folders.path(plan.view["uuid"]))[0]
+            assert private is not None  # load_key was here before
             preshared = preshared_key.load(self.folders.path(plan.view["uuid"]))[0]
             stdin = wireguard_conf.sync_text(plan.conf, private, preshared)
             self.host.run("wg", "syncconf", plan.interface, "/dev/stdin", stdin=stdin, secret=True)
 
     # Measuring
 
-    def measured(self, view, live, ping):
+    def measured(self, view: View, live: Live, ping: dict[str, Any]) -> dict[str, Any]:
         """MEASURED of one end. ``ping`` is what the probe said."""
         name = view["interface"]
         peers = list(live["wg"].get(name, {"peers": {}})["peers"].values())
         ages = [wireguard_conf.handshake_age(peer, live["now"]) for peer in peers]
-        age = min((one for one in ages if one is not None), default=None)
+        age = min((age for age in ages if age is not None), default=None)
         measured = dict(ping, handshake_age=age)
         if peers:
             measured.update(rx_bytes=sum(peer["rx"] for peer in peers), tx_bytes=sum(peer["tx"] for peer in peers))
@@ -245,7 +260,7 @@ class WireGuard(Protocol):
         return measured
 
     @staticmethod
-    def _written(interface):
+    def _written(interface: str) -> float:
         """When the conf was written last (seconds), and with it the pre-shared key was switched on, or a bit later.
 
         A handshake after that has used the key: it would have failed otherwise.
@@ -255,6 +270,6 @@ class WireGuard(Protocol):
         except OSError:
             return time.time()
 
-    def up(self, view, live):
+    def up(self, view: View, live: Live) -> tuple[bool, float | None]:
         """Whether the tunnel's service and interface are there, and for how many seconds (or None)."""
         return self.runs(view, live, view["interface"] in live["wg"])

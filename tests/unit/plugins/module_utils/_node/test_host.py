@@ -13,7 +13,7 @@ import stat
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
-from ansible_collections.marzban.tunnels.plugins.module_utils._node import files, measure, net
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import files, measure, net, ping
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import host as node_host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import state as node_state
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import units as node_units
@@ -59,7 +59,29 @@ def test_commands_tell_what_failed_but_no_secret():
         node_host.Host(check=True).run("true")
 
 
-# Looks
+def test_queries_that_run_at_the_same_time():
+    host = node_host.Host()
+    command = ("sh", "-c", "cat; echo $$")
+    host.prefetch(command, ("no-such-program",), ("false",))
+    first, second = host.query(*command), host.query(*command)
+    assert first
+    assert first != second, "an answer is good for one query"
+    with pytest.raises(node_host.CommandError):
+        host.query_or_fail("false")
+    assert host.query("sh", "-c", "echo said; exit 3", lenient=True) == "said\n"
+
+
+def test_a_change_makes_prefetched_answers_outdated(tmp_path):
+    host, command = node_host.Host(), ("cat", str(tmp_path / "f"))
+    (tmp_path / "f").write_text("before")
+    host.prefetch(command)
+    host.run("sh", "-c", "printf after > %s" % (tmp_path / "f"))
+    assert host.query(*command) == "after"
+    host.prefetch(("sleep", "60"))
+    host.drop_prefetched()
+
+
+# Queries
 
 
 def test_interfaces():
@@ -68,16 +90,16 @@ def test_interfaces():
         '{"local":"10.201.0.2","prefixlen":31,"scope":"global"},'
         '{"local":"fe80::1","prefixlen":64,"scope":"link"}]}]'
     )
-    assert net.look_links(told) == {"mz3": {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31"]}}
-    assert net.look_links(Told()) == {}
+    assert net.links(told) == {"mz3": {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31"]}}
+    assert net.links(Told()) == {}
     with pytest.raises(Error, match="iproute2"):
-        net.look_links(Told(ip="1: lo: <LOOPBACK>"))
+        net.links(Told(ip="1: lo: <LOOPBACK>"))
 
 
 def test_routes():
     told = Told(ip='[{"dst":"default","dev":"eth0"},{"dst":"10.0.0.1","dev":"eth0","protocol":"kernel"},{"type":"x"}]')
-    assert ("0.0.0.0/0", "eth0", False) in net.look_routes(told)
-    assert ("10.0.0.1/32", "eth0", True) in net.look_routes(told)
+    assert ("0.0.0.0/0", "eth0", False) in net.routes(told)
+    assert ("10.0.0.1/32", "eth0", True) in net.routes(told)
 
 
 def test_units():
@@ -86,21 +108,21 @@ def test_units():
         "ActiveEnterTimestampMonotonic=5000000\n\nId=wg-quick@mz4.service\nActiveState=inactive\nUnitFileState=disabled\n"
         "ActiveEnterTimestampMonotonic=0\n"
     )
-    units = node_units.look_units(told, ["wg-quick@mz3.service", "wg-quick@mz4.service"])
+    units = node_units.states(told, ["wg-quick@mz3.service", "wg-quick@mz4.service"])
     assert units["wg-quick@mz3.service"] == {"load": "loaded", "active": "active", "enabled": True, "since": 5.0}
     assert units["wg-quick@mz4.service"]["since"] is None
     assert not units["wg-quick@mz4.service"]["enabled"]
 
 
 def test_ports_and_sessions():
-    told = Told(ss="UNCONN 0 0 0.0.0.0:20003 0.0.0.0:*\nUNCONN 0 0 [::]:53 [::]:*\n")
-    assert net.udp_ports(told) == {20003, 53}
+    told = Told(ss="udp UNCONN 0 0 0.0.0.0:20003 0.0.0.0:*\ntcp LISTEN 0 0 [::]:53 [::]:*\n")
+    assert net.listening(told) == {("udp", 20003), ("tcp", 53)}
     told = Told(
         ss="0 0 192.0.2.1:22 198.51.100.7:5000\n0 0 [::ffff:192.0.2.1]:22 [::ffff:198.51.100.8]:5001\n"
         "0 0 192.0.2.1:443 198.51.100.9:1\n0 0 127.0.0.1:22 127.0.0.1:2\n"
     )
-    assert {"198.51.100.7", "198.51.100.8"} <= set(net.controllers(told))
-    assert not {"198.51.100.9", "127.0.0.1"} & set(net.controllers(told))
+    assert {"198.51.100.7", "198.51.100.8"} <= set(net.Controllers().addresses(told))
+    assert not {"198.51.100.9", "127.0.0.1"} & set(net.Controllers().addresses(told))
 
 
 def test_the_session_is_found_in_an_ancestor(monkeypatch):
@@ -115,7 +137,10 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
         monkeypatch.setattr(net, "_ancestors", lambda: iter([pid]))
         while not net._ssh_connection(pid):
             assert os.waitpid(pid, os.WNOHANG) == (0, 0)
-        assert net.controllers(Told(ss="0 0 192.0.2.1:2222 203.0.113.4:1\n")) == ["198.51.100.7", "203.0.113.4"]
+        assert net.Controllers().addresses(Told(ss="0 0 192.0.2.1:2222 203.0.113.4:1\n")) == [
+            "198.51.100.7",
+            "203.0.113.4",
+        ]
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -124,15 +149,49 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
 # Probes
 
 
-def test_ping_output():
-    text = "3 packets transmitted, 2 received, 33.3333% packet loss\nrtt min/avg/max/mdev = 0.1/0.25/0.4/0.1 ms\n"
-    assert measure.parse_ping(text) == {"rtt_ms": 0.25, "loss_percent": 33.3}
-    assert measure.parse_ping("10 packets transmitted, 0 received, 100% packet loss, time 9ms\n") == {
-        "rtt_ms": None,
-        "loss_percent": 100.0,
-    }
-    for nothing in ("", "ping: connect: Network is unreachable", "0 packets transmitted, 0 received"):
-        assert measure.parse_ping(nothing) == {"rtt_ms": None, "loss_percent": None}
+def test_pings_of_this_machine():
+    found = ping.ping_all(
+        {
+            "here": ("lo", "127.0.0.1"),
+            "address": ("127.0.0.1", "127.0.0.1"),
+            "no such interface": ("no-such0", "127.0.0.1"),
+            "no such address": ("203.0.113.77", "127.0.0.1"),
+        }
+    )
+    for name in ("here", "address"):
+        assert found[name]["loss_percent"] == 0
+        assert 0 <= found[name]["rtt_ms"] < 1000
+    for name in ("no such interface", "no such address"):
+        assert found[name] == ping.UNKNOWN
+
+
+class Answers(ping.Probe):
+    """Pings of which some were answered: ``{number: seconds}``."""
+
+    def __init__(self, sent, rtts):
+        self.sent, self.rtts = dict.fromkeys(range(sent), 0.0), rtts
+
+
+@pytest.mark.parametrize(
+    ("sent", "rtts", "rtt", "loss"),
+    [
+        (3, {0: 0.001, 1: 0.002, 2: 0.003}, 2.0, 0.0),
+        (3, {0: 0.001}, 1.0, 66.7),
+        (12, {}, None, 100.0),
+        # The first ones were lost, and others went out before three had come back.
+        (6, {1: 0.2, 2: 0.2, 3: 0.2}, 200.0, 25.0),
+        # A long way: what is still under way when three have come back is not lost.
+        (7, {0: 0.3, 1: 0.3, 2: 0.3}, 300.0, 0.0),
+        (0, {}, None, None),
+    ],
+)
+def test_what_is_lost(sent, rtts, rtt, loss):
+    assert Answers(sent, rtts).answer() == {"rtt_ms": rtt, "loss_percent": loss}
+
+
+def test_the_checksum_is_that_of_rfc_1071():
+    data = bytes([0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7])  # its own example: the sum is ddf2
+    assert ping._checksum(data) == 0xFFFF & ~0xDDF2
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import packages
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.registry import PROTOCOLS
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry
 
-TABLES = {name: protocol.packages for name, protocol in PROTOCOLS.items()}
+TABLES = {kind: registry.protocol(kind).packages for kind in registry.TYPES}
 DEBIAN_12 = 'NAME="Debian GNU/Linux"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
 DEBIAN_11 = 'NAME="Debian GNU/Linux"\nID=debian\nVERSION_ID="11"\nVERSION_CODENAME=bullseye\n'
 UBUNTU = 'NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n'

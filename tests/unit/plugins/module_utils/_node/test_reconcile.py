@@ -11,8 +11,8 @@ import shutil
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply, new_state
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
 
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
@@ -21,7 +21,10 @@ UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 class Deaf(Host):
     """A host whose commands say nothing."""
 
-    def _run(self, argv, stdin=None, timeout=30, secret=False):
+    def prefetch(self, *commands):
+        pass
+
+    def _run(self, argv, **options):
         return ""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import netdev
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.base import Situation
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import conf as wireguard_conf
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import plan as wireguard_plan
 from tests.support.views import KEY, UUID, conf, view
@@ -69,7 +70,18 @@ def plan(found=None, before=CONF, applied=None, routes=None, raw=None, resolved=
     made = wireguard_plan.Plan(wanted_view, UNIT, wireguard_conf.parse_conf(wanted))
     made.write("/etc/wireguard/mz3.conf", before, wanted)
     there = wireguard_plan.Before(rules="", conf=before, applied=applied)
-    wireguard_plan.compare(made, there, OWN, found or live(), routes, resolved or {"203.0.113.3": ["203.0.113.3"]})
+    situation = Situation(
+        view=wanted_view,
+        template="",
+        public={"public_key": OWN},
+        peer_public={},
+        state=None,
+        live=found or live(),
+        routes=routes,
+        resolved=resolved or {"203.0.113.3": ["203.0.113.3"]},
+        mtus={},
+    )
+    wireguard_plan.compare(made, there, situation)
     return made
 
 
@@ -137,7 +149,7 @@ def test_a_name_that_cannot_be_resolved_matters_only_when_something_is_set():
             plan(found, raw=raw, before=there, resolved=resolved)
 
 
-def test_the_link_is_mended_in_order():
+def test_the_link_is_put_right_in_order():
     found = live(links={"mz3": {"up": False, "mtu": 1300, "addresses": ["10.99.0.1/32"]}})
     made = plan(found, routes=[])
     assert [argv[1:4] for argv in made.hot] == [
@@ -222,7 +234,7 @@ def test_what_syncconf_reads_is_complete(psk):
         ("PersistentKeepalive = 25", f"PresharedKey = {SECRET}", "PresharedKey"),
         ("PersistentKeepalive = 25", "PersistentKeepalive = often", "often"),
         ("Table = off", "Nonsense = 1", "Nonsense"),
-        ("Table = off", "nonsense", "no setting"),
+        ("Table = off", "nonsense", "not a setting"),
         ("[Peer]", "[Pear]", r"\[Pear\]"),
     ],
 )

@@ -12,6 +12,8 @@ import platform
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import host as node_host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.base import Situation
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import plan as wireguard_plan
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import protocol as wireguard_protocol
 from tests.support.views import conf, view
@@ -65,10 +67,11 @@ class Routes(node_host.Host):
         super().__init__(check=True)
         self.routes, self.asked = routes, 0
 
-    def query(self, *argv, **options):
+    def query(self, *argv, stdin=None, **options):
         self.asked += 1
-        assert argv[:-1] == ("ip", "-j", "route", "get")
-        return json.dumps([self.routes[argv[-1]]]) if argv[-1] in self.routes else None
+        assert argv == net.PATHS
+        asked = [line.split()[2] for line in stdin.splitlines()]
+        return "\n".join(json.dumps([{"dst": to, **self.routes[to]}]) for to in asked if to in self.routes)
 
 
 LINKS = {
@@ -120,16 +123,29 @@ def test_a_broken_conf_says_nothing_about_what_was():
     assert wireguard_plan.Before(conf="broken").parsed is wireguard_plan.Before().parsed is None
 
 
-def test_the_record_has_the_last_word_and_each_address_is_asked_for_once():
-    host = Routes({"203.0.113.3": {"dev": "eth0"}})
-    assert found_mtu(host, ["203.0.113.3"], mtu=1300) == 1300
-    assert host.asked == 0
-    protocol = wireguard_protocol.WireGuard(host, None)
-    assert [found_mtu(host, ["203.0.113.3"], protocol=protocol) for _tunnel in range(3)] == [1440] * 3
+def test_the_record_has_the_last_word():
+    assert found_mtu(Routes({"203.0.113.3": {"dev": "eth0"}}), ["203.0.113.3"], mtu=1300) == 1300
+
+
+def test_all_addresses_are_asked_for_at_once():
+    host = Routes({"203.0.113.3": {"dev": "eth0"}, "203.0.113.4": {"dev": "ppp0"}})
+    addresses = ["203.0.113.3", "203.0.113.4", "203.0.113.5", "203.0.113.3"]
+    assert net.path_mtus(host, addresses, LINKS) == {"203.0.113.3": 1500, "203.0.113.4": 1492}
+    assert net.path_mtus(host, [], LINKS) == {}
     assert host.asked == 1
 
 
-def found_mtu(host, addresses, before=None, protocol=None, **changes):
+def found_mtu(host, addresses, before=None, **changes):
     raw = view(**changes)
-    protocol = protocol or wireguard_protocol.WireGuard(host, None)
-    return protocol.mtu(raw, {"links": LINKS}, {raw["peer"]["endpoint"]: addresses}, before)
+    situation = Situation(
+        view=raw,
+        template="",
+        public=None,
+        peer_public={},
+        state=None,
+        live={},
+        routes=[],
+        resolved={raw["peer"]["endpoint"]: addresses},
+        mtus=net.path_mtus(host, addresses or [], LINKS),
+    )
+    return wireguard_protocol.WireGuard(host, None).mtu(situation, before)

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is on the host at one moment, asked for once for all protocols and tunnels."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any, Callable, Iterable
+
+from . import net, netdev, units
+from .host import Host
+
+# All tables of the family: nft 1.0.6 fails on a script that lists two by their names.
+TABLES = ("nft", "-s", "list", "ruleset", "inet")
+
+
+class Observation:
+    """Each thing is queried when it is first wanted, and once. What changes the host makes an observation outdated."""
+
+    def __init__(self, host: Host, wanted_units: Iterable[str]) -> None:
+        host.drop_prefetched()
+        self.host = host
+        self.now = time.time()
+        self._wanted_units = sorted(set(wanted_units))
+        self._controllers = net.Controllers()
+        self._known: dict[str, Any] = {}
+
+    def prefetch(self, *others: tuple[str, ...], brief: bool = False) -> None:
+        """Starts all queries at once, and ``others``; with ``brief`` only that about units."""
+        if self._wanted_units:
+            self.host.prefetch(units.command(self._wanted_units))
+        if not brief:
+            self.host.prefetch(net.LINKS, *net.ROUTES, net.LISTENING, TABLES, self._controllers.command)
+        self.host.prefetch(*others)
+
+    def _once(self, name: str, ask: Callable[[], Any]) -> Any:
+        if name not in self._known:
+            self._known[name] = ask()
+        return self._known[name]
+
+    @property
+    def units(self) -> dict[str, units.Unit]:
+        """systemd's units."""
+        return self._once("units", lambda: units.states(self.host, self._wanted_units))
+
+    @property
+    def links(self) -> net.Links:
+        """The interfaces."""
+        return self._once("links", lambda: net.links(self.host))
+
+    @property
+    def routes(self) -> list[net.Route]:
+        """The main table."""
+        return self._once("routes", lambda: net.routes(self.host))
+
+    @property
+    def listening(self) -> set[tuple[str, int]]:
+        """``{("udp" or "tcp", port)}`` in use."""
+        return self._once("listening", lambda: net.listening(self.host))
+
+    @property
+    def controllers(self) -> list[str]:
+        """The addresses that this host is driven from."""
+        return self._once("controllers", lambda: self._controllers.addresses(self.host))
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """``{table of nftables: digest of what nft lists}`` of our tunnels."""
+        return self._once("tables", lambda: netdev.parse_tables(self.host.query(*TABLES) or "", _digest))
+
+    def path_mtus(self, addresses: Iterable[str]) -> dict[str, int]:
+        """``{address: MTU of the route there in bytes}``; the addresses of the first call are the ones asked for."""
+        return self._once("path_mtus", lambda: net.path_mtus(self.host, addresses, self.links))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
