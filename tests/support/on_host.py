@@ -56,6 +56,7 @@ def call(given: dict) -> dict:
         crash_before(given["crash"])
     folders = state.Folders(given.get("config_dir") or state.CONFIG_DIR)
     views, panel = given["views"], given["panel"]
+    answer: object
     try:
         if given["do"] == "tunnel_health":
             return health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0))

@@ -134,6 +134,7 @@ def test_what_was_negotiated_is_told():
     sas = swanctl.by_name(swanctl.parse_raw(SAS))
     assert sorted(sas) == ["mz3", "owner"]
     ike, children = swanctl.session(sas["mz3"])
+    assert ike
     assert ike["uniqueid"] == "2"
     assert [one["local-ts"] for one in children] == [["10.201.0.2/32", "fd6d::2/128"]]
     assert swanctl.measured(sas["mz3"], swanctl.KERNEL) == {
