@@ -313,9 +313,10 @@ def work(module):
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
     run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
     answer = run.run(views, rendered, given["remove"], given["remove_all"], given["handed"], given["paired"])
-    if not module.check_mode:  # taken out by the action plugin before anybody sees it
-        answer["sealed"] = run.sealed([tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["needs_peer"]])
-    return answer
+    if module.check_mode:
+        return answer
+    needing = [tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["needs_peer"] and tunnel["uuid"]]
+    return dict(answer, sealed=run.sealed(needing))  # taken out by the action plugin before anybody sees it
 
 
 def main():

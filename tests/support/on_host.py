@@ -56,13 +56,12 @@ def call(given: dict) -> dict:
         crash_before(given["crash"])
     folders = state.Folders(given.get("config_dir") or state.CONFIG_DIR)
     views, panel = given["views"], given["panel"]
-    answer: object
     try:
         if given["do"] == "tunnel_health":
-            return health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0))
+            return dict(health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0)))
         run = Apply(host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
         going = given.get("remove", []), given.get("remove_all", False)
-        return run.run(views, given["rendered"], *going, given.get("handed"), given.get("paired", given.get("together", ())))
+        return dict(run.run(views, given["rendered"], *going, given.get("handed"), given.get("paired", ())))
     except Error as error:
         return {"failed": True, "msg": str(error)}
 
