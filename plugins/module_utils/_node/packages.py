@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
-from .._model.types import TypedDict
+from .._model.types import TypedDict  # type: ignore[attr-defined]
 
 OS_RELEASE = "/etc/os-release"
 MANAGERS = {"Debian": "apt", "RedHat": "dnf"}

@@ -19,7 +19,7 @@ class Tunnel:
 
     def __init__(self, raw: object, template: dict[str, Any] | None = None) -> None:
         self.seen = views.seen(raw)
-        self.uuid: str = self.seen["uuid"]
+        self.uuid: str = self.seen["uuid"] or ""  # empty where the view has none: it is refused
         self.template = template  # {"text": …} or {"error": …}, what the controller made of its view
         self.checked: View | None = None
         self.state: State | None = None
