@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -17,12 +18,12 @@ FILES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "r
 
 
 class ActionModule(ActionBase):
-    """panel_addon"""
+    """The action of ``panel_addon``."""
 
     _supports_check_mode = True
     _supports_diff = True
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result."""
         super().run(tmp, task_vars)
         folder = self._task.args.get("source") or FILES
@@ -36,7 +37,7 @@ class ActionModule(ActionBase):
         )
 
 
-def read(folder):
+def read(folder: str) -> package.Files:
     """``{relative path: bytes}`` of the add-on below a folder, without what Python leaves behind."""
     files = {}
     for name in package.OURS:

@@ -172,7 +172,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import fin
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer.install import Run
 
 
-def main():
+def main() -> None:
     """The module."""
     module = AnsibleModule(
         argument_spec={

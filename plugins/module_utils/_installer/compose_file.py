@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import namedtuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from .._errors import Error, shown
 from . import marked_block
@@ -28,27 +29,33 @@ _IMAGE_ANYWHERE = re.compile(r"(?:^|[\s{,\"'])image[\"']?\s*:\s*(?:[&!]\S+\s+)*[
 _KEY = re.compile(r"(?P<indent> *)(?P<name>" + _NAME + r")\s*:\s*(?:#.*)?$")
 _OWN = re.compile(r" +command: \[")
 
-Place = namedtuple("Place", "service line indent")  # where the line of the image is; it counts from 0
+
+class Place(NamedTuple):
+    """Where the line with the image is. ``line`` counts from 0, ``indent`` is in spaces."""
+
+    service: str
+    line: int
+    indent: int
 
 
-def command(directory):
+def command(directory: str) -> list[str]:
     """What the service runs: as Marzban's image does, but by the add-on's entry where that is there."""
     start = "%s/start.py" % directory
     script = "alembic upgrade head; if [ -f %s ]; then exec python %s; else exec python main.py; fi" % (start, start)
     return ["bash", "-c", script]
 
 
-def block(text, path):
+def block(text: str | None, path: str) -> str:
     """Our lines."""
-    return marked_block.block(text, path, _OWN)
+    return marked_block.block(text or "", path, _OWN)
 
 
-def without_command(text, path):
+def without_command(text: str, path: str) -> str:
     """The text without our lines. Raises EditError."""
     return marked_block.without(text, path, _OWN)
 
 
-def with_command(text, path, directory):
+def with_command(text: str, path: str, directory: str) -> str:
     """The text with our lines. Raises EditError."""
     rest = without_command(text, path)
     place = find(rest, path)
@@ -56,16 +63,16 @@ def with_command(text, path, directory):
     return marked_block.put(marked_block.lines_of(rest), place.line, [line], " " * place.indent)
 
 
-def _code(line):
+def _code(line: str) -> str:
     """A line without its comment and its end."""
     return re.sub(r"(^|\s)#.*", "", line.rstrip("\r\n"))
 
 
-def _indent(line):
+def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def find(text, path):
+def find(text: str, path: str) -> Place:
     """The Place of Marzban's service in a file without our lines. Raises EditError on what can't be edited safely."""
     marked_block.no_text(path, text)
     codes = [_code(line) for line in marked_block.lines_of(text)]
@@ -86,13 +93,13 @@ def find(text, path):
     return places[0]
 
 
-def _parent(codes, number):
+def _parent(codes: list[str], number: int) -> int | None:
     """The place of the line that the one at ``number`` is below, or None at the top."""
     indent = _indent(codes[number])
     return next((n for n in range(number - 1, -1, -1) if codes[n].strip() and _indent(codes[n]) < indent), None)
 
 
-def _place(codes, number, path):
+def _place(codes: list[str], number: int, path: str) -> Place:
     seen = "Marzban's image is given in a way that is not edited here (flow style, an anchor, a tag, or elsewhere)."
     hint = 'Write the service in plain lines, as Marzban\'s own file has it ("services:", "  NAME:", "    image: …").'
     above = _parent(codes, number)
@@ -104,9 +111,11 @@ def _place(codes, number, path):
     raise EditError(path, number + 1, seen, hint)
 
 
-def _check_keys(codes, place, path):
+def _check_keys(codes: list[str], place: Place, path: str) -> None:
     """Refuses a service that says itself what it runs."""
-    first = _parent(codes, place.line) + 1
+    above = _parent(codes, place.line)
+    assert above is not None, "_place has found the service's name there"
+    first = above + 1
     end = next((n for n in range(first, len(codes)) if codes[n].strip() and _indent(codes[n]) < place.indent), None)
     for number in range(first, len(codes) if end is None else end):
         key = re.match(r" *[\"']?(command|entrypoint|<<|extends)[\"']?\s*:", codes[number])
@@ -119,7 +128,7 @@ def _check_keys(codes, place, path):
 # What Compose makes of the file: `docker compose config --format json`
 
 
-def service_of(config, place, path):
+def service_of(config: dict[str, Any], place: Place, path: str) -> dict[str, Any]:
     """The service in what Compose read. Raises EditError."""
     services = config.get("services") or {}
     ours = [name for name, one in services.items() if _OF_MARZBAN.match(str(one.get("image")))]
@@ -130,7 +139,7 @@ def service_of(config, place, path):
     return services[place.service]
 
 
-def check_base(config, place, path, directory):
+def check_base(config: dict[str, Any], place: Place, path: str, directory: str) -> None:
     """Refuses a service that has a command from elsewhere, or can't see the add-on. Raises EditError."""
     service = service_of(config, place, path)
     for key in ("command", "entrypoint"):
@@ -146,7 +155,7 @@ def check_base(config, place, path, directory):
         raise EditError(path, place.line + 1, seen, hint)
 
 
-def check_change(before, after, place, path, directory):
+def check_change(before: dict[str, Any], after: dict[str, Any], place: Place, path: str, directory: str) -> None:
     """Raises EditError unless nothing but the one command is another."""
     changed = json.loads(json.dumps(after))
     service = (changed.get("services") or {}).get(place.service) or {}
@@ -162,7 +171,13 @@ def check_change(before, after, place, path, directory):
 # Where the panel is asked
 
 
-def address(environment, mapped=lambda port: ("127.0.0.1", port)):
+def _same_port(port: int) -> tuple[str, int]:
+    return "127.0.0.1", port
+
+
+def address(
+    environment: Mapping[str, str], mapped: Callable[[int], tuple[str, int]] = _same_port
+) -> tuple[str, str | None]:
     """``(url, path of a Unix socket or None)`` out of Marzban's settings; ``mapped`` a port's place on this host."""
     secured = environment.get("UVICORN_SSL_CERTFILE") and environment.get("UVICORN_SSL_KEYFILE")
     scheme = "https" if secured else "http"
@@ -179,10 +194,10 @@ def address(environment, mapped=lambda port: ("127.0.0.1", port)):
     return "%s://%s:%d" % (scheme, host, port), None
 
 
-def mapping(service):
+def mapping(service: dict[str, Any]) -> Callable[[int], tuple[str, int]]:
     """For ``address``: where a port of the service is on the host."""
 
-    def mapped(port):
+    def mapped(port: int) -> tuple[str, int]:
         for one in service.get("ports") or []:
             if one.get("target") == port and str(one.get("published", "")).isdigit():
                 host = one.get("host_ip") or ""
@@ -192,7 +207,7 @@ def mapping(service):
     return mapped
 
 
-def socket_on_host(path, service):
+def socket_on_host(path: str, service: dict[str, Any]) -> str:
     """The path on this host of a Unix socket in the container."""
     for mount in service.get("volumes") or []:
         target = (mount.get("target") or "").rstrip("/")

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from .._errors import FieldError
 from . import marked_block
 
-POOLS: dict = {
+# Class, shortest and longest prefix, an example: as in the add-on's settings.py
+POOLS: dict[str, tuple[Any, int, int, str]] = {
     "TUNNEL_IPV4_POOL": (ipaddress.IPv4Network, 8, 29, "10.201.0.0/16"),
     "TUNNEL_IPV6_POOL": (ipaddress.IPv6Network, 32, 124, "fd6d:7a00::/64"),
 }
@@ -29,7 +32,7 @@ _ASSIGNMENT = re.compile(
 )
 
 
-def checked(settings):
+def checked(settings: Mapping[str, Any]) -> dict[str, str]:
     """The settings in their canonical form, in order. Raises FieldError."""
     answer = {}
     for name in sorted(settings):
@@ -54,7 +57,7 @@ def checked(settings):
     return answer
 
 
-def read(text):
+def read(text: str) -> dict[str, str]:
     """``{name: value}`` of a file's assignments, as Marzban's own reader of it takes them."""
     answer = {}
     for found in _ASSIGNMENT.finditer(text):
@@ -67,12 +70,12 @@ def read(text):
     return answer
 
 
-def block(text, path):
+def block(text: str | None, path: str) -> str:
     """Our lines."""
     return marked_block.block(text or "", path, _OWN)
 
 
-def without_settings(text, path):
+def without_settings(text: str | None, path: str) -> str | None:
     """The file's text without ours; None where there is no file, or it was made for ours alone. Raises EditError."""
     if text is None:
         return None
@@ -80,7 +83,7 @@ def without_settings(text, path):
     return None if not rest and block(text, path).startswith(MADE) else rest
 
 
-def with_settings(text, path, settings):
+def with_settings(text: str | None, path: str, settings: Mapping[str, str]) -> str | None:
     """The file's text with ours, the checked ones. Raises EditError."""
     rest = without_settings(text, path)
     if not settings:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import time
+from typing import Any, Callable
 
 from .._errors import Error, printable, shown
 from .._node.files import check_path
@@ -22,12 +23,13 @@ SETTLE = 3  # seconds that a panel which is just being started by somebody else 
 NOTHING = "Nothing was changed."
 WITH = "%s: 401 with %s" % ("/api/tunnels", probe.PANEL_ID)
 ALONE = "/api/admin: 401, and /api/tunnels: 404"
+Wanted = Callable[[probe.Seen], bool]
 
 
 class Run:
     """One run on this host. ``given`` are the module's options."""
 
-    def __init__(self, given, check):
+    def __init__(self, given: dict[str, Any], check: bool) -> None:
         self.given, self.check = given, check
         self.folder = package.Folder(given["directory"])
         self.backups = check_path(given["backup_directory"], "panel_backup_directory")
@@ -35,29 +37,40 @@ class Run:
         self.files = package.unpack(given["archive"])
         self.pending = os.path.join(self.backups, "pending")  # there while something is changed and not yet tried
         self.seen = probe.Seen(False, False, None, False, "nothing")
-        self.answer: dict = {"changes": [], "backups": [], "records": None, "version": None, "panel": None, "diff": []}
+        self.answer: dict[str, Any] = {
+            "changes": [],
+            "installation": None,
+            "backups": [],
+            "records": None,
+            "version": None,
+            "panel": None,
+            "diff": [],
+        }
 
-    def run(self):
+    def run(self) -> dict[str, Any]:
         """The module's answer. Raises Error."""
         if os.geteuid() != 0:
             raise Error("The add-on is installed by root, and this is user %d. Set become to true." % os.geteuid())
         if not self.check and os.path.isdir(self.backups):
             self._lock()
             self.folder.settle()  # a run may have been cut off
-        self.marzban = marzban.find(Host(self.check), self.folder, self.given)
+        found = marzban.find(Host(self.check), self.folder, self.given)
         self.installed = self.folder.files()
-        if self.marzban is None and (self.given["state"] == "present" or self.installed is not None):
+        if found is None:
+            if self.given["state"] == "absent" and self.installed is None:
+                return dict(self.answer, changed=False)
             raise Error(
                 "No Marzban here: there is no %s, and no unit %s. Give panel_compose_file, or panel_service. %s"
                 % (self.given["compose_file"], self.given["service"], NOTHING)
             )
-        self.answer["installation"] = self.marzban and self.marzban.kind
+        self.marzban = found
+        self.answer["installation"] = found.kind
         (self._present if self.given["state"] == "present" else self._absent)()
         return dict(self.answer, changed=bool(self.answer["changes"]))
 
     # What both do
 
-    def _lock(self):
+    def _lock(self) -> None:
         """Keeps other runs off until this process ends."""
         os.makedirs(self.backups, mode=0o700, exist_ok=True)
         self._handle = os.open(self.backups, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -66,7 +79,7 @@ class Run:
         except BlockingIOError:
             raise Error("Another run is changing this panel: wait for it, then run again. " + NOTHING) from None
 
-    def _look(self, present):
+    def _look(self, present: bool) -> None:
         """What has to be edited. Raises Error, and nothing was changed then."""
         try:
             self.marzban.look()
@@ -77,16 +90,16 @@ class Run:
             self._note("%s: %s %s" % (edit.path, edit.what, "written" if edit.shown[1] else "taken out"))
             self._show(edit.path, *edit.shown)
 
-    def _note(self, change):
+    def _note(self, change: str) -> None:
         self.answer["changes"].append(change)
 
-    def _show(self, path, before, after):
+    def _show(self, path: str, before: str, after: str) -> None:
         self.answer["diff"].append({"before_header": path, "after_header": path, "before": before, "after": after})
 
-    def _wait(self, wanted, seconds=None):
+    def _wait(self, wanted: Wanted, seconds: float | None = None) -> probe.Seen:
         return probe.wait(self.marzban.address, wanted, self.given["health_timeout"] if seconds is None else seconds)
 
-    def _keep(self, name, text):
+    def _keep(self, name: str, text: str) -> str:
         """Keeps a text in the backup directory, from its first instant for root alone."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = os.path.join(self.backups, "%s.%s" % (name, stamp))
@@ -97,7 +110,7 @@ class Run:
         write_private(path, text)
         return path
 
-    def _begin(self):
+    def _begin(self) -> None:
         if not os.path.isdir(self.backups):
             self._lock()
         write_private(self.pending, "")
@@ -105,22 +118,24 @@ class Run:
             if edit.before is not None:
                 self.answer["backups"].append(self._keep(os.path.basename(edit.path), edit.before))
 
-    def _end(self):
+    def _end(self) -> None:
         self.folder.settle()
         os.unlink(self.pending)
 
-    def _write(self, after=True):
+    def _write(self, after: bool = True) -> None:
         """Writes the edited files, or what was there before."""
         for edit in self.edits if after else reversed(self.edits):
             marzban.write(edit.path, edit.after if after else edit.before)
 
-    def _change(self, present, wanted, expected, change_folder):
-        """Writes, restarts, and looks; puts everything back, and raises Error, unless ``wanted`` comes true."""
+    def _change(self, present: bool, wanted: Wanted, expected: str, files: package.Files | None = None) -> None:
+        """Writes (the add-on's ``files`` too, where some are given) and restarts. Unless ``wanted`` becomes true in
+        time, puts everything back and raises Error, which says what was ``expected``."""
         before = self.seen
         restarted = False
         self._begin()
         try:
-            change_folder()
+            if files is not None:
+                self.folder.put(files)
             self._write()
             self.marzban.verify(present, self.settings)
             restarted = True
@@ -139,7 +154,7 @@ class Run:
                 raise Error("%s Only a restart was tried." % text) from None
             raise Error("%s %s" % (text, self._put_back(before, restarted))) from None
 
-    def _put_back(self, before, restarted):
+    def _put_back(self, before: probe.Seen, restarted: bool) -> str:
         """Brings back what was there, and says whether it is."""
         try:
             self._write(after=False)
@@ -167,7 +182,7 @@ class Run:
 
     # present
 
-    def _present(self):
+    def _present(self) -> None:
         self._look(True)
         fresh = self.installed != self.files
         if fresh:
@@ -184,11 +199,11 @@ class Run:
         self._note("restarted")
         if self.check:
             return
-        self._change(True, lambda seen: seen.addon, WITH, lambda: fresh and self.folder.put(self.files))
+        self._change(True, lambda seen: seen.addon, WITH, self.files if fresh else None)
         self.answer["panel"] = self.seen.panel
         self._end()
 
-    def _check_panel(self):
+    def _check_panel(self) -> None:
         """Refuses a panel that isn't well, or isn't known. Raises Error."""
         if not self.seen.marzban:
             raise Error(
@@ -205,8 +220,8 @@ class Run:
 
     # absent
 
-    def _absent(self):
-        if self.marzban is None or (self.installed is None and not self.marzban.ours()):
+    def _absent(self) -> None:
+        if self.installed is None and not self.marzban.ours():
             return
         self._look(False)
         records = self._records()
@@ -221,7 +236,7 @@ class Run:
         self.seen = self._wait(lambda seen: seen.marzban, SETTLE)
         if self.edits:
             # First of all the add-on lets go of its tables.
-            self._change(False, lambda seen: seen.marzban and seen.absent, ALONE, lambda: None)
+            self._change(False, lambda seen: seen.marzban and seen.absent, ALONE)
             records = self._records()
         else:
             self._begin()
@@ -235,13 +250,13 @@ class Run:
         if self.marzban.kind == "systemd":
             self._remove_empty()
 
-    def _remove_empty(self):
+    def _remove_empty(self) -> None:
         """``/var/lib/marzban`` is there for the add-on only, where Marzban has no container."""
         above = os.path.dirname(self.folder.path)
         if not os.listdir(above):
             os.rmdir(above)
 
-    def _call(self, word, state):
+    def _call(self, word: str, state: str) -> str:
         try:
             return self.marzban.call(word)
         except CommandError as error:
@@ -249,7 +264,7 @@ class Run:
                 "The add-on's tables can't be reached: %s. Is the panel running? %s" % (str(error).rstrip("."), state)
             ) from None
 
-    def _records(self):
+    def _records(self) -> dict[str, Any]:
         """What the add-on still has in the database: ``{"revision", "tunnels"}``. Raises Error if that is too much."""
         if self.installed is None:
             if self.check:
@@ -263,7 +278,7 @@ class Run:
             self.folder.put_back()
             raise
 
-    def _checked_records(self, text):
+    def _checked_records(self, text: str) -> dict[str, Any]:
         try:
             records = json.loads(text[text.index("{") :])
             number = len(records["tunnels"])

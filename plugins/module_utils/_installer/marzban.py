@@ -16,22 +16,34 @@ import os
 import re
 import shutil
 import subprocess
-from collections import namedtuple
+from collections.abc import Collection, Mapping
+from typing import Any, Dict, NamedTuple
 
 from .._errors import Error, FieldError, printable, shown
-from .._node.host import CommandError
+from .._node.host import CommandError, Host
 from . import compose_file, dotenv, systemd_dropin
+from .package import Folder
 from .probe import redacted, secrets_of
 
 RESTART = 300  # seconds
 CALL = 120
 UNITS = "/etc/systemd/system"
 
-# before, after: the whole text, None for no file; shown: our lines of each, which alone are shown; what: in a word
-Edit = namedtuple("Edit", "path before after shown what")
+Settings = Dict[str, str]  # checked ones, by their names in the environment
 
 
-def read(path):
+class Edit(NamedTuple):
+    """A change of a file. ``before``, ``after``: the whole text, None for no file; ``shown``: our lines of each, and
+    only these are ever shown; ``what``: in a word."""
+
+    path: str
+    before: str | None
+    after: str | None
+    shown: tuple[str, str]
+    what: str
+
+
+def read(path: str) -> str | None:
     """A file's text, byte for byte, or None where it does not exist. Raises Error."""
     try:
         with open(path, "rb") as stream:
@@ -44,7 +56,7 @@ def read(path):
         raise Error("%s can't be read: %s." % (path, error.strerror)) from None
 
 
-def write(path, text):
+def write(path: str, text: str | None) -> None:
     """Makes a file hold the text, or not be there (None). Who may read it stays as it was. Raises Error."""
     path = os.path.realpath(path)
     fresh = path + ".marzban-tunnels"
@@ -68,13 +80,15 @@ def write(path, text):
         raise Error("%s can't be written: %s." % (path, error.strerror)) from None
 
 
-def version_in(text):
+def version_in(text: str | None) -> str | None:
     """The version in Marzban's ``app/__init__.py``, or None."""
     found = re.search(r"^__version__\s*=\s*[\"']([0-9A-Za-z.+-]{1,30})[\"']", text or "", re.MULTILINE)
     return found and found[1]
 
 
-def _output(argv, secrets, environment, cwd="/", timeout=CALL):
+def _output(
+    argv: list[str], secrets: Collection[str], environment: Mapping[str, str], cwd: str = "/", timeout: float = CALL
+) -> str:
     """The output of a command. Raises CommandError, with the last line of what it said, less the secrets."""
     name = printable(" ".join(argv), 200)
     try:
@@ -103,22 +117,23 @@ def _output(argv, secrets, environment, cwd="/", timeout=CALL):
 class _Marzban:
     """What both have in common. ``environment`` is Marzban's, ``secrets`` what must not be shown."""
 
-    def __init__(self, host, folder):
+    def __init__(self, host: Host, folder: Folder) -> None:
         self.host, self.folder = host, folder
-        self.environment, self.secrets = {}, set()
-        self.dotenv = None
+        self.environment: dict[str, str] = {}
+        self.secrets: set[str] = set()
+        self.dotenv = ""
 
-    def _dotenv_edit(self, settings):
+    def _dotenv_edit(self, settings: Settings) -> Edit:
         before = read(self.dotenv)
         after = dotenv.with_settings(before, self.dotenv, settings)
-        ours = tuple(dotenv.block(text, self.dotenv) for text in (before, after))
+        ours = (dotenv.block(before, self.dotenv), dotenv.block(after, self.dotenv))
         return Edit(self.dotenv, before, after, ours, "settings")
 
-    def ours(self):
+    def ours(self) -> bool:
         """Whether a file holds something of ours. Reads nothing else."""
         return bool(dotenv.block(read(self.dotenv), self.dotenv))
 
-    def call(self, word):
+    def call(self, word: str) -> str:
         """What the add-on's entry answers to a word. Raises CommandError."""
         raise NotImplementedError
 
@@ -128,20 +143,20 @@ class Compose(_Marzban):
 
     kind = "compose"
 
-    def __init__(self, host, folder, path, project):
+    def __init__(self, host: Host, folder: Folder, path: str, project: str) -> None:
         super().__init__(host, folder)
         self.path, self.project = os.path.realpath(path), project
         self.dotenv = os.path.join(os.path.dirname(self.path), ".env")
 
     @property
-    def there(self):
+    def there(self) -> bool:
         """Whether there is such a file."""
         return os.path.isfile(self.path)
 
-    def ours(self):
-        return bool(compose_file.block(read(self.path) or "", self.path)) or super().ours()
+    def ours(self) -> bool:
+        return bool(compose_file.block(read(self.path), self.path)) or super().ours()
 
-    def look(self):
+    def look(self) -> None:
         """Reads how it is. Raises Error."""
         text = read(self.path) or ""
         if not self.there:
@@ -154,7 +169,7 @@ class Compose(_Marzban):
             self._config if text == self._base else self._read(self._base), self._place, self.path, self.folder.path
         )
 
-    def _take(self, config):
+    def _take(self, config: dict[str, Any]) -> None:
         services = config.get("services") or {}
         self._service = compose_file.service_of(config, self._place, self.path)
         # Compose writes a $ twice, so that what it prints can be read by it again.
@@ -165,7 +180,7 @@ class Compose(_Marzban):
         self.environment = values[list(services).index(self._place.service)]
         self.secrets = set().union(*map(secrets_of, values))
 
-    def _read(self, text=None):
+    def _read(self, text: str | None = None) -> dict[str, Any]:
         """What Compose makes of the file, or of a text in its place."""
         source = ["-f", self.path] if text is None else ["-f", "-", "--project-directory", os.path.dirname(self.path)]
         argv = ["docker", "compose", *source, "-p", self.project, "config", "--format", "json"]
@@ -179,14 +194,14 @@ class Compose(_Marzban):
         by_hand = "docker compose -f %s -p %s config --quiet" % (self.path, self.project)
         raise Error("Docker Compose 2 can't read %s, or isn't there; %s says why." % (self.path, by_hand))
 
-    def edits(self, present, settings):
+    def edits(self, present: bool, settings: Settings) -> list[Edit]:
         """The Edits that make the files hold what is wanted of them. Raises Error."""
         before = read(self.path)
         after = compose_file.with_command(self._base, self.path, self.folder.path) if present else self._base
         if after not in (before, self._base):
             base = self._config if before == self._base else self._read(self._base)
             compose_file.check_change(base, self._read(after), self._place, self.path, self.folder.path)
-        ours = tuple(compose_file.block(text, self.path) for text in (before, after))
+        ours = (compose_file.block(before, self.path), compose_file.block(after, self.path))
         edits = [Edit(self.path, before, after, ours, "command"), self._dotenv_edit(settings)]
         kept = dotenv.read(edits[1].shown[0])
         for name in settings:
@@ -199,7 +214,7 @@ class Compose(_Marzban):
                 )
         return [edit for edit in edits if edit.before != edit.after]
 
-    def verify(self, present, settings):
+    def verify(self, present: bool, settings: Settings) -> None:
         """Raises Error unless Compose takes the files as they are meant."""
         self._take(self._read())
         wanted = compose_file.command(self.folder.path) if present else None
@@ -212,11 +227,11 @@ class Compose(_Marzban):
                     "file has it." % (self.dotenv, shown(self._place.service), name)
                 )
 
-    def _do(self, *words, **more):
+    def _do(self, *words: str, **more: Any) -> str:
         argv = ["docker", "compose", "-f", self.path, "-p", self.project, *words]
         return _output(argv, self.secrets, dict(os.environ, LC_ALL="C"), **more)
 
-    def restart(self):
+    def restart(self) -> None:
         """Recreates Marzban's container, and waits until it runs.
 
         Gentler than Marzban's own script, which takes all down: a database beside it keeps running.
@@ -224,10 +239,10 @@ class Compose(_Marzban):
         """
         self._do("up", "--detach", "--no-deps", "--force-recreate", self._place.service, timeout=RESTART)
 
-    def reload(self):
+    def reload(self) -> None:
         """There is nothing to do before a restart."""
 
-    def version(self):
+    def version(self) -> str | None:
         """Marzban's version, or None."""
         said = self.host.query(
             *("docker", "compose", "-f", self.path, "-p", self.project, "exec", "-T", self._place.service),
@@ -235,19 +250,19 @@ class Compose(_Marzban):
         )
         return version_in(said)
 
-    def address(self):
+    def address(self) -> tuple[str, str | None]:
         """Where it answers: ``(url, socket)``."""
         url, socket = compose_file.address(self.environment, compose_file.mapping(self._service))
         return url, socket and compose_file.socket_on_host(socket, self._service)
 
-    def said(self):
+    def said(self) -> str | None:
         """The end of its log."""
         return self.host.query(
             *("docker", "compose", "-f", self.path, "-p", self.project, "logs", "--no-color", "--no-log-prefix"),
             *("--tail", "80", self._place.service),
         )
 
-    def call(self, word):
+    def call(self, word: str) -> str:
         words = (self._place.service, "python", self.folder.start, word)
         try:
             return self._do("exec", "-T", *words)
@@ -260,7 +275,7 @@ class Systemd(_Marzban):
 
     kind = "systemd"
 
-    def __init__(self, host, folder, unit):
+    def __init__(self, host: Host, folder: Folder, unit: str) -> None:
         super().__init__(host, folder)
         if not re.match(r"[A-Za-z0-9:_.@-]{1,200}\Z", unit):
             raise FieldError("panel_service", unit, "Give the name of Marzban's unit, such as marzban.")
@@ -270,20 +285,20 @@ class Systemd(_Marzban):
         self.directory = self._shown.get("WorkingDirectory", "").lstrip("!-")
         self.dotenv = os.path.join(self.directory, ".env")
 
-    def _show(self):
+    def _show(self) -> dict[str, str]:
         names = "--property=LoadState,FragmentPath,DropInPaths,WorkingDirectory,MainPID"
         said = self.host.query("systemctl", "show", "--no-pager", names, self.unit) or ""
         return dict(line.partition("=")[::2] for line in said.splitlines())
 
     @property
-    def there(self):
+    def there(self) -> bool:
         """Whether there is such a unit."""
         return self._shown.get("LoadState") == "loaded"
 
-    def ours(self):
+    def ours(self) -> bool:
         return os.path.lexists(self.dropin) or (bool(self.directory) and super().ours())
 
-    def look(self):
+    def look(self) -> None:
         """Reads how it is. Raises Error."""
         if not self.there:
             raise Error("There is no unit %s. Give the name of Marzban's unit as panel_service." % self.unit)
@@ -299,8 +314,8 @@ class Systemd(_Marzban):
         self._wanted = systemd_dropin.text(systemd_dropin.replaced(self._command, self.unit, self.folder.path))
         self._take()
 
-    def _take(self):
-        self._process = {}
+    def _take(self) -> None:
+        self._process: dict[str, str] = {}
         with contextlib.suppress(OSError):
             with open("/proc/%d/environ" % int(self._show().get("MainPID") or 0), "rb") as stream:
                 words = [word.decode("utf-8", "surrogateescape") for word in stream.read().split(b"\0")]
@@ -309,7 +324,7 @@ class Systemd(_Marzban):
         self.environment = dict(dotenv.read(read(self.dotenv) or ""), **self._process)
         self.secrets = secrets_of(self.environment)
 
-    def edits(self, present, settings):
+    def edits(self, present: bool, settings: Settings) -> list[Edit]:
         """The Edits that make the files hold what is wanted of them. Raises Error."""
         before, after = read(self.dropin), self._wanted if present else None
         edits = [Edit(self.dropin, before, after, (before or "", after or ""), "drop-in"), self._dotenv_edit(settings)]
@@ -319,7 +334,7 @@ class Systemd(_Marzban):
                 raise Error("The unit %s sets %s itself. %s" % (self.unit, name, hint))
         return [edit for edit in edits if edit.before != edit.after]
 
-    def verify(self, present, settings):
+    def verify(self, present: bool, settings: Settings) -> None:
         """Raises Error unless systemd takes the files as they are meant."""
         self.reload()
         said = self.host.query("systemctl", "show", "--no-pager", "--property=ExecStart", self.unit) or ""
@@ -330,40 +345,40 @@ class Systemd(_Marzban):
             )
         self._take()
 
-    def reload(self):
+    def reload(self) -> None:
         """Makes systemd read the files."""
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(self.dropin))  # only an empty one
         self.host.run("systemctl", "daemon-reload")
 
-    def restart(self):
+    def restart(self) -> None:
         """Restarts the unit."""
         self.reload()
         self.host.try_run("systemctl", "reset-failed", self.unit)  # it may have been started too often already
         self.host.run("systemctl", "restart", self.unit, timeout=RESTART)
 
-    def version(self):
+    def version(self) -> str | None:
         """Marzban's version, or None."""
         return version_in(read(os.path.join(self.directory, "app/__init__.py")))
 
-    def address(self):
+    def address(self) -> tuple[str, str | None]:
         """Where it answers: ``(url, socket)``."""
         return compose_file.address(self.environment)
 
-    def said(self):
+    def said(self) -> str | None:
         """The log of its last start."""
         shown_ = self.host.query("systemctl", "show", "--no-pager", "--property=InvocationID", "--value", self.unit)
         match = "_SYSTEMD_INVOCATION_ID=%s" % (shown_ or "").strip()
         return self.host.query("journalctl", "--no-pager", "--output=cat", "--lines=80", match)
 
-    def call(self, word):
+    def call(self, word: str) -> str:
         # The process's own environment, which a unit may get from anywhere. On no command line: it holds passwords.
         environment = self._process or {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
         argv = [*systemd_dropin.python(self._command), self.folder.start, word]
         return _output(argv, self.secrets, dict(environment, PYTHONDONTWRITEBYTECODE="1"), self.directory)
 
 
-def find(host, folder, given):
+def find(host: Host, folder: Folder, given: Mapping[str, Any]) -> Compose | Systemd | None:
     """The installation that is meant, or None where there is not one. Raises Error."""
     kind = given["installation"]
     compose = Compose(host, folder, given["compose_file"], given["compose_project"])
@@ -372,7 +387,7 @@ def find(host, folder, given):
         return compose if kind == "compose" else systemd
     if systemd.there and systemd.directory == os.path.dirname(compose.path):
         return systemd  # it runs in a checkout of Marzban, which holds such a file too
-    there: list = [one for one in (compose, systemd) if one.there]
+    there: list[Compose | Systemd] = [one for one in (compose, systemd) if one.there]
     if len(there) > 1:
         raise Error(
             "There are both %s and the unit %s. Say which is the panel: panel_installation: compose, or systemd."

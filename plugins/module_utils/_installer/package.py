@@ -13,15 +13,17 @@ import io
 import os
 import shutil
 import tarfile
+from typing import Dict
 
 from .._errors import Error
 from .._node.files import check_path
 
 OURS = ("start.py", "marzban_tunnels")
 CACHE = "__pycache__"
+Files = Dict[str, bytes]  # by their paths below the folder
 
 
-def pack(files):
+def pack(files: Files) -> str:
     """One text out of ``{relative path: bytes}``; the same one for the same files."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -32,7 +34,7 @@ def pack(files):
     return base64.b64encode(gzip.compress(stream.getvalue(), 9, mtime=0)).decode("ascii")
 
 
-def unpack(text):
+def unpack(text: str) -> Files:
     """``{relative path: bytes}``. Raises Error on what ``pack`` does not make."""
     try:
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(base64.b64decode(text))), mode="r:") as tar:
@@ -44,40 +46,46 @@ def unpack(text):
     return files
 
 
-def _is_ours(name):
+def _is_ours(name: str) -> bool:
     words = name.split("/")
     return words[0] in OURS and not {"", ".", ".."} & set(words)
 
 
-def digest(files):
+def digest(files: Files) -> str:
     """A short text that is the same for the same files."""
     told = "".join("%s %s\n" % (name, hashlib.sha256(files[name]).hexdigest()) for name in sorted(files))
     return hashlib.sha256(told.encode("utf-8")).hexdigest()[:16]
 
 
-def listings(before, after):
+def listings(before: Files | None, after: Files | None) -> tuple[str, str]:
     """For a diff, ``(before, after)``: a line for each file that changes, or one for all where all come or go."""
     if not before or not after:
-        return tuple("%d files, digest %s\n" % (len(one), digest(one)) if one else "" for one in (before, after))
+        return _summary(before), _summary(after)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    return tuple(
-        "".join("%s %s\n" % (hashlib.sha256(one[name]).hexdigest()[:16], name) for name in changed if name in one)
-        for one in (before, after)
-    )
+    return _list(before, changed), _list(after, changed)
+
+
+def _summary(files: Files | None) -> str:
+    return "%d files, digest %s\n" % (len(files), digest(files)) if files else ""
+
+
+def _list(files: Files, names: list[str]) -> str:
+    listed = [(hashlib.sha256(files[name]).hexdigest()[:16], name) for name in names if name in files]
+    return "".join("%s %s\n" % pair for pair in listed)
 
 
 class Folder:
     """Where the files stand, all of them ours. A new one takes the old one's place by rename, and the old one stays
     beside it until ``settle``."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = check_path(path, "panel_directory")
         above, name = os.path.split(self.path)
         self._fresh, self._old = (os.path.join(above, ".%s.%s" % (name, end)) for end in ("new", "old"))
         self._moved = self._made = False
         self.start = os.path.join(self.path, "start.py")
 
-    def files(self):
+    def files(self) -> Files | None:
         """``{relative path: bytes}``, and None where there is no folder. Raises Error where it is not ours alone."""
         if not os.path.lexists(self.path):
             return None
@@ -100,7 +108,7 @@ class Folder:
         except OSError as error:
             raise Error("%s can't be read: %s." % (self.path, error.strerror)) from None
 
-    def put(self, files):
+    def put(self, files: Files) -> None:
         """Makes the folder hold these files. Raises Error."""
         try:
             self.settle()
@@ -125,13 +133,13 @@ class Folder:
         except OSError as error:
             raise Error("%s can't be written: %s." % (self.path, error.strerror)) from None
 
-    def remove(self):
+    def remove(self) -> None:
         """Removes the folder, at once: no reader sees half of it."""
         self.settle()
         os.rename(self.path, self._fresh)
         shutil.rmtree(self._fresh)
 
-    def put_back(self):
+    def put_back(self) -> None:
         """Undoes what ``put`` of this run has done."""
         if not self._moved:
             return
@@ -141,7 +149,7 @@ class Folder:
         if self._made:
             os.rmdir(os.path.dirname(self.path))
 
-    def settle(self):
+    def settle(self) -> None:
         """Removes what is beside the folder, so that there is no way back. Also after a run that was cut off."""
         if os.path.isdir(self._old) and not os.path.isdir(self.path):
             os.rename(self._old, self.path)

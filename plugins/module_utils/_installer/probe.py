@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections import namedtuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import unquote
 
@@ -22,11 +23,19 @@ LINES = 6  # of the log
 _SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|URL|URI|DSN|WEBHOOK|DATABASE|AUTH|CRED|PROXY", re.IGNORECASE)
 _TROUBLE = re.compile(r"marzban_tunnels|error|exception|can't|cannot", re.IGNORECASE)
 
-# marzban, addon: whether each answers as it should; panel: its id or None; absent: no tunnels API; text: all that
-Seen = namedtuple("Seen", "marzban addon panel absent text")
+
+class Seen(NamedTuple):
+    """What a panel answers. ``marzban``, ``addon``: whether each answers as it should; ``panel``: its id;
+    ``absent``: it has no tunnels API; ``text``: all that, for a person."""
+
+    marzban: bool
+    addon: bool
+    panel: str | None
+    absent: bool
+    text: str
 
 
-def _get(url, socket):
+def _get(url: str, socket: str | None) -> tuple[int | None, Any, str]:
     """``(status, headers, text)`` of a GET without a login; status None, and why, where there is no answer."""
     try:
         # Not validated: the certificate is for another name than loopback's, and nothing secret is sent.
@@ -49,7 +58,7 @@ def _get(url, socket):
         return None, {}, str(getattr(error, "reason", error))
 
 
-def look(url, socket):
+def look(url: str, socket: str | None) -> Seen:
     """What the panel at ``url`` answers now."""
     place = "%s (%s)" % (url, socket) if socket else url
     status, _headers, text = _get(url + "/api/admin", socket)
@@ -67,7 +76,7 @@ def look(url, socket):
     return Seen(True, addon, panel if addon else None, status == 404, "%s/api/tunnels: %s" % (place, said))
 
 
-def wait(address, wanted, seconds):
+def wait(address: Callable[[], tuple[str, str | None]], wanted: Callable[[Seen], bool], seconds: float) -> Seen:
     """The first Seen of the panel that ``wanted`` is true of, or the last one after so many seconds."""
     end = time.monotonic() + seconds
     while True:
@@ -80,9 +89,9 @@ def wait(address, wanted, seconds):
 # The log
 
 
-def secrets_of(environment):
+def secrets_of(environment: Mapping[str, Any]) -> set[str]:
     """Texts out of settings that must not be shown."""
-    found = set()
+    found: set[str] = set()
     for name, value in environment.items():
         value = str(value or "")
         if _SECRET.search(name):
@@ -93,14 +102,14 @@ def secrets_of(environment):
     return {text for text in found if len(text) >= 4}
 
 
-def redacted(text, secrets):
+def redacted(text: str, secrets: Collection[str]) -> str:
     """A text without the secrets, and without logins in addresses."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "********")
     return re.sub(r"://[^/@\s]+@", "://********@", text)
 
 
-def last_words(log, secrets):
+def last_words(log: str | None, secrets: Collection[str]) -> str:
     """What the end of a log reports of trouble, as one line without secrets."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in redacted(log or "", secrets).splitlines()]
     lines = [line for line in lines if line and '"GET /api/' not in line]

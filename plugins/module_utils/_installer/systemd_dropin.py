@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 
 from .._errors import Error, shown
 
@@ -15,7 +16,7 @@ NAME = "marzban-tunnels.conf"
 _MAIN = re.compile(r"(?<!\S)(?:[^\s\"'\\]*/)?main\.py(?!\S)")
 
 
-def exec_start(texts, unit):
+def exec_start(texts: Iterable[str], unit: str) -> str:
     """The one ExecStart of a unit's files, in the order in which systemd reads them, as it is written. Raises Error."""
     found = []
     for text in texts:
@@ -35,7 +36,7 @@ def exec_start(texts, unit):
     return found[0]
 
 
-def replaced(command, unit, directory):
+def replaced(command: str, unit: str, directory: str) -> str:
     """The ExecStart with the add-on's entry in place of main.py. Raises Error."""
     if len(_MAIN.findall(command)) != 1:
         raise Error(
@@ -45,12 +46,12 @@ def replaced(command, unit, directory):
     return _MAIN.sub(lambda _found: directory + "/start.py", command)
 
 
-def python(command):
+def python(command: str) -> list[str]:
     """The words before main.py: Marzban's Python."""
     return shlex.split(_MAIN.split(command)[0].lstrip("@-:+!"))
 
 
-def text(command):
+def text(command: str) -> str:
     """The drop-in's text."""
     return (
         "# The role panel of marzban.tunnels has written this file, and takes it away.\n"
