@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 # Virtual environments are made when a recipe first asks for one, and again when their lock changes.
 venv = $$(tools/venv $(1))
+# Second cases of what another test shows are for ALL=1.
+some = $(if $(ALL),,-m "not variation")
 # $(call pytest,purpose,tests,options); PYTEST may name other tests instead. Some machines name a bundle of CAs that requests prefers to the
 # one a client was given.
 pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE "$(call venv,$(1))/bin/python" -m pytest $(3) $(if $(findstring tests/,$(PYTEST)),,$(2)) $(PYTEST)
@@ -45,14 +47,14 @@ sanity: ## ansible-test sanity without ignore files; ALL=1 on all Pythons, SANIT
 unit: ## unit tests; PYTEST="-k name -x" for some of them, likewise below
 	@$(call pytest,test,tests/unit)
 
-panel: ## the embedded panel's tests, on the newest versions of its libraries
-	@$(call pytest,test,tests/panel)
+panel: ## the embedded panel's tests, on the newest versions of its libraries; ALL=1 for every variation, likewise below
+	@$(call pytest,test,tests/panel,$(some))
 
 test-contract: ## the API over every door but the stand-in's; MARZBAN_SRC=<checkout> for a real Marzban's as well
-	@DOORS="$(or $(DOORS),standalone marzban-sqlite marzban-mariadb)" $(call pytest,test,tests/contract)
+	@DOORS="$(or $(DOORS),standalone marzban-sqlite marzban-mariadb)" $(call pytest,test,tests/contract,$(some))
 
 panel-marzban: ## the contract in the stand-in for Marzban, and the migrations, on the versions that Marzban 0.8.4 pins
-	@DOORS=mounted $(call pytest,marzban-0.8.4,tests/contract tests/panel/test_panel_mounted.py tests/panel/test_panel_migrations.py,--ignore tests/contract/test_properties.py)
+	@DOORS=mounted $(call pytest,marzban-0.8.4,tests/contract tests/panel/test_panel_mounted.py tests/panel/test_panel_migrations.py,--ignore tests/contract/test_properties.py -k "not postgresql" $(some))
 
 # On a network of its own: Chromium ends its requests when one of the machine's interfaces comes or goes, and labs have many.
 browser: ## the page, in a real Chromium
@@ -63,7 +65,7 @@ screenshot: ## docs/page.png, out of the page with samples
 	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png
 
 integration: ## the collection on lab hosts; ALL=1 for every variation, PURPOSE=core-2.17 for that ansible-core
-	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),tests/integration,--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 30 $(if $(ALL),,-m "not variation"))
+	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),tests/integration,--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 30 $(some))
 
 molecule: ## molecule's scenarios: each role, and the whole with a panel (extensions/molecule)
 	@tools/preflight && tools/molecule

@@ -41,6 +41,18 @@ ALL = {
     "marzban-mariadb": "marzban-mariadb",
 }
 KINDS = [kind for kind, door in ALL.items() if door in DOORS]
+# What MariaDB does otherwise than SQLite is in other tests: the schema, two that start at once, twenty clients.
+mariadb_is_a_variation = pytest.mark.parametrize(
+    "make",
+    [pytest.param(kind, marks=pytest.mark.variation) if kind == "standin-mariadb" else kind for kind in KINDS],
+    indirect=True,
+)
+# Twenty clients on SQLite are in test_contract_concurrency.py as well, on the same door.
+sqlite_is_a_variation = pytest.mark.parametrize(
+    "make",
+    [pytest.param(kind, marks=pytest.mark.variation) if kind == "standin-sqlite" else kind for kind in KINDS],
+    indirect=True,
+)
 without_mariadb = pytest.mark.parametrize("make", [kind for kind in KINDS if "mariadb" not in kind], indirect=True)
 
 
@@ -151,6 +163,7 @@ def test_two_that_start_at_once_migrate_once(make: Made) -> None:
         assert "could not start" not in panel.log.read_text()
 
 
+@mariadb_is_a_variation
 def test_a_deleted_node_takes_its_tunnels_and_a_new_one_inherits_nothing(make: Made) -> None:
     with make() as panel:
         api = panel.api()
@@ -165,6 +178,7 @@ def test_a_deleted_node_takes_its_tunnels_and_a_new_one_inherits_nothing(make: M
         assert [one["id"] for one in api.send("GET", "/api/tunnels")] == [kept["id"]]
 
 
+@sqlite_is_a_variation
 def test_twenty_clients_leave_a_consistent_database(make: Made) -> None:
     """They create, change and delete tunnels, and delete nodes in the middle of it."""
     with make() as panel:
@@ -202,6 +216,7 @@ def test_twenty_clients_leave_a_consistent_database(make: Made) -> None:
             assert connection.scalar(text(orphans)) == 0
 
 
+@mariadb_is_a_variation
 def test_what_is_gone_while_the_addon_is_away_is_purged(make: Made) -> None:
     with make() as panel:
         api = panel.api()
@@ -228,6 +243,7 @@ def test_an_addon_that_cannot_be_loaded_leaves_the_panel_serving(make: Made) -> 
     assert "SyntaxError" in panel.log.read_text()
 
 
+@pytest.mark.variation  # of the one before: the same handler in start.py
 @without_mariadb
 def test_a_setting_that_is_none_leaves_the_panel_serving(make: Made) -> None:
     with make(TUNNEL_IPV4_POOL="rubbish") as panel:
@@ -236,6 +252,7 @@ def test_a_setting_that_is_none_leaves_the_panel_serving(make: Made) -> None:
     assert "TUNNEL_IPV4_POOL: " in panel.log.read_text()
 
 
+@mariadb_is_a_variation
 def test_a_database_that_cannot_be_migrated_leaves_the_panel_serving(make: Made) -> None:
     """A fork of Marzban has a table of the same name."""
     panel = make()
@@ -289,7 +306,7 @@ def test_the_rest_of_the_openapi_document_is_as_it_was(make: Made) -> None:
 
 
 @without_mariadb
-@pytest.mark.parametrize("dashboard", ["/dashboard/", "/", "/secret-panel/"])
+@pytest.mark.parametrize("dashboard", ["/", "/secret-panel/", pytest.param("/dashboard/", marks=pytest.mark.variation)])
 def test_the_page_stands_beside_the_dashboard(make: Made, dashboard: str) -> None:
     with make(DASHBOARD_PATH=dashboard) as panel:
         page, own = get(panel, f"{dashboard}tunnels"), get(panel, dashboard)

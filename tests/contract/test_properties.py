@@ -25,7 +25,6 @@ from tests.support.panel import Panel
 from tests.support.panel_api import client
 
 SETTINGS = settings(
-    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,
@@ -49,13 +48,14 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         api.session.close()
 
 
-def test_any_request(document: Any) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.variation)])
+def test_any_request(document: Any, examples: int) -> None:
     """One operation after the other: the plugin's own parametrization needs the panel before there are tests."""
     tried = 0
     for found in document.get_all_operations():
         operation = found.ok()
 
-        @SETTINGS
+        @settings(SETTINGS, max_examples=examples)
         @given(
             case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
             | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)

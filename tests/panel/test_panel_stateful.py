@@ -246,13 +246,14 @@ class Life(RuleBasedStateMachine):
             assert self.api.send("GET", f"/api/tunnels/{number}") == self.known[number]
 
 
-def test_life_of_tunnels(small: Api, small_panel: Panel) -> None:
+@pytest.mark.parametrize("lives", [5, pytest.param(20, marks=pytest.mark.variation)])
+def test_life_of_tunnels(small: Api, small_panel: Panel, lives: int) -> None:
     Life.api, Life.panel = small, small_panel
     listed = small.send("GET", "/api/nodes")
     Life.nodes, Life.names = [node["id"] for node in listed], [node["name"] for node in listed]
     machine = Life.TestCase
     machine.settings = settings(
-        max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=lives, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
     )  # fmt: skip
     machine().runTest()
 

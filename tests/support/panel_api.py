@@ -42,11 +42,12 @@ class Api:
         return self
 
     def another(self) -> Api:
-        """A client of the same panel for a thread of its own, with a connection for each call: where twenty wait
-        for each other, one is idle for the 5 seconds after which uvicorn hangs up, at times just as it sends again."""
+        """A client of the same panel for a thread of its own, with this one's token (a login costs the panel much CPU)
+        and a connection for each call: where twenty wait for each other, one is idle for the 5 seconds after which
+        uvicorn hangs up, at times just as it sends again."""
         api = Api(self.url, self.username, self.password, self.ca, self.impatient)
-        api.session.headers["Connection"] = "close"
-        return api.login()
+        api.session.headers.update({"Connection": "close", "Authorization": self.session.headers["Authorization"]})
+        return api
 
     def bare(self, method: str, path: str, **options: Any) -> requests.Response:
         """Any request; the session's headers are sent."""
