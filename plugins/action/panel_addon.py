@@ -32,9 +32,10 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise AnsibleActionFail("source: %s can't be read: %s." % (folder, error.strerror)) from error
         arguments = dict(self._task.args, archive=package.pack(files))
-        return self._execute_module(
+        result: dict[str, Any] = self._execute_module(
             module_name="marzban.tunnels.panel_addon", module_args=arguments, task_vars=task_vars
         )
+        return result
 
 
 def read(folder: str) -> package.Files:

@@ -280,7 +280,7 @@ class Run:
 
     def _checked_records(self, text: str) -> dict[str, Any]:
         try:
-            records = json.loads(text[text.index("{") :])
+            records: dict[str, Any] = json.loads(text[text.index("{") :])
             number = len(records["tunnels"])
             records["revision"]
         except (ValueError, KeyError, TypeError):

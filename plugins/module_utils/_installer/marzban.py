@@ -22,6 +22,7 @@ from typing import Any, Dict, NamedTuple
 from .._errors import Error, FieldError, printable, shown
 from .._node.host import CommandError, Host
 from . import compose_file, dotenv, systemd_dropin
+from .marked_block import EditError
 from .package import Folder
 from .probe import redacted, secrets_of
 
@@ -206,7 +207,7 @@ class Compose(_Marzban):
         kept = dotenv.read(edits[1].shown[0])
         for name in settings:
             if name in self.environment and name not in kept:
-                raise compose_file.EditError(
+                raise EditError(
                     self.path,
                     self._place.line + 1,
                     "the service %s gets %s from elsewhere." % (shown(self._place.service), name),
@@ -257,10 +258,11 @@ class Compose(_Marzban):
 
     def said(self) -> str | None:
         """The end of its log."""
-        return self.host.query(
+        said: str | None = self.host.query(
             *("docker", "compose", "-f", self.path, "-p", self.project, "logs", "--no-color", "--no-log-prefix"),
             *("--tail", "80", self._place.service),
         )
+        return said
 
     def call(self, word: str) -> str:
         words = (self._place.service, "python", self.folder.start, word)
@@ -369,7 +371,8 @@ class Systemd(_Marzban):
         """The log of its last start."""
         shown_ = self.host.query("systemctl", "show", "--no-pager", "--property=InvocationID", "--value", self.unit)
         match = "_SYSTEMD_INVOCATION_ID=%s" % (shown_ or "").strip()
-        return self.host.query("journalctl", "--no-pager", "--output=cat", "--lines=80", match)
+        said: str | None = self.host.query("journalctl", "--no-pager", "--output=cat", "--lines=80", match)
+        return said
 
     def call(self, word: str) -> str:
         # The process's own environment, which a unit may get from anywhere. On no command line: it holds passwords.

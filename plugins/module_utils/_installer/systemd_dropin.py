@@ -18,7 +18,7 @@ _MAIN = re.compile(r"(?<!\S)(?:[^\s\"'\\]*/)?main\.py(?!\S)")
 
 def exec_start(texts: Iterable[str], unit: str) -> str:
     """The one ExecStart of a unit's files, in the order in which systemd reads them, as it is written. Raises Error."""
-    found = []
+    found: list[str] = []
     for text in texts:
         section = None
         for line in re.sub(r"\\\n(?:[^\S\n]*[#;][^\n]*\n)*", " ", text).splitlines():
