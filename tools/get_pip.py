@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Replaces the get-pip script that ansible-test downloads from a site which is no package index.
+"""Replaces the get-pip script that ansible-test downloads from a site that is not a package index.
 
 Not every machine reaches that site, and ansible-test takes the file from its cache where it finds one. What it asks
 for is the same: pip, in a virtual environment that has none. Python brings one along. It is unpacked in a process of

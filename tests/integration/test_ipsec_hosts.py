@@ -78,7 +78,7 @@ def ipsec(nodes: Nodes, number: int, a: str = "a", b: str = "b", **more: object)
 
 
 def leftovers(nodes: Nodes, host: str) -> str:
-    """What of ours stands on a host, in files and in the kernel and in charon."""
+    """What of ours is on a host, in files and in the kernel and in charon."""
     return nodes.sh(
         host,
         """ls -A /etc/marzban 2>/dev/null; ls -A /etc/swanctl/conf.d /etc/swanctl/private | grep marzban

@@ -263,7 +263,7 @@ def test_a_hot_change_loses_no_packet_of_the_tunnel_itself(nodes: Directly) -> N
 
 
 @pytest.mark.parametrize("active", [True, pytest.param(False, marks=pytest.mark.variation)])
-def test_a_crash_at_any_step_is_mended_by_the_next_run(nodes: Directly, active: bool) -> None:
+def test_a_crash_at_any_step_is_repaired_by_the_next_run(nodes: Directly, active: bool) -> None:
     """Bringing a tunnel up, and (not active) taking one off."""
     views = nodes.up(1)["a"]
     if active:

@@ -62,7 +62,7 @@ def openvpn(nodes: Nodes, number: int, a: str = "a", b: str = "b", **more: objec
 
 
 def leftovers(nodes: Nodes, host: str) -> str:
-    """What of ours stands on a host, in files, units, processes and in the kernel."""
+    """What of ours is on a host, in files, units, processes and in the kernel."""
     return nodes.sh(
         host,
         "ls -A /etc/marzban 2>/dev/null; find /etc/openvpn /etc/systemd/system /run/openvpn-server -name '*mz*' -o"

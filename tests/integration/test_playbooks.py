@@ -24,7 +24,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 
 def files(world: World, host: str) -> str:
-    """What stands on a host, with the times of its last change."""
+    """What is on a host, with the times of its last change."""
     found = "find /etc/marzban /etc/wireguard -printf '%p %m %s %T@ %i\\n'; ip -o addr; nft -s list ruleset"
     return world.lab.host(host).run(found).stdout
 

@@ -156,7 +156,7 @@ class Lab:
 
     @property
     def directory(self) -> Path:
-        """Where all that belongs to the lab stands; root only."""
+        """Where all that belongs to the lab is; root only."""
         return STATE / self.name
 
     @property

@@ -302,7 +302,7 @@ def rendered(view: View) -> dict[str, str]:
 
 
 def leftovers(nodes: Nodes, host: str) -> str:
-    """What of ours stands on a host."""
+    """What of ours is on a host."""
     return nodes.sh(
         host,
         "ls -A /etc/wireguard; ls -A /etc/marzban 2>/dev/null; nft list tables; wg show interfaces;"

@@ -89,7 +89,7 @@ def fits(place: str, value: Any, doc: dict[str, Any]) -> None:
         inner = doc.get("contains")
         if inner is None:
             continue
-        if set(inner) == {"inventory_hostname"}:  # which stands for the name of a host
+        if set(inner) == {"inventory_hostname"}:  # a placeholder for the name of a host
             inner = dict.fromkeys(one, inner["inventory_hostname"])
         at_times = {key for key, doc in inner.items() if "returned" in doc}
         assert set(inner) - at_times <= set(one) <= set(inner), place

@@ -36,7 +36,7 @@ def _base64_anywhere(data: bytes) -> Iterator[bytes]:
 
 
 def forms(data: bytes) -> dict[str, bytes]:
-    """The forms in which ``data`` may stand somewhere; base64 without padding, so that it is found with it too."""
+    """The forms in which ``data`` may be somewhere; base64 without padding, so that it is found with it too."""
     found = {
         "raw": data,
         "hex": data.hex().encode(),
