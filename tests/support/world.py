@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the integration tests are built on: an embedded panel, lab hosts, and ansible-playbook as an operator runs it."""
+"""What the integration tests use: an embedded panel, lab hosts, and ansible-playbook as an operator runs it."""
 
 from __future__ import annotations
 
