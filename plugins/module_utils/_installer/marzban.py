@@ -186,7 +186,7 @@ class Compose(_Marzban):
         source = ["-f", self.path] if text is None else ["-f", "-", "--project-directory", os.path.dirname(self.path)]
         argv = ["docker", "compose", *source, "-p", self.project, "config", "--format", "json"]
         try:
-            config = json.loads(self.host.query(*argv, stdin=text, secret=True) or "")
+            config = json.loads(self.host.query(*argv, stdin=text) or "")
             if isinstance(config, dict):
                 return config
         except ValueError:
