@@ -21,8 +21,8 @@ from .site import Site
 if TYPE_CHECKING:
     from .lab import Lab
 
-#: Seconds that a boot may take until sshd answers; it takes one on an idle machine.
-BOOT = 90
+#: Seconds that a boot may take until sshd answers: one on an idle machine, a hundred on one that does too much.
+BOOT = 240
 #: Seconds until it has shut down: a unit that does not stop is given 90 by systemd.
 SHUTDOWN = 120
 
@@ -128,7 +128,7 @@ class Host:
     def answers(self) -> bool:
         """Whether sshd greets on its address."""
         try:
-            with socket.create_connection((self.address, 22), timeout=1) as connection:
+            with socket.create_connection((self.address, 22), timeout=5) as connection:
                 return connection.recv(8).startswith(b"SSH-")
         except OSError:
             return False

@@ -99,7 +99,7 @@ class Panel:
                 stdout=errors,
                 stderr=errors,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not port_file.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -193,7 +193,9 @@ class World:
         self.session.trust_env = False
         self.session.verify = str(panel.ca_path)
         answer = self.session.post(
-            f"{panel.url}/api/admin/token", data={"username": panel.username, "password": panel.password}, timeout=10
+            f"{panel.url}/api/admin/token",
+            data={"username": panel.username, "password": panel.password},
+            timeout=PATIENCE,
         )
         answer.raise_for_status()
         self.token = answer.json()["access_token"]
@@ -208,7 +210,7 @@ class World:
     # The panel
 
     def api(self, method: str, path: str, expect: int = 200, **more: Any) -> Any:
-        answer = self.session.request(method, f"{self.panel.url}/api{path}", timeout=20, **more)
+        answer = self.session.request(method, f"{self.panel.url}/api{path}", timeout=PATIENCE, **more)
         assert answer.status_code == expect, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
