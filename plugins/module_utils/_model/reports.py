@@ -60,12 +60,12 @@ def checked_answer(answer: object, own: str | None) -> tuple[Raw, list[str]]:
         except FieldError as error:
             errors.append(str(error))
             continue
-        for number, one in enumerate(listed):
+        for number, entry in enumerate(listed):
             try:
-                checked[key].append(check(one, "%s[%d]" % (key, number), own))
+                checked[key].append(check(entry, "%s[%d]" % (key, number), own))
             except FieldError as error:
                 # A tunnel that the node refused may lack what it can't tell; it says why.
-                said = one.get("error") if isinstance(one, dict) else None
+                said = entry.get("error") if isinstance(entry, dict) else None
                 errors.append(words(said or None) or str(error))
     return checked, errors
 
