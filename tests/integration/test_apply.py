@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,20 +28,23 @@ def bare(make_world: Callable[..., World]) -> World:
     return world
 
 
-def is_there(world: World, name: str, *hosts: str) -> bool:
-    """Whether the panel has this tunnel as active, and both hosts have it."""
+def is_up(world: World, name: str, source: str, target: str) -> bool:
+    """Whether the panel has this tunnel as active, both hosts have it, and it passes packets."""
     tunnel = world.tunnels().get(name)
     return (
         tunnel is not None
         and tunnel["status"] == "active"
-        and all(Path(f"{world.lab.host(host).root}/etc/marzban/tunnels/{tunnel['uuid']}").exists() for host in hosts)
+        and all(
+            (world.lab.host(host).root / f"etc/marzban/tunnels/{tunnel['uuid']}").exists() for host in (source, target)
+        )
+        and world.passes(name, source, target)
     )
 
 
 @pytest.fixture
 def world(bare: World) -> World:
     """The same, with all tunnels up, whatever the test before has done."""
-    missing = [one for one in MESH if not is_there(bare, *one)]
+    missing = [one for one in MESH if not is_up(bare, *one)]
     for name, source, target in missing:
         if name not in bare.tunnels():
             bare.tunnel(name, source, target, tunnel_type=name.partition("-")[2])
