@@ -73,8 +73,8 @@ molecule: ## molecule's scenarios: each role, and the whole with a panel (extens
 test-kernel: ## the kernel's own WireGuard, ESP and OpenVPN, in a virtual machine (emulated, three to six minutes)
 	@tools/preflight && $(call pytest,test,tests/kernel,--verbose --durations 10)
 
-bench: ## how long runs take, by the number of hosts and tunnels
-	@tools/preflight && $(call pytest,test,tests/bench,-s)
+bench: ## what runs cost, as ratios, into .cache/bench; BENCH="mesh ring" for some rows, REPEATS=1 for a rough look
+	@tools/preflight && $(call pytest,test,tests/bench,-s -v)
 
 .PHONY: setup lock build clean
 setup: ## only the virtual environment, and the link under which this checkout is marzban.tunnels
