@@ -9,20 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import importlib.util
 import os
 
 from .._errors import Error
 from .._node import files
 
-try:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-    HAS_CRYPTOGRAPHY = True
-except ImportError:
-    HAS_CRYPTOGRAPHY = False
-
-
+#: Whether there is the library. It is imported only where a key is made or read: that takes longer than the rest of a
+#: run that finds nothing to do.
+HAS_CRYPTOGRAPHY = importlib.util.find_spec("cryptography") is not None
 FILE = "private.key"
 
 
@@ -32,6 +27,9 @@ class BrokenKey(Error):
 
 def generate() -> str:
     """A new private key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     raw = X25519PrivateKey.generate().private_bytes(
         serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
     )
@@ -40,6 +38,9 @@ def generate() -> str:
 
 def public_key(private: str) -> str:
     """The public key of ``private``. Raises BrokenKey without its place: callers know it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     try:
         raw = base64.b64decode(private.strip().encode("ascii"), validate=True)
     except (binascii.Error, ValueError, UnicodeError):

@@ -177,6 +177,12 @@ def parse_dump(text: str) -> dict[str, dict[str, Any]]:
     return interfaces
 
 
+def parse_keys(text: str) -> dict[str, str]:
+    """``{private key: public key}`` of the interfaces in the output of `wg show all dump`; it goes nowhere else."""
+    lines = (line.split("\t") for line in text.splitlines())
+    return {words[1]: words[2] for words in lines if len(words) == 5 and "(none)" not in words[1:3]}
+
+
 def differences(
     conf: Conf,
     live: dict[str, Any],

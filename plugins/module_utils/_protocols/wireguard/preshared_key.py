@@ -18,7 +18,7 @@ from typing import Any
 
 from ..._errors import Error
 from ..._node import files
-from .. import sealing, x25519
+from .. import x25519
 from .conf import preshared_fingerprint as fingerprint
 
 FILE = "preshared.key"
@@ -60,6 +60,8 @@ def offer(folder: str, uuid: str, peer_public: str) -> None:
     private = x25519.load(folder)[0]
     if key is None or private is None:
         raise Error("%s holds no pre-shared key that can be handed over: run the playbook again." % folder)
+    from .. import sealing  # cryptography, which most runs don't need
+
     sealed = sealing.seal(base64.b64decode(key), private, peer_public, uuid)
     files.write(os.path.join(folder, SEALED), json.dumps(dict(about, sealed=sealed)) + "\n")
 
@@ -87,6 +89,8 @@ def take(folder: str, uuid: str, sealed: str, peer_public: str, expected: str | 
     private = x25519.load(folder)[0]
     if private is None:
         raise Error("%s holds no private key: run the playbook again." % folder)
+    from .. import sealing
+
     raw = sealing.unseal(sealed, private, peer_public, uuid)
     if len(raw) != LENGTH or hashlib.sha256(raw).hexdigest() != expected:
         raise Error("The pre-shared key from the other end is not the one that it published: run the playbook again.")

@@ -71,6 +71,8 @@ class WireGuard(Protocol):
         super().__init__(host, folders)
         # uuid: fingerprint of the pre-shared key that the tunnel is to use, or None
         self._used: dict[str, str | None] = {}
+        self._dumped: str | None = None  # what wg said, until it is used
+        self._running_keys: dict[str, str] | None = None
 
     # What is there
 
@@ -90,7 +92,10 @@ class WireGuard(Protocol):
 
     def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``, with the fingerprint of the pre-shared key that this end holds."""
-        there, public = super().load_key(uuid)
+        # A key that runs here needs no cryptography, whose import costs as much as the rest of a run.
+        private = node_files.read(self.key_path(uuid))
+        running = self._public_keys().get(private.strip()) if private else None
+        there, public = (True, {"public_key": running}) if running else super().load_key(uuid)
         found = preshared_key.load(self.folders.path(uuid))[1] if public else None
         return there, dict(public, psk_fingerprint=found) if public and found else public
 
@@ -178,9 +183,20 @@ class WireGuard(Protocol):
             wg = self._dump()  # wg may stumble over an interface that somebody takes down at this moment
         return dict(live, wg=wg)
 
-    def _dump(self) -> dict[str, dict[str, Any]]:
+    def _public_keys(self) -> dict[str, str]:
+        """``{private key: public key}`` of the interfaces of this host, as they were at the beginning of the run."""
+        if self._running_keys is None:
+            self._dumped = self._ask()
+            self._running_keys = wireguard_conf.parse_keys(self._dumped)
+        return self._running_keys
+
+    def _ask(self) -> str:
         # Lenient, because wg reports the other interfaces even if it fails on one.
-        return wireguard_conf.parse_dump(self.host.query(*DUMP, lenient=True) or "")
+        return self.host.query(*DUMP, lenient=True) or ""
+
+    def _dump(self) -> dict[str, dict[str, Any]]:
+        text, self._dumped = self._ask() if self._dumped is None else self._dumped, None
+        return wireguard_conf.parse_dump(text)
 
     # What is to be done
 
