@@ -36,7 +36,8 @@ class ActionModule(NodeAction):
 
     def prepare(self, given: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Adds ``rendered``, for each view its text or why there is none, and ``handed``, what its peer has sealed."""
-        self._refuse_another_list(given.pop("records", None), given.pop("list_digest", None))
+        host = (task_vars or {}).get("inventory_hostname")
+        self._refuse_another_list(host, given.pop("records", None), given.pop("list_digest", None))
         texts = self._templates(given.get("templates") or {}, given["views"])
         rendered: list[dict[str, str]] = []
         for raw in given["views"]:
@@ -49,12 +50,12 @@ class ActionModule(NodeAction):
         return dict(given, rendered=rendered, handed=_sealed_keys.for_node(self._checked))
 
     @staticmethod
-    def _refuse_another_list(records: Any, digest: Any) -> None:
+    def _refuse_another_list(host: Any, records: Any, digest: Any) -> None:
         if records is not None and records != "" and digest and _panel_steps.digest_of(plain(records)) != digest:
             raise AnsibleActionFail(
-                "records: this host's list of tunnels is not the one that the run has read. A run reads one list for "
-                "all its hosts: give it in the play or in the group_vars of a group that holds all of them, or run the "
-                "hosts apart with --limit."
+                "%s: its list of tunnels is not the one that the run has read. A run reads one list for all hosts: "
+                "give it in the play or in the group_vars of a group with all of them, or run the hosts apart with "
+                "--limit." % host
             )
 
     def _templates(self, chosen: Any, views: list[Any]) -> dict[str, str]:

@@ -164,7 +164,9 @@ def test_hosts_with_lists_of_their_own_are_refused(world: World) -> None:
     lists = {"a": [by_hand(world, "of a", 5)], "b": [by_hand(world, "of b", 6)]}
     run = world.play([play(roles=[role], vars={"mine": lists})])
     assert run.code == 2, run.text
-    assert "b: its list of tunnels is not that of a" in " ".join(run.text.split())
+    assert "b: its list of tunnels is not the one that the run has read" in " ".join(run.text.split())
+    assert [end["name"] for end in run.results("tunnel_apply", "a")[0]["tunnels"]] == ["of a"]
+    assert "tunnels" not in run.results("tunnel_apply", "b")[0], "b was not touched"
     assert {event["host"] for event in run.events if event["action"] == "marzban.tunnels.tunnel_apply"} <= {"a"}
 
 
