@@ -107,10 +107,10 @@ class ActionModule(ControllerAction):
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:
-        """Reads the records of this moment, and answers which of ``orphans`` are gone for certain."""
+        """Reads the records of this moment, and answers which of ``orphans`` are deleted for certain."""
         read = _panel_steps.read(self.source(), self.nodes_of, orphans, published, self.warn)
         self.place, self.views, self.broken, self.list_digest = read.panel, read.views, read.broken, read.list_digest
-        return read.gone
+        return read.confirmed_deleted
 
     def _listed(self, key: str) -> dict[str, list[Any]]:
         return {host: rounds.listed(answer, key) for host, answer in self.answers.items()}

@@ -25,9 +25,9 @@ class ActionModule(ControllerAction):
     }
 
     def work(self) -> dict[str, Any]:
-        """``panel``, ``views``, ``gone``, ``broken`` and, for a hand-written list, ``list_digest``."""
+        """``panel``, ``views``, ``confirmed_deleted``, ``broken`` and, for a hand-written list, ``list_digest``."""
         given = self.options
         nodes = given["nodes"]
         nodes = self.nodes() if nodes is None else {host: name or host for host, name in nodes.items()}
         read = _panel_steps.read(self.source(), nodes, given["orphans"], given["published"], self.warn)
-        return dict(read._asdict())
+        return dict(read._asdict(), gone=read.confirmed_deleted)  # its old name, until 1.0

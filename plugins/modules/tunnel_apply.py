@@ -146,7 +146,7 @@ EXAMPLES = r"""
   marzban.tunnels.tunnel_apply:
     panel: "{{ read.panel }}"
     views: "{{ read.views[inventory_hostname] }}"
-    remove: "{{ read.gone[inventory_hostname] | default([]) }}"
+    remove: "{{ read.confirmed_deleted[inventory_hostname] | default([]) }}"
   register: applied
 
 - name: Publish the public keys that the hosts made

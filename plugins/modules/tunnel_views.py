@@ -147,13 +147,17 @@ views:
                 next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}
                 accepts: {description: Of its peer's newest certificate., returned: OpenVPN with one, type: str}
         peer: {description: The other end. It has the same keys as C(local)., type: dict}
-gone:
+confirmed_deleted:
   description: For each host of O(orphans) those that the panel itself says it does not have there.
   returned: success
   type: dict
   contains:
     inventory_hostname: {description: Their UUIDs., type: list, elements: str}
   sample: {de-1: [1b4e28ba-2fa1-41d2-883f-0016d3cca427]}
+gone:
+  description: The former name of RV(confirmed_deleted). It goes with 1.0.
+  returned: success
+  type: dict
 list_digest:
   description: A digest of O(records), or null where a panel was read.
   returned: success

@@ -35,11 +35,11 @@ class Source(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The records of one moment, as the hosts of a run see them. ``gone``: {host: uuids deleted for certain}."""
+    """The records of one moment, as the hosts of a run see them. ``confirmed_deleted``: {host: uuids}."""
 
     panel: str
     views: dict[str, list[Any]]
-    gone: dict[str, list[str]]
+    confirmed_deleted: dict[str, list[str]]
     broken: list[Any]
     list_digest: str | None
 

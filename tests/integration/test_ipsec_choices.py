@@ -101,8 +101,8 @@ def test_keys(nodes: Directly) -> None:
     views = up(nodes, ipsec(nodes, 1), ipsec(nodes, 2))
     path = f"{CONFIG}/{uuid(1)}/private.key"
     for broken, why in (
-        ("echo broken", "no private key in PEM"),
-        ("true", "no private key in PEM"),
+        ("echo broken", "not a private key in PEM"),
+        ("true", "not a private key in PEM"),
         ("openssl genpkey -algorithm x25519", "no Ed25519 key"),
         ("openssl genpkey -algorithm ed25519 -aes256 -pass pass:x", "it has a passphrase"),
     ):

@@ -46,7 +46,7 @@ def test_tunnel_views(world: World) -> None:
     assert names == {"host-a": ["de-fi"], "fi-1": ["de-fi", "fi-us"], "host-c": ["fi-us"], "host-d": []}
     assert views["host-a"][0]["local"] == views["fi-1"][0]["peer"]
     assert results[0]["broken"] == []
-    assert results[0]["gone"] == {}
+    assert results[0]["gone"] == results[0]["confirmed_deleted"] == {}, "the old name too, until 1.0"
     assert {view["panel"] for seen in views.values() for view in seen} == {results[0]["panel"]}
 
 
@@ -69,9 +69,11 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
         faulty.on("GET", "/api/tunnels/[0-9]+", answer(404, {"detail": "Not Found"}))
         no_api = run(world, [("tunnel_views", options, False)], MARZBAN_URL=faulty.url)
     gone = [moved["uuid"], deleted["uuid"], another["uuid"]]
-    assert honest["gone"] == {"host-a": gone, "host-c": []}
-    assert renamed["gone"] == {"host-a": [deleted["uuid"]]}
-    assert mistaken[0]["gone"] == {"host-a": gone, "host-c": []}, "what exists is not gone, whatever the list says"
+    assert honest["confirmed_deleted"] == {"host-a": gone, "host-c": []}
+    assert renamed["confirmed_deleted"] == {"host-a": [deleted["uuid"]]}
+    assert mistaken[0]["confirmed_deleted"] == {"host-a": gone, "host-c": []}, (
+        "what exists is kept, whatever the list says"
+    )
     assert no_api[0]["failed"]
 
 
@@ -96,7 +98,7 @@ def test_tunnel_views_a_compromised_node_spoils_its_own_part_only(world: World) 
     ]
     done = play(world, tasks)
     asked, listed = results_of(tasks, done)
-    assert asked["gone"] == {"host-a": [gone["uuid"]], "fi-1": [], "host-c": [gone["uuid"]]}
+    assert asked["confirmed_deleted"] == {"host-a": [gone["uuid"]], "fi-1": [], "host-c": [gone["uuid"]]}
     assert listed["views"]["host-a"][0]["peer"]["public"] == {"public_key": KEY}
     assert listed["views"]["host-a"][0]["local"]["public"] is None
     for place in ("orphans[host-a].id: 'x'", "orphans[host-a]: 5", "orphans[fi-1]: 'x'"):
@@ -163,8 +165,8 @@ def test_tunnel_views_of_a_list_without_a_panel(world: World) -> None:
         world, [("tunnel_views", options, False), ("tunnel_views", {**options, "records": []}, False)], **env
     )
     assert merged["views"]["fi-1"][0]["peer"]["public"] == {"public_key": KEY}
-    assert merged["gone"] == {"fi-1": ["00000000-0000-4000-8000-000000000000"]}
-    assert empty_list["gone"] == {"fi-1": []}, "an empty list removes nothing"
+    assert merged["confirmed_deleted"] == {"fi-1": ["00000000-0000-4000-8000-000000000000"]}
+    assert empty_list["confirmed_deleted"] == {"fi-1": []}, "an empty list removes nothing"
 
 
 # tunnel_publish and tunnel_report

@@ -327,12 +327,14 @@ class Answer(TypedDict):
 
 
 class ViewsAnswer(TypedDict):
-    """The answer of tunnel_views. ``gone``: the uuids that the panel has confirmed as deleted, by inventory host."""
+    """The answer of tunnel_views. ``confirmed_deleted``: uuids, by inventory host; ``gone`` is its old name."""
 
     panel: str
     views: dict[str, list[View]]
+    confirmed_deleted: dict[str, list[str]]
     gone: dict[str, list[str]]
     broken: list[Broken]
+    list_digest: str | None
 
 
 class HealthAnswer(TypedDict):

@@ -96,7 +96,7 @@ def _inside(view: View) -> str:
     return addresses[0]
 
 
-# MEASURED of docs/contract.md when nothing is known
+# MEASURED of docs/development/contract.md when nothing is known
 NOTHING: Measured = {
     "handshake_age": None,
     "rx_bytes": None,
@@ -115,7 +115,7 @@ PATIENCE = 180  # seconds; after this time without a handshake the other end isn
 def status(view: View, measured: Measured, up: float | None, protocol: Protocol) -> tuple[str, str | None]:
     """``(status, error?)`` of the end of an active ``view`` that runs, after a probe.
 
-    ``measured`` as docs/contract.md has it, ``up`` the seconds since its service started (None: unknown).
+    ``measured`` as docs/development/contract.md has it, ``up`` the seconds since its service started (None: unknown).
     """
     peer, age, limit = view["peer"], measured["handshake_age"], protocol.session_limit
     if measured["loss_percent"] is not None and measured["loss_percent"] < 100:

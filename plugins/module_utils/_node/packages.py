@@ -51,7 +51,7 @@ class Choice(TypedDict):
 
 
 def parse_os_release(text: str) -> dict[str, str]:
-    """The settings of an os-release file (os-release(5)) as a dict of texts; lines that are none are left out."""
+    """The settings of an os-release file (os-release(5)) as a dict of texts; other lines are left out."""
     settings = {}
     for line in text.splitlines():
         key, sign, value = line.strip().partition("=")

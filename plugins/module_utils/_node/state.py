@@ -80,7 +80,8 @@ class Folders:
         state = self._state(uuid)
         if state is None:
             raise Error(
-                "%s/%s can't be read. Put it back, or move the folder away to make the tunnel anew." % (path, STATE)
+                "%s/%s can't be read. Put it back, or move the folder away, and the next run makes a new one."
+                % (path, STATE)
             )
         if state["panel"] != panel:
             raise Error("%s belongs to the panel %s: remove the tunnel there first." % (path, state["panel"]))

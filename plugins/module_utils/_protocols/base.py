@@ -5,7 +5,7 @@
 """What the protocols share on a host: files, units, interfaces, tables of nftables; the words are those of netdev.
 
 A protocol is a subclass in a folder of its own, listed in ``registry``, made with ``(host, folders)``. ``uuid`` names a
-tunnel's folder, a *public half* is a dict of docs/contract.md, ``?`` may be None. It gives:
+tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`` may be None. It gives:
 
 - ``name``, ``session_limit`` (seconds after which a session without a new handshake is dead, or None)
 - ``missing()`` → capabilities that this host lacks, ``packages`` (``_node.packages.Packages``) what brings them;
@@ -194,7 +194,7 @@ class Protocol:
     def lacks(self, wanted: list[tuple[str, str]]) -> list[str]:
         """The capabilities of ``wanted`` ``[(capability, program)]`` and of all protocols that are not there."""
         lacks = [] if x25519.HAS_CRYPTOGRAPHY else ["cryptography"]
-        # Pings are sent without ping: it is there for whoever looks into a tunnel by hand.
+        # Pings are sent without ping: it is there for those who look into a tunnel by hand.
         common = [("nftables", "nft"), ("ping", "ping"), ("iproute2", "ip")]
         return lacks + [name for name, program in [*wanted, *common] if not self.host.has(program)]
 
@@ -303,7 +303,7 @@ class Protocol:
         self.host.try_run("systemctl", "reset-failed", *names)
         try:
             self.host.run("systemctl", "restart", *names, timeout=START_TIMEOUT + 2 * len(names))
-        except Error:  # of one of them, and the units say of which
+        except Error:  # of one of them, and the units say which
             units = node_units.states(self.host, names)
             for plan in starts:
                 if units.get(plan.unit, {}).get("active") != "active":
@@ -390,4 +390,4 @@ class Protocol:
         return there, None if since is None else time.monotonic() - since
 
 
-_NOBODY = "00000000-0000-0000-0000-000000000000"  # a tunnel's uuid that nobody has: of files, its own are none
+_NOBODY = "00000000-0000-0000-0000-000000000000"  # a uuid that no tunnel has: no file is its own

@@ -22,7 +22,7 @@ FILE = "private.key"
 
 
 class BrokenKey(Error):
-    """A private key that is none. Its text never holds what was read."""
+    """A private key that is not valid. Its text never holds what was read."""
 
 
 def generate() -> str:
@@ -44,7 +44,7 @@ def public_key(private: str) -> str:
     try:
         raw = base64.b64decode(private.strip().encode("ascii"), validate=True)
     except (binascii.Error, ValueError, UnicodeError):
-        raise BrokenKey("it is no base64") from None
+        raise BrokenKey("it is not base64") from None
     if len(raw) != 32:
         raise BrokenKey("it holds %d bytes instead of 32" % len(raw))
     if not any(raw):

@@ -39,7 +39,7 @@ def load(folder: str) -> str:
     except TypeError:
         why = "it has a passphrase"
     except (ValueError, UnsupportedAlgorithm):
-        why = "it is no private key in PEM"
+        why = "it is not a private key in PEM"
     raise BrokenKey(
         "The private key in %s can't be used: %s. Put the right one back, or make a new one with tunnel_keys and "
         "regenerate: if_invalid (the other end then needs a run too)." % (path, why)

@@ -39,7 +39,7 @@ SCRIPT = "/usr/local/sbin/marzban-ipsec-call"
 PLUGINS = ("/usr/lib/ipsec/plugins", "/usr/lib64/strongswan/plugins")
 MODULES = ("esp4", "xfrm_user", "xfrm_interface")  # of a kernel that can carry the packets
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
-# Ends a tunnel's associations and calls anew, all tunnels at once. The target gives the source a moment to be first.
+# Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
 RENEW = """
 for one in "$@"; do
     name=${one#*:}

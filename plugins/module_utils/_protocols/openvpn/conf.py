@@ -120,7 +120,7 @@ def unit(folder: str, uuid: str) -> str:
 
 
 def parse(said: str, conf: str) -> Said:
-    """What a process says of itself: ``{"handshake", "cipher", "key_exchange"}``, or ``{"lost"}`` while not connected.
+    """What a process reports: ``{"handshake", "cipher", "key_exchange"}``, or ``{"lost"}`` while not connected.
 
     ``handshake`` is when the last one ended, ``lost`` since when there is no session, as far as is known (both in
     seconds since 1970). ``said`` are the answers to ``state`` and ``log all``, ``conf`` is what it was started with.

@@ -141,7 +141,7 @@ class OpenVPN(Protocol):
 
     @staticmethod
     def _next(folder: str) -> certificate.Certificate | None:
-        """The certificate to come, or None; a broken one is made anew, nobody uses it yet."""
+        """The certificate to come, or None; a broken one is replaced, nobody uses it yet."""
         with contextlib.suppress(x25519.BrokenKey):
             return certificate.load(folder, certificate.NEXT)
         return None
@@ -375,7 +375,7 @@ class OpenVPN(Protocol):
 
 
 def ask(interface: str) -> str:
-    """What the process of an interface says of its state, and has logged; nothing where it doesn't answer in time."""
+    """The state that the process of an interface reports, and what it logged; nothing where it doesn't answer."""
     said = b""
     try:
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:

@@ -14,6 +14,6 @@ _HEAD, _FOOT = "-----BEGIN OpenVPN Static key V1-----", "-----END OpenVPN Static
 
 
 def derive(private: str, peer_public: str, uuid: str) -> str:
-    """The text of the key file of the tunnel ``uuid``, the same at both ends. Raises Error on a key that is none."""
+    """The text of the key file of the tunnel ``uuid``, the same at both ends. Raises Error on an invalid key."""
     raw = sealing.derive(sealing.shared(private, peer_public), uuid, "marzban.tunnels tls-crypt", LENGTH).hex()
     return "\n".join([_HEAD, *(raw[place : place + 32] for place in range(0, len(raw), 32)), _FOOT]) + "\n"

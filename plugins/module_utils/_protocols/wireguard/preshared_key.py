@@ -27,7 +27,7 @@ LENGTH = 32  # bytes
 
 
 def load(folder: str) -> tuple[str, str] | tuple[None, None]:
-    """``(key, fingerprint)`` of the key in ``folder``, ``(None, None)`` where there is none that can be used."""
+    """``(key, fingerprint)`` of the key in ``folder``, ``(None, None)`` where no key can be used."""
     text = files.read(os.path.join(folder, FILE))
     found = fingerprint(text) if text else None
     return (text.strip(), found) if text and found else (None, None)

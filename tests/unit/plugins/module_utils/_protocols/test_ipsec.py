@@ -203,6 +203,6 @@ def test_a_key_and_its_public_half(tmp_path):
 @pytest.mark.parametrize("content", ["", "x", "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n", "\0"])
 def test_a_broken_key_is_named_and_not_shown(tmp_path, content):
     (tmp_path / "private.key").write_text(content)
-    with pytest.raises(BrokenKey, match=r"private\.key can't be used: it is no private key in PEM.*if_inv") as error:
+    with pytest.raises(BrokenKey, match=r"private\.key can't be used: it is not a private key in PEM.*if_inv") as error:
         ed25519.load(str(tmp_path))
     assert "secret" not in str(error.value)

@@ -33,7 +33,7 @@ NODE = {
     "peer_fingerprints": openvpn_conf.fingerprint_lines([ONE, TWO]),
     "tls_groups": "X25519",
 }
-# What 2.6 said of a tunnel that was connected, lost, and connected anew.
+# What 2.6 reported about a tunnel that was connected, lost, and connected again.
 LOG = """>INFO:OpenVPN Management Interface Version 5 -- type 'help' for more info
 {when},{state},SUCCESS,,10.213.1.12,20001,,
 END

@@ -61,7 +61,7 @@ def test_wireguard_go_is_missing_only_where_the_kernel_has_no_wireguard(monkeypa
 
 
 class Routes(node_host.Host):
-    """A host that has these routes: ``{address: what `ip -j route get` says of it}``; it counts the questions."""
+    """A host that has these routes: ``{address: what `ip -j route get` answers}``; it counts the questions."""
 
     def __init__(self, routes):
         super().__init__(check=True)
