@@ -59,6 +59,7 @@ def test_it_is_read_as_marzban_reads_it():
 @pytest.mark.parametrize("text", [TEXT, TEXT.rstrip(), TEXT.replace("\n", "\r\n"), "", "X=1", "\n\n"])
 def test_settings_in_and_out_to_the_byte(text):
     changed = dotenv.with_settings(text, PATH, SETTINGS)
+    assert changed is not None
     assert {**dotenv.read(text), **SETTINGS} == dotenv.read(changed)
     assert changed.endswith(text)
     assert changed.count("\r") == (changed.count("\n") if "\r" in text else 0)
@@ -76,12 +77,14 @@ def test_any_text_comes_back(text):
     except EditError:
         assert re.search("\r(?!\n)", text)
         return
+    assert changed is not None
     assert dotenv.without_settings(changed, PATH) == text
     assert dotenv.without_settings("B=1\n" + changed + "C=1", PATH) == "B=1\n" + text + "C=1"
 
 
 def test_a_file_that_was_made_goes_with_the_settings():
     made = dotenv.with_settings(None, PATH, SETTINGS)
+    assert made is not None
     assert dotenv.with_settings(made, PATH, SETTINGS) == made
     assert dotenv.without_settings(made, PATH) is None
     assert dotenv.without_settings(made + "MINE=1", PATH) == "MINE=1"
@@ -98,7 +101,9 @@ def test_a_setting_by_hand(line):
 
 
 def test_a_password_between_the_marks_is_neither_removed_nor_shown():
-    text = dotenv.with_settings(TEXT, PATH, SETTINGS).replace(END, "PASSWORD=hunter2\n" + END)
+    made = dotenv.with_settings(TEXT, PATH, SETTINGS)
+    assert made is not None
+    text = made.replace(END, "PASSWORD=hunter2\n" + END)
     with pytest.raises(EditError, match="line 4: it is between the marks") as error:
         dotenv.with_settings(text, PATH, SETTINGS)
     assert "hunter2" not in str(error.value)
