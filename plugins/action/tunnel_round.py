@@ -41,8 +41,7 @@ class ActionModule(ControllerAction):
         self.nodes_of, self.answers = self.nodes(), {}
         self.progress = rounds.Progress.load(None)
         self._read({}, {})
-        parts = {host: {"views": its, "remove": [], "paired": []} for host, its in self.views.items()}
-        return self._next("apply", parts)
+        return self._next("apply", {host: {"remove": [], "paired": []} for host in self.views})
 
     def _hear(self, before: dict[str, Any]) -> None:
         """Takes what the hosts have answered in the round that has just ended."""
@@ -70,11 +69,7 @@ class ActionModule(ControllerAction):
         unsettled = rounds.unsettled(self.entries, self.progress)
         if unsettled and not self.progress.waited and not self.check_mode:
             self.progress = self.progress._replace(waited=True)
-            parts = {
-                host: {"views": [view for view in self.views[host] if view["uuid"] in uuids]}
-                for host, uuids in unsettled.items()
-            }
-            return self._next("wait", parts)
+            return self._next("wait", {host: {"uuids": uuids} for host, uuids in unsettled.items()})
         return self._end()
 
     def _exchange(self) -> dict[str, dict[str, Any]]:
@@ -116,20 +111,11 @@ class ActionModule(ControllerAction):
         return {host: rounds.listed(answer, key) for host, answer in self.answers.items()}
 
     def _next(self, step: str, parts: dict[str, Any]) -> dict[str, Any]:
-        entries = rounds.entries_of(self.answers, self.nodes_of)
-        done = step == "done"
-        return {
-            "step": step,
-            "parts": parts,
-            "panel": self.place,
-            "views": self.views,
-            "broken": self.broken,
-            "list_digest": self.list_digest,
-            "nodes": self.nodes_of,
-            "answers": self.answers,
-            "progress": self.progress.dump(),
-            "failures": rounds.failures(self.answers, entries, self.progress, self.broken, self.nodes_of)
-            if done
-            else {},
-            "without_traffic": rounds.without_traffic(entries, self.views, self.options["wait"]) if done else {},
-        }
+        result = {"step": step, "parts": parts, "panel": self.place, "views": self.views, "broken": self.broken}
+        result.update(list_digest=self.list_digest, nodes=self.nodes_of, answers=self.answers)
+        result.update(progress=self.progress.dump(), failures={}, without_traffic={})
+        if step == "done":
+            failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)
+            mute = rounds.without_traffic(self.entries, self.views, self.options["wait"])
+            result.update(failures=failures, without_traffic=mute)
+        return result

@@ -7,7 +7,9 @@ And how a module ends: with one of them, or with its result."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional, TypeVar
+
+T = TypeVar("T")
 
 SHOWN = 80  # characters of a value that an error shows
 
@@ -27,6 +29,13 @@ def printable(text: str, limit: int = 500) -> str:
     line = " ".join(str(text[: limit * 4]).split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def not_none(value: Optional[T], why: str) -> T:
+    """``value``, which can't be None here, and ``why``: for the reader, for mypy, and for the day it is wrong."""
+    if value is None:
+        raise AssertionError(why)
+    return value
 
 
 class Error(Exception):

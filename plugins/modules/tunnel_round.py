@@ -74,7 +74,7 @@ EXAMPLES = r"""
 - name: Make each host match its view
   marzban.tunnels.tunnel_apply:
     panel: "{{ tunnels_round.panel }}"
-    views: "{{ tunnels_round.parts[inventory_hostname].views }}"
+    views: "{{ tunnels_round.views[inventory_hostname] }}"
   register: tunnels_answer
 
 - name: Decide
@@ -106,11 +106,6 @@ parts:
       description: What this host has to do.
       type: dict
       contains:
-        views:
-          description: Its views, or those to wait for.
-          returned: V(apply), V(wait)
-          type: list
-          elements: dict
         remove:
           description: UUIDs of tunnels that are gone for certain.
           returned: V(apply)
@@ -121,6 +116,7 @@ parts:
           returned: V(apply)
           type: list
           elements: str
+        uuids: {description: UUIDs of the tunnels to wait for., returned: V(wait), type: list, elements: str}
         packages: {description: The packages that it lacks., returned: V(install), type: list, elements: str}
         manager: {description: What installs them., returned: V(install), type: str}
 panel:

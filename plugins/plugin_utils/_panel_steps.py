@@ -10,7 +10,13 @@ import hashlib
 import json
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError, printable
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import (
+    Error,
+    FieldError,
+    PanelError,
+    not_none,
+    printable,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
     handwritten,
     publishing,
@@ -73,8 +79,8 @@ def read(
 
     def known(node: str) -> bool:
         if not names:
-            assert source.panel
-            names.append({entry.get("name") for entry in source.panel.nodes()})
+            panel = not_none(source.panel, "only a panel is asked")
+            names.append({entry.get("name") for entry in panel.nodes()})
         return node in names[0]
 
     gone = {}

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .._errors import Error, shown
+from .._errors import Error, not_none, shown
 from . import marked_block
 from .marked_block import EditError
 
@@ -113,9 +113,7 @@ def _place(codes: list[str], number: int, path: str) -> Place:
 
 def _check_keys(codes: list[str], place: Place, path: str) -> None:
     """Refuses a service that says itself what it runs."""
-    above = _parent(codes, place.line)
-    assert above is not None, "_place has found the service's name there"
-    first = above + 1
+    first = not_none(_parent(codes, place.line), "_place has found the service's name there") + 1
     end = next((n for n in range(first, len(codes)) if codes[n].strip() and _indent(codes[n]) < place.indent), None)
     for number in range(first, len(codes) if end is None else end):
         key = re.match(r" *[\"']?(command|entrypoint|<<|extends)[\"']?\s*:", codes[number])

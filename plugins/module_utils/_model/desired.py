@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any, Iterable, Mapping
 
-from .._errors import FieldError, shown
+from .._errors import FieldError, not_none, shown
 from . import config, records, validators
 from .types import DEFAULT_TYPE, TYPES, Raw
 
@@ -69,8 +69,7 @@ def from_options(options: Mapping[str, Any], nodes: Nodes | None, field: str = "
     want: Raw = {"name": validators.tunnel_name(options["name"], field + "name")}
     for role in validators.ROLES:
         if options.get(role) is not None:
-            assert nodes is not None
-            want[role + "_node_id"] = nodes.find(options[role], field + role)
+            want[role + "_node_id"] = not_none(nodes, "asked for").find(options[role], field + role)
     if want.get("source_node_id") is not None and want.get("source_node_id") == want.get("target_node_id"):
         raise FieldError(field + "target", options["target"], "It is the source too: choose two different nodes.")
     if options.get("type") is not None:

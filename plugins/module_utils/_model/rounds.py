@@ -171,7 +171,7 @@ def parts(
     """``{host: what it has to apply}`` for the hosts to which something is new."""
     found = {}
     for host, its in now.items():
-        part = {"views": its, "remove": removable.get(host) or [], "paired": pairs.get(host) or []}
+        part = {"remove": removable.get(host) or [], "paired": pairs.get(host) or []}
         if its != before.get(host) or part["remove"] or part["paired"]:
             found[host] = part
     return found

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Collection, Dict, List, NamedTuple, Sequence
 
-from .._errors import Error, FieldError
+from .._errors import Error, FieldError, not_none
 from .._model import validators, views
 from .._model.types import Answer, FileDiff, Known, Removed, State
 from .._protocols import registry
@@ -254,10 +254,10 @@ class Apply:
 
     def _exchange(self, protocol: Protocol, tunnels: list[Tunnel], handed: dict[str, str]) -> None:
         for tunnel in tunnels:
-            assert tunnel.peer_public is not None  # or it would wait
+            peer_public = not_none(tunnel.peer_public, "or it would wait")
             try:
                 given = handed.get(tunnel.uuid)
-                done = protocol.exchange(tunnel.view, tunnel.public, tunnel.peer_public, tunnel.state, given)
+                done = protocol.exchange(tunnel.view, tunnel.public, peer_public, tunnel.state, given)
                 tunnel.public, tunnel.needs_peer = done.public, done.needs_peer
                 tunnel.changes += done.changes
             except Error as error:
@@ -282,16 +282,16 @@ class Apply:
         owners = {s["interface"]: u for u, s in self.memory.states.items() if s and s["interface"] not in free}
         for tunnel in wanted:
             view, name = tunnel.view, tunnel.view["interface"]
-            assert tunnel.template  # or it would be refused
-            assert tunnel.peer_public  # or it would wait
+            template = not_none(tunnel.template, "or it would be refused")
+            peer_public = not_none(tunnel.peer_public, "or it would wait")
             try:
                 self._check_interface(protocol, tunnel, live, owners.get(name), name in free)
                 guard.check(view, views.title(view), {name, tunnel.last_interface} | free)
                 situation = Situation(
                     view=view,
-                    template=tunnel.template["text"],
+                    template=template["text"],
                     public=tunnel.public,
-                    peer_public=tunnel.peer_public,
+                    peer_public=peer_public,
                     state=tunnel.state,
                     live=live,
                     routes=observation.routes,

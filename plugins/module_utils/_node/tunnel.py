@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Collection, Iterable, Sequence
 
-from .._errors import Error, FieldError
+from .._errors import Error, FieldError, not_none
 from .._model import views
 from .._model.types import FileDiff, Measured, Outcome, Public, State, View
 from .netdev import Plan
@@ -38,8 +38,7 @@ class Tunnel:
     @property
     def view(self) -> View:
         """The checked view; only a tunnel that was refused at once has none."""
-        assert self.checked is not None
-        return self.checked
+        return not_none(self.checked, "it would be refused")
 
     def refuse(self, error: Error) -> None:
         """This tunnel is left as it is, and the others go on."""

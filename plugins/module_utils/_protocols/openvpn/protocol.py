@@ -17,7 +17,7 @@ import re
 import socket
 from typing import Any, Sequence
 
-from ..._errors import FieldError
+from ..._errors import FieldError, not_none
 from ..._model import render
 from ..._model.types import Applied, Public, Side, State, View
 from ..._node import files as node_files
@@ -290,8 +290,7 @@ class OpenVPN(Protocol):
         """The key that wraps the handshake; whether it is another one than before. It goes with a former interface."""
         wanted = None
         if public:
-            private = x25519.load(folder)[0]
-            assert private is not None  # its public half is there
+            private = not_none(x25519.load(folder)[0], "its public half is there")
             wanted = tls_crypt.derive(private, peer_public["public_key"], plan.view["uuid"])
             if here and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
                 return False

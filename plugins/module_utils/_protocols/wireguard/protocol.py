@@ -13,7 +13,7 @@ import os
 import time
 from typing import Any, Callable, Sequence
 
-from ..._errors import Error, FieldError
+from ..._errors import Error, FieldError, not_none
 from ..._model import render
 from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
@@ -246,10 +246,8 @@ class WireGuard(Protocol):
 
     def change(self, plan: netdev.Plan) -> None:
         """What `wg syncconf` sets. With the key in it its text stays in memory: in a pipe, and in no error."""
-        assert isinstance(plan, planning.Plan)
-        if plan.sync:
-            private = x25519.load(self.folders.path(plan.view["uuid"]))[0]
-            assert private is not None  # load_key was here before
+        if isinstance(plan, planning.Plan) and plan.sync:
+            private = not_none(x25519.load(self.folders.path(plan.view["uuid"]))[0], "load_key was here before")
             preshared = preshared_key.load(self.folders.path(plan.view["uuid"]))[0]
             stdin = wireguard_conf.sync_text(plan.conf, private, preshared)
             self.host.run("wg", "syncconf", plan.interface, "/dev/stdin", stdin=stdin, secret=True)

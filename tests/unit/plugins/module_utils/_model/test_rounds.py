@@ -83,9 +83,9 @@ def test_a_host_has_a_part_only_where_something_is_new_to_it():
     assert rounds.parts({"h1": same, "h2": same}, {"h1": same, "h2": same}, {}, {}) == {}
     assert list(rounds.parts({"h1": same, "h2": same}, {"h1": same, "h2": other}, {}, {})) == ["h2"]
     removal = rounds.parts({"h1": same}, {"h1": same}, {"h1": [UUID]}, {})
-    assert removal == {"h1": {"views": same, "remove": [UUID], "paired": []}}
+    assert removal == {"h1": {"remove": [UUID], "paired": []}}
     pair = rounds.parts({"h1": same}, {"h1": same}, {}, {"h1": [UUID]})
-    assert pair == {"h1": {"views": same, "remove": [], "paired": [UUID]}}
+    assert pair == {"h1": {"remove": [], "paired": [UUID]}}
 
 
 @pytest.mark.parametrize(
