@@ -48,7 +48,7 @@ class ActionModule(ControllerAction):
         told = self.answers_of(self.options["answers"])
         self.answers = {host: answer for host, answer in before["answers"].items() if host in self.batch}
         if before["step"] == "wait":
-            told = {host: rounds.merge_health(self.answers[host], seen) for host, seen in told.items()}
+            told = {host: rounds.merge_health(self.answers.get(host, {}), seen) for host, seen in told.items()}
         self.answers.update(told)
         self.entries = rounds.entries_of(self.answers, self.nodes_of)
         if before["step"] != "wait":
