@@ -69,8 +69,8 @@ def test_releases_and_post_quantum(nodes: Directly) -> None:
     off = known(nodes, ipsec(nodes, 4, post_quantum="off"))["b"]
     changed = [off if one["uuid"] == off["uuid"] else one for one in views["b"]]
     nodes.apply({"b": changed})
-    assert nodes.health({"a": views["a"]}, wait=10)["a"].statuses() == {"active"}
-    assert agreed(nodes.health({"b": changed}, wait=10)["b"]) == [CLASSIC, HYBRID, CLASSIC, CLASSIC]
+    assert nodes.health({"a": views["a"]}, wait=60)["a"].statuses() == {"active"}
+    assert agreed(nodes.health({"b": changed}, wait=60)["b"]) == [CLASSIC, HYBRID, CLASSIC, CLASSIC]
 
 
 @pytest.mark.variation
@@ -126,7 +126,7 @@ def test_keys(nodes: Directly) -> None:
     assert nodes.reaches("a", 2, 1)
     views = nodes.views(known(nodes, ipsec(nodes, 1)), known(nodes, ipsec(nodes, 2)))
     nodes.apply({"b": views["b"]})
-    assert nodes.health(views, wait=15)["a"].statuses() == {"active"}
+    assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
     assert not any(answer["changed"] for answer in nodes.apply(views).values())
 
 
@@ -174,7 +174,7 @@ def test_files_of_the_owner_that_are_none(nodes: Directly) -> None:
         assert nodes.apply(nodes.views(*pairs))["a"].tunnel(2)["changes"] == [
             *("firewall rules loaded", "connection loaded")
         ]
-        assert nodes.health(nodes.views(*pairs), wait=15)["a"].statuses() == {"active"}
+        assert nodes.health(nodes.views(*pairs), wait=60)["a"].statuses() == {"active"}
     finally:
         nodes.sh("a", f"rm {path}")
 
@@ -185,7 +185,7 @@ def test_interfaces_swap(nodes: Directly) -> None:
     pairs = [known(nodes, ipsec(nodes, 1, interface="mz2")), known(nodes, ipsec(nodes, 2, interface="mz1"))]
     answer = nodes.apply(nodes.views(*pairs))
     assert "interface mz2 instead of mz1" in answer["a"].tunnel(1)["changes"]
-    assert nodes.health(nodes.views(*pairs), wait=20)["a"].statuses() == {"active"}
+    assert nodes.health(nodes.views(*pairs), wait=60)["a"].statuses() == {"active"}
     assert not nodes.apply(nodes.views(*pairs))["a"]["changed"]
 
 

@@ -60,7 +60,7 @@ def up(nodes: Nodes, *pairs: dict[str, View]) -> dict[str, list[View]]:
     nodes.apply(nodes.views(*pairs))
     views = nodes.views(*(known(nodes, pair) for pair in pairs))
     nodes.apply(views)
-    for answer in nodes.health(views, wait=20).values():
+    for answer in nodes.health(views, wait=60).values():
         assert answer.statuses() == {"active"}, answer
     return views
 
@@ -107,7 +107,7 @@ def test_quartet_from_nothing(lab: Lab, tmp_path: Path) -> None:
         assert would[host].tunnel(1)["changes"] == did[host].tunnel(1)["changes"] == FIRST
         headers = [[part["after_header"] for part in answer[host]["diff"]] for answer in (would, did)]
         assert headers[0] == headers[1]
-    for answer in played.health(views, "--check", wait=20).values():
+    for answer in played.health(views, "--check", wait=60).values():
         assert answer.statuses() == {"active"}
     assert played.reaches("a", 1, 1)
     assert played.reaches("b", 1, 0)
@@ -171,7 +171,7 @@ def test_after_a_reboot(nodes: Directly) -> None:
     up(nodes, ipsec(nodes, 1), ipsec(nodes, 2, "a", "c"))
     nodes.lab.host("a").reboot()
     for number, peer in ((1, "b"), (2, "c")):
-        until(f"{peer} from a", lambda number=number: nodes.reaches("a", number, 1), 15)  # type: ignore[misc]
+        until(f"{peer} from a", lambda number=number: nodes.reaches("a", number, 1))  # type: ignore[misc]
     assert "degraded" not in nodes.sh("a", "systemctl is-system-running", check=False)
     views = nodes.views(known(nodes, ipsec(nodes, 1)), known(nodes, ipsec(nodes, 2, "a", "c")))
     assert not nodes.apply(views)["a"]["changed"]
@@ -224,7 +224,7 @@ def test_drift_is_put_back_and_named(nodes: Directly) -> None:
             would = [one for one in would if one != "connection loaded"]
         assert (broken, would) == (broken, did)
         assert (broken, did) == (broken, wanted)
-    assert nodes.health(views, wait=20)["a"].statuses() == {"active"}
+    assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
     assert not nodes.apply(views)["a"]["changed"]
 
 
@@ -250,7 +250,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
             answers = nodes.apply(views)
             assert change in answers["a"].tunnel(1)["changes"]
             assert not any(answers["a"].tunnel(2)["changes"] + answers["b"].tunnel(3)["changes"])
-            assert nodes.health(views, wait=10)["a"].statuses() == {"active"}
+            assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
             nodes.sh("a", f"ping -n -c 1 -W 1 {address}")
             assert not nodes.apply(views)["a"]["changed"]
             if own:
@@ -278,7 +278,7 @@ def test_late_peer(nodes: Directly, late: str) -> None:
     def connected(what: str) -> None:
         began = time.monotonic()
         for number, who in dials.items():
-            until(f"traffic {what}, {who} calls", lambda number=number: nodes.reaches("a", number, 1), 15)  # type: ignore[misc]
+            until(f"traffic {what}, {who} calls", lambda number=number: nodes.reaches("a", number, 1))  # type: ignore[misc]
             print(f"{late} {what}, {who} calls: {time.monotonic() - began:.1f} s")
 
     nodes.apply(views())
@@ -294,7 +294,7 @@ def test_late_peer(nodes: Directly, late: str) -> None:
     host = nodes.lab.host(late)
     host.stop()
     # Until its silence was noticed, from when on it can be away for ten minutes as well.
-    until("the end of the associations", lambda: "INSTALLED" not in nodes.sh(early, "swanctl --list-sas"), 30)
+    until("the end of the associations", lambda: "INSTALLED" not in nodes.sh(early, "swanctl --list-sas"))
     host.start()
     connected("off for long")
 

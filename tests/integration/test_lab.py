@@ -75,7 +75,7 @@ def traces(name: str, number: int) -> list[str]:
 
 
 def test_a_host_is_a_whole_debian(lab: Lab, a: Host) -> None:
-    machine.until("end of the boot", lambda: "running" in a.run("systemctl is-system-running", check=False).stdout, 30)
+    machine.until("end of the boot", lambda: "running" in a.run("systemctl is-system-running", check=False).stdout, 60)
     assert a.run("systemctl --failed --no-legend").stdout == ""
     assert a.run("cat /proc/1/comm").stdout == "systemd\n"
     assert a.run("test -c /dev/net/tun && echo there").stdout == "there\n"
@@ -145,7 +145,7 @@ def test_a_cut_cable_stays_cut(a: Host, b: Host) -> None:
         assert a.run("echo alive").stdout == "alive\n"
     finally:
         a.repair()
-    machine.until("answer after the cable was repaired", lambda: pings(b, a.address, 1) and pings(b, a.address6, 1), 10)
+    machine.until("answer after the cable was repaired", lambda: pings(b, a.address, 1) and pings(b, a.address6, 1), 60)
 
 
 def test_losses(a: Host, b: Host) -> None:

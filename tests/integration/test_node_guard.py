@@ -144,7 +144,7 @@ def test_another_address_of_the_same_network_leaves_the_routes(nodes: Directly) 
         assert kept in there
     assert "10.9.0.1/24" not in there
     assert not nodes.apply(views)["a"]["changed"]
-    assert nodes.health(views, wait=20)["a"].statuses() == {"active"}
+    assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
 
 
 def test_a_host_without_ipv6_has_the_rest_of_the_tunnel(nodes: Directly) -> None:
@@ -192,4 +192,4 @@ def test_a_masked_unit_keeps_no_other_tunnel(nodes: Directly) -> None:
         "enabled",
     ]
     assert nodes.apply(views)["a"].errors() == []
-    assert nodes.health(views, wait=20)["a"].statuses() == {"active"}
+    assert nodes.health(views, wait=60)["a"].statuses() == {"active"}

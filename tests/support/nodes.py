@@ -171,7 +171,7 @@ class Nodes:
         self.apply(self.views(*(self.pair(number, **more) for number in numbers)))
         views = self.views(*(self.pair(number, **more) for number in numbers))
         self.apply(views)
-        for answer in self.health(views, wait=20).values():
+        for answer in self.health(views, wait=60).values():
             assert answer.statuses() == {"active"}, answer
         return views
 
