@@ -35,7 +35,7 @@ ELSEWHERE = [  # what another panel (here: a hand-written list) has put on the s
         },
     }
 ]
-NOTHING_SAID = "did not prove that it is deleted"
+NOTHING_SAID = "did not confirm that it is deleted"
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def test_owners_connection_is_left_alone(nodes: Directly) -> None:
 
 def test_after_a_reboot(nodes: Directly) -> None:
     up(nodes, ipsec(nodes, 1), ipsec(nodes, 2, "a", "c"))
-    nodes.lab.host("a").reboot()
+    nodes.reboot("a")
     for number, peer in ((1, "b"), (2, "c")):
         until(f"{peer} from a", lambda number=number: nodes.reaches("a", number, 1))  # type: ignore[misc]
     assert "degraded" not in nodes.sh("a", "systemctl is-system-running", check=False)

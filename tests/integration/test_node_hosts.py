@@ -291,7 +291,7 @@ def test_a_crash_at_any_step_is_repaired_by_the_next_run(nodes: Directly, active
 
 def test_reboot(nodes: Directly) -> None:
     views = nodes.up(1, ends={"b": {"routes": ["10.43.0.0/24"]}})
-    nodes.lab.host("a").reboot()
+    nodes.reboot("a")
     assert nodes.health(views, wait=60)["b"].statuses() == {"active"}
     assert nodes.reaches("b", 1, 0)
     answer = nodes.apply(views)["a"]

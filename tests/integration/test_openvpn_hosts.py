@@ -161,7 +161,7 @@ def test_owners_instance_is_left_alone(nodes: Directly) -> None:
 def test_after_a_reboot(nodes: Directly) -> None:
     pairs = (openvpn(nodes, 1), openvpn(nodes, 2, "a", "c", transport="tcp"))
     up(nodes, *pairs)
-    nodes.lab.host("a").reboot()
+    nodes.reboot("a")
     for number, peer in ((1, "b"), (2, "c")):
         until(f"{peer} from a", lambda number=number: nodes.reaches("a", number, 1))  # type: ignore[misc]
     assert "degraded" not in nodes.sh("a", "systemctl is-system-running", check=False)

@@ -261,6 +261,13 @@ class Directly(Nodes):
             self.servers[host.name] = Server(host, self.PLACE, self.directory / f"{host.name}.log")
         return self.servers[host.name]
 
+    def reboot(self, host: str) -> None:
+        """Reboots a host, without the one that serves it: systemd stops all processes before it ends them, and nsenter,
+        which is outside, would stop with its child and never see it end."""
+        if host in self.servers:
+            self.servers.pop(host).end()
+        self.lab.host(host).reboot()
+
     def close(self, hosts: str = "a,b") -> None:
         """Takes everything of the panel off, and ends what serves the calls."""
         self.clear(hosts)
