@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer import dotenv, probe
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import config as model_config
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import table, types, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import names, table, types, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import api, transport
 from marzban_tunnels import checks, reports, responses, router, schemas, tunnel_config
 from marzban_tunnels import settings as panel_settings
@@ -134,13 +134,13 @@ def test_a_run_takes_every_character_of_the_panels_names(run: Checks) -> None:
     joined = [char for char in known if _is_name(f"{char}\u200d{char}")]
     assert len(inside) > len(first) > 100_000
     assert len(joined) > 1000
-    size = validators.NAME_LENGTH
-    names = ["a" + "".join(inside[start : start + size - 1]) for start in range(0, len(inside), size - 1)]
-    names += [char + name[1:] for char, name in zip(first, names * (len(first) // len(names) + 1), strict=False)][::97]
-    names += [f"{char}\u200d{char}" for char in joined]
-    refused = [name for name in names if run.refusal("validators.tunnel_name", name)]
+    size = names.NAME_LENGTH
+    tried = ["a" + "".join(inside[start : start + size - 1]) for start in range(0, len(inside), size - 1)]
+    tried += [char + name[1:] for char, name in zip(first, tried * (len(first) // len(tried) + 1), strict=False)][::97]
+    tried += [f"{char}\u200d{char}" for char in joined]
+    refused = [name for name in tried if run.refusal("validators.tunnel_name", name)]
     assert refused == []
-    assert [char for char in first if validators._NOT_FIRST.match(char)] == []
+    assert [char for char in first if names.NOT_FIRST.match(char)] == []
 
 
 def _is_name(text: str) -> bool:
@@ -341,7 +341,7 @@ def test_both_know_the_same_words() -> None:
 
 def test_both_have_the_same_bounds() -> None:
     assert (tunnel_config.LENGTH, tunnel_config.DEPTH) == (model_config.LENGTH, model_config.DEPTH)
-    assert checks.NAME_LENGTH == validators.NAME_LENGTH
+    assert checks.NAME_LENGTH == names.NAME_LENGTH
     assert checks._WIDEST == validators.WIDEST
     assert types.BY_TYPE["ipsec"].shared_ports[0] == tunnel_config.IPSEC_PORT
     assert sorted(tunnel_config.IPSEC_PORTS) == sorted(types.BY_TYPE["ipsec"].shared_ports)

@@ -16,11 +16,13 @@ import binascii
 import ipaddress
 import math
 import re
-import unicodedata
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Callable, Sequence, TypeVar, Union, cast
 
 from .._errors import FieldError
+from .names import GROUP_PREFIX as GROUP_PREFIX
+from .names import node_name as node_name
+from .names import tunnel_name as tunnel_name
 from .types import BY_TYPE, Measured, Public
 from .types import TYPES as TYPES
 
@@ -32,7 +34,6 @@ DIALS = ("both", "source", "target")
 TRANSPORTS = ("udp", "tcp")
 POST_QUANTUM = ("auto", "require", "off")
 DATA_PATHS = ("kernel", "userspace")
-GROUP_PREFIX = "marzban_"
 MAX_ITEMS = 64  # entries in one list of addresses or routes
 WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 
@@ -40,45 +41,6 @@ T = TypeVar("T")
 Check = Callable[[object, str], T]  # a check as this module has them: (value, field) → the canonical value
 _Address = Union[IPv4Address, IPv6Address]
 
-_NAME_HINT = (
-    "Use 1 to 128 letters, digits, emoji, single spaces inside, and the characters . _ - ( ) #, "
-    "and begin with a letter, a digit or an emoji."
-)
-NAME_LENGTH = 128
-_EMOJI = "\u2190-\u2bff\U0001f000-\U0001faff"
-_NOT_IN_NAME = re.compile(
-    "["
-    # Of ASCII all but letters, digits and . _ - ( ) # and the space: what is left out means something in a host
-    # pattern, a shell, a template or a file of settings
-    "\\x00-\\x1f!\"$-'*+,/:-@\\[-^`{-\\x7f"
-    # Controls, and spaces and line ends that can't be told from the plain ones
-    "\\x80-\\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-    # Format characters (Cf): they can't be seen, or they turn the direction of what stands around them
-    "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f"
-    "\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"
-    # Half characters, private use, and what is never a character
-    "\ud800-\uf8ff\ufdd0-\ufdef\ufffe\uffff\U000f0000-\U0010ffff"
-    + "".join(chr(plane << 16 | end) for plane in range(1, 15) for end in (0xFFFE, 0xFFFF))
-    # The zero width joiner is good between two emoji only (U+FE0F asks for the coloured form of the one before it)
-    + "]|(?<![%s\ufe0f])\u200d|\u200d(?![%s])" % (_EMOJI, _EMOJI)
-)
-# Punctuation, and marks that would go onto what is shown before the name
-_NOT_FIRST = re.compile("[._()# \u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f-]")
-_RESERVED = {
-    "all",
-    "ungrouped",
-    "localhost",
-    "localhost4",
-    "localhost6",
-    "localdomain",
-    "loopback",
-    "broadcasthost",
-    "ip6-localhost",
-    "ip6-loopback",
-    "ipv6-localhost",
-    "ipv6-loopback",
-}
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.][a-zA-Z0-9_.-]{0,14}\Z")
 _OTHERS_INTERFACE = re.compile(r"(\.|\.\.|lo|all|default|(eth|en|wl).*)\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -147,52 +109,6 @@ def if_valid(check: Callable[..., T], value: object, *more: Any) -> T | None:
         return check(value, "", *more)
     except FieldError:
         return None
-
-
-# Names
-
-
-def _name(value: object, field: str) -> str:
-    """A name that is bounded and can do no harm where it is shown or written.
-
-    The panel's own list (checks.py) is stricter. Here no table of Unicode decides: each Python has its own, and a name
-    that the panel's takes for letters would be unassigned characters on an older node.
-    """
-    if (
-        not isinstance(value, str)
-        or not 1 <= len(value) <= NAME_LENGTH
-        or _NOT_IN_NAME.search(value)
-        or _NOT_FIRST.match(value)
-        or "  " in value
-        or value.endswith(" ")
-    ):
-        raise FieldError(field, value, _NAME_HINT)
-    return value
-
-
-def tunnel_name(value: object, field: str = "name") -> str:
-    """A tunnel's name."""
-    return _name(value, field)
-
-
-def node_name(value: object, field: str = "name") -> str:
-    """A node's name. It is a host's name in Ansible too, so names with a meaning of their own there are refused."""
-    name = _name(value, field)
-    plain = unicodedata.normalize("NFKC", name).casefold().rstrip(".")
-    reserved = (
-        plain in _RESERVED
-        or plain.startswith(("localhost.", GROUP_PREFIX))
-        or plain.endswith(".localhost")
-        or re.match(r"127(\.[0-9]+){1,3}\Z", plain)
-        or re.match(r"0+(\.0+){0,3}\Z", plain)
-    )
-    if reserved:
-        raise FieldError(
-            field,
-            value,
-            "Ansible takes this name for the controller, a group, or a loopback address: rename the node on the panel.",
-        )
-    return name
 
 
 # The network

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError, PanelError, printable, shown
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import config as model_config
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import names, validators
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
 ED25519 = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="
@@ -338,9 +338,9 @@ def test_no_name_holds_what_can_not_be_seen_or_turns_the_text():
     unseen = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs")
     found = [char for char in map(chr, range(0x110000)) if unicodedata.category(char) in unseen and char != " "]
     assert len(found) > 130_000
-    assert [char for char in found if not validators._NOT_IN_NAME.search(f"a{char}b")] == []
+    assert [char for char in found if not names.NOT_IN_NAME.search(f"a{char}b")] == []
     punctuation = set(map(chr, range(0x21, 0x7F))) - set(string.ascii_letters + string.digits + "._-()#")
-    assert [char for char in sorted(punctuation) if not validators._NOT_IN_NAME.search(char)] == []
+    assert [char for char in sorted(punctuation) if not names.NOT_IN_NAME.search(char)] == []
 
 
 def test_host_bits_name_the_right_network():
