@@ -20,12 +20,10 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Callable, Sequence, TypeVar, Union, cast
 
 from .._errors import FieldError
-from .names import GROUP_PREFIX as GROUP_PREFIX
-from .names import node_name as node_name
-from .names import tunnel_name as tunnel_name
+from . import names, types
 from .types import BY_TYPE, Measured, Public
-from .types import TYPES as TYPES
 
+TYPES = types.TYPES
 STATUSES = ("active", "inactive", "error", "connecting")
 NODE_STATUSES = ("connected", "connecting", "error", "disabled")
 ROLES = ("source", "target")
@@ -34,6 +32,7 @@ DIALS = ("both", "source", "target")
 TRANSPORTS = ("udp", "tcp")
 POST_QUANTUM = ("auto", "require", "off")
 DATA_PATHS = ("kernel", "userspace")
+GROUP_PREFIX = names.GROUP_PREFIX
 MAX_ITEMS = 64  # entries in one list of addresses or routes
 WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 
@@ -109,6 +108,9 @@ def if_valid(check: Callable[..., T], value: object, *more: Any) -> T | None:
         return check(value, "", *more)
     except FieldError:
         return None
+
+
+tunnel_name, node_name = names.tunnel_name, names.node_name
 
 
 # The network
