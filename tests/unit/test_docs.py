@@ -45,7 +45,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?://", link):
             continue
-        target, _, anchor = link.partition("#")
+        target, _hash, anchor = link.partition("#")
         file = (page.parent / target).resolve() if target else page
         if not file.exists() or (anchor and anchor not in anchors(file)):
             lost.append(link)
