@@ -52,5 +52,5 @@ class ActionModule(ControllerAction):
             "updated": done.updated,
             "published": done.keys,
             "rejected": done.rejected,
-            "diff": {"before": {"keys": done.before}, "after": {"keys": done.keys}},
+            "diff": done.diff,
         }

@@ -41,7 +41,7 @@ class ActionModule(ControllerAction):
         self.nodes_of, self.answers = self.nodes(), {}
         self.progress = rounds.Progress.load(None)
         self._read({}, {})
-        return self._next("apply", {host: {"remove": [], "paired": []} for host in self.views})
+        return self._next("apply", {host: {"remove": [], "paired": [], "new_keys": []} for host in self.views})
 
     def _hear(self, before: dict[str, Any]) -> None:
         """Takes what the hosts have answered in the round that has just ended."""
@@ -80,25 +80,22 @@ class ActionModule(ControllerAction):
         first = self.progress.rounds == 0
         if self.progress.rounds >= rounds.PUBLISH_ROUNDS or not (keys or pairs or (first and orphans)):
             return {}
-        panel = self.source().panel
-        if keys and panel:
-            done = _panel_steps.publish(panel, keys, [], self.check_mode, self.warn)
-            self.result["changed"] = done.updated > 0
-            self.result["diff"] = {"before": {"keys": done.before}, "after": {"keys": done.keys}}
+        if keys and not self.by_hand:
+            done = _panel_steps.publish(self.panel(), keys, [], self.check_mode, self.warn)
+            self.result.update(changed=done.updated > 0, diff=done.diff)
         self.progress = self.progress._replace(
             published=self.progress.published + keys, rounds=self.progress.rounds + 1
         )
         earlier = self.views
         gone = self._read(orphans, self._listed("tunnels"))
-        return {
-            host: part for host, part in rounds.parts(earlier, self.views, gone, pairs).items() if host in self.answers
-        }
+        known = rounds.agreed(self.entries)
+        parts = rounds.parts(earlier, self.views, gone, pairs, self.progress.new_keys, known)
+        return {host: part for host, part in parts.items() if host in self.answers}
 
     def _end(self) -> dict[str, Any]:
         """The last round reports: it is the one that an unchanged run has anyway."""
-        by_hand = self.source().panel is None
         result = self._next("done", {})
-        result.update(self.report(self.answers, self.nodes_of, self.lost, self.broken, {}, post=not by_hand))
+        result.update(self.report(self.answers, self.nodes_of, self.lost, self.broken, {}, post=not self.by_hand))
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:

@@ -84,6 +84,14 @@ options:
     default: []
     aliases: [together]
     version_added: 0.2.0
+  new_keys:
+    description:
+      - The uuids of those of O(paired) for which a key was made in this run. No traffic can have passed with it
+        before, so both ends switch one round earlier.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.3.0
   ipsec_data_path:
     description:
       - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's
@@ -312,7 +320,8 @@ def work(module):
     panel = validators.uuid(given["panel"], "panel")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
     run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
-    answer = run.run(views, rendered, given["remove"], given["remove_all"], given["handed"], given["paired"])
+    exchanged = {name: given[name] for name in ("handed", "paired", "new_keys")}
+    answer = run.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
     if module.check_mode:
         return answer
     needing = [tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["needs_peer"] and tunnel["uuid"]]
@@ -332,6 +341,7 @@ def main():
             "templates": {"type": "dict", "default": {}},
             "probe": {"type": "bool", "default": True},
             "paired": {"type": "list", "elements": "str", "default": [], "aliases": ["together"]},
+            "new_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "ipsec_data_path": {"type": "str", "choices": ["auto", "kernel", "userspace"], "default": "auto"},
             "rendered": {"type": "list", "elements": "dict"},
             "handed": {"type": "dict", "default": {}, "no_log": True},

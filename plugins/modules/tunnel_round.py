@@ -116,6 +116,11 @@ parts:
           returned: V(apply)
           type: list
           elements: str
+        new_keys:
+          description: UUIDs of those of them for which a key was made in this run.
+          returned: V(apply)
+          type: list
+          elements: str
         uuids: {description: UUIDs of the tunnels to wait for., returned: V(wait), type: list, elements: str}
         packages: {description: The packages that it lacks., returned: V(install), type: list, elements: str}
         manager: {description: What installs them., returned: V(install), type: str}

@@ -39,7 +39,7 @@ class ControllerAction(ActionBase):
         """The result; an Error of ours fails the task with its text, and with what is in ``self.result`` by then."""
         self.result: dict[str, Any] = dict(super().run(tmp, task_vars) or {}, changed=False)
         self.variables = task_vars or {}
-        self._source: _panel_steps.Source | None = None
+        self._panel: Panel | None = None
         self.options = self._options()
         try:
             self.result.update(self.work())
@@ -62,18 +62,23 @@ class ControllerAction(ActionBase):
         """Shows the operator a warning."""
         self.result.setdefault("warnings", []).append(text)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether the records are a list of the operator's. Before core 2.19 a template can't answer null."""
+        return self.options["records"] is not None and self.options["records"] != ""
+
     def panel(self) -> Panel:
-        """The Panel of the options. Nothing is asked yet."""
-        return Panel(warn=self.warn, tokens=TOKENS, **{name: self.options[name] for name in panel_argument_spec()})
+        """The Panel of the options, one for the whole action: it warns once. Nothing is asked yet."""
+        if self._panel is None:
+            given = {name: self.options[name] for name in panel_argument_spec()}
+            self._panel = Panel(warn=self.warn, tokens=TOKENS, **given)
+        return self._panel
 
     def source(self) -> _panel_steps.Source:
-        """Where the records come from: the option ``records``, else the panel. One Panel for the whole action."""
-        if self._source is None:
-            listed = self.options["records"]
-            by_hand = listed is not None and listed != ""  # before core 2.19 a template can't answer null
-            panel = None if by_hand else self.panel()
-            self._source = _panel_steps.Source(panel, listed, self.options["list_name"], self.options["post_quantum"])
-        return self._source
+        """Where the records come from: the option ``records``, else the panel."""
+        panel = None if self.by_hand else self.panel()
+        given = self.options
+        return _panel_steps.Source(panel, given["records"], given["list_name"], given["post_quantum"])
 
     def report(
         self,

@@ -170,6 +170,11 @@ class Published(NamedTuple):
     before: list[Any]
     rejected: list[Any]
 
+    @property
+    def diff(self) -> dict[str, Any]:
+        """As Ansible shows it."""
+        return {"before": {"keys": self.before}, "after": {"keys": self.keys}}
+
 
 def publish(panel: Panel, keys: list[Any], rejected: list[Any], check: bool, warn: Callable[[str], None]) -> Published:
     """Gives the panel those of ``keys`` (``{"uuid", "node", "public"}``, unchecked) that it lacks."""

@@ -13,7 +13,7 @@ left to the report, which says so.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, NamedTuple
+from typing import Any, Collection, Dict, Iterable, List, NamedTuple
 
 from .._errors import FieldError
 from . import answers, validators, views
@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     waiting: bool
     needs_peer: bool
     public: Public | None  # only where the panel lacks it
+    preshared: str | None  # fingerprint of the pre-shared key that it holds
     changed: bool
     new_key: bool
     error: str | None
@@ -83,10 +84,16 @@ def entry_of(host: str, node: str, raw: Any) -> Entry | None:
         waiting=bool(raw.get("waiting_for")),
         needs_peer=bool(raw.get("needs_peer", raw.get("hand"))),
         public=raw.get("public") if raw.get("publish") and isinstance(raw.get("public"), dict) else None,
+        preshared=_preshared(raw.get("public")),
         changed=bool(changes),
         new_key="key made" in changes,
         error=answers.words(raw.get("error")),
     )
+
+
+def _preshared(public: Any) -> str | None:
+    found = public.get("psk_fingerprint") if isinstance(public, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def entries_of(told: Answers, nodes: dict[str, str]) -> list[Entry]:
@@ -162,19 +169,55 @@ def paired(entries: Iterable[Entry]) -> dict[str, list[str]]:
     return found
 
 
+def agreed(entries: Iterable[Entry]) -> set[str]:
+    """The uuids of the tunnels whose ends both use the same pre-shared key, whatever the panel knows of it by now."""
+    held: dict[str, dict[str | None, str | None]] = {}
+    for entry in entries:
+        ready = not (entry.needs_peer or entry.refused)
+        held.setdefault(entry.uuid, {})[entry.role] = entry.preshared if ready else None
+    return {uuid for uuid, by in held.items() if by.get("source") and by.get("source") == by.get("target")}
+
+
 def parts(
     before: dict[str, list[View]],
     now: dict[str, list[View]],
     removable: dict[str, list[str]],
     pairs: dict[str, list[str]],
+    new_keys: dict[str, list[str]],
+    known: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """``{host: what it has to apply}`` for the hosts to which something is new."""
+    """``{host: what it has to apply}`` for the hosts to which something is new.
+
+    ``new_keys``: as in Progress. ``known``: the uuids of the tunnels to which the fingerprints of their pre-shared
+    keys are not new.
+    """
+    made = {uuid for uuids in new_keys.values() for uuid in uuids}
     found = {}
     for host, its in now.items():
-        part = {"remove": removable.get(host) or [], "paired": pairs.get(host) or []}
-        if its != before.get(host) or part["remove"] or part["paired"]:
+        paired = pairs.get(host) or []
+        part = {
+            "remove": removable.get(host) or [],
+            "paired": paired,
+            "new_keys": [uuid for uuid in paired if uuid in made],
+        }
+        news = _without_fingerprints(its, known) != _without_fingerprints(before.get(host) or [], known)
+        if news or host not in before or part["remove"] or paired:
             found[host] = part
     return found
+
+
+def _without_fingerprints(its: list[View], uuids: Collection[str]) -> list[Any]:
+    """Views without the fingerprints of pre-shared keys, where they are of these tunnels."""
+    return [_without_fingerprint(view) if view["uuid"] in uuids else view for view in its]
+
+
+def _without_fingerprint(view: View) -> Any:
+    sides = {}
+    for name in ("local", "peer"):
+        side = view[name]  # type: ignore[literal-required]
+        public = {key: value for key, value in (side["public"] or {}).items() if key != "psk_fingerprint"}
+        sides[name] = dict(side, public=public)
+    return dict(view, **sides)
 
 
 def joined(entries: Iterable[Entry]) -> dict[str, set[str]]:

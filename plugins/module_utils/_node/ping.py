@@ -36,11 +36,16 @@ def ping_all(targets: Mapping[Any, tuple[str, str]]) -> dict[Any, Answered]:
     answers: dict[Any, Answered] = {}
     keys = list(targets)
     for start in range(0, len(keys), AT_ONCE):
-        answers.update(_ping({key: targets[key] for key in keys[start : start + AT_ONCE]}))
+        some = {key: targets[key] for key in keys[start : start + AT_ONCE]}
+        probes = _ping(some)
+        # What came up meanwhile lost pings by beginning, not by losing: it is asked again.
+        probes.update(_ping({key: some[key] for key, probe in probes.items() if probe.began_late}))
+        answers.update({key: probes[key].answer() if key in probes else dict(UNKNOWN) for key in some})
     return answers
 
 
-def _ping(targets: dict[Hashable, tuple[str, str]]) -> dict[Hashable, Answered]:
+def _ping(targets: dict[Hashable, tuple[str, str]]) -> dict[Hashable, Probe]:
+    """The probes of those that something can be sent to."""
     probes: dict[Hashable, Probe] = {}
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for key, (source, address) in targets.items():
@@ -54,7 +59,7 @@ def _ping(targets: dict[Hashable, tuple[str, str]]) -> dict[Hashable, Answered]:
             number += 1
             pause = CLOSE if number < COUNT else APART
             _receive(selector, min(time.monotonic() + pause, start + PATIENCE))
-        return {key: probes[key].answer() if key in probes else dict(UNKNOWN) for key in targets}
+    return probes
 
 
 def _receive(selector: selectors.BaseSelector, end: float) -> None:
@@ -106,6 +111,11 @@ class Probe:
     def complete(self) -> bool:
         """Whether enough answers came."""
         return len(self.rtts) >= COUNT
+
+    @property
+    def began_late(self) -> bool:
+        """Whether the first pings were lost, and each one after the first answer was answered."""
+        return self.complete and 0 not in self.rtts and len(self.rtts) == max(self.rtts) - min(self.rtts) + 1
 
     def send(self, number: int) -> None:
         """Sends one ping; one that can't be sent is one that is lost."""

@@ -57,6 +57,7 @@ class Apply:
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
         self.options = options or {}
         self.paired: set[str] = set()
+        self.new_keys: set[str] = set()
         self.memory = Memory(host, folders)
         self.removed: list[Removed] = []
         self.diff: list[FileDiff] = []
@@ -73,13 +74,14 @@ class Apply:
         remove_all: bool = False,
         handed: dict[str, str] | None = None,
         paired: Collection[str] = (),
+        new_keys: Collection[str] = (),
     ) -> Answer:
         """The answer of tunnel_apply. ``templates`` are ``{"text"}`` or ``{"error"}``, one for each of ``raws``.
 
         ``handed``: ``{uuid: what the other end of that tunnel sealed for this one}``. ``paired``: the uuids of
-        tunnels whose other end is applied in the same round.
+        tunnels whose other end is applied in the same round. ``new_keys``: of those, where a key was made in this run.
         """
-        self.paired = set(paired)
+        self.paired, self.new_keys = set(paired), set(new_keys)
         remove = [validators.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
         before = self.folders.states()
         if not self.host.check:
@@ -132,7 +134,7 @@ class Apply:
     def _protocol(self, kind: str) -> Protocol:
         if kind not in self._protocols:
             made = registry.protocol(kind)(self.host, self.folders, **self.options.get(kind, {}))
-            made.paired = self.paired
+            made.paired, made.new_keys = self.paired, self.new_keys
             self._protocols[kind] = made
         return self._protocols[kind]
 

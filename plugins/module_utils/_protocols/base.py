@@ -101,6 +101,7 @@ class Protocol:
         self.host = host
         self.folders = folders
         self.paired: set[str] = set()  # uuids of the tunnels whose other end is applied in the same round
+        self.new_keys: set[str] = set()  # of those: where a key was made in this run, so that no traffic can be lost
 
     def missing(self) -> list[str]:
         """The capabilities that a tunnel needs and this host lacks."""

@@ -108,6 +108,8 @@ class WireGuard(Protocol):
         held = (public or {}).get("psk_fingerprint")
         theirs = peer_public.get("psk_fingerprint")
         offers = view["local"]["role"] == "source"
+        # Without traffic that could be cut, both ends switch in the round in which the target takes the key.
+        at_once = uuid in self.paired and uuid in self.new_keys
         if view["post_quantum"] == "off":
             if held:
                 changes.append("pre-shared key removed")
@@ -118,21 +120,22 @@ class WireGuard(Protocol):
             known = (last["public"] if last else None) or peer_public
             if not held or known["public_key"] != peer_public["public_key"]:
                 changes.append("pre-shared key made")
-                held = self._unless_check(preshared_key.make, folder)
-            if held and held == theirs:
+                held, at_once = self._unless_check(preshared_key.make, folder), False  # the target doesn't have it yet
+            if held and (held == theirs or at_once):
                 self._unless_check(preshared_key.withdraw, folder)
             elif held:
                 self._unless_check(preshared_key.offer, folder, uuid, peer_public["public_key"])
         elif handed and held != theirs:
             changes.append("pre-shared key taken")
             held = self._unless_check(preshared_key.take, folder, uuid, handed, peer_public["public_key"], theirs)
-        # Both ends see that they hold the same once both halves were published, and switch in one round: an end that
-        # waits for nobody would be alone with its key until the next run.
+        # Where there may be traffic, both ends see that they hold the same once both halves were published, and switch
+        # in one round: an end that waits for nobody would be alone with its key until the next run.
         same = bool(held) and held == theirs
         told = (view["local"]["public"] or {}).get("psk_fingerprint") == held
         used = same and ((told and uuid in self.paired) or self._uses(view, state) == held)
+        used = used or (at_once and bool(held) and (offers or same))
         self._used[uuid] = held if used else None
-        needs_peer = bool(held) and ((same and not used) or (offers and held != theirs))
+        needs_peer = bool(held) and not used and (same or offers)
         public = public and {"public_key": public["public_key"]}
         return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, needs_peer, changes)
 

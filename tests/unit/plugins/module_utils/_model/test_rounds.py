@@ -80,12 +80,42 @@ def test_what_both_ends_do_together_waits_until_both_were_applied():
 
 def test_a_host_has_a_part_only_where_something_is_new_to_it():
     same, other = [view()], [view(version=2)]
-    assert rounds.parts({"h1": same, "h2": same}, {"h1": same, "h2": same}, {}, {}) == {}
-    assert list(rounds.parts({"h1": same, "h2": same}, {"h1": same, "h2": other}, {}, {})) == ["h2"]
-    removal = rounds.parts({"h1": same}, {"h1": same}, {"h1": [UUID]}, {})
-    assert removal == {"h1": {"remove": [UUID], "paired": []}}
-    pair = rounds.parts({"h1": same}, {"h1": same}, {}, {"h1": [UUID]})
-    assert pair == {"h1": {"remove": [], "paired": [UUID]}}
+    assert rounds.parts({"h1": same, "h2": same}, {"h1": same, "h2": same}, {}, {}, {}) == {}
+    assert list(rounds.parts({"h1": same, "h2": same}, {"h1": same, "h2": other}, {}, {}, {})) == ["h2"]
+    removal = rounds.parts({"h1": same}, {"h1": same}, {"h1": [UUID]}, {}, {})
+    assert removal == {"h1": {"remove": [UUID], "paired": [], "new_keys": []}}
+    pair = rounds.parts({"h1": same}, {"h1": same}, {}, {"h1": [UUID]}, {})
+    assert pair == {"h1": {"remove": [], "paired": [UUID], "new_keys": []}}
+    new = rounds.parts({"h1": same}, {"h1": same}, {}, {"h1": [UUID]}, {"h2": [UUID]})
+    assert new == {"h1": {"remove": [], "paired": [UUID], "new_keys": [UUID]}}, "whichever end made the key"
+
+
+HELD = {"public": {"public_key": KEY, "psk_fingerprint": "ab" * 32}}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "agree"),
+    [
+        (HELD, HELD, True),
+        (HELD, {}, False),
+        ({}, {}, False),
+        (HELD, {"public": {"public_key": KEY, "psk_fingerprint": "cd" * 32}}, False),
+        (HELD, {**HELD, "needs_peer": True}, False),
+        (HELD, {**HELD, "refused": True}, False),
+        ({"public": {"psk_fingerprint": [1]}}, {"public": {"psk_fingerprint": [1]}}, False),
+    ],
+)
+def test_ends_that_use_the_same_preshared_key_agree(source, target, agree):
+    assert rounds.agreed(entries(both(source, target))) == ({UUID} if agree else set())
+
+
+def test_a_fingerprint_that_both_ends_know_is_not_news():
+    before = [view(**{"peer.public": {"public_key": KEY}})]
+    now = [view(**{"peer.public": HELD["public"]})]
+    assert list(rounds.parts({"h1": before}, {"h1": now}, {}, {}, {})) == ["h1"]
+    assert rounds.parts({"h1": before}, {"h1": now}, {}, {}, {}, {UUID}) == {}
+    other = [view(version=2, **{"peer.public": HELD["public"]})]
+    assert list(rounds.parts({"h1": before}, {"h1": other}, {}, {}, {}, {UUID})) == ["h1"]
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,20 @@ def test_what_is_lost(sent, rtts, rtt, loss):
     assert Answers(sent, rtts).answer() == {"rtt_ms": rtt, "loss_percent": loss}
 
 
+@pytest.mark.parametrize(
+    ("sent", "rtts", "late"),
+    [
+        (3, {0: 0.001, 1: 0.002, 2: 0.003}, False),
+        (6, {3: 0.001, 4: 0.001, 5: 0.001}, True),  # it came up after the third one
+        (6, {1: 0.001, 3: 0.001, 5: 0.001}, False),  # it loses some
+        (12, {11: 0.001}, False),
+        (12, {}, False),
+    ],
+)
+def test_what_comes_up_during_its_pings_is_not_what_loses_some(sent, rtts, late):
+    assert Answers(sent, rtts).began_late is late
+
+
 def test_the_checksum_is_that_of_rfc_1071():
     data = bytes([0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7])  # its own example: the sum is ddf2
     assert ping._checksum(data) == 0xFFFF & ~0xDDF2

@@ -1,0 +1,96 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""When the two ends of a WireGuard tunnel switch their pre-shared key on: two folders, real keys, no host."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard.protocol import WireGuard
+from tests.support.views import UUID, view
+
+
+class End:
+    """One end, and what the panel was told of it."""
+
+    def __init__(self, root, role):
+        self.role, self.folders = role, Folders(str(root))
+        self.state = self.published = self.other = None
+        (root / UUID).mkdir(parents=True)
+        WireGuard(Host(), self.folders).make_key(UUID)
+
+    def apply(self, handed=None, paired=False, new_keys=False):
+        """One round: whether the end needs its peer once more, and which pre-shared key it uses."""
+        protocol = WireGuard(Host(), self.folders)
+        protocol.paired, protocol.new_keys = {UUID} if paired else set(), {UUID} if new_keys else set()
+        seen = view(**{"local.role": self.role, "local.public": self.published})
+        public = protocol.load_key(UUID)[1]
+        done = protocol.exchange(seen, public, self.other.published or self.other.public(), self.state, handed)
+        self.used = protocol._used[UUID]
+        applied = {"psk_fingerprint": self.used}
+        self.state = {"interface": seen["interface"], "peer": {"public": self.other.published}, "applied": applied}
+        return done.needs_peer, self.used
+
+    def public(self):
+        return WireGuard(Host(), self.folders).load_key(UUID)[1]
+
+    def publish(self):
+        self.published = self.public()
+
+    def sealed(self):
+        return WireGuard(Host(), self.folders).sealed(UUID)
+
+
+@pytest.fixture
+def ends(tmp_path):
+    source, target = End(tmp_path / "source", "source"), End(tmp_path / "target", "target")
+    source.other, target.other = target, source
+    for end in (source, target):
+        end.publish()
+    assert source.apply() == (True, None)
+    assert target.apply() == (False, None)
+    source.publish()
+    return source, target
+
+
+def test_with_new_keys_both_switch_in_the_round_in_which_the_target_takes_it(ends):
+    source, target = ends
+    sealed = source.sealed()
+    needs, used = source.apply(paired=True, new_keys=True)
+    assert not needs
+    assert target.apply(handed=sealed, paired=True, new_keys=True) == (False, used)
+    assert used == source.public()["psk_fingerprint"] == target.public()["psk_fingerprint"]
+    target.publish()
+    for end in ends:
+        assert end.apply() == (False, used), "and it stays, also in a run that reaches one end only"
+
+
+def test_where_traffic_may_pass_both_wait_until_each_knows_of_the_other(ends):
+    source, target = ends
+    assert source.apply(paired=True) == (True, None)
+    assert target.apply(handed=source.sealed(), paired=True) == (True, None)
+    target.publish()
+    (_needs, used) = source.apply(paired=True)
+    assert target.apply(paired=True) == (False, used)
+    assert used
+
+
+def test_a_target_that_did_not_take_it_is_met_without_it_in_the_next_run(ends):
+    source, target = ends
+    assert source.apply(paired=True, new_keys=True)[1]
+    assert target.apply() == (False, None)
+    assert source.apply() == (True, None), "and it is offered again"
+    sealed = source.sealed()
+    assert source.apply(paired=True) == (True, None)
+    assert target.apply(handed=sealed, paired=True) == (True, None)
+
+
+def test_what_was_made_just_now_is_not_used_before_it_was_offered(ends):
+    source, target = ends
+    WireGuard(Host(), target.folders).make_key(UUID)  # a new machine
+    target.publish()
+    assert source.apply(paired=True, new_keys=True) == (True, None)
