@@ -106,7 +106,9 @@ def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
     run = world.apply("--limit", "b")
     assert run.code == 0, "it only waits for the other end's key"
     run = world.apply().expect()
-    assert len(run.results("tunnel_apply", "a")) == 3, "keys, tunnels, the pre-shared key: with new keys nothing is lost"
+    assert len(run.results("tunnel_apply", "a")) == 3, (
+        "keys, tunnels, the pre-shared key: with new keys nothing is lost"
+    )
     world.expect_traffic(("two", "a", "b"))
     assert used(world, "a", "two") == used(world, "b", "two") != "(none)"
     assert world.apply().expect().changed() == []

@@ -61,8 +61,8 @@ def call(given: dict) -> dict:
             return dict(health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0)))
         run = Apply(host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
         going = given.get("remove", []), given.get("remove_all", False)
-        exchanged = given.get("handed"), given.get("paired", ()), given.get("new_keys", ())
-        return dict(run.run(views, given["rendered"], *going, *exchanged))
+        exchanged = {name: given[name] for name in ("handed", "paired", "new_keys") if name in given}
+        return dict(run.run(views, given["rendered"], *going, **exchanged))
     except Error as error:
         return {"failed": True, "msg": str(error)}
 

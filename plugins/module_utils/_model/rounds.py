@@ -214,7 +214,7 @@ def _without_fingerprints(its: list[View], uuids: Collection[str]) -> list[Any]:
 def _without_fingerprint(view: View) -> Any:
     sides = {}
     for name in ("local", "peer"):
-        side = view[name]  # type: ignore[literal-required]
+        side = view[name]
         public = {key: value for key, value in (side["public"] or {}).items() if key != "psk_fingerprint"}
         sides[name] = dict(side, public=public)
     return dict(view, **sides)

@@ -19,7 +19,8 @@ class End:
 
     def __init__(self, root, role):
         self.role, self.folders = role, Folders(str(root))
-        self.state = self.published = self.other = None
+        self.state = self.published = None
+        self.other = self  # until the fixture joins the two
         (root / UUID).mkdir(parents=True)
         WireGuard(Host(), self.folders).make_key(UUID)
 
