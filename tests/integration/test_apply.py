@@ -61,7 +61,7 @@ def own_config(host: Host, peer: Host, private: str, public: str) -> str:
     )
 
 
-def own_look(host: Host) -> str:
+def own_state(host: Host) -> str:
     """All there is to the operator's own tunnel, except for handshakes and counters."""
     show = "; ".join(f"wg show {OWN} {what}" for what in ("public-key", "listen-port", "peers", "allowed-ips"))
     commands = f"ip addr show {OWN}; ip route show dev {OWN}; {show}; cat /etc/wireguard/{OWN}.conf"
@@ -81,7 +81,7 @@ def own(world: World) -> Iterator[tuple[Pings, dict[str, str]]]:
         host.run(f"umask 077; cat >/etc/wireguard/{OWN}.conf", input=text)
         host.run(f"systemctl enable --quiet --now wg-quick@{OWN}")
     pings = Pings(a, OWN_ADDRESS["b"]).start()
-    yield pings, {host.name: own_look(host) for host in (a, b)}
+    yield pings, {host.name: own_state(host) for host in (a, b)}
     lost = pings.stop()
     for host in (a, b):
         host.run(f"systemctl disable --quiet --now wg-quick@{OWN}; rm /etc/wireguard/{OWN}.conf")
@@ -90,8 +90,8 @@ def own(world: World) -> Iterator[tuple[Pings, dict[str, str]]]:
 
 def expect_own_untouched(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     pings, looks = own
-    for name, look in looks.items():
-        assert own_look(world.lab.host(name)) == look
+    for name, state in looks.items():
+        assert own_state(world.lab.host(name)) == state
     assert pings.lost() == set(), "pings in the operator's own tunnel were lost"
 
 

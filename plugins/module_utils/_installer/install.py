@@ -79,10 +79,10 @@ class Run:
         except BlockingIOError:
             raise Error("Another run is changing this panel: wait for it, then run again. " + NOTHING) from None
 
-    def _look(self, present: bool) -> None:
+    def _plan_edits(self, present: bool) -> None:
         """What has to be edited. Raises Error, and nothing was changed then."""
         try:
-            self.marzban.look()
+            self.marzban.inspect()
             self.edits = self.marzban.edits(present, self.settings)
         except Error as error:
             raise Error("%s %s" % (error, NOTHING)) from None
@@ -183,7 +183,7 @@ class Run:
     # present
 
     def _present(self) -> None:
-        self._look(True)
+        self._plan_edits(True)
         fresh = self.installed != self.files
         if fresh:
             self._note("%s: add-on %s" % (self.folder.path, "written" if self.installed is None else "replaced"))
@@ -223,7 +223,7 @@ class Run:
     def _absent(self) -> None:
         if self.installed is None and not self.marzban.ours():
             return
-        self._look(False)
+        self._plan_edits(False)
         records = self._records()
         self._note("%s: add-on removed" % self.folder.path)
         self._show(self.folder.path, *package.listings(self.installed, None))

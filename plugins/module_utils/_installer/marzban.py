@@ -157,8 +157,8 @@ class Compose(_Marzban):
     def ours(self) -> bool:
         return bool(compose_file.block(read(self.path), self.path)) or super().ours()
 
-    def look(self) -> None:
-        """Reads how it is. Raises Error."""
+    def inspect(self) -> None:
+        """Reads what is there. Raises Error."""
         text = read(self.path) or ""
         if not self.there:
             raise Error("%s isn't there. Give the file of Marzban's installation as panel_compose_file." % self.path)
@@ -300,8 +300,8 @@ class Systemd(_Marzban):
     def ours(self) -> bool:
         return os.path.lexists(self.dropin) or (bool(self.directory) and super().ours())
 
-    def look(self) -> None:
-        """Reads how it is. Raises Error."""
+    def inspect(self) -> None:
+        """Reads what is there. Raises Error."""
         if not self.there:
             raise Error("There is no unit %s. Give the name of Marzban's unit as panel_service." % self.unit)
         for name in ("main.py", "app/__init__.py", "config.py"):

@@ -58,7 +58,7 @@ def _get(url: str, socket: str | None) -> tuple[int | None, Any, str]:
         return None, {}, str(getattr(error, "reason", error))
 
 
-def look(url: str, socket: str | None) -> Seen:
+def query(url: str, socket: str | None) -> Seen:
     """What the panel at ``url`` answers now."""
     place = "%s (%s)" % (url, socket) if socket else url
     status, _headers, text = _get(url + "/api/admin", socket)
@@ -80,7 +80,7 @@ def wait(address: Callable[[], tuple[str, str | None]], wanted: Callable[[Seen],
     """The first Seen of the panel that ``wanted`` is true of, or the last one after so many seconds."""
     end = time.monotonic() + seconds
     while True:
-        seen = look(*address())
+        seen = query(*address())
         if wanted(seen) or time.monotonic() > end:
             return seen
         time.sleep(0.3)
