@@ -111,7 +111,8 @@ def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
     )
     world.expect_traffic(("two", "a", "b"))
     assert used(world, "a", "two") == used(world, "b", "two") != "(none)"
-    assert world.apply().expect().changed() == []
+    again = world.apply("--diff").expect()
+    assert again.changed() == [], again.text
 
 
 def test_required_and_not_held_is_an_error_that_names_the_peer(world: World) -> None:

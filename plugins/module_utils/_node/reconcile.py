@@ -261,6 +261,7 @@ class Apply:
                 given = handed.get(tunnel.uuid)
                 done = protocol.exchange(tunnel.view, tunnel.public, peer_public, tunnel.state, given)
                 tunnel.public, tunnel.needs_peer = done.public, done.needs_peer
+                tunnel.peer_public = done.peer_public or peer_public
                 tunnel.changes += done.changes
             except Error as error:
                 tunnel.refuse(error)

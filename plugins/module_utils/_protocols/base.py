@@ -55,6 +55,7 @@ class Exchanged(NamedTuple):
     public: Public | None  # the public half now
     needs_peer: bool  # both ends have to be applied once more in this run
     changes: List[str]
+    peer_public: Public | None = None  # the peer's, where more is known of it now than the record has
 
 
 @dataclasses.dataclass

@@ -137,7 +137,11 @@ class WireGuard(Protocol):
         self._used[uuid] = held if used else None
         needs_peer = bool(held) and not used and (same or offers)
         public = public and {"public_key": public["public_key"]}
-        return Exchanged(dict(public, psk_fingerprint=held) if public and held else public, needs_peer, changes)
+        if public and held:
+            public["psk_fingerprint"] = held
+        if used and held:  # which the panel does not know yet where both switched at once
+            peer_public = {"public_key": peer_public["public_key"], "psk_fingerprint": held}
+        return Exchanged(public, needs_peer, changes, peer_public)
 
     @staticmethod
     def _uses(view: View, state: State | None) -> str | None:

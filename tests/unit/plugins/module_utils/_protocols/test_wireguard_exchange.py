@@ -33,7 +33,7 @@ class End:
         done = protocol.exchange(seen, public, self.other.published or self.other.public(), self.state, handed)
         self.used = protocol._used[UUID]
         applied = {"psk_fingerprint": self.used}
-        self.state = {"interface": seen["interface"], "peer": {"public": self.other.published}, "applied": applied}
+        self.state = {"interface": seen["interface"], "peer": {"public": done.peer_public}, "applied": applied}
         return done.needs_peer, self.used
 
     def public(self):
@@ -67,7 +67,9 @@ def test_with_new_keys_both_switch_in_the_round_in_which_the_target_takes_it(end
     assert used == source.public()["psk_fingerprint"] == target.public()["psk_fingerprint"]
     target.publish()
     for end in ends:
+        before = end.state
         assert end.apply() == (False, used), "and it stays, also in a run that reaches one end only"
+        assert end.state == before, "and that run changes nothing"
 
 
 def test_where_traffic_may_pass_both_wait_until_each_knows_of_the_other(ends):
