@@ -2,12 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The errors that reach an operator. Each text says what was seen and what to do; none holds a secret.
-And how a module ends: with one of them, or with its result."""
+"""The errors that reach an operator. Each text says what was seen and what to do; none holds a secret."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, TypeVar
+from typing import Optional, TypeVar
 
 T = TypeVar("T")
 
@@ -78,17 +77,3 @@ class PanelError(Error):
         super().__init__("%s %s" % (seen if seen.endswith((".", "!", "?")) else seen + ".", self.HINTS[kind]))
         self.kind = kind
         self.status = status
-
-
-def finish(module: Any, work: Callable[[Any], dict[str, Any]]) -> None:
-    """Ends the AnsibleModule with what ``work(module)`` returns, or with the text of its Error.
-
-    A ``diff`` in the result is left out unless the task asked for it.
-    """
-    try:
-        result = work(module)
-    except Error as error:
-        module.fail_json(msg=str(error))
-    if not module._diff:
-        result.pop("diff", None)
-    module.exit_json(**result)

@@ -10,12 +10,19 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._errors import finish
+from ._errors import Error
 
 
 def run(work: Callable[[AnsibleModule], dict[str, Any]], argument_spec: dict[str, Any], **more: Any) -> None:
     """Runs ``work(module)``, which returns the result; an Error of ours fails the module with its text.
 
-    ``more``: further arguments of AnsibleModule.
+    A ``diff`` in the result is left out unless the task asked for it. ``more``: further arguments of AnsibleModule.
     """
-    finish(AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **more), work)
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **more)
+    try:
+        result = work(module)
+    except Error as error:
+        module.fail_json(msg=str(error))
+    if not module._diff:
+        result.pop("diff", None)
+    module.exit_json(**result)

@@ -166,16 +166,15 @@ records:
   sample: /var/backups/marzban-tunnels/tunnels.json.20261125T101500Z
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer.install import Run
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 
 
 def main() -> None:
     """The module."""
-    module = AnsibleModule(
-        argument_spec={
+    run(
+        lambda module: Run(module.params, module.check_mode).run(),
+        {
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "installation": {"type": "str", "choices": ["auto", "compose", "systemd"], "default": "auto"},
             "compose_file": {"type": "path", "default": "/opt/marzban/docker-compose.yml"},
@@ -191,9 +190,7 @@ def main() -> None:
             "remove_records": {"type": "bool", "default": False},
             "archive": {"type": "str", "no_log": True},  # long, and no business of a log
         },
-        supports_check_mode=True,
     )
-    finish(module, lambda module: Run(module.params, module.check_mode).run())
 
 
 if __name__ == "__main__":

@@ -294,11 +294,10 @@ foreign:
     interface: {description: "Its network interface, or null.", type: str}
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, finish
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import preflight
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
@@ -319,19 +318,20 @@ def work(module):
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     panel = validators.uuid(given["panel"], "panel")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
-    run = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
+    apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
     exchanged = {name: given[name] for name in ("handed", "paired", "new_keys")}
-    answer = run.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
+    answer = apply.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
     if module.check_mode:
         return answer
     needing = [tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["needs_peer"] and tunnel["uuid"]]
-    return dict(answer, sealed=run.sealed(needing))  # taken out by the action plugin before anybody sees it
+    return dict(answer, sealed=apply.sealed(needing))  # taken out by the action plugin before anybody sees it
 
 
 def main():
     """The module."""
-    module = AnsibleModule(
-        argument_spec={
+    run(
+        work,
+        {
             "views": {"type": "list", "elements": "raw", "required": True},
             "panel": {"type": "str", "required": True},
             "types": {"type": "list", "elements": "str", "choices": list(TYPES), "default": list(TYPES)},
@@ -348,9 +348,7 @@ def main():
             "records": {"type": "raw"},
             "list_digest": {"type": "str"},
         },
-        supports_check_mode=True,
     )
-    finish(module, work)
 
 
 if __name__ == "__main__":

@@ -125,11 +125,9 @@ tunnels:
         certificate_days: {description: "Days until this end's certificate ends, or null where it has none.", type: int}
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import finish
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.health import health
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
@@ -147,17 +145,16 @@ def work(module):
 
 def main():
     """The module."""
-    module = AnsibleModule(
-        argument_spec={
+    run(
+        work,
+        {
             "views": {"type": "list", "elements": "raw", "required": True},
             "panel": {"type": "str", "required": True},
             "types": {"type": "list", "elements": "str", "choices": list(TYPES), "default": list(TYPES)},
             "config_dir": {"type": "str"},
             "wait": {"type": "int", "default": 0},
         },
-        supports_check_mode=True,
     )
-    finish(module, work)
 
 
 if __name__ == "__main__":
