@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules that record nodes and tunnels on the panel."""
+"""The modules that record nodes and tunnels on the panel: each once by Ansible, and directly what it does then."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.faulty import Answer, Faulty, Request
-from tests.support.panel_modules import Task, errors, nodes, quartet, run, start_anew
+from tests.support.panel_modules import Task, call, errors, nodes, quartet, run, start_anew
 from tests.support.world import World
 
 
@@ -37,7 +37,7 @@ def test_node_is_created_with_all_its_fields(world: World) -> None:
         "status": "disabled",
     }
     number = max(node["id"] for node in nodes(world).values()) + 1
-    check, apply = quartet(world, "node", options, "POST /api/node", f"PUT /api/node/{number}")
+    check, apply = quartet(world, "node", options, "POST /api/node", f"PUT /api/node/{number}", way=run)
     node = nodes(world)["nl-1"]
     assert node["address"] == "nl-1.example.com"
     assert (node["port"], node["api_port"], node["usage_coefficient"]) == (62052, 62051, 1.5)
@@ -101,10 +101,10 @@ def test_node_refuses_before_it_sends(world: World) -> None:
 def test_node_info(world: World) -> None:
     broken = {"name": "bad\u202ename", "address": " not a host ", "port": 99999, "add_as_new_host": False}
     world.api("POST", "/node", json=broken)
-    everything, one, none, bad = run(
+    (everything,) = run(world, [("node_info", {}, True)])
+    one, none, bad = call(
         world,
         [
-            ("node_info", {}, True),
             ("node_info", {"name": "fi-1"}, False),
             ("node_info", {"name": "FI-1"}, False),
             ("node", {"name": "bad\u202ename", "state": "absent"}, False),
@@ -123,7 +123,7 @@ def test_node_info(world: World) -> None:
 def test_tunnel_is_created(world: World) -> None:
     config = {"mtu": 1380, "source": {"routes": ["192.168.1.0/24"]}, "colour": "red"}
     options = {"name": "de-fi", "source": "de-1", "target": str(nodes(world)["fi-1"]["id"]), "config": config}
-    check, apply = quartet(world, "tunnel", options, "POST /api/tunnels")
+    check, apply = quartet(world, "tunnel", options, "POST /api/tunnels", way=run)
     record = world.tunnels()["de-fi"]
     assert json.loads(record["config"]) == config
     assert (record["source_node_name"], record["target_node_name"]) == ("de-1", "fi-1")
@@ -159,7 +159,7 @@ def test_tunnel_config_is_compared_by_meaning(world: World) -> None:
     record = world.tunnel("de-fi", "de-1", "fi-1")
     world.api("PUT", f"/tunnels/{record['id']}", json={"config": ' {"mtu":1400,\n"dial": "both"} '})
     before = len(world.panel.writes())
-    (result,) = run(world, [("tunnel", {"name": "de-fi", "config": {"dial": "both", "mtu": 1400}}, False)])
+    (result,) = call(world, [("tunnel", {"name": "de-fi", "config": {"dial": "both", "mtu": 1400}}, False)])
     assert not result["changed"]
     assert world.panel.writes()[before:] == []
 
@@ -199,7 +199,7 @@ def test_tunnel_refuses_before_it_sends(world: World) -> None:
 def test_tunnel_tells_what_the_panel_refuses(world: World) -> None:
     world.tunnel("other", "de-1", "us-1", {"source": {"port": 21000}})
     new = {"name": "de-fi", "source": "de-1", "target": "fi-1", "config": {"source": {"port": 21000}}}
-    (result,) = run(world, [("tunnel", new, False)])
+    (result,) = call(world, [("tunnel", new, False)])
     assert result["failed"]
     assert "answered 409" in result["msg"]
     assert "21000" in result["msg"]
@@ -215,7 +215,7 @@ def test_tunnel_does_not_overwrite_what_somebody_else_changed(world: World) -> N
 
     with Faulty.before(world.panel) as faulty:
         faulty.on("PUT", "/api/tunnels/.*", somebody_else_first, times=1)
-        (result,) = run(world, [("tunnel", {"name": "de-fi", "active": False}, False)], MARZBAN_URL=faulty.url)
+        (result,) = call(world, [("tunnel", {"name": "de-fi", "active": False}, False)], MARZBAN_URL=faulty.url)
     assert result["failed"]
     assert "412" in result["msg"]
     assert json.loads(world.tunnels()["de-fi"]["config"]) == {"mtu": 1300}
@@ -231,11 +231,14 @@ def test_a_panel_without_the_tunnels_api(world: World) -> None:
             ("tunnel_info", {}, False),
             ("tunnel_info", {"id": 1}, False),
             ("tunnel_set", {"tunnels": [], "purge": True, "purge_all": True}, False),
-            ("tunnel_views", {"nodes": {"de-1": ""}}, False),
-            ("tunnel_publish", {"keys": [{"uuid": "x", "node": "de-1", "public": {}}]}, False),
             ("node_info", {}, False),
         ]
-        *about_tunnels, nodes_only = run(world, tasks, MARZBAN_URL=faulty.url)
+        actions: list[Task] = [
+            ("tunnel_views", {"nodes": {"de-1": ""}}, False),
+            ("tunnel_publish", {"keys": [{"uuid": "x", "node": "de-1", "public": {}}]}, False),
+        ]
+        *about_tunnels, nodes_only = call(world, tasks, MARZBAN_URL=faulty.url)
+        about_tunnels += run(world, actions, MARZBAN_URL=faulty.url)
     for result in about_tunnels:
         assert result["failed"]
         assert "Use a panel that has the tunnels API" in result["msg"]
@@ -248,8 +251,9 @@ def test_a_panel_without_the_tunnels_api(world: World) -> None:
 def test_tunnel_info(world: World) -> None:
     first = world.tunnel("de-fi", "de-1", "fi-1", {"mtu": 1400})
     world.tunnel("fi-us", "fi-1", "us-1")
-    tasks = [{}, {"name": "de-fi"}, {"name": "DE-FI"}, {"id": first["id"]}, {"id": 999_999}]
-    everything, by_name, none, by_id, no_id = run(world, [("tunnel_info", options, False) for options in tasks])
+    (everything,) = run(world, [("tunnel_info", {}, False)])
+    tasks = [{"name": "de-fi"}, {"name": "DE-FI"}, {"id": first["id"]}, {"id": 999_999}]
+    by_name, none, by_id, no_id = call(world, [("tunnel_info", options, False) for options in tasks])
     assert [tunnel["name"] for tunnel in everything["tunnels"]] == ["de-fi", "fi-us"]
     assert by_name["tunnels"] == by_id["tunnels"] == everything["tunnels"][:1]
     assert by_name["tunnels"][0]["config"] == {"mtu": 1400}
@@ -267,7 +271,7 @@ RING: list[dict[str, Any]] = [
 
 
 def test_tunnel_set(world: World) -> None:
-    _check, apply = quartet(world, "tunnel_set", {"tunnels": RING}, *["POST /api/tunnels"] * 3)
+    _check, apply = quartet(world, "tunnel_set", {"tunnels": RING}, *["POST /api/tunnels"] * 3, way=run)
     assert [(one["name"], one["change"]) for one in apply["tunnels"]] == [(one["name"], "created") for one in RING]
     ids = {name: record["id"] for name, record in world.tunnels().items()}
     fewer = [{**RING[1], "config": {}}, RING[2], {"name": "new", "source": "de-1", "target": "fi-1"}]
@@ -281,14 +285,14 @@ def test_tunnel_set(world: World) -> None:
 
 def test_tunnel_set_asks_as_little_as_it_can(world: World) -> None:
     before = len(world.panel.log_lines())
-    run(world, [("tunnel_set", {"tunnels": RING}, False)])
+    call(world, [("tunnel_set", {"tunnels": RING}, False)])
     asked = [f"{line['method']} {line['path']}" for line in world.panel.log_lines()[before:]]
     assert asked == ["GET /api/nodes", "GET /api/tunnels", *["POST /api/tunnels"] * 3]
 
 
 def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
     with Faulty.before(world.panel) as faulty:
-        run(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_TOKEN="")
+        call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_TOKEN="")
     assert [one.path for one in faulty.requests] == [
         *("/api/admin/token", "/api/nodes", "/api/tunnels"),
         *["/api/tunnels"] * 3,
@@ -299,7 +303,7 @@ def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
 def test_tunnel_set_does_not_purge_everything_by_mistake(world: World) -> None:
     world.tunnel("de-fi", "de-1", "fi-1")
     errors(world, "tunnel_set", ({"tunnels": [], "purge": True}, "confirm it with purge_all: true"))
-    (kept,) = run(world, [("tunnel_set", {"tunnels": []}, False)])
+    (kept,) = call(world, [("tunnel_set", {"tunnels": []}, False)])
     assert not kept["changed"]
     number = world.tunnels()["de-fi"]["id"]
     options = {"tunnels": [], "purge": True, "purge_all": True}
@@ -321,7 +325,7 @@ def test_tunnel_set_checks_all_before_the_first_write(world: World) -> None:
 def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> None:
     port = {"source": {"port": 21000}}
     two = [{**RING[0], "config": port}, {"name": "clash", "source": "de-1", "target": "us-1", "config": port}, RING[1]]
-    (result,) = run(world, [("tunnel_set", {"tunnels": two}, False)])
+    (result,) = call(world, [("tunnel_set", {"tunnels": two}, False)])
     assert result["failed"]
     assert result["changed"]
     assert [one["change"] for one in result["tunnels"]] == ["created", "failed", "created"]

@@ -26,7 +26,7 @@ import pytest
 
 from tests.lab.host import Host
 from tests.support.faulty import Faulty
-from tests.support.search import Processes, Searcher, forms, key_forms, secret_forms
+from tests.support.search import LARGE, Processes, Searcher, forms, key_forms, secret_forms
 from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
@@ -37,6 +37,7 @@ FILES = (f"{KEYS}/*/*.key", f"{KEYS}/*/*.pem", "etc/swanctl/private/marzban-*")
 SHARED = ("preshared.key", "wrap.key")
 KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
 LOUD = ("-vvv", "--diff")
+APPLY = {"ansible.builtin.import_playbook": "marzban.tunnels.apply"}
 # A wg that fails at syncconf, and says all that it was told.
 BAD_WG = """#!/bin/sh
 if [ "$1" = syncconf ]; then cat "$3" >&2; cat "$3"; exit 1; fi
@@ -134,8 +135,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
     facts = {"hosts": "marzban_nodes", "tasks": [{"ansible.builtin.setup": {"gather_subset": ["min"]}}]}
     with Faulty.before(world.panel) as proxy:
         proof = Evidence(world, proxy, began, Processes())
-        proof.run("facts", [facts], **caches)
-        proof.run("check on fresh hosts", "apply", "--check", **caches)
+        proof.run("facts, and check on fresh hosts", [facts, APPLY], "--check", **caches)
         proof.run("apply", "apply", **caches)
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [3, 3], "each host has made its keys"
         assert [len(proof.of_file(name, "tls.pem")) for name in "ab"] == [1, 1]
@@ -178,8 +178,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             ],
         }
         proof.run("new keys without pipelining", [keys], **kept)
-        proof.run("new keys", [keys])
-        proof.run("apply with new keys", "apply")
+        proof.run("new keys, and apply with them", [keys, APPLY])
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [9, 3]
         world.expect_traffic(*((name, "a", "b") for name in KINDS))
         yield proof
@@ -188,13 +187,15 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
 # The searcher can find something
 
 
-@pytest.mark.parametrize("wrap", ["plain", "zip", "gzip", "module"])
+@pytest.mark.parametrize("wrap", ["plain", "large", "zip", "gzip", "module"])
 def test_the_searcher_finds_each_form(wrap: str) -> None:
     key = base64.b64encode(bytes(range(200, 232)))
     searcher = Searcher({"key": key_forms(key)})
     for form, data in key_forms(key).items():
         blob = b"before " + data + b" after"
-        if wrap == "gzip":
+        if wrap == "large":
+            blob += bytes(LARGE)
+        elif wrap == "gzip":
             blob = gzip.compress(blob)
         elif wrap != "plain":
             packed = io.BytesIO()
@@ -205,6 +206,7 @@ def test_the_searcher_finds_each_form(wrap: str) -> None:
             blob = b'ZIPDATA = """' + base64.b64encode(blob) + b'"""'
         assert searcher.find(blob), form
     assert not searcher.find(b"before after")
+    assert not searcher.find(b"before after" + bytes(LARGE))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def sources(release: str) -> str:
     targets = _targets()
     if not targets:
         machine.run(["apt-get", "update", "-q"], timeout=300)
+        _targets.cache_clear()
         targets = _targets()
     names = sorted((codename for _component, codename in targets), key=len)
     if not names:
@@ -42,6 +43,7 @@ def sources(release: str) -> str:
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
+@cache
 def _targets() -> set[tuple[str, str]]:
     """Pairs of address and codename ("bookworm-security") of the Debian archives that the machine's apt reads."""
     form = "$(ORIGIN)|$(COMPONENT)|$(REPO_URI)|$(CODENAME)"

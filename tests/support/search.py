@@ -11,7 +11,9 @@ import json
 import os
 import re
 import stat
+import subprocess
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -24,6 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # What Ansible wraps a module in, with its arguments or without: a zip file in base64.
 _PAYLOAD = re.compile(rb"[A-Za-z0-9+/\n]{400,}={0,2}")
+#: Bytes of a text from which on grep is quicker: it looks for all secrets at once, but has to be started.
+LARGE = 1 << 16
 
 
 def _base64_anywhere(data: bytes) -> Iterator[bytes]:
@@ -103,15 +107,36 @@ class Searcher:
             for form, data in shapes.items():
                 assert len(data) >= 12, f"{what}, {form}: too short to mean anything"
                 self._needles.setdefault(data, f"{what} ({form})")
+        self._odd = [data for data in self._needles if b"\n" in data or b"\0" in data]  # can't be a line of grep's
+        lines = sorted(self._needles.keys() - set(self._odd))
+        # Not a file, which would be found.
+        self._lines = os.memfd_create("needles")
+        weakref.finalize(self, os.close, self._lines)
+        with os.fdopen(os.dup(self._lines), "wb") as out:
+            out.write(b"".join(line + b"\n" for line in lines))
 
     def find(self, blob: bytes | str) -> set[str]:
         """Which secrets are in ``blob``, and in what form."""
         if isinstance(blob, str):
             blob = blob.encode("utf-8", "surrogateescape")
-        found = {what for data, what in self._needles.items() if data in blob}
+        found = self._plain(blob)
         for inner in _unpacked(blob):
-            found |= {f"{what}, packed" for data, what in self._needles.items() if data in inner}
+            found |= {f"{what}, packed" for what in self._plain(inner)}
         return found
+
+    def _plain(self, blob: bytes) -> set[str]:
+        """The same, without looking into what is packed."""
+        if len(blob) >= LARGE and not self._holds_any(blob):
+            return set()
+        return {what for data, what in self._needles.items() if data in blob}
+
+    def _holds_any(self, blob: bytes) -> bool:
+        """Whether any secret is in it: a tenth of the time that the search for one after the other takes."""
+        command = ["grep", "--quiet", "--text", "--fixed-strings", f"--file=/proc/self/fd/{self._lines}"]
+        env = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
+        done = subprocess.run(command, input=blob, env=env, pass_fds=[self._lines], check=False, stderr=subprocess.PIPE)
+        assert done.returncode in (0, 1), done.stderr
+        return done.returncode == 0 or any(data in blob for data in self._odd)
 
     def find_in(self, *folders: Path, since: float = 0, leave_out: Iterable[Path] = ()) -> dict[Path, set[str]]:
         """The plain files below ``folders`` that hold a secret, in their name or their content.
