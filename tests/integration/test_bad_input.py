@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.panel_modules import call
 from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
@@ -119,7 +120,7 @@ class Case:
 
 def cases() -> dict[str, Case]:
     found = {}
-    # A module takes a while each time: the rest of the names and configs is for the API below, and the unit tests.
+    # The rest of the names and configs is for the API below, and the unit tests.
     said = ("newline", "double quote", "semicolon", "command", "parent folder", "300 characters", "right to left")
     for what in (*said, "localhost", "group", "pattern"):
         name = NODE_NAMES[what]
@@ -156,21 +157,11 @@ CASES = cases()
 
 @pytest.fixture(scope="module")
 def told(world: World) -> dict[str, str]:
-    """All cases in one run, each failed, and what it said; nothing was written."""
+    """What the module said in each case that failed; nothing was written."""
     before = (world.panel.writes(), world.api("GET", "/nodes"), world.tunnels())
-    tasks = [
-        {"name": what, f"marzban.tunnels.{one.module}": one.options, "ignore_errors": True}
-        for what, one in CASES.items()
-    ]
-    play = {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "vars": {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-        "tasks": tasks,
-    }
-    run = world.play([play], inventory="localhost,")
+    results = call(world, [(one.module, one.options, False) for one in CASES.values()])
     assert (world.panel.writes(), world.api("GET", "/nodes"), world.tunnels()) == before
-    return {event["task"]: event["result"]["msg"] for event in run.events if event["outcome"] == "failed"}
+    return {what: result["msg"] for what, result in zip(CASES, results, strict=True) if result["failed"]}
 
 
 @pytest.mark.parametrize("what", CASES)
@@ -209,15 +200,9 @@ def test_what_is_taken_is_refused_by_the_panel(world: World, config: dict[str, A
     value = config[role][key]
     for words in (where, str(value[0] if isinstance(value, list) else value), "good"):
         assert words in detail
-    play = {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "vars": {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-        "tasks": [{"marzban.tunnels.tunnel": {"name": "x", **END, "config": config}}],
-    }
-    run = world.play([play], inventory="localhost,")
-    assert run.code == 2
-    assert detail in run.events[0]["result"]["msg"], "the module passes on what the panel says"
+    (result,) = call(world, [("tunnel", {"name": "x", **END, "config": config}, False)])
+    assert result["failed"]
+    assert detail in result["msg"], "the module passes on what the panel says"
     assert world.tunnels() == before
 
 
