@@ -49,15 +49,19 @@ FINISH = r"""
 set -eu
 ln -sf /dev/null "$1/etc/systemd/system/systemd-networkd.service"
 for unit in systemd-networkd.socket systemd-networkd-wait-online.service console-getty.service getty@.service \
-            apt-daily.timer apt-daily-upgrade.timer systemd-resolved.service; do
+            apt-daily.timer apt-daily-upgrade.timer systemd-resolved.service \
+            dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
+            modprobe@.service sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount; do
     ln -sf /dev/null "$1/etc/systemd/system/$unit"
 done
 # What looks for disks, consoles and init scripts at each daemon-reload. fstab's stays, for the virtual machine.
 mkdir -p "$1/etc/systemd/system-generators"
-for name in cryptsetup debug getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv \
-            veritysetup; do
+for name in cryptsetup debug factory-reset getty gpt-auto hibernate-resume integritysetup rc-local run ssh \
+            system-update sysv tpm2 veritysetup; do
     ln -sf /dev/null "$1/etc/systemd/system-generators/systemd-$name-generator"
 done
+# Or each boot rebuilds caches, because /usr is newer.
+touch "$1/etc/.updated" "$1/var/.updated"
 # Keys of their own for each host, made by the lab, so that they are known before the first login.
 rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/hostname" "$1/etc/resolv.conf"
 : > "$1/etc/machine-id"
@@ -90,6 +94,7 @@ chroot "$root" apt-get update -q
 INSTALL = 'chroot "$root" apt-get install -y -q --no-install-recommends "$@"\n'
 END = r"""chroot "$root" apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root/etc/resolv.conf"
+touch "$root/etc/.updated" "$root/var/.updated"
 """
 
 
