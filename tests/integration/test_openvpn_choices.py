@@ -2,25 +2,26 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What ends of OpenVPN tunnels agree on, how they find each other, and what is refused."""
+"""What ends of OpenVPN tunnels agree on, how they find each other, what is refused, how certificates are renewed."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.test_ipsec_hosts import known, up
-from tests.integration.test_openvpn_hosts import CONFIG, openvpn, process
+from tests.integration.test_openvpn_hosts import CONFIG, FIRST, openvpn, process
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import PANEL, Directly, rendered, uuid
-from tests.support.world import until
+from tests.support.nodes import PANEL, Directly, View, rendered, uuid
+from tests.support.world import Pings, until
 
 pytestmark = pytest.mark.lab
+RECONNECT = 6  # seconds that both ends may take to restart and find each other, on a machine that does much else
 CLASSIC = ("X25519", False)
 HYBRID = ("X25519MLKEM768", True)
 CLOSED = """table inet closed {
@@ -41,11 +42,16 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
+    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
+        yield served
+
+
 @pytest.fixture
-def nodes(lab: Lab, tmp_path: Path) -> Iterator[Directly]:
-    nodes = Directly(lab, tmp_path)
-    yield nodes
-    nodes.close("a,b,c")
+def nodes(served: Directly) -> Iterator[Directly]:
+    yield served
+    served.start_anew("a,b,c")
 
 
 def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
@@ -201,3 +207,63 @@ def test_new_keys_of_one_end(nodes: Directly) -> None:
     assert nodes.sh("a", f"ls {CONFIG}/{uuid(1)}").split() == sorted(
         ["link.ip", "private.key", "rules.nft", "state.json", "tls.pem", "wrap.key"]
     )
+
+
+def gaps(pings: Pings) -> list[float]:
+    """Seconds for which pings stayed without an answer, one entry for each outage of more than a moment."""
+    answered = sorted(pings.answered())
+    return [(after - before) * pings.interval for before, after in itertools.pairwise(answered) if after - before > 20]
+
+
+def shorten(nodes: Directly, host: str, number: int, days: float) -> None:
+    """Puts a certificate there that ends in so many days."""
+    folder = f"{CONFIG}/{uuid(number)}"
+    code = (
+        f"import sys; sys.path.insert(0, '{nodes.PLACE}')\n"
+        "from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.openvpn import certificate\n"
+        f"certificate.make('{folder}', life={days})"
+    )
+    nodes.lab.host(host).run(["python3", "-c", code])
+
+
+@pytest.mark.parametrize("days", [100, pytest.param(-1, marks=pytest.mark.variation)])
+def test_certificates_are_renewed(nodes: Directly, days: int) -> None:
+    """By both ends in the same runs, without an outage longer than one reconnect; also one that has ended."""
+
+    def views() -> dict[str, list[View]]:
+        return nodes.views(known(nodes, openvpn(nodes, 1)))
+
+    def changes() -> dict[str, list[str]]:
+        said = nodes.apply(views(), probe=False)
+        return {host: said[host].tunnel(1)["changes"] for host in "ab"}
+
+    nodes.apply(views())
+    for host in "ab":
+        shorten(nodes, host, 1, days + 0.1)
+    nodes.publics.clear()
+    nodes.apply(views())  # each end reports what it has now
+    assert changes() == {host: ["next certificate made", *FIRST] for host in "ab"}
+    before = {host: nodes.publics[uuid(1), host] for host in "ab"}
+    until("traffic", lambda: nodes.reaches("a", 1, 1))
+    assert nodes.health(views())["a"].tunnel(1)["measured"]["certificate_days"] == days
+
+    pings = Pings(nodes.lab.host("a"), "10.201.1.3", 0.01).start()
+    try:
+        rounds = [changes()]
+        while any(rounds[-1].values()) and len(rounds) < 6:
+            until("traffic", lambda: nodes.reaches("a", 1, 1))
+            rounds.append(changes())
+        pings.stop()
+    finally:
+        nodes.sh("a", "systemctl stop 'pings-*'", check=False)
+    print(rounds, [f"{gap:.2f} s" for gap in gaps(pings)])
+    assert rounds[-1] == {"a": [], "b": []}
+    assert max(gaps(pings), default=0) < RECONNECT
+    for host in "ab":
+        done = [change for one in rounds for change in one[host]]
+        assert done.count("certificate switched") == 1
+        now = nodes.publics[uuid(1), host]
+        assert now["public_key"] == before[host]["public_key"]
+        assert set(now) == {"public_key", "fingerprint"}
+        assert now["fingerprint"] == before[host]["next_fingerprint"] != before[host]["fingerprint"]
+        assert nodes.health(views())[host].tunnel(1)["measured"]["certificate_days"] == 729

@@ -20,7 +20,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import rend
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
 from tests.lab.host import Host
 from tests.lab.lab import Lab
-from tests.support.world import ansible_environment
+from tests.support.world import ansible_environment, unanswered
 
 TOP = Path(__file__).resolve().parents[2]
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
@@ -186,10 +186,7 @@ class Nodes:
 
     def reaches(self, host: str, number: int, step: int) -> bool:
         """Whether one packet inside the tunnel is answered, over IPv4 and over IPv6."""
-        return all(
-            self.lab.host(host).run(["ping", "-n", "-q", "-c", "1", "-W", "1", address], check=False).returncode == 0
-            for address in (f"10.201.{number}.{2 + step}", f"fd6d:7a00::{number:x}:{2 + step}")
-        )
+        return not unanswered(self.lab.host(host), (f"10.201.{number}.{2 + step}", f"fd6d:7a00::{number:x}:{2 + step}"))
 
 
 @dataclass
@@ -237,7 +234,9 @@ class Server:
 
 
 class Directly(Nodes):
-    """The same without Ansible in between: what the modules call, on all hosts at once. For tests of many runs."""
+    """The same without Ansible in between: what the modules call, on all hosts at once. For tests of many runs.
+
+    A context: at its end, what serves the calls on the hosts is ended."""
 
     PLACE = "/root/on-host"
 
@@ -268,9 +267,15 @@ class Directly(Nodes):
             self.servers.pop(host).end()
         self.lab.host(host).reboot()
 
-    def close(self, hosts: str = "a,b") -> None:
-        """Takes everything of the panel off, and ends what serves the calls."""
+    def start_anew(self, hosts: str = "a,b") -> None:
+        """Takes everything of the panel off, and forgets it; what serves the calls stays for the next test."""
         self.clear(hosts)
+        self.publics.clear()
+
+    def __enter__(self) -> Directly:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         for server in self.servers.values():
             server.end()
 

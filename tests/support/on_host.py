@@ -12,6 +12,8 @@ may change something; ``code`` is CRASHED then.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -24,6 +26,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import host, state
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.health import health
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry
 
 CRASHED = 99
 
@@ -87,7 +90,17 @@ def in_a_process(given: dict) -> dict:
     return {"code": os.WEXITSTATUS(status), "answer": json.loads(text) if text else None}
 
 
+def load() -> None:
+    """Imports once what each call would import for itself, which takes longer than many a call."""
+    for kind in TYPES:
+        registry.protocol(kind)
+    for name in ("x509", "hazmat.primitives.asymmetric.ed25519", "hazmat.primitives.serialization"):
+        with contextlib.suppress(ImportError):  # a host may lack it, or have an old one
+            importlib.import_module(f"cryptography.{name}")
+
+
 def main() -> None:
+    load()
     for line in sys.stdin:
         print(json.dumps(in_a_process(json.loads(line))), flush=True)
 
