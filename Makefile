@@ -9,8 +9,8 @@ venv = $$(tools/venv $(1))
 # Second cases of what another test shows are for ALL=1.
 some = $(if $(ALL),,-m "not variation")
 # $(call pytest,purpose,tests,options); PYTEST may name other tests instead. Some machines name a bundle of CAs that requests prefers to the
-# one a client was given.
-pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE "$(call venv,$(1))/bin/python" -m pytest $(3) $(if $(findstring tests/,$(PYTEST)),,$(2)) $(PYTEST)
+# one a client was given; on some Python keeps nothing of what it compiled, which each pytest and each panel would compile again.
+pytest = env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE -u PYTHONDONTWRITEBYTECODE "$(call venv,$(1))/bin/python" -m pytest $(3) $(if $(findstring tests/,$(PYTEST)),,$(2)) $(PYTEST)
 
 .PHONY: help
 help: ## this list
