@@ -291,7 +291,7 @@ def test_late_peer(nodes: Directly, late: str) -> None:
     # It is told each time that nobody there knows it.
     refused = "journalctl --no-pager -o cat -u strongswan | grep -c 'received NO_PROPOSAL_CHOSEN'"
     before = int(nodes.sh(early, refused, check=False))
-    until("three refusals of both", lambda: int(nodes.sh(early, refused, check=False)) >= before + 6)
+    until("three refusals of both", lambda: int(nodes.sh(early, refused, check=False)) >= before + 6, every=1)
     assert nodes.health({early: views()[early]})[early].statuses() == {"connecting"}
     nodes.apply({late: views()[late]}, probe=False)
     connected("applied late")
@@ -299,7 +299,7 @@ def test_late_peer(nodes: Directly, late: str) -> None:
     host = nodes.lab.host(late)
     host.stop()
     # Until its silence was noticed, from when on it can be away for ten minutes as well.
-    until("the end of the associations", lambda: "INSTALLED" not in nodes.sh(early, "swanctl --list-sas"))
+    until("the end of the associations", lambda: "INSTALLED" not in nodes.sh(early, "swanctl --list-sas"), every=1)
     host.start()
     connected("off for long")
 
