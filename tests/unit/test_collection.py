@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
 
 def test_packages_come_without_recommended_ones() -> None:
     """No lab host would show it: a kernel, which they would bring, is pinned away there."""
-    tasks = read("roles/tunnels/tasks/install.yml")
+    tasks = read("roles/tunnels/tasks/step_install.yml")
     asked = {
         name: task[f"ansible.builtin.{name}"]
         for name in ("apt", "dnf")
