@@ -193,6 +193,51 @@ def test_a_fresh_host_in_the_place_of_an_old_one(world: World, own: tuple[Pings,
     expect_own_untouched(world, own)
 
 
+@pytest.fixture(scope="module")
+def sites(bare: World) -> tuple[Site, Site]:
+    """A network behind a, and one behind b."""
+    left = bare.lab.host("a").add_site("left", "192.168.50.0/24", "fd50::/64")
+    return left, bare.lab.host("b").add_site("right", "192.168.60.0/24", "fd60::/64")
+
+
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.variation) for kind in TYPES if kind != "ipsec"), "ipsec"]
+)
+def test_networks_behind_two_nodes(world: World, sites: tuple[Site, Site], kind: str) -> None:
+    """Two sites reach each other through a tunnel whose ends name their networks."""
+    a, b = world.lab.host("a"), world.lab.host("b")
+    left, right = sites
+    tunnel = f"ab-{kind}"
+    for host in (a, b):  # the operator's own decision, which the collection leaves to them
+        host.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+
+    def crosses() -> bool:
+        there = [left.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in right.addresses]
+        back = [right.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in left.addresses]
+        return all(there + back)
+
+    assert not crosses()
+    config = {"source": {"routes": left.plan.networks}, "target": {"routes": right.plan.networks}}
+    world.change(tunnel, config=config)
+    routed = world.apply("--diff").expect()
+    assert "route 192.168.60.0/24 added" in routed.changes("a")[tunnel]
+    assert "started" not in routed.changes("a")[tunnel]
+    until("the two sites reach each other", crosses)
+
+    b.reboot()
+    b.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+    until("the two sites reach each other after a reboot", crosses)
+
+    world.change(tunnel, config={})
+    world.apply("--diff").expect()
+    assert not crosses()
+    assert "192.168.60.0/24" not in a.run("ip route").stdout
+    world.expect_traffic(*between("ab"), *between("bc"))
+
+
+# Last, because all tunnels have to come up again after it.
+
+
 def traces(host: Host) -> str:
     """Whatever of ours a host still has: folders, confs, units, interfaces, tables, processes."""
     return host.run(
@@ -234,45 +279,3 @@ def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]
     assert traces(world.lab.host("b")) == ""
     assert everywhere.changed("a", "c") == []
     expect_own_untouched(world, own)
-
-
-@pytest.fixture(scope="module")
-def sites(bare: World) -> tuple[Site, Site]:
-    """A network behind a, and one behind b."""
-    left = bare.lab.host("a").add_site("left", "192.168.50.0/24", "fd50::/64")
-    return left, bare.lab.host("b").add_site("right", "192.168.60.0/24", "fd60::/64")
-
-
-@pytest.mark.parametrize(
-    "kind", [*(pytest.param(kind, marks=pytest.mark.variation) for kind in TYPES if kind != "ipsec"), "ipsec"]
-)
-def test_networks_behind_two_nodes(world: World, sites: tuple[Site, Site], kind: str) -> None:
-    """Two sites reach each other through a tunnel whose ends name their networks."""
-    a, b = world.lab.host("a"), world.lab.host("b")
-    left, right = sites
-    tunnel = f"ab-{kind}"
-    for host in (a, b):  # the operator's own decision, which the collection leaves to them
-        host.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-
-    def crosses() -> bool:
-        there = [left.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in right.addresses]
-        back = [right.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in left.addresses]
-        return all(there + back)
-
-    assert not crosses()
-    config = {"source": {"routes": left.plan.networks}, "target": {"routes": right.plan.networks}}
-    world.change(tunnel, config=config)
-    routed = world.apply("--diff").expect()
-    assert "route 192.168.60.0/24 added" in routed.changes("a")[tunnel]
-    assert "started" not in routed.changes("a")[tunnel]
-    until("the two sites reach each other", crosses)
-
-    b.reboot()
-    b.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-    until("the two sites reach each other after a reboot", crosses)
-
-    world.change(tunnel, config={})
-    world.apply("--diff").expect()
-    assert not crosses()
-    assert "192.168.60.0/24" not in a.run("ip route").stdout
-    world.expect_traffic(*between("ab"), *between("bc"))
