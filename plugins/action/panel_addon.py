@@ -43,9 +43,9 @@ def read(folder: str) -> package.Files:
     files = {}
     for name in package.OURS:
         for place, folders, found in os.walk(os.path.join(folder, name)):
-            folders[:] = sorted(one for one in folders if one != package.CACHE)
-            for one in found:
-                path = os.path.join(place, one)
+            folders[:] = sorted(folder for folder in folders if folder != package.CACHE)
+            for file in found:
+                path = os.path.join(place, file)
                 with open(path, "rb") as stream:
                     files[os.path.relpath(path, folder)] = stream.read()
     with open(os.path.join(folder, "start.py"), "rb") as stream:

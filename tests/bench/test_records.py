@@ -53,7 +53,7 @@ def fill(panel: Panel, count: int) -> None:
                 )
                 for position, first in enumerate((ipaddress.ip_address("10.201.0.0"), ipaddress.ip_address("fd00::"))):
                     host = first + number * 2 + place
-                    ends = [f"{int(one) + (0xFFFF << 32) * (one.version == 4):032x}" for one in (host, host - place)]
+                    ends = [f"{int(item) + (0xFFFF << 32) * (item.version == 4):032x}" for item in (host, host - place)]
                     connection.execute(
                         "INSERT INTO tunnel_addresses (host, tunnel_id, role, position, address, first, last)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?)",

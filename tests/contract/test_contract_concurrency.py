@@ -31,8 +31,8 @@ def together(api: Api, work: Callable[[Api, int], Any]) -> list[Any]:
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(run, range(THREADS)))
     finally:
-        for one in clients:
-            one.session.close()
+        for item in clients:
+            item.session.close()
 
 
 def test_creating_changing_and_deleting_at_once(api: Api, make_node: Maker) -> None:

@@ -98,7 +98,7 @@ def test_a_public_half_of_another_type_is_rejected_by_itself(
         "updated": 1,
         "rejected": [{"uuid": tunnel["uuid"], "node": pair[0]["name"], "detail": detail}],
     }
-    stored = [api.send("GET", f"/api/tunnels/{one['id']}")["ends"][0]["public"] for one in (tunnel, good)]
+    stored = [api.send("GET", f"/api/tunnels/{item['id']}")["ends"][0]["public"] for item in (tunnel, good)]
     assert stored == [WHOLE[kind]] * 2
 
 

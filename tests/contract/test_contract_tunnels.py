@@ -88,11 +88,11 @@ def test_create_with_everything_chosen(api: Api, pair: Pair) -> None:
 def test_headers(api: Api, pair: Pair) -> None:
     tunnel = api.tunnel(*pair)
     path = f"/api/tunnels/{tunnel['id']}"
-    one = api.bare("GET", path)
-    panel = one.headers["Marzban-Panel-Id"]
+    seen = api.bare("GET", path)
+    panel = seen.headers["Marzban-Panel-Id"]
     assert uuid.UUID(panel).version == 4
-    assert one.headers["ETag"] == '"1"'
-    assert one.headers["Content-Type"] == "application/json"
+    assert seen.headers["ETag"] == '"1"'
+    assert seen.headers["Content-Type"] == "application/json"
     others = [
         api.bare("GET", "/api/tunnels"),
         api.bare("GET", "/api/tunnels?skip=1000000"),
@@ -105,7 +105,7 @@ def test_headers(api: Api, pair: Pair) -> None:
     ]
     assert [answer.status_code for answer in others] == [200, 200, 401, 422, 404, 422, 422, 200]
     assert {answer.headers["Marzban-Panel-Id"] for answer in others} == {panel}
-    assert {answer.headers["Marzban-Tunnels-Api"] for answer in [one, *others]} == {"2"}
+    assert {answer.headers["Marzban-Tunnels-Api"] for answer in [seen, *others]} == {"2"}
     assert others[-1].headers["ETag"] == '"2"'
 
 

@@ -134,7 +134,7 @@ def test_the_schema_comes_and_goes_and_comes(make: Made) -> None:
         assert panel.api().send("GET", "/api/tunnels") == [made]
     told = json.loads(panel.call(str(panel.addon / "start.py"), "records"))
     assert told["revision"] == migrate.HEADS["tunnels"]
-    assert [(one["name"], one["ends"][0]["addresses"]) for one in told["tunnels"]] == [
+    assert [(tunnel["name"], tunnel["ends"][0]["addresses"]) for tunnel in told["tunnels"]] == [
         ("de-fi", made["ends"][0]["addresses"])
     ]
 
@@ -171,11 +171,11 @@ def test_a_deleted_node_takes_its_tunnels_and_a_new_one_inherits_nothing(make: M
         gone, kept = api.tunnel(b, c), api.tunnel(a, b)
         api.send("DELETE", f"/api/node/{c['id']}")
         assert api.refused("GET", f"/api/tunnels/{gone['id']}", None, 404) == "Tunnel not found"
-        assert [one["id"] for one in api.send("GET", "/api/tunnels")] == [kept["id"]]
+        assert [item["id"] for item in api.send("GET", "/api/tunnels")] == [kept["id"]]
         later = api.node()
         assert api.tunnel(a, later)["id"] > kept["id"]
         api.send("DELETE", f"/api/node/{later['id']}")
-        assert [one["id"] for one in api.send("GET", "/api/tunnels")] == [kept["id"]]
+        assert [item["id"] for item in api.send("GET", "/api/tunnels")] == [kept["id"]]
 
 
 @sqlite_is_a_variation
@@ -229,7 +229,7 @@ def test_what_is_gone_while_the_addon_is_away_is_purged(make: Made) -> None:
         api.send("DELETE", f"/api/node/{c['id']}")
         api.node(name="takes the id, where the database gives it again")
     with make(like=panel) as again:
-        assert [one["id"] for one in again.api().send("GET", "/api/tunnels")] == [kept["id"]]
+        assert [item["id"] for item in again.api().send("GET", "/api/tunnels")] == [kept["id"]]
 
 
 @without_mariadb

@@ -237,7 +237,7 @@ def test_nothing_is_removed(world: World, faulty: Faulty, fault: str) -> None:
     run = world.apply(inventory=world.static(), env=through(faulty))
     expect(run, FAULTS[fault].code, FAULTS[fault].says)
     assert picture(world) == before
-    assert not any(one["removed"] for one in run.results("tunnel_apply"))
+    assert not any(result["removed"] for result in run.results("tunnel_apply"))
     expect_all_to_pass(world)
 
 
@@ -325,9 +325,9 @@ def test_nothing_is_removed_in_the_middle_of_a_run(world: World, faulty: Faulty,
     expect(run, FAULTS[fault].code, FAULTS[fault].says)
     assert faulty.seen("GET", "/api/tunnels") > good
     # What an earlier of these tests has begun and deleted may go meanwhile, and nothing else.
-    removed = [one for answered in run.results("tunnel_apply") for one in answered["removed"]]
-    assert {one["name"] for one in removed} <= {"new"}
-    assert new["uuid"] not in {one["uuid"] for one in removed}
+    removed = [item for answered in run.results("tunnel_apply") for item in answered["removed"]]
+    assert {item["name"] for item in removed} <= {"new"}
+    assert new["uuid"] not in {item["uuid"] for item in removed}
     expect_all_to_pass(world)
     world.api("DELETE", f"/tunnels/{new['id']}")
 
@@ -340,8 +340,8 @@ def test_deleted_tunnels_are_removed_from_both_nodes(world: World) -> None:
         world.api("DELETE", f"/tunnels/{tunnel['id']}")
     run = world.apply(inventory=world.static()).expect()
     for name, host in world.lab.hosts.items():
-        removed = [one for answered in run.results("tunnel_apply", name) for one in answered["removed"]]
-        assert {one["name"] for one in removed} - {"new"} == set(deleted)
+        removed = [item for answered in run.results("tunnel_apply", name) for item in answered["removed"]]
+        assert {item["name"] for item in removed} - {"new"} == set(deleted)
         left = host.run(
             "ls /etc/marzban/tunnels /etc/openvpn/* /etc/swanctl/*; swanctl --list-conns; ls /sys/class/net;"
             " nft list tables"

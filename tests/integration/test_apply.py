@@ -47,7 +47,7 @@ def is_up(world: World, name: str, source: str, target: str) -> bool:
 @pytest.fixture
 def world(bare: World) -> World:
     """The same, with all tunnels up, whatever the test before has done."""
-    missing = [one for one in MESH if not is_up(bare, *one)]
+    missing = [item for item in MESH if not is_up(bare, *item)]
     for name, source, target in missing:
         if name not in bare.tunnels():
             bare.tunnel(name, source, target, tunnel_type=name.partition("-")[2])
@@ -113,7 +113,7 @@ def test_the_quartet_on_bare_hosts(bare: World) -> None:
     for name in "abc":
         assert done.changes(name)
     bare.expect_traffic(*MESH)
-    assert {one["status"] for one in bare.tunnels().values()} == {"active"}
+    assert {value["status"] for value in bare.tunnels().values()} == {"active"}
 
     before = len(bare.panel.writes())
     assert bare.apply("--check", "--diff").expect().changed() == []
@@ -212,8 +212,12 @@ def test_networks_behind_two_nodes(world: World, sites: tuple[Site, Site], kind:
         host.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
 
     def crosses() -> bool:
-        there = [left.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in right.addresses]
-        back = [right.run(["ping", "-n", "-c1", "-W1", one], check=False).returncode == 0 for one in left.addresses]
+        there = [
+            left.run(["ping", "-n", "-c1", "-W1", address], check=False).returncode == 0 for address in right.addresses
+        ]
+        back = [
+            right.run(["ping", "-n", "-c1", "-W1", address], check=False).returncode == 0 for address in left.addresses
+        ]
         return all(there + back)
 
     assert not crosses()
@@ -262,10 +266,10 @@ def test_remove_one_and_then_all(world: World, own: tuple[Pings, dict[str, str]]
     interface = world.tunnels()[tunnel]["ends"][0]["interface"]
     removed = world.play("remove", "-e", f"marzban_tunnel={tunnel}", "--diff").expect()
     for name in "ac":
-        gone = [one["name"] for answer in removed.results("tunnel_apply", name) for one in answer["removed"]]
+        gone = [item["name"] for answer in removed.results("tunnel_apply", name) for item in answer["removed"]]
         assert gone == [tunnel]
         assert interface not in traces(world.lab.host(name))
-    left = [one for one in MESH if one[0] != tunnel]
+    left = [item for item in MESH if item[0] != tunnel]
     assert sorted(world.tunnels()) == sorted(name for name, _a, _b in left)
     world.expect_traffic(*left)
 

@@ -159,7 +159,7 @@ CASES = cases()
 def told(world: World) -> dict[str, str]:
     """What the module said in each case that failed; nothing was written."""
     before = (world.panel.writes(), world.api("GET", "/nodes"), world.tunnels())
-    results = call(world, [(one.module, one.options, False) for one in CASES.values()])
+    results = call(world, [(value.module, value.options, False) for value in CASES.values()])
     assert (world.panel.writes(), world.api("GET", "/nodes"), world.tunnels()) == before
     return {what: result["msg"] for what, result in zip(CASES, results, strict=True) if result["failed"]}
 
@@ -338,7 +338,7 @@ def test_a_record_past_the_validation_is_told(past: tuple[Run, dict[str, dict[st
     run, records = past
     _statement, value, where = PAST[what]
     value = [] if what == "config" else value  # what the text holds
-    broken = {one["id"]: one for answer in run.results("tunnel_round") for one in answer["broken"]}
+    broken = {item["id"]: item for answer in run.results("tunnel_round") for item in answer["broken"]}
     expect_named(broken[records[what]["id"]]["error"], where, value)
     start = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in repr(value)[:60])
     assert any(line.startswith("! ") and f"{where}: {start}" in line for line in run.text.splitlines()), run.text
@@ -373,10 +373,10 @@ def test_a_record_past_the_validation_touches_nothing_and_stops_no_other(
     assert all(end["public"] for tunnel in good.values() for end in tunnel["ends"])
     assert all(
         end["public"] is None
-        for one in world.api("GET", "/tunnels")
-        if one["name"] not in GOOD
-        for end in one["ends"]
-        if one["id"] not in {records[what]["id"] for what in ("key", *KINDS)}
+        for item in world.api("GET", "/tunnels")
+        if item["name"] not in GOOD
+        for end in item["ends"]
+        if item["id"] not in {records[what]["id"] for what in ("key", *KINDS)}
     )
 
 

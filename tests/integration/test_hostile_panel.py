@@ -97,8 +97,8 @@ def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
     count: list[int] = []
 
     def change(tunnels: list[dict[str, Any]]) -> None:
-        victim = next(one for one in tunnels if one["name"] == "victim-1")
-        number = first = max(one["id"] for one in tunnels)
+        victim = next(tunnel for tunnel in tunnels if tunnel["name"] == "victim-1")
+        number = first = max(tunnel["id"] for tunnel in tunnels)
         for string in STRINGS.values():
             for place in each_field(victim):
                 number += 1
@@ -119,7 +119,7 @@ def test_every_field_of_a_tunnel(world: World, faulty: Faulty) -> None:
     assert count[0] > 20 * len(STRINGS)
     assert len(broken) == count[0], "all copies are refused: by their string, or as copies of the victim"
     for string in STRINGS.values():
-        assert any(repr(string)[1:30] in one["error"] for one in broken), string
+        assert any(repr(string)[1:30] in item["error"] for item in broken), string
     expect_harmless(world, run)
 
 
@@ -160,7 +160,9 @@ def test_every_field_of_a_node(world: World, faulty: Faulty) -> None:
     assert run.code == 0, run.text
     for what, string in STRINGS.items():
         host = named[what, "message"]
-        seen = next(one["result"] for one in run.events if one["host"] == host and "marzban_node" in one["result"])
+        seen = next(
+            event["result"] for event in run.events if event["host"] == host and "marzban_node" in event["result"]
+        )
         assert seen["marzban_node"]["message"] == " ".join(string.split())
     assert not Path(OWNED).exists()
 

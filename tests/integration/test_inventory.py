@@ -82,9 +82,9 @@ def test_nodes_are_hosts(world: World) -> None:
     assert found.groups["marzban_status_connected"] == ["de-1", "fi-1"]
     assert found.groups["marzban_status_disabled"] == ["us-1"]
     assert found.groups["marzban_type_wireguard"] == ["de-1", "fi-1"]
-    one = found.hosts["de-1"]
-    assert one["ansible_host"] == "203.0.113.1"
-    assert one["marzban_node"] == {
+    host = found.hosts["de-1"]
+    assert host["ansible_host"] == "203.0.113.1"
+    assert host["marzban_node"] == {
         "id": 1,
         "name": "de-1",
         "address": "203.0.113.1",
@@ -95,7 +95,7 @@ def test_nodes_are_hosts(world: World) -> None:
         "xray_version": None,
         "message": None,
     }
-    (view,) = one["marzban_tunnels"]
+    (view,) = host["marzban_tunnels"]
     assert (view["name"], view["local"]["node"], view["peer"]["node"]) == ("de-fi", "de-1", "fi-1")
     assert found.hosts["us-1"]["marzban_tunnels"] == []
 

@@ -44,7 +44,7 @@ def nodes(served: Directly) -> Iterator[Directly]:
 
 
 def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
-    return [(one["measured"]["key_exchange"], one["measured"]["post_quantum"]) for one in answer["tunnels"]]
+    return [(tunnel["measured"]["key_exchange"], tunnel["measured"]["post_quantum"]) for tunnel in answer["tunnels"]]
 
 
 @pytest.mark.variation
@@ -72,7 +72,7 @@ def test_releases_and_post_quantum(nodes: Directly) -> None:
 
     # One end changes its mind.
     off = known(nodes, ipsec(nodes, 4, post_quantum="off"))["b"]
-    changed = [off if one["uuid"] == off["uuid"] else one for one in views["b"]]
+    changed = [off if view["uuid"] == off["uuid"] else view for view in views["b"]]
     nodes.apply({"b": changed})
     assert nodes.health({"a": views["a"]}, wait=60)["a"].statuses() == {"active"}
     assert agreed(nodes.health({"b": changed}, wait=60)["b"]) == [CLASSIC, HYBRID, CLASSIC, CLASSIC]
@@ -91,7 +91,7 @@ def test_require_is_kept(nodes: Directly) -> None:
     refused = "journalctl --no-pager -o cat -u strongswan | grep -cE 'received (AUTH.*FAILED|NO_PROPOSAL_CHOSEN)'"
     until("refusals", lambda: int(nodes.sh("mid", refused, check=False)) >= 3)
     answer = nodes.health({"a": [steady["a"], pair["a"]]})["a"]
-    assert [one["status"] for one in answer["tunnels"]] == ["active", "connecting"]
+    assert [tunnel["status"] for tunnel in answer["tunnels"]] == ["active", "connecting"]
     for host, version in (("mid", "6.0.1"), ("old", "5.9.8")):
         view = known(nodes, ipsec(nodes, 3, host, "a", post_quantum="require"))[host]
         answer = nodes.apply({host: [*([steady["mid"]] if host == "mid" else []), view]})[host]

@@ -225,8 +225,8 @@ def test_drift_is_put_back_and_named(nodes: Directly) -> None:
         would = nodes.check({"a": views["a"]}, probe=False)["a"].tunnel(1)["changes"]
         did = nodes.apply({"a": views["a"]}, probe=False)["a"].tunnel(1)["changes"]
         if "strongSwan started" in wanted:
-            did = [one for one in did if one != "connection loaded"]  # charon told nothing about what it would load
-            would = [one for one in would if one != "connection loaded"]
+            did = [item for item in did if item != "connection loaded"]  # charon told nothing about what it would load
+            would = [item for item in would if item != "connection loaded"]
         assert (broken, would) == (broken, did)
         assert (broken, did) == (broken, wanted)
     assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
@@ -238,10 +238,10 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
     others = [ipsec(nodes, 2, "a", "c"), ipsec(nodes, 3, "b", "c")]
     up(nodes, ipsec(nodes, 1), *others)
     nodes.sh("b", "ip link add lan type veth peer name end; ip addr add 192.168.77.1/24 dev lan; ip link set lan up")
-    others = [known(nodes, one) for one in others]
+    others = [known(nodes, other) for other in others]
     steady = [Pings(nodes.lab.host("a"), "10.201.2.3", 0.01), Pings(nodes.lab.host("b"), "fd6d:7a00::3:3", 0.01)]
-    for one in steady:
-        one.start()
+    for item in steady:
+        item.start()
     try:
         moved = {"a": {"addresses": ["10.77.0.1/30"]}, "b": {"addresses": ["10.77.0.2/30"]}}
         routed = {"a": {}, "b": {"routes": ["192.168.77.0/24"]}}
@@ -262,7 +262,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
                 lost = own.stop()
                 print(f"a change of routes: {len(lost) * 10} ms")
                 assert len(lost) < 100
-        assert [one.stop() for one in steady] == [set(), set()]
+        assert [item.stop() for item in steady] == [set(), set()]
     finally:
         nodes.sh("a", "systemctl stop 'pings-*'")
         nodes.sh("b", "systemctl stop 'pings-*'; ip link delete lan")

@@ -24,7 +24,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 
 def statuses(world: World) -> dict[str, str]:
-    return {name: one["status"] for name, one in world.tunnels().items()}
+    return {name: tunnel["status"] for name, tunnel in world.tunnels().items()}
 
 
 def stored(world: World) -> Path:
@@ -41,7 +41,7 @@ def stored(world: World) -> Path:
 def test_one_node_after_the_other(world: World) -> None:
     """On a fresh panel each node is reached by a run of its own, and what waits says for whom."""
     first = world.apply("--limit", "a", "--diff").expect()
-    waiting = {one["name"]: one["waiting_for"] for one in first.results("tunnel_apply", "a")[-1]["tunnels"]}
+    waiting = {tunnel["name"]: tunnel["waiting_for"] for tunnel in first.results("tunnel_apply", "a")[-1]["tunnels"]}
     assert waiting == {f"a{peer}-{kind}": peer for peer in "bc" for kind in TYPES}
     assert "waiting for b" in first.text
     assert "waiting for c" in first.text
@@ -50,7 +50,7 @@ def test_one_node_after_the_other(world: World) -> None:
     second = world.apply("--limit", "b", "--diff").expect()
     assert "waiting for a" not in second.text
     assert "waiting for c" in second.text
-    assert all(world.silent(*one) for one in between("ab"))
+    assert all(world.silent(*item) for item in between("ab"))
     third = world.apply("--limit", "c", "--diff").expect()
     for run in (first, second, third):
         assert run.results("tunnel_health") == [], "nothing can pass before the other end knows the key, which is new"
@@ -114,7 +114,7 @@ def test_an_inventory_of_yesterday(world: World) -> None:
     world.api("DELETE", f"/tunnels/{world.tunnels()['second']['id']}")
     world.tunnel("third", "b", "c")
     stale = world.apply("--diff", inventory=snapshot).expect()
-    assert [one["name"] for answer in stale.results("tunnel_apply", "a") for one in answer["removed"]] == ["second"]
+    assert [item["name"] for answer in stale.results("tunnel_apply", "a") for item in answer["removed"]] == ["second"]
     assert world.addresses("ab-wireguard", "b")[0] == "10.7.0.1"
     world.expect_traffic(*MESH, ("third", "b", "c"))
     assert world.apply("--diff").expect().changed() == [], "the live inventory gives another result than the snapshot"
@@ -129,7 +129,7 @@ def test_a_snapshot_with_a_node_that_is_gone_from_the_panel(world: World) -> Non
     assert sorted(world.tunnels()) == sorted(f"ab-{kind}" for kind in TYPES)
     run = world.apply("--diff", inventory=snapshot).expect()
     removed = {
-        name: sorted(one["name"] for answer in run.results("tunnel_apply", name) for one in answer["removed"])
+        name: sorted(item["name"] for answer in run.results("tunnel_apply", name) for item in answer["removed"])
         for name in "abc"
     }
     ac, bc = (sorted(name for name, _source, _target in between(pair)) for pair in ("ac", "bc"))

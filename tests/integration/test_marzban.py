@@ -66,12 +66,12 @@ def test_from_no_node_to_traffic_and_back(world: World) -> None:
     world.expect_traffic(*joined)
     again = world.apply().expect()
     assert again.changed() == []
-    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+    assert {value["status"] for value in world.tunnels().values()} == {"active"}
 
     world.api("DELETE", f"/node/{next(node['id'] for node in world.api('GET', '/nodes') if node['name'] == 'b')}")
     assert world.tunnels() == {}
     run = world.apply().expect()
-    assert sorted(one["name"] for one in run.results("tunnel_apply", "a")[-1]["removed"]) == [
+    assert sorted(result["name"] for result in run.results("tunnel_apply", "a")[-1]["removed"]) == [
         name for name, _a, _b in sorted(joined)
     ]
     assert not world.lab.host("a").run("ls -A /etc/marzban", check=False).stdout

@@ -37,16 +37,19 @@ def measured(world: World, name: str) -> dict[str, dict[str, Any]]:
 def test_each_pair_of_releases_has_each_type(world: World) -> None:
     world.expect_traffic(*MESH)
     world.play("status").expect()
-    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+    assert {value["status"] for value in world.tunnels().values()} == {"active"}
     assert world.apply().expect().changed() == []
     for name, source, target in MESH:
         kind = name.partition("-")[2]
-        for node, one in measured(world, name).items():
-            told = one.get("cipher"), one.get("data_path"), one.get("handshake_age") is not None
-            assert (name, node, *told) == (name, node, CIPHERS[kind], "userspace", True), one
-            assert one["rx_bytes"] > 0 < one["tx_bytes"]
+        for node, item in measured(world, name).items():
+            told = item.get("cipher"), item.get("data_path"), item.get("handshake_age") is not None
+            assert (name, node, *told) == (name, node, CIPHERS[kind], "userspace", True), item
+            assert item["rx_bytes"] > 0 < item["tx_bytes"]
         if kind == "openvpn":
-            assert all(700 < one["certificate_days"] <= 730 for one in measured(world, name).values()), (source, target)
+            assert all(700 < value["certificate_days"] <= 730 for value in measured(world, name).values()), (
+                source,
+                target,
+            )
 
 
 def able(world: World, node: str, kind: str) -> bool:
@@ -63,9 +66,9 @@ def test_post_quantum_where_both_ends_can(world: World, kind: str) -> None:
     assert can["c"], "Debian's newest can"
     assert not can["a"], "Debian 12 can't"
     for name, source, target in of_type(kind):
-        for node, one in measured(world, name).items():
-            assert (name, node, one["post_quantum"]) == (name, node, can[source] and can[target])
-            assert one["post_quantum"] == ("MLKEM768" in one["key_exchange"].replace("-", ""))
+        for node, item in measured(world, name).items():
+            assert (name, node, item["post_quantum"]) == (name, node, can[source] and can[target])
+            assert item["post_quantum"] == ("MLKEM768" in item["key_exchange"].replace("-", ""))
 
 
 def test_wireguard_has_its_pre_shared_keys(world: World) -> None:
@@ -116,7 +119,11 @@ def test_requiring_what_one_end_can_not_is_an_error_that_names_it(world: World) 
         world.tunnel(f"strict-{kind}", "a", "c", {"post_quantum": "require"}, tunnel_type=kind)
     run = world.apply("--limit", "a,c")
     assert run.code == 2, run.text
-    errors = {one["name"]: one["error"] for one in run.results("tunnel_apply", "a")[-1]["tunnels"] if one["refused"]}
+    errors = {
+        tunnel["name"]: tunnel["error"]
+        for tunnel in run.results("tunnel_apply", "a")[-1]["tunnels"]
+        if tunnel["refused"]
+    }
     assert set(errors) == {"strict-openvpn", "strict-ipsec"}
     for error in errors.values():
         assert "post_quantum: 'require'" in error

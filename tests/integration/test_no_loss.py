@@ -104,12 +104,12 @@ def pings(world: World) -> Iterator[dict[str, Pings]]:
         address = world.addresses(tunnel, target)[number % 2]
         running[f"{source} to {target} in {tunnel}"] = Pings(world.lab.host(source), address, INTERVAL).start()
     yield running
-    for one in running.values():
-        one.stop()
+    for value in running.values():
+        value.stop()
 
 
-def goes_on(one: Pings, last: int) -> bool:
-    return max(one.answered()) > last
+def goes_on(pings: Pings, last: int) -> bool:
+    return max(pings.answered()) > last
 
 
 @dataclass
@@ -121,15 +121,15 @@ class Watch:
 
     def apply(self, *joined: tuple[str, str, str]) -> Run:
         """A run after which traffic passes in these tunnels; c is not touched, and no steady tunnel loses a packet."""
-        before = {what: max(one.answered()) for what, one in self.pings.items()}
+        before = {what: max(item.answered()) for what, item in self.pings.items()}
         run = self.world.apply().expect()
         self.world.expect_traffic(*joined)
         assert run.changed("a", "b")
         assert not run.changed("c"), run.changes("c")
-        for what, one in self.pings.items():
-            last = max(one.answered())
-            until(f"pings from {what} go on", partial(goes_on, one, last))
-            assert one.lost() == set(), f"{what}: lost pings"
+        for what, item in self.pings.items():
+            last = max(item.answered())
+            until(f"pings from {what} go on", partial(goes_on, item, last))
+            assert item.lost() == set(), f"{what}: lost pings"
             assert last > before[what] + 20, f"{what}: too few pings to tell anything"
         return run
 

@@ -234,7 +234,7 @@ def test_a_hostile_view_stops_its_own_tunnel_only(nodes: Directly, field: str, v
     answer = nodes.apply({"a": [bad, good]})["a"]
     assert len(answer.errors()) == 1
     assert field.rpartition(".")[2] in answer.errors()[0]
-    refused = next(one for one in answer["tunnels"] if one["error"])
+    refused = next(tunnel for tunnel in answer["tunnels"] if tunnel["error"])
     assert refused["refused"]
     assert refused["changes"] == []
     assert answer.tunnel(6)["changes"] == ["key made"]

@@ -231,7 +231,7 @@ def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
     assert "views too" in nodes.run_on("a", "tunnel_apply", one["a"], remove=[uuid(1)]).answer["msg"]
     # An interface that isn't ours is never taken over, however the record names it.
     taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
-    assert taken["changed"] == any(one["changes"] for one in taken["tunnels"])
+    assert taken["changed"] == any(tunnel["changes"] for tunnel in taken["tunnels"])
     nodes.publics[uuid(3), "b"] = nodes.publics[uuid(4), "b"] = nodes.publics[uuid(1), "b"]
     taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
     assert all("not made by marzban.tunnels" in error for error in taken.errors())
@@ -342,7 +342,7 @@ def test_fifty_tunnels_in_one_call(nodes: Directly) -> None:
     began = time.monotonic()
     answers = nodes.apply(views)
     started = time.monotonic() - began
-    assert all(one["changes"] == ["conf written", "enabled", "started"] for one in answers["a"]["tunnels"])
+    assert all(tunnel["changes"] == ["conf written", "enabled", "started"] for tunnel in answers["a"]["tunnels"])
     for answer in nodes.health(views, wait=60).values():
         assert answer.statuses() == {"active"}, answer.errors()
     began = time.monotonic()

@@ -55,7 +55,7 @@ def nodes(served: Directly) -> Iterator[Directly]:
 
 
 def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
-    return [(one["measured"]["key_exchange"], one["measured"]["post_quantum"]) for one in answer["tunnels"]]
+    return [(tunnel["measured"]["key_exchange"], tunnel["measured"]["post_quantum"]) for tunnel in answer["tunnels"]]
 
 
 @pytest.mark.variation
@@ -71,7 +71,9 @@ def test_releases_and_post_quantum(nodes: Directly) -> None:
     assert agreed(answers["a"]) == [CLASSIC] * 3
     assert agreed(answers["b"]) == [CLASSIC, HYBRID, HYBRID, HYBRID, CLASSIC]
     assert agreed(answers["c"]) == [CLASSIC, CLASSIC, HYBRID, HYBRID, HYBRID, CLASSIC]
-    assert {one["measured"]["cipher"] for answer in answers.values() for one in answer["tunnels"]} == {"AES-256-GCM"}
+    assert {tunnel["measured"]["cipher"] for answer in answers.values() for tunnel in answer["tunnels"]} == {
+        "AES-256-GCM"
+    }
     for host, number in (("a", 2), ("b", 4), ("c", 5)):
         assert nodes.reaches(host, number, 1)
 
@@ -260,7 +262,7 @@ def test_certificates_are_renewed(nodes: Directly, days: int) -> None:
     assert rounds[-1] == {"a": [], "b": []}
     assert max(gaps(pings), default=0) < RECONNECT
     for host in "ab":
-        done = [change for one in rounds for change in one[host]]
+        done = [change for item in rounds for change in item[host]]
         assert done.count("certificate switched") == 1
         now = nodes.publics[uuid(1), host]
         assert now["public_key"] == before[host]["public_key"]

@@ -207,10 +207,10 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
     others = [openvpn(nodes, 2, "a", "c"), openvpn(nodes, 3, "b", "c", transport="tcp")]
     up(nodes, openvpn(nodes, 1), *others)
     nodes.sh("b", "ip link add lan type veth peer name end; ip addr add 192.168.77.1/24 dev lan; ip link set lan up")
-    others = [known(nodes, one) for one in others]
+    others = [known(nodes, other) for other in others]
     steady = [Pings(nodes.lab.host("a"), "10.201.2.3", 0.01), Pings(nodes.lab.host("b"), "fd6d:7a00::3:3", 0.01)]
-    for one in steady:
-        one.start()
+    for item in steady:
+        item.start()
     own = Pings(nodes.lab.host("a"), "10.201.1.3", 0.01).start()
     running = process(nodes, "a", 1)
     try:
@@ -239,7 +239,7 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
             assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
             nodes.sh("a", f"ping -n -c 1 -W 1 {address}")
             assert not nodes.apply(views, probe=False)["a"]["changed"]
-        assert [one.stop() for one in steady] == [set(), set()]
+        assert [item.stop() for item in steady] == [set(), set()]
     finally:
         nodes.sh("a", "systemctl stop 'pings-*'")
         nodes.sh("b", "systemctl stop 'pings-*'; ip link delete lan")
@@ -268,7 +268,7 @@ def test_late_peer(nodes: Directly) -> None:
         print(f"{what}: {len(early)} tunnels after {time.monotonic() - began:.1f} s")
 
     nodes.apply(views())
-    firsts = {host: [one for one in views()[host] if early[one["id"]] == host] for host in "ab"}
+    firsts = {host: [view for view in views()[host] if early[view["id"]] == host] for host in "ab"}
     nodes.apply(firsts, probe=False)
 
     # Past the point from which on OpenVPN would wait longer and longer, so ten minutes are no different.
@@ -298,7 +298,7 @@ def test_late_peer(nodes: Directly) -> None:
 
     def silent() -> bool:
         seen = nodes.health({"a": views()["a"]})["a"]["tunnels"]
-        return {one["measured"]["handshake_age"] for one in seen} == {None}
+        return {item["measured"]["handshake_age"] for item in seen} == {None}
 
     until("that the silence is noticed", silent, every=2)
     print(f"silence noticed after {time.monotonic() - began:.1f} s")

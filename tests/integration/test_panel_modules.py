@@ -272,14 +272,16 @@ RING: list[dict[str, Any]] = [
 
 def test_tunnel_set(world: World) -> None:
     _check, apply = quartet(world, "tunnel_set", {"tunnels": RING}, *["POST /api/tunnels"] * 3, way=run)
-    assert [(one["name"], one["change"]) for one in apply["tunnels"]] == [(one["name"], "created") for one in RING]
+    assert [(tunnel["name"], tunnel["change"]) for tunnel in apply["tunnels"]] == [
+        (item["name"], "created") for item in RING
+    ]
     ids = {name: record["id"] for name, record in world.tunnels().items()}
     fewer = [{**RING[1], "config": {}}, RING[2], {"name": "new", "source": "de-1", "target": "fi-1"}]
     writes = [f"DELETE /api/tunnels/{ids['de-fi']}", f"PUT /api/tunnels/{ids['fi-us']}", "POST /api/tunnels"]
     check, apply = quartet(world, "tunnel_set", {"tunnels": fewer, "purge": True}, *writes)
     changes = [("fi-us", "updated"), ("us-de", "unchanged"), ("new", "created"), ("de-fi", "deleted")]
-    assert [(one["name"], one["change"]) for one in apply["tunnels"]] == changes
-    assert [(one["name"], one["change"]) for one in check["tunnels"]] == changes
+    assert [(tunnel["name"], tunnel["change"]) for tunnel in apply["tunnels"]] == changes
+    assert [(tunnel["name"], tunnel["change"]) for tunnel in check["tunnels"]] == changes
     assert sorted(world.tunnels()) == ["fi-us", "new", "us-de"]
 
 
@@ -293,11 +295,11 @@ def test_tunnel_set_asks_as_little_as_it_can(world: World) -> None:
 def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
     with Faulty.before(world.panel) as faulty:
         call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_TOKEN="")
-    assert [one.path for one in faulty.requests] == [
+    assert [request.path for request in faulty.requests] == [
         *("/api/admin/token", "/api/nodes", "/api/tunnels"),
         *["/api/tunnels"] * 3,
     ]
-    assert len({one.client for one in faulty.requests}) == 1
+    assert len({request.client for request in faulty.requests}) == 1
 
 
 def test_tunnel_set_does_not_purge_everything_by_mistake(world: World) -> None:
@@ -328,7 +330,7 @@ def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> No
     (result,) = call(world, [("tunnel_set", {"tunnels": two}, False)])
     assert result["failed"]
     assert result["changed"]
-    assert [one["change"] for one in result["tunnels"]] == ["created", "failed", "created"]
+    assert [tunnel["change"] for tunnel in result["tunnels"]] == ["created", "failed", "created"]
     assert "1 of 3 failed. clash: " in result["msg"]
     assert sorted(world.tunnels()) == ["de-fi", "fi-us"]
 

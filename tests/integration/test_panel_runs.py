@@ -56,13 +56,13 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
     deleted = world.tunnel("goes", "de-1", "us-1")
     world.api("PUT", f"/tunnels/{moved['id']}", json={"source_node_id": nodes(world)["us-1"]["id"]})
     world.api("DELETE", f"/tunnels/{deleted['id']}")
-    known = [{"id": one["id"], "uuid": one["uuid"]} for one in (stays, moved, deleted)]
+    known = [{"id": item["id"], "uuid": item["uuid"]} for item in (stays, moved, deleted)]
     another = {"id": stays["id"], "uuid": "00000000-0000-4000-8000-000000000000"}
     options = {"nodes": NODES, "orphans": {"host-a": [*known, another], "host-c": []}}
     # A host that still goes by a name which its node has no more: there is no such node, so nothing ends elsewhere.
     former = {"nodes": {"host-a": "de-0"}, "orphans": {"host-a": known}}
     with Faulty.before(world.panel) as faulty:
-        honest, renamed = run(world, [("tunnel_views", one, False) for one in (options, former)])
+        honest, renamed = run(world, [("tunnel_views", item, False) for item in (options, former)])
         faulty.lists_nothing()
         mistaken = run(world, [("tunnel_views", options, False)], MARZBAN_URL=faulty.url)
         faulty.behave()
@@ -234,7 +234,7 @@ def test_tunnel_publish_takes_no_rubbish(world: World) -> None:
     assert done.code == 0, done.text
     compromised, rubbish = results_of(tasks, done)
     assert not compromised["changed"]
-    assert [one["node"] for one in compromised["rejected"]] == ["fi-1", "us-1", "no-such-node"]
+    assert [item["node"] for item in compromised["rejected"]] == ["fi-1", "us-1", "no-such-node"]
     assert "speaks for another node" in compromised["rejected"][0]["detail"]
     assert "never" not in json.dumps(own(compromised)), "what was refused may hold anything"
     assert len(rubbish["rejected"]) == 3
@@ -274,8 +274,8 @@ def test_tunnel_report(world: World) -> None:
         ],
     )
     assert world.panel.writes()[before:] == ["POST /api/tunnels/status"]
-    assert [one["reported"] for one in (check, apply, silent)] == [0, 4, 0]
-    assert not any(one["changed"] for one in (check, apply, silent))
+    assert [item["reported"] for item in (check, apply, silent)] == [0, 4, 0]
+    assert not any(item["changed"] for item in (check, apply, silent))
     assert check["table"] == apply["table"] == silent["table"]
     lost, expiring = "us-1 is unreachable", "certificate of de-1 ends in 3 d"
     assert [re.split(" {2,}", line) for line in apply["table"]] == [
@@ -337,7 +337,7 @@ def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
     assert world.panel.writes()[before:] == []
     applied = run(world, [(module, options, False) for module, options in tasks])
     assert world.panel.writes()[before:] == ["POST /api/tunnels/keys", "POST /api/tunnels/status"]
-    assert [one["changed"] for one in checks] == [one["changed"] for one in applied] == [False] * 4 + [True, False]
+    assert [item["changed"] for item in checks] == [item["changed"] for item in applied] == [False] * 4 + [True, False]
     assert (checks[-1].pop("reported"), applied[-1].pop("reported")) == (0, 1)
     for (module, _options), check, apply in zip(tasks, checks, applied, strict=True):
         assert not check["failed"], check

@@ -96,12 +96,12 @@ def test_status_of_a_tunnel_that_carries_nothing(world: World) -> None:
         assert "active" in row(run.text, "two")
         problems = run.results("tunnel_report")[-1]["problems"]
         assert [problem.split(":")[0] for problem in problems] == ["one on a", "one on b"]
-        assert {name: one["status"] for name, one in world.tunnels().items()} == {"one": "error", "two": "active"}
+        assert {name: tunnel["status"] for name, tunnel in world.tunnels().items()} == {"one": "error", "two": "active"}
     finally:
         a.run("nft delete table inet blocked")
     world.expect_traffic(*BOTH)
     world.play("status").expect()
-    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+    assert {value["status"] for value in world.tunnels().values()} == {"active"}
 
 
 def test_status_while_a_node_is_off(world: World) -> None:
@@ -143,7 +143,7 @@ def test_remove_in_check_mode_says_what_would_go(world: World) -> None:
     before = len(world.panel.writes())
     run = world.play("remove", "-e", "marzban_tunnel=two", "--check", "--diff").expect()
     for host in "ab":
-        assert [one["name"] for answer in run.results("tunnel_apply", host) for one in answer["removed"]] == ["two"]
+        assert [item["name"] for answer in run.results("tunnel_apply", host) for item in answer["removed"]] == ["two"]
     assert "to be removed: two" in run.text
     assert len(world.panel.writes()) == before
     world.expect_traffic(*BOTH)
@@ -153,11 +153,11 @@ def test_remove_one_end_after_the_other(world: World) -> None:
     """A host that is not in the run takes the tunnel off with its next one."""
     interface = world.tunnels()["two"]["ends"][0]["interface"]
     run = world.play("remove", "-e", "marzban_tunnel=two", "--limit", "a", "--diff").expect()
-    assert [one["name"] for answer in run.results("tunnel_apply", "a") for one in answer["removed"]] == ["two"]
+    assert [item["name"] for answer in run.results("tunnel_apply", "a") for item in answer["removed"]] == ["two"]
     assert sorted(world.tunnels()) == ["one"]
     assert interface in world.lab.host("b").run("ip -o link").stdout
     later = world.apply("--diff").expect()
-    assert [one["name"] for answer in later.results("tunnel_apply", "b") for one in answer["removed"]] == ["two"]
+    assert [item["name"] for answer in later.results("tunnel_apply", "b") for item in answer["removed"]] == ["two"]
     assert interface not in world.lab.host("b").run("ip -o link").stdout
     assert world.apply("--diff").expect().changed() == []
     world.expect_traffic(BOTH[0])

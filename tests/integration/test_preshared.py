@@ -77,8 +77,8 @@ def test_what_was_negotiated_is_told_and_only_after_a_handshake(world: World) ->
 
     def negotiated() -> bool:
         answers = world.play("status").expect().results("tunnel_health")
-        found = [one["measured"] for answer in answers for one in answer["tunnels"]]
-        return all(one["post_quantum"] and one["key_exchange"] == "X25519 and pre-shared key" for one in found)
+        found = [tunnel["measured"] for answer in answers for tunnel in answer["tunnels"]]
+        return all(item["post_quantum"] and item["key_exchange"] == "X25519 and pre-shared key" for item in found)
 
     until("both ends report a handshake with the key", negotiated)
     ends = world.tunnels()["one"]["ends"]
@@ -119,7 +119,7 @@ def test_required_and_not_held_is_an_error_that_names_the_peer(world: World) -> 
     world.lab.host("b").replace()
     world.apply("--limit", "b").expect(2)
     run = world.apply("--limit", "a").expect(2)
-    (error,) = [one["error"] for one in run.results("tunnel_apply", "a")[-1]["tunnels"] if one["refused"]]
+    (error,) = [tunnel["error"] for tunnel in run.results("tunnel_apply", "a")[-1]["tunnels"] if tunnel["refused"]]
     assert error.startswith("tunnel two on a: post_quantum: 'require' can't be used. b does not use")
     assert "run apply with both nodes" in error
     world.apply().expect()

@@ -116,7 +116,7 @@ def test_install(panels: Panels) -> None:
         assert host.get("/settings")[2] == SETTINGS
         assert stat.S_IMODE(host.path(BACKUPS).stat().st_mode) == 0o700
         for path in answers[name]["backups"]:
-            original = next(one for one in (host.config, host.dotenv) if Path(one).name == Path(path).stem)
+            original = next(item for item in (host.config, host.dotenv) if Path(item).name == Path(path).stem)
             assert host.path(path).read_bytes() == panels.stock[name][original][1]
             assert stat.S_IMODE(host.path(path).stat().st_mode) == 0o600
     assert len(answers["c"]["backups"]) == 2
@@ -215,7 +215,7 @@ def test_another_version_of_the_add_on(panels: Panels) -> None:
         assert changes[name] == [f"{DIRECTORY}: add-on replaced", "restarted"]
         assert host.path(f"{DIRECTORY}/marzban_tunnels/new.py").exists()
         assert not list(host.path(DIRECTORY).rglob("new.pyc"))
-        assert [one.name for one in host.path("/var/lib/marzban").iterdir() if "tunnels" in one.name] == ["tunnels"]
+        assert [item.name for item in host.path("/var/lib/marzban").iterdir() if "tunnels" in item.name] == ["tunnels"]
         assert host.serves()
 
 
@@ -317,7 +317,7 @@ def test_removal_gives_everything_back(panels: Panels) -> None:
         assert answers[name]["changes"] == predicted[name]["changes"]
         assert "tables dropped" in answers[name]["changes"]
         records = host.path(answers[name]["records"])
-        assert [one["name"] for one in json.loads(records.read_text())["tunnels"]] == list(NAMES)
+        assert [tunnel["name"] for tunnel in json.loads(records.read_text())["tunnels"]] == list(NAMES)
         assert stat.S_IMODE(records.stat().st_mode) == 0o600
         wanted = dict(panels.stock[name])
         mode, content = wanted[host.config]
@@ -364,9 +364,9 @@ def test_refused_before_anything_is_changed(panels: Panels) -> None:
     for host in (c, s):
         host.write(host.dotenv, dotenv[host] + "\nTUNNEL_PORT_RANGE = 1-2", 0o600)
     said = panels.refused(panel_settings=SETTINGS)
-    for name, one in panels.hosts.items():
-        line = len(dotenv[one].splitlines()) + 1
-        assert said[name].startswith(f"{one.dotenv}, line {line}: TUNNEL_PORT_RANGE is set by hand. Take the line out")
+    for name, item in panels.hosts.items():
+        line = len(dotenv[item].splitlines()) + 1
+        assert said[name].startswith(f"{item.dotenv}, line {line}: TUNNEL_PORT_RANGE is set by hand. Take the line out")
     for host in (c, s):
         host.write(host.dotenv, dotenv[host], 0o600)
 

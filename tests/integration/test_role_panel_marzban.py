@@ -88,7 +88,7 @@ class Marzban:
 
     def files(self) -> dict[str, bytes]:
         """Of Marzban and of its unit, less its database and what Python leaves."""
-        tops = [self.path(one) for one in (PLACE, "/etc/systemd/system", "/var/lib/marzban")]
+        tops = [self.path(item) for item in (PLACE, "/etc/systemd/system", "/var/lib/marzban")]
         paths = [path for top in tops for path in [top, *top.rglob("*")] if "__pycache__" not in path.parts]
         return {
             str(path): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
@@ -128,7 +128,7 @@ def test_a_stock_marzban_gets_tunnels_and_loses_them_again(marzban: Marzban) -> 
     assert "10.77.0." in json.dumps(tunnel)
     assert marzban.run().changed() != [], "the settings go"
     assert marzban.run().changed() == []
-    assert [one["id"] for one in marzban.call("GET", "/api/tunnels")] == [tunnel["id"]]
+    assert [item["id"] for item in marzban.call("GET", "/api/tunnels")] == [tunnel["id"]]
 
     refusal = marzban.run(code=2, panel_state="absent").results("panel_addon")[0]["msg"]
     assert refusal.startswith(f"The panel still has 1 tunnel ({NAME}).")

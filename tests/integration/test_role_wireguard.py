@@ -139,12 +139,12 @@ def test_a_tunnel_that_carries_nothing(world: World, by_hand: ByHand) -> None:
 def test_what_leaves_the_list_leaves_the_hosts(world: World, by_hand: ByHand) -> None:
     rest = [by_hand.tunnel(2), by_hand.tunnel(3, active=False)]
     predicted = by_hand.run(rest, "--check", "--diff").expect()
-    going = {one["name"] for answer in predicted.results("tunnel_apply", "a") for one in answer["removed"]}
+    going = {item["name"] for answer in predicted.results("tunnel_apply", "a") for item in answer["removed"]}
     assert going == {"t1", "t4"}
     assert interfaces(world, "a") == ["mz1", "mz2", "mz3", "mz4"]
     done = by_hand.run(rest, "--diff").expect()
     for name in "ab":
-        removed = {one["name"] for answer in done.results("tunnel_apply", name) for one in answer["removed"]}
+        removed = {item["name"] for answer in done.results("tunnel_apply", name) for item in answer["removed"]}
         assert removed == {"t1", "t4"}
         assert interfaces(world, name) == ["mz2"]
     assert by_hand.passes(2)
@@ -169,7 +169,7 @@ def test_absent_by_hand(world: World, by_hand: ByHand) -> None:
     assert by_hand.passes(2)
     done = by_hand.run(tunnels, "--diff", wireguard_state="absent", wireguard_remove_packages=True).expect()
     for name in "ab":
-        assert {one["name"] for one in done.results("tunnel_apply", name)[-1]["removed"]} == {"t2", "t3"}
+        assert {result["name"] for result in done.results("tunnel_apply", name)[-1]["removed"]} == {"t2", "t3"}
         host = world.lab.host(name)
         left = "ls -d /etc/marzban; ls -A /etc/wireguard; nft list tables | grep marzban; command -v wg"
         assert host.run(left, check=False).stdout == ""

@@ -172,8 +172,8 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             "become": True,
             "gather_facts": False,
             "tasks": [
-                {"marzban.tunnels.tunnel_keys": {**one, "regenerate": how}}
-                for one in about
+                {"marzban.tunnels.tunnel_keys": {**item, "regenerate": how}}
+                for item in about
                 for how in ("never", "always")
             ],
         }
@@ -274,7 +274,7 @@ def test_a_host_holds_its_own_keys_in_their_files_only(evidence: Evidence, name:
     assert len(own) == 3 + 1 + 2 + 1  # private.key of all, tls.pem, what is shared, and swanctl's copy
     assert set(found) == own
     for path, what in found.items():
-        assert {one.partition("'s ")[0] for one in what} <= {name, "both"}, path
+        assert {item.partition("'s ")[0] for item in what} <= {name, "both"}, path
         file = host.root / path.lstrip("/")
         assert (file.stat().st_mode & 0o7777, file.stat().st_uid) == (0o600, 0)
         for folder in (file.parent, file.parent.parent) if path.startswith(f"/{KEYS}") else ():
@@ -314,7 +314,7 @@ def test_the_controller_holds_no_key(evidence: Evidence) -> None:
 def test_the_panel_answers_no_key(evidence: Evidence) -> None:
     world = evidence.world
     answers = [world.api("GET", "/tunnels"), world.api("GET", "/nodes")]
-    answers += [world.api("GET", f"/tunnels/{one['id']}/status") for one in world.tunnels().values()]
+    answers += [world.api("GET", f"/tunnels/{value['id']}/status") for value in world.tunnels().values()]
     answers += [request.body.decode() for request in evidence.proxy.requests]
     assert not evidence.private().find(json.dumps(answers))
 

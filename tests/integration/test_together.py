@@ -105,7 +105,7 @@ def otherwise(world: World) -> Path:
 
 def waited_for(run: Run, host: str) -> list[set[str]]:
     """The tunnels whose traffic was waited for on this host, for each time."""
-    return [{one["name"] for one in answer["tunnels"]} for answer in run.results("tunnel_health", host)]
+    return [{tunnel["name"] for tunnel in answer["tunnels"]} for answer in run.results("tunnel_health", host)]
 
 
 def test_a_refused_tunnel_beside_a_new_one(world: World) -> None:

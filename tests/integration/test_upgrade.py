@@ -71,8 +71,14 @@ def updated_panel(world: World, directory: Path) -> Iterator[Panel]:
 def records(world: World) -> dict[str, object]:
     """What must survive: the records and the public halves, without what is measured."""
     return {
-        name: (one["id"], one["uuid"], one["version"], one["config"], [strip(end) for end in one["ends"]])
-        for name, one in world.tunnels().items()
+        name: (
+            tunnel["id"],
+            tunnel["uuid"],
+            tunnel["version"],
+            tunnel["config"],
+            [strip(end) for end in tunnel["ends"]],
+        )
+        for name, tunnel in world.tunnels().items()
     }
 
 
@@ -98,17 +104,17 @@ def test_updating_one_side_after_the_other(world: World, old: Path, tmp_path: Pa
         assert world.apply(env=place).expect().changed() == [], "the new collection with the old panel"
     assert world.apply().expect().changed() == []
     assert (records(world), private_halves(world)) == before
-    assert {one["status"] for one in world.tunnels().values()} == {"active"}
+    assert {value["status"] for value in world.tunnels().values()} == {"active"}
     assert {kind: pings[kind].stop() for kind in ("wireguard", "openvpn")} == {"wireguard": set(), "openvpn": set()}
 
     # What the old side made, the new one changes and removes.
     a = world.lab.host("a")
-    ends = {name: one["ends"][0]["interface"] for name, one in world.tunnels().items()}
+    ends = {name: tunnel["ends"][0]["interface"] for name, tunnel in world.tunnels().items()}
     world.change("wireguard", config={"mtu": 1312})
     world.api("DELETE", f"/tunnels/{world.tunnels()['openvpn']['id']}")
     changed = world.apply().expect()
     assert set(changed.changes("a")) == {"wireguard"}
-    assert [one["name"] for one in changed.results("tunnel_apply", "a")[-1]["removed"]] == ["openvpn"]
+    assert [result["name"] for result in changed.results("tunnel_apply", "a")[-1]["removed"]] == ["openvpn"]
     assert "mtu 1312" in a.run(["ip", "link", "show", ends["wireguard"]]).stdout
     assert a.run(["ip", "link", "show", ends["openvpn"]], check=False).returncode != 0
     world.expect_traffic(("wireguard", "a", "b"), ("ipsec", "a", "b"))

@@ -52,7 +52,7 @@ def ct(world: World) -> Host:
 
 def ends(world: World, node: str) -> dict[str, dict[str, Any]]:
     """A node's end of each tunnel, as the panel has it."""
-    return {name: end for name, one in world.tunnels().items() for end in one["ends"] if end["node"] == node}
+    return {name: end for name, tunnel in world.tunnels().items() for end in tunnel["ends"] if end["node"] == node}
 
 
 def links(world: World, host: Host) -> dict[str, dict[str, Any]]:
@@ -151,8 +151,8 @@ def test_a_reboot(world: World, vm: Host) -> None:
 
 
 def test_what_is_removed_leaves_nothing(world: World, vm: Host, ct: Host) -> None:
-    for one in world.tunnels().values():
-        world.api("DELETE", f"/tunnels/{one['id']}")
+    for value in world.tunnels().values():
+        world.api("DELETE", f"/tunnels/{value['id']}")
     world.apply().expect()
     for host in (vm, ct):
         links = [link["ifname"] for link in json.loads(host.run(["ip", "-json", "link"]).stdout)]

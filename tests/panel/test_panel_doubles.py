@@ -203,7 +203,7 @@ def halves(kind: str) -> st.SearchStrategy[Any]:
     fields = types.BY_TYPE[kind].public
     good = {field.name: {"x25519": X25519, "ed25519": ED25519, "sha256": DIGESTS}[field.kind] for field in fields}
     required = {field.name: good[field.name] for field in fields if field.required}
-    rest = {name: st.none() | one for name, one in good.items() if name not in required}
+    rest = {name: st.none() | item for name, item in good.items() if name not in required}
     every = dict.fromkeys(schemas.Public.model_fields, texts(X25519 | ED25519) | DIGEST)
     whole = st.fixed_dictionaries(required, optional=rest)
     return st.one_of(whole, st.builds(dict.__or__, whole, one_wrong(every, DIGEST)))

@@ -232,12 +232,12 @@ class Life(RuleBasedStateMachine):
                 [network for view in seen if view["active"] for network in view["routes"]],
             ):
                 assert len(set(kind)) == len(kind)
-        for one, other in pairs.values():
-            assert {key for key in one if one[key] != other[key]} <= OF_ONE_VIEW
-            for view, mirror in ((one, other), (other, one)):
+        for value, other in pairs.values():
+            assert {key for key in value if value[key] != other[key]} <= OF_ONE_VIEW
+            for view, mirror in ((value, other), (other, value)):
                 assert view["local"] == mirror["peer"]
                 assert view["routes"] == mirror["local"]["routes"]
-            near, far = ([ip_interface(text) for text in one[side]["addresses"]] for side in ("local", "peer"))
+            near, far = ([ip_interface(text) for text in value[side]["addresses"]] for side in ("local", "peer"))
             assert {address.network for address in near} == {address.network for address in far}
             assert not {address.ip for address in near} & {address.ip for address in far}
 

@@ -148,7 +148,7 @@ class Faulty:
 
     def seen(self, method: str, path: str) -> int:
         """How many requests of this method and path (a regular expression) came."""
-        return sum(one.method == method and bool(re.fullmatch(path, one.path)) for one in self.requests)
+        return sum(request.method == method and bool(re.fullmatch(path, request.path)) for request in self.requests)
 
     def forward(self, request: Request) -> Answer:
         """The panel's own answer."""

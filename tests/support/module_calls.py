@@ -29,7 +29,7 @@ def call(calls: Sequence[Call], env: Mapping[str, str]) -> list[dict[str, Any]]:
     """The modules' results, in order, each with ``failed``. Nobody shows warnings here, so they are in the results."""
     done = subprocess.run(
         [sys.executable, __file__],
-        input="".join(json.dumps(one) + "\n" for one in calls),
+        input="".join(json.dumps(call) + "\n" for call in calls),
         env=dict(env),
         capture_output=True,
         text=True,
@@ -66,8 +66,8 @@ def serve() -> None:
     calls: list[Call] = [json.loads(line) for line in sys.stdin]
     for module in {module for module, _options, _check in calls}:
         importlib.import_module(f"{PACKAGE}.{module}")  # once for all calls, which fork from here
-    for one in calls:
-        print(json.dumps(json.loads(answer(*one))), flush=True)
+    for call in calls:
+        print(json.dumps(json.loads(answer(*call))), flush=True)
 
 
 if __name__ == "__main__":

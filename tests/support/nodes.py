@@ -41,13 +41,13 @@ class Answer(dict[str, Any]):
     """What a module answered on one host."""
 
     def tunnel(self, number: int) -> dict[str, Any]:
-        return next(one for one in self["tunnels"] if one["uuid"] == uuid(number))
+        return next(tunnel for tunnel in self["tunnels"] if tunnel["uuid"] == uuid(number))
 
     def statuses(self) -> set[str]:
-        return {one["status"] for one in self["tunnels"]}
+        return {tunnel["status"] for tunnel in self["tunnels"]}
 
     def errors(self) -> list[str]:
-        return [one["error"] for one in self["tunnels"] if one["error"]]
+        return [tunnel["error"] for tunnel in self["tunnels"] if tunnel["error"]]
 
 
 class Nodes:

@@ -229,6 +229,6 @@ class SystemdHost(PanelHost):
 def hosts_of(world: World) -> tuple[ComposeHost, SystemdHost]:
     """The hosts c and s of a world, with the stand-in running."""
     both = ComposeHost(world.lab.host("c")), SystemdHost(world.lab.host("s"), world.panel)
-    for one in both:
-        one.set_up()
+    for item in both:
+        item.set_up()
     return both

@@ -122,8 +122,8 @@ def agree(predicted: Any, real: Any) -> None:
         for key in known:
             agree(predicted[key], real[key])
     elif isinstance(real, list):
-        for one, other in zip(predicted, real, strict=True):
-            agree(one, other)
+        for item, other in zip(predicted, real, strict=True):
+            agree(item, other)
     else:
         assert predicted == real
 
@@ -141,7 +141,7 @@ def quartet(
     )
     for result in (check, apply, check_again, apply_again):
         assert not result["failed"], result
-    assert [one["changed"] for one in (check, apply, check_again, apply_again)] == [True, True, False, False]
+    assert [item["changed"] for item in (check, apply, check_again, apply_again)] == [True, True, False, False]
     assert world.panel.writes()[before:] == list(writes)
     assert check["diff"] == apply["diff"], "check mode and diff tell the truth"
     agree(own(check), own(apply))

@@ -43,12 +43,12 @@ MESH = tuple((f"{source}{target}-{kind}", source, target) for source, target in 
 
 def of_type(kind: str) -> tuple[tuple[str, str, str], ...]:
     """Those of the mesh that are of one type."""
-    return tuple(one for one in MESH if one[0].endswith(f"-{kind}"))
+    return tuple(item for item in MESH if item[0].endswith(f"-{kind}"))
 
 
 def between(pair: str) -> tuple[tuple[str, str, str], ...]:
     """Those of the mesh between two hosts, ``ab``."""
-    return tuple(one for one in MESH if one[0].startswith(f"{pair}-"))
+    return tuple(item for item in MESH if item[0].startswith(f"{pair}-"))
 
 
 def ansible_environment(home: Path) -> dict[str, str]:
@@ -104,8 +104,8 @@ class Run:
         """What was changed on a host, in all rounds of the run: {tunnel: [change]}."""
         found: dict[str, list[str]] = {}
         for answer in self.results("tunnel_apply", host):
-            for one in answer["tunnels"]:
-                found.setdefault(one["name"], []).extend(one["changes"])
+            for tunnel in answer["tunnels"]:
+                found.setdefault(tunnel["name"], []).extend(tunnel["changes"])
         return {name: changes for name, changes in found.items() if changes}
 
     def results(self, action: str, host: str | None = None) -> list[dict[str, Any]]:
@@ -248,7 +248,7 @@ class World:
         return self.api("PUT", f"/tunnels/{self.tunnels()[name]['id']}", json=fields)
 
     def tunnels(self) -> dict[str, dict[str, Any]]:
-        return {one["name"]: one for one in self.api("GET", "/tunnels?limit=1000")}
+        return {item["name"]: item for item in self.api("GET", "/tunnels?limit=1000")}
 
     # Ansible
 

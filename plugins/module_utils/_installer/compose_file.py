@@ -145,7 +145,7 @@ def check_base(config: dict[str, Any], place: Place, path: str, directory: str) 
             seen = "the service %s gets its %s from elsewhere." % (shown(place.service), key)
             raise EditError(path, place.line + 1, seen, "Leave it out there, and run again.")
     mounts = {mount.get("target"): mount for mount in service.get("volumes") or [] if mount.get("type") == "bind"}
-    above = [one for one in mounts if one and (directory + "/").startswith(one.rstrip("/") + "/")]
+    above = [mount for mount in mounts if mount and (directory + "/").startswith(mount.rstrip("/") + "/")]
     nearest = mounts[max(above, key=len)] if above else None
     if nearest is None or nearest.get("source", "").rstrip("/") != nearest["target"].rstrip("/"):
         seen = "the service %s does not have the host's %s at the same place." % (shown(place.service), directory)
@@ -196,10 +196,10 @@ def mapping(service: dict[str, Any]) -> Callable[[int], tuple[str, int]]:
     """For ``address``: where a port of the service is on the host."""
 
     def mapped(port: int) -> tuple[str, int]:
-        for one in service.get("ports") or []:
-            if one.get("target") == port and str(one.get("published", "")).isdigit():
-                host = one.get("host_ip") or ""
-                return "127.0.0.1" if host in ANY_ADDRESS else host, int(one["published"])
+        for opened in service.get("ports") or []:
+            if opened.get("target") == port and str(opened.get("published", "")).isdigit():
+                host = opened.get("host_ip") or ""
+                return "127.0.0.1" if host in ANY_ADDRESS else host, int(opened["published"])
         return "127.0.0.1", port
 
     return mapped

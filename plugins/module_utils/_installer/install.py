@@ -293,7 +293,9 @@ class Run:
                 % (
                     number,
                     "" if number == 1 else "s",
-                    printable(", ".join(str(one.get("name") or one.get("id")) for one in records["tunnels"][:5]), 200),
+                    printable(
+                        ", ".join(str(tunnel.get("name") or tunnel.get("id")) for tunnel in records["tunnels"][:5]), 200
+                    ),
                     self.backups,
                     NOTHING,
                 )

@@ -175,8 +175,8 @@ class Compose(_Marzban):
         self._service = compose_file.service_of(config, self._place, self.path)
         # Compose writes a $ twice, so that what it prints can be read by it again.
         values = [
-            {name: str(value or "").replace("$$", "$") for name, value in (one.get("environment") or {}).items()}
-            for one in services.values()
+            {name: str(value or "").replace("$$", "$") for name, value in (service.get("environment") or {}).items()}
+            for service in services.values()
         ]
         self.environment = values[list(services).index(self._place.service)]
         self.secrets = set().union(*map(secrets_of, values))
@@ -312,7 +312,9 @@ class Systemd(_Marzban):
                     % (self.unit, shown(self.directory or "no WorkingDirectory"), name)
                 )
         paths = [self._shown["FragmentPath"], *self._shown.get("DropInPaths", "").split()]
-        self._command = systemd_dropin.exec_start([read(one) or "" for one in paths if one != self.dropin], self.unit)
+        self._command = systemd_dropin.exec_start(
+            [read(path) or "" for path in paths if path != self.dropin], self.unit
+        )
         self._wanted = systemd_dropin.text(systemd_dropin.replaced(self._command, self.unit, self.folder.path))
         self._take()
 
@@ -390,7 +392,7 @@ def find(host: Host, folder: Folder, given: Mapping[str, Any]) -> Compose | Syst
         return compose if kind == "compose" else systemd
     if systemd.there and systemd.directory == os.path.dirname(compose.path):
         return systemd  # it runs in a checkout of Marzban, which holds such a file too
-    there: list[Compose | Systemd] = [one for one in (compose, systemd) if one.there]
+    there: list[Compose | Systemd] = [found for found in (compose, systemd) if found.there]
     if len(there) > 1:
         raise Error(
             "There are both %s and the unit %s. Say which is the panel: panel_installation: compose, or systemd."

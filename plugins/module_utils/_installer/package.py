@@ -38,7 +38,7 @@ def unpack(text: str) -> Files:
     """``{relative path: bytes}``. Raises Error on what ``pack`` does not make."""
     try:
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(base64.b64decode(text))), mode="r:") as tar:
-            files = {one.name: tar.extractfile(one).read() for one in tar if one.isfile()}  # type: ignore[union-attr]
+            files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}  # type: ignore[union-attr]
     except (ValueError, OSError, EOFError, tarfile.TarError):
         files = {}
     if "start.py" not in files or any(not _is_ours(name) for name in files):
@@ -99,7 +99,7 @@ class Folder:
                 )
             answer = {}
             for folder, folders, found in os.walk(self.path):
-                folders[:] = [one for one in folders if one != CACHE]
+                folders[:] = [folder for folder in folders if folder != CACHE]
                 for name in found:
                     path = os.path.join(folder, name)
                     with open(path, "rb") as stream:

@@ -54,7 +54,7 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
                 running[tunnel.uuid] = (work, tunnel)
     pings: dict[str, Any] = {}
     if probe and running:
-        targets = {u: (work.protocol.ping_from(one.view), _inside(one.view)) for u, (work, one) in running.items()}
+        targets = {u: (work.protocol.ping_from(t.view), _inside(t.view)) for u, (work, t) in running.items()}
         pings = ping_all(targets)
     measured = {
         uuid: _measured(work.protocol, tunnel, seen, pings.get(uuid)) for uuid, (work, tunnel) in running.items()

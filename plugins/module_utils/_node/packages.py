@@ -90,12 +90,12 @@ def choose(os_release: str, needs: list[tuple[Packages, list[str]]]) -> Choice:
             unavailable.append(sentence % (name, " and ".join(MANAGERS), ", ".join(missing)))
             continue
         known = dict(COMMON[system], **table.by_family[system])
-        lacking = {one for key in _CODENAMES for one in table.lacking.get(settings.get(key, ""), ())}
-        without = [one for one in missing if one not in known or one in lacking]
+        lacking = {name for key in _CODENAMES for name in table.lacking.get(settings.get(key, ""), ())}
+        without = [name for name in missing if name not in known or name in lacking]
         if without:
             unavailable.append("%s has no package for %s. %s" % (name, ", ".join(without), table.hint))
         else:
-            packages.update(known[one] for one in missing)
+            packages.update(known[name] for name in missing)
     return {
         "packages": sorted(packages),
         "unavailable": list(dict.fromkeys(unavailable)),

@@ -25,37 +25,37 @@ OTHER_ID = "11111111-4b5a-4c6d-8e7f-0a1b2c3d4e5f"
 
 
 def test_nodes_and_tunnels(panel: Panel) -> None:
-    one = client(panel)
-    assert [node["name"] for node in one.nodes()] == ["de-1", "fi-1", "us-1"]
-    before, listed, after = one.id, one.tunnels(), one.id
+    reader = client(panel)
+    assert [node["name"] for node in reader.nodes()] == ["de-1", "fi-1", "us-1"]
+    before, listed, after = reader.id, reader.tunnels(), reader.id
     assert (before, bool(after)) == ("", True), "the first answer about tunnels names the panel"
     assert [tunnel["name"] for tunnel in listed] == ["t0", "t1", "t2"]
-    assert one.tunnel(1)["name"] == "t0"
+    assert reader.tunnel(1)["name"] == "t0"
 
 
 def test_one_login_for_all(panel: Panel) -> None:
     before = len(panel.log_lines())
-    one = client(panel)
-    one.nodes()
-    one.tunnels()
-    one.tunnel(2)
+    reader = client(panel)
+    reader.nodes()
+    reader.tunnels()
+    reader.tunnel(2)
     lines = [f"{line['method']} {line['path']}" for line in panel.log_lines()[before:]]
     assert lines == ["POST /api/admin/token", "GET /api/nodes", "GET /api/tunnels", "GET /api/tunnels/2"]
 
 
 def test_a_token_is_enough(panel: Panel) -> None:
     for around in ("", "\n", " \r\n"):  # as a file or a vault gives it
-        one = client(panel, username=None, password=None, token=panel.token() + around)
-        assert len(one.nodes()) == 3
+        reader = client(panel, username=None, password=None, token=panel.token() + around)
+        assert len(reader.nodes()) == 3
 
 
 def test_a_write_needs_the_version_that_was_read(panel: Panel) -> None:
-    one = client(panel)
-    tunnel = one.tunnel(3)
-    changed = one.update_tunnel(3, {"config": '{"mtu": 1400}'}, tunnel["version"])
+    reader = client(panel)
+    tunnel = reader.tunnel(3)
+    changed = reader.update_tunnel(3, {"config": '{"mtu": 1400}'}, tunnel["version"])
     assert changed["version"] == tunnel["version"] + 1
-    refused("outdated", lambda: one.update_tunnel(3, {"config": "{}"}, tunnel["version"]), "412", "/api/tunnels/3")
-    refused("outdated", lambda: one.delete_tunnel(3, tunnel["version"]), "412")
+    refused("outdated", lambda: reader.update_tunnel(3, {"config": "{}"}, tunnel["version"]), "412", "/api/tunnels/3")
+    refused("outdated", lambda: reader.delete_tunnel(3, tunnel["version"]), "412")
 
 
 # What the panel refuses
@@ -90,10 +90,10 @@ def test_no_such_tunnel_is_told_from_no_tunnels_api(panel: Panel) -> None:
 @pytest.mark.parametrize("rule", [NO_ROUTE, HTML_404], ids=["json", "html"])
 def test_a_panel_without_the_tunnels_api(faulty: Faulty, panel: Panel, rule: Any) -> None:
     faulty.on("GET", "/api/tunnels.*", rule)
-    one = client(faulty, panel)
-    assert len(one.nodes()) == 3
-    refused("no_tunnels_api", one.tunnels, "404", "Use a panel that has the tunnels API")
-    refused("no_tunnels_api", lambda: one.tunnel(1))
+    reader = client(faulty, panel)
+    assert len(reader.nodes()) == 3
+    refused("no_tunnels_api", reader.tunnels, "404", "Use a panel that has the tunnels API")
+    refused("no_tunnels_api", lambda: reader.tunnel(1))
 
 
 def test_tunnel_not_found_from_somebody_else_proves_nothing(faulty: Faulty, panel: Panel) -> None:
@@ -102,11 +102,12 @@ def test_tunnel_not_found_from_somebody_else_proves_nothing(faulty: Faulty, pane
 
 
 def test_conflict_and_invalid(panel: Panel) -> None:
-    one = client(panel)
-    refused("conflict", lambda: one.create_node({"name": "de-1", "address": "203.0.113.9"}), "already exists")
+    reader = client(panel)
+    refused("conflict", lambda: reader.create_node({"name": "de-1", "address": "203.0.113.9"}), "already exists")
     body = {"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "config": '{"mtu": 5}'}
-    refused("invalid", lambda: one.create_tunnel(body), "config.mtu: ")
-    refused("not_found", lambda: one.create_tunnel(dict(body, config="{}", target_node_id=77)), "target_node_id: there")
+    refused("invalid", lambda: reader.create_tunnel(body), "config.mtu: ")
+    other = dict(body, config="{}", target_node_id=77)
+    refused("not_found", lambda: reader.create_tunnel(other), "target_node_id: there")
 
 
 # TLS and addresses
@@ -142,8 +143,8 @@ def test_a_panel_on_this_machine_is_not_asked_through_a_proxy(panel: Panel, monk
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("https_proxy", proxy.url)
         assert len(client(panel).nodes()) == 3
-        one = panel_client.Panel("http://panel.invalid", "admin", SECRET, retries=0, timeout=2)
-        assert one._session.proxies.get("https") == proxy.url
+        reader = panel_client.Panel("http://panel.invalid", "admin", SECRET, retries=0, timeout=2)
+        assert reader._session.proxies.get("https") == proxy.url
         assert proxy.requests == []
 
 
@@ -152,8 +153,8 @@ def test_certificates_are_not_checked_on_demand(panel: Panel) -> None:
 
 
 def test_tls_where_there_is_none(alone: Faulty) -> None:
-    one = panel_client.Panel(alone.url.replace("http:", "https:"), "admin", SECRET, retries=0, timeout=2)
-    refused("tls", one.nodes, "does not speak TLS on this port")
+    reader = panel_client.Panel(alone.url.replace("http:", "https:"), "admin", SECRET, retries=0, timeout=2)
+    refused("tls", reader.nodes, "does not speak TLS on this port")
 
 
 def test_a_ca_path_that_is_none(panel: Panel, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ class ManyTunnels:
 @pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (999, 1), (1000, 2), (1001, 2), (1999, 3), (2500, 3)])
 def test_all_pages_are_read(alone: Faulty, count: int, requests: int) -> None:
     ManyTunnels(alone, count)
-    assert [one["id"] for one in client(alone).tunnels()] == list(range(1, count + 1))
+    assert [tunnel["id"] for tunnel in client(alone).tunnels()] == list(range(1, count + 1))
     assert alone.seen("GET", "/api/tunnels") == requests
 
 
@@ -259,7 +260,7 @@ def test_all_pages_are_read(alone: Faulty, count: int, requests: int) -> None:
 def test_a_tunnel_deleted_between_pages_loses_no_other(alone: Faulty, gone: int) -> None:
     many = ManyTunnels(alone, 1500)
     many.between.append(lambda ids: ids.remove(gone))
-    assert [one["id"] for one in client(alone).tunnels()] == [n for n in range(1, 1501) if n != gone]
+    assert [tunnel["id"] for tunnel in client(alone).tunnels()] == [n for n in range(1, 1501) if n != gone]
 
 
 def test_a_tunnel_added_between_pages_is_no_trouble(alone: Faulty) -> None:
@@ -311,6 +312,6 @@ def test_an_id_that_is_none(alone: Faulty) -> None:
 def test_two_panels_behind_one_address(alone: Faulty) -> None:
     alone.on("GET", "/api/tunnels", answer(200, [], Marzban_Panel_Id=ID))
     alone.on("GET", "/api/tunnels/1", answer(404, {"detail": "Tunnel not found"}, Marzban_Panel_Id=OTHER_ID))
-    one = client(alone)
-    one.tunnels()
-    refused("bad_answer", lambda: one.tunnel(1), "as two panels")
+    reader = client(alone)
+    reader.tunnels()
+    refused("bad_answer", lambda: reader.tunnel(1), "as two panels")

@@ -41,15 +41,15 @@ def read(file, directory):
     config = yaml.safe_load(sys.stdin if file == "-" else Path(file).read_text())
     for service in config["services"].values():
         environment = {}
-        for one in as_list(service.pop("env_file", None)):
-            environment.update(env_file(directory / one))
+        for item in as_list(service.pop("env_file", None)):
+            environment.update(env_file(directory / item))
         given = service.get("environment") or {}
-        environment.update(given if isinstance(given, dict) else dict(one.partition("=")[::2] for one in given))
+        environment.update(given if isinstance(given, dict) else dict(item.partition("=")[::2] for item in given))
         service["environment"] = {name: str(value).replace("$", "$$") for name, value in environment.items()}
         for key in ("command", "entrypoint"):
             value = service.get(key)
             service[key] = shlex.split(value) if isinstance(value, str) else value
-        parts = [one.split(":") for one in service.get("volumes") or []]
+        parts = [item.split(":") for item in service.get("volumes") or []]
         service["volumes"] = [{"type": "bind", "source": part[0], "target": part[1]} for part in parts]
     return config
 

@@ -96,7 +96,7 @@ def _interface_line(conf: Conf, key: str, value: str) -> bool:
         setting = "PrivateKey" if key == "privatekey" else "SaveConfig"
         raise Error("The template has %s, which puts the key into the conf. %s" % (setting, _NO_SECRET))
     if key == "address":
-        conf["addresses"] += [str(ipaddress.ip_interface(one.strip())) for one in value.split(",")]
+        conf["addresses"] += [str(ipaddress.ip_interface(address.strip())) for address in value.split(",")]
     elif key == "mtu":
         conf["mtu"] = int(value)
     elif key == "listenport":
@@ -117,7 +117,9 @@ def _peer_line(conf: Conf, peer: dict[str, Any] | None, key: str, value: str) ->
     elif peer is None:
         raise Error("The conf has a [Peer] that does not begin with its PublicKey.")
     elif key == "allowedips":
-        peer["allowed"] |= {str(ipaddress.ip_network(one.strip())) for one in value.split(",") if one.strip()}
+        peer["allowed"] |= {
+            str(ipaddress.ip_network(network.strip())) for network in value.split(",") if network.strip()
+        }
     elif key == "endpoint":
         peer["endpoint"] = parse_endpoint(value)
     elif key == "persistentkeepalive":

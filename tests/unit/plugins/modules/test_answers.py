@@ -49,21 +49,21 @@ def test_rubbish_is_not_published_and_stops_nobody(bad):
     keys, rejected = publishing.offered({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
     assert keys[-1] == {key: GOOD[key] for key in ("uuid", "node", "public")}
     assert {key["node"] for key in keys[:-1]} <= {"fi-1"}, "a host speaks for its own node only"
-    for one in rejected:
-        assert set(one) == {"uuid", "node", "detail"}
-        assert one["detail"]
-        assert all(text is None or str(text).isprintable() for text in one.values())
+    for item in rejected:
+        assert set(item) == {"uuid", "node", "detail"}
+        assert item["detail"]
+        assert all(text is None or str(text).isprintable() for text in item.values())
 
 
 @pytest.mark.parametrize("bad", [5, [], "x", {"tunnels": 5}, {"tunnels": {}}, {"tunnels": "x"}, {"tunnels": [5]}])
 def test_what_is_no_answer_is_told(bad):
     results = {"bad": bad, "good": {"tunnels": [GOOD], "orphans": [ORPHAN]}}
     _keys, rejected = publishing.offered(results, NODES)
-    assert [one["node"] for one in rejected] == ["fi-1"]
+    assert [item["node"] for item in rejected] == ["fi-1"]
     checked, problems = reports.checked_results(results, NODES)
     assert len(problems) == 1
     assert problems[0].startswith("bad: ")
-    assert [one["uuid"] for one in checked["good"]["tunnels"] + checked["good"]["orphans"]] == [UUID, UUID]
+    assert [tunnel["uuid"] for tunnel in checked["good"]["tunnels"] + checked["good"]["orphans"]] == [UUID, UUID]
 
 
 @pytest.mark.parametrize("bad", [None, {}, {"tunnels": None, "orphans": None}, {"msg": "skipped"}])
@@ -93,10 +93,10 @@ def test_each_part_that_can_not_be_used_is_named(bad, said):
 def test_rubbish_spoils_no_table(bad):
     checked, problems = reports.checked_results({"bad": bad, "good": {"tunnels": [GOOD]}}, NODES)
     table, found = model_table.report(checked, nodes=NODES)
-    assert [one["uuid"] for one in checked["good"]["tunnels"]] == [UUID]
+    assert [tunnel["uuid"] for tunnel in checked["good"]["tunnels"]] == [UUID]
     assert any("de-fi" in line for line in table)
     assert all(line.isprintable() for line in table + problems + found)
-    assert {one["node"] for one in reports.reports_of({"bad": checked["bad"]})} <= {"fi-1"}
+    assert {report["node"] for report in reports.reports_of({"bad": checked["bad"]})} <= {"fi-1"}
 
 
 @given(rubbish)

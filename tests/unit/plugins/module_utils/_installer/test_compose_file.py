@@ -90,7 +90,7 @@ def put(text):
 
 
 def service_of(config):
-    return next(one for one in config["services"].values() if re.search(r"gozargah/marzban(:|$)", one["image"]))
+    return next(value for value in config["services"].values() if re.search(r"gozargah/marzban(:|$)", value["image"]))
 
 
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)
@@ -165,7 +165,7 @@ def test_no_text_is_edited_into_something_else(text):
 
 
 def line(text, part):
-    return next(n for n, one in enumerate(text.split("\n"), 1) if part in one)
+    return next(n for n, item in enumerate(text.split("\n"), 1) if part in item)
 
 
 REFUSED = {

@@ -284,6 +284,6 @@ def test_a_folder_that_is_not_ours_alone(tmp_path):
 
 
 def test_what_the_module_answers_is_documented():
-    options = {name: one.get("default") for name, one in yaml.safe_load(panel_addon.DOCUMENTATION)["options"].items()}
+    options = {name: item.get("default") for name, item in yaml.safe_load(panel_addon.DOCUMENTATION)["options"].items()}
     run = install.Run({**options, "archive": package.pack({"start.py": b""})}, True)
     assert {*run.answer, "installation"} - {"diff"} == set(yaml.safe_load(panel_addon.RETURN))

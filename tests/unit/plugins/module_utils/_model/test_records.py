@@ -148,7 +148,7 @@ def test_a_hostile_value_stops_its_own_tunnel_and_no_other(path, value, field):
     assert caught.value.field == field
     records, broken = model_records.parse_all([raw, tunnel(4)])
     assert [record["id"] for record in records] == [4]
-    assert [one["error"] for one in broken] == [str(caught.value)]
+    assert [item["error"] for item in broken] == [str(caught.value)]
     assert broken[0]["error"].isprintable()
 
 
@@ -213,7 +213,7 @@ def test_ipsec_tunnels_share_their_port_with_each_other_only():
     third["id"] = 2
     records, broken = model_records.parse_all([first, second, third])
     assert [record["id"] for record in records] == [2]
-    assert all("source.port on de-1: 4500 can't be used. The tunnel 't5'" in one["error"] for one in broken)
+    assert all("source.port on de-1: 4500 can't be used. The tunnel 't5'" in item["error"] for item in broken)
 
 
 def test_routes_of_an_inactive_tunnel_are_free():
@@ -244,7 +244,7 @@ def test_parse_of_a_tunnel_with_arbitrary_parts_raises_field_errors_only(data):
         place[key] = data.draw(json_values | st.from_regex(r"[0-9a-z./:-]{0,20}"))
     records, broken = model_records.parse_all([raw])
     assert len(records) + len(broken) == 1
-    assert all(one["error"].isprintable() for one in broken)
+    assert all(item["error"].isprintable() for item in broken)
     for record in records:
         # What passed can be told to JSON and back, and says nothing that a configuration file would misread.
         for role in ("source", "target"):

@@ -67,7 +67,7 @@ def end(node, peer, status="active", number=1, **more):
     ],
 )
 def test_status_of_a_tunnel_is_put_together_as_on_the_panel(told, together):
-    assert model_table.status([{"status": one} for one in told]) == together
+    assert model_table.status([{"status": item} for item in told]) == together
 
 
 def test_two_ends_are_one_row_whichever_came_first():

@@ -93,12 +93,12 @@ def test_a_name_is_no_part_of_what_charon_is_given():
     ],
 )
 def test_proposals(post_quantum, able, first, quick, counts):
-    ike, esp = (one.split(", ") for one in swanctl.proposals(post_quantum, able))
+    ike, esp = (item.split(", ") for item in swanctl.proposals(post_quantum, able))
     assert (ike[0], esp[0]) == (first, quick)
     assert (len(ike), len(esp)) == counts
-    assert {one.replace("-prfsha384", "") for one in ike} <= set(esp)
+    assert {item.replace("-prfsha384", "") for item in ike} <= set(esp)
     for kind in (ike, esp):
-        assert all("mlkem" in one for one in kind) is (post_quantum == "require")
+        assert all("mlkem" in item for item in kind) is (post_quantum == "require")
 
 
 def test_selectors():
@@ -136,7 +136,7 @@ def test_what_was_negotiated_is_told():
     ike, children = swanctl.session(sas["mz3"])
     assert ike
     assert ike["uniqueid"] == "2"
-    assert [one["local-ts"] for one in children] == [["10.201.0.2/32", "fd6d::2/128"]]
+    assert [item["local-ts"] for item in children] == [["10.201.0.2/32", "fd6d::2/128"]]
     assert swanctl.measured(sas["mz3"], swanctl.KERNEL) == {
         "handshake_age": 15,
         "rx_bytes": 1008,

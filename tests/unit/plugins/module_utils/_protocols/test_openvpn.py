@@ -84,8 +84,8 @@ def target(**changes):
 )
 def test_who_dials_and_who_listens(changes, wanted, unwanted):
     settings = openvpn_conf.lines(conf(**changes))
-    assert [one for one in wanted if one not in settings] == []
-    assert [one for one in unwanted if one in {line.split()[0] for line in settings}] == []
+    assert [item for item in wanted if item not in settings] == []
+    assert [item for item in unwanted if item in {line.split()[0] for line in settings}] == []
     openvpn_conf.check("\n".join(settings))
 
 
