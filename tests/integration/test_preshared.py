@@ -41,7 +41,15 @@ def sealed(world: World, host: str) -> str:
     return world.lab.host(host).run(f"cat /etc/marzban/tunnels/{uuid}/preshared.sealed", check=False).stdout
 
 
-def test_one_end_alone_makes_it_and_uses_none(world: World) -> None:
+def bring_up(world: World, name: str) -> None:
+    """Both ends hold the key, and use it. A run only where a test comes alone."""
+    if "off" in world.tunnels()[name]["config"]:
+        world.change(name, config={})
+    if not held(world, "b", name) or held(world, "a", name) != held(world, "b", name):
+        world.apply().expect()
+
+
+def test_one_end_alone_uses_none_and_both_switch_in_one_run_under_traffic(world: World) -> None:
     world.apply("--limit", "b").expect()  # so that a knows b's key
     run = world.apply("--limit", "a", "-vvv").expect()
     assert "pre-shared key made" in run.changes("a")["one"]
@@ -53,8 +61,6 @@ def test_one_end_alone_makes_it_and_uses_none(world: World) -> None:
     assert run.changed("a"), "the first run"
     assert world.apply("--limit", "a").expect().changes("a") == {}, "what waits for the peer is not a change"
 
-
-def test_both_switch_to_it_in_one_run_under_traffic(world: World) -> None:
     world.apply("--limit", "b").expect()
     world.expect_traffic(("one", "a", "b"))
     before = held(world, "a")
@@ -69,6 +75,7 @@ def test_both_switch_to_it_in_one_run_under_traffic(world: World) -> None:
 
 
 def test_what_was_negotiated_is_told_and_only_after_a_handshake(world: World) -> None:
+    bring_up(world, "one")
     a, b = world.lab.host("a"), world.lab.host("b")
     name = world.tunnels()["one"]["ends"][0]["interface"]
     for host in (a, b):
@@ -87,6 +94,7 @@ def test_what_was_negotiated_is_told_and_only_after_a_handshake(world: World) ->
 
 
 def test_a_replaced_host_gets_a_new_one_and_traffic_goes_on(world: World) -> None:
+    bring_up(world, "one")
     before = held(world, "b")
     world.lab.host("b").replace()
     world.apply().expect()
@@ -95,6 +103,7 @@ def test_a_replaced_host_gets_a_new_one_and_traffic_goes_on(world: World) -> Non
 
 
 def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
+    bring_up(world, "one")
     world.change("one", config={"post_quantum": "off"})
     world.apply().expect()
     for host in "ab":
@@ -116,6 +125,9 @@ def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
 
 def test_required_and_not_held_is_an_error_that_names_the_peer(world: World) -> None:
     """A run that reaches one end only leaves what runs as it is, and a new key of the peer's can't be handed over."""
+    if "two" not in world.tunnels():
+        world.tunnel("two", "b", "a", {"post_quantum": "require"})
+    bring_up(world, "two")
     world.lab.host("b").replace()
     world.apply("--limit", "b").expect(2)
     run = world.apply("--limit", "a").expect(2)
