@@ -67,6 +67,7 @@ class PanelError(Error):
         "old_panel": "The panel is older than this collection and does not know this. Update the panel: run the "
         "playbook marzban.tunnels.panel.",
         "conflict": "Choose another value, or leave it out where the panel can choose one.",
+        "full": "Enlarge the pool in the settings of the panel, or choose the value yourself, and run again.",
         "outdated": "The record was changed by somebody else in the meantime: look at it, and run again.",
         "busy": "The panel limits how often it is asked: wait a minute and run again.",
         "invalid": "Correct the value and run again.",

@@ -10,8 +10,9 @@ module: tunnel_set
 short_description: Record many tunnels on the panel in one call
 version_added: 0.1.0
 description:
-  - Makes the panel's records of many tunnels match what is declared. The nodes and the tunnels are read once, and each
-    difference is one request. An option that is not given for a tunnel is left as it is on the panel.
+  - Makes the panel's records of many tunnels match what is declared. The nodes and the tunnels are read once. Each
+    difference is one request, and a hundred new tunnels are one request where the panel can take them together
+    (version 3 of its tunnels API). An option that is not given for a tunnel is left as it is on the panel.
   - All tunnels are checked before the first one is written. One that the panel refuses does not stop the others. The
     task then fails at its end, and reports what was done.
 author:
@@ -153,7 +154,7 @@ tunnels:
 """
 
 from functools import partial
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -161,19 +162,18 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Raw
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
-from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import ITS_OWN, Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
-# Refusals that concern one tunnel only: the others go on.
-OWN = ("conflict", "outdated", "invalid", "not_found")
-
-
 Plan = Tuple[Raw, Optional[Raw], Raw]  # what is desired, what the panel has, and the body to send
+Entry = Dict[str, Any]  # one of RETURN's tunnels
+NO_ANSWER = ("unreachable", "bad_answer")  # errors after which the panel may have done what was asked
 
 
 def plans_of(items: list[Raw], raws: list[Raw], nodes: desired.Nodes) -> list[Plan]:
     """The plans of all tunnels, checked. Raises FieldError for the first that is wrong."""
     plans: list[Plan] = []
+    known = by_name(raws)
     names = set()
     for index, item in enumerate(items):
         field = "tunnels[%d]." % index
@@ -181,17 +181,68 @@ def plans_of(items: list[Raw], raws: list[Raw], nodes: desired.Nodes) -> list[Pl
         if want["name"] in names:
             raise FieldError(field + "name", want["name"], "It is in the list twice: remove one.")
         names.add(want["name"])
-        raw = desired.find(raws, want["name"])
+        raw = desired.find(known.get(want["name"], []), want["name"])
         body = desired.body_to_update(want, raw, field) if raw else desired.body_to_create(want, field)
         plans.append((want, raw, body))
     return plans
 
 
-def write(panel: Panel, raw: Raw | None, body: Raw) -> dict[str, Any]:
+def by_name(raws: list[Raw]) -> dict[str, list[Raw]]:
+    """The panel's tunnels that have a name."""
+    found: dict[str, list[Raw]] = {}
+    for raw in raws:
+        if isinstance(raw.get("name"), str):
+            found.setdefault(raw["name"], []).append(raw)
+    return found
+
+
+def update(panel: Panel, raw: Raw, body: Raw) -> dict[str, Any]:
     """Sends one difference; returns the record as it is then."""
-    sent = desired.to_wire(body)
-    answer = panel.update_tunnel(raw["id"], sent, desired.version(raw)) if raw else panel.create_tunnel(sent)
-    return records.info(answer)
+    return records.info(panel.update_tunnel(raw["id"], desired.to_wire(body), desired.version(raw)))
+
+
+def created(name: str, answer: Raw | PanelError) -> Entry:
+    """What became of a new tunnel."""
+    if isinstance(answer, PanelError):
+        return {"name": name, "change": "failed", "error": str(answer), "tunnel": None}
+    return {"name": name, "change": "created", "error": None, "tunnel": records.info(answer)}
+
+
+def create(panel: Panel, new: list[Plan], done: dict[str, Entry]) -> None:
+    """Creates the tunnels of ``new``. ``done`` has what became of each, by name, also when an Error ends it."""
+    start = 0
+    for bodies in panel.batches([desired.to_wire(body) for _want, _raw, body in new]):
+        sent = new[start : start + len(bodies)]
+        start += len(bodies)
+        try:
+            answers = panel.create_tunnels(bodies)
+        except PanelError as error:
+            if error.kind not in NO_ANSWER:
+                raise
+            raise Error("%s %s" % (error, look_for(panel, sent, done))) from None
+        stops = None
+        for (want, _raw, _body), answer in zip(sent, answers):
+            if isinstance(answer, PanelError) and answer.kind not in ITS_OWN:
+                stops = answer  # as if each was a call of its own; the panel itself has tried no more after it
+            else:
+                done[want["name"]] = created(want["name"], answer)
+        if stops:
+            raise stops
+
+
+def look_for(panel: Panel, sent: list[Plan], done: dict[str, Entry]) -> str:
+    """After a request without an answer: which of its new tunnels the panel has. Returns a sentence about it."""
+    try:
+        known = by_name(panel.tunnels())
+    except PanelError:
+        return "Which of the new tunnels of this request it has (%d were sent) is not known: run again." % len(sent)
+    found = 0
+    for want, _raw, body in sent:
+        for raw in known.get(want["name"], []):
+            if not desired.body_to_update(body, raw):
+                done[want["name"]] = created(want["name"], raw)
+                found += 1
+    return "Of %d new tunnels in this request the panel has %d: run again for the rest." % (len(sent), found)
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
@@ -202,23 +253,24 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     nodes = desired.Nodes(panel.nodes())
     raws = panel.tunnels()
     plans = plans_of(items, raws, nodes)
-    named = {want["name"] for want, _raw, _body in plans}
-    going = [raw for raw in raws if raw.get("name") not in named] if purge else []
+    new = [plan for plan in plans if plan[1] is None]
+    named = {id(raw) for _want, raw, _body in plans}
+    going = [raw for raw in raws if id(raw) not in named] if purge else []
     for raw in [*going, *(raw for _want, raw, body in plans if raw and body)]:
         desired.version(raw)  # checked before the first write
     diffs = [{"before": desired.declared(raw), "after": {}} for raw in going]
-    done: dict[str, dict[str, Any]] = {}
-    deleted: list[dict[str, Any]] = []
+    done: dict[str, Entry] = {}
+    deleted: list[Entry] = []
 
-    def attempt(name: str | None, change: str, action: Callable[[], Any]) -> dict[str, Any]:
+    def attempt(name: str | None, change: str, action: Callable[[], Any]) -> Entry:
         try:
             return {"name": name, "change": change, "error": None, "tunnel": None if module.check_mode else action()}
         except PanelError as error:
-            if error.kind not in OWN:
+            if error.kind not in ITS_OWN:
                 raise
             return {"name": name, "change": "failed", "error": str(error), "tunnel": None}
 
-    def report() -> list[dict[str, Any]]:
+    def report() -> list[Entry]:
         return [done[want["name"]] for want, _raw, _body in plans if want["name"] in done] + deleted
 
     try:
@@ -226,17 +278,24 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         for raw in going:
             name = raw.get("name")
             deleted.append(attempt(name, "deleted", partial(panel.delete_tunnel, raw["id"], raw["version"])))
-        for want, now, body in sorted(plans, key=lambda plan: plan[1] is None):
+        for want, now, body in plans:
+            if now is None:
+                continue
             name = want["name"]
-            if now and not body:
+            if not body:
                 done[name] = {"name": name, "change": "unchanged", "error": None, "tunnel": records.info(now)}
                 continue
-            change = "updated" if now else "created"
-            done[name] = attempt(name, change, partial(write, panel, now, body))
-            after = desired.declared({**(now or {}), **body}, nodes)
-            diffs.append({"before": desired.declared(now) if now else {}, "after": after})
+            done[name] = attempt(name, "updated", partial(update, panel, now, body))
+            diffs.append({"before": desired.declared(now), "after": desired.declared({**now, **body}, nodes)})
             if module.check_mode:
                 done[name]["tunnel"] = desired.predicted(now, body, nodes)
+        diffs += [{"before": {}, "after": desired.declared(body, nodes)} for _want, _raw, body in new]
+        if module.check_mode:
+            for want, _raw, body in new:
+                tunnel = desired.predicted(None, body, nodes)
+                done[want["name"]] = {"name": want["name"], "change": "created", "error": None, "tunnel": tunnel}
+        else:
+            create(panel, new, done)
     except Error as error:
         changed = any(entry["change"] not in ("unchanged", "failed") for entry in report())
         module.fail_json(msg=str(error), changed=changed, tunnels=report())

@@ -53,7 +53,8 @@ def fill(panel: Panel, count: int) -> None:
                 )
                 for position, first in enumerate((ipaddress.ip_address("10.201.0.0"), ipaddress.ip_address("fd00::"))):
                     host = first + number * 2 + place
-                    ends = [f"{int(item) + (0xFFFF << 32) * (item.version == 4):032x}" for item in (host, host - place)]
+                    mapped = (0xFFFF << 32) * (host.version == 4)
+                    ends = [f"{int(item) + mapped:032x}" for item in (host, host - place, host - place + 1)]
                     connection.execute(
                         "INSERT INTO tunnel_addresses (host, tunnel_id, role, position, address, first, last)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -64,7 +65,7 @@ def fill(panel: Panel, count: int) -> None:
                             position,
                             f"{host}/{host.max_prefixlen - 1}",
                             ends[1],
-                            ends[1][:-1] + "f",
+                            ends[2],
                         ),
                     )
 

@@ -92,6 +92,7 @@ def test_config_errors_name_the_field(api: Api, pair: Pair) -> None:
 CALLS: list[tuple[str, str, Any]] = [
     ("GET", "", None),
     ("POST", "", {"tunnel_type": "wireguard"}),  # and the nodes
+    ("POST", "/bulk", {"tunnels": []}),
     ("POST", "/keys", {"keys": []}),
     ("POST", "/status", {"reports": []}),
     ("GET", "/{tunnel_id}", None),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -259,80 +258,6 @@ def test_tunnel_info(world: World) -> None:
     assert by_name["tunnels"][0]["config"] == {"mtu": 1400}
     assert none["tunnels"] == no_id["tunnels"] == []
     assert everything["panel"]
-
-
-# tunnel_set
-
-RING: list[dict[str, Any]] = [
-    {"name": "de-fi", "source": "de-1", "target": "fi-1"},
-    {"name": "fi-us", "source": "fi-1", "target": "us-1", "config": {"mtu": 1380}},
-    {"name": "us-de", "source": "us-1", "target": "de-1", "active": False},
-]
-
-
-def test_tunnel_set(world: World) -> None:
-    _check, apply = quartet(world, "tunnel_set", {"tunnels": RING}, *["POST /api/tunnels"] * 3, way=run)
-    assert [(tunnel["name"], tunnel["change"]) for tunnel in apply["tunnels"]] == [
-        (item["name"], "created") for item in RING
-    ]
-    ids = {name: record["id"] for name, record in world.tunnels().items()}
-    fewer = [{**RING[1], "config": {}}, RING[2], {"name": "new", "source": "de-1", "target": "fi-1"}]
-    writes = [f"DELETE /api/tunnels/{ids['de-fi']}", f"PUT /api/tunnels/{ids['fi-us']}", "POST /api/tunnels"]
-    check, apply = quartet(world, "tunnel_set", {"tunnels": fewer, "purge": True}, *writes)
-    changes = [("fi-us", "updated"), ("us-de", "unchanged"), ("new", "created"), ("de-fi", "deleted")]
-    assert [(tunnel["name"], tunnel["change"]) for tunnel in apply["tunnels"]] == changes
-    assert [(tunnel["name"], tunnel["change"]) for tunnel in check["tunnels"]] == changes
-    assert sorted(world.tunnels()) == ["fi-us", "new", "us-de"]
-
-
-def test_tunnel_set_asks_as_little_as_it_can(world: World) -> None:
-    before = len(world.panel.log_lines())
-    call(world, [("tunnel_set", {"tunnels": RING}, False)])
-    asked = [f"{line['method']} {line['path']}" for line in world.panel.log_lines()[before:]]
-    assert asked == ["GET /api/nodes", "GET /api/tunnels", *["POST /api/tunnels"] * 3]
-
-
-def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
-    with Faulty.before(world.panel) as faulty:
-        call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_TOKEN="")
-    assert [request.path for request in faulty.requests] == [
-        *("/api/admin/token", "/api/nodes", "/api/tunnels"),
-        *["/api/tunnels"] * 3,
-    ]
-    assert len({request.client for request in faulty.requests}) == 1
-
-
-def test_tunnel_set_does_not_purge_everything_by_mistake(world: World) -> None:
-    world.tunnel("de-fi", "de-1", "fi-1")
-    errors(world, "tunnel_set", ({"tunnels": [], "purge": True}, "confirm it with purge_all: true"))
-    (kept,) = call(world, [("tunnel_set", {"tunnels": []}, False)])
-    assert not kept["changed"]
-    number = world.tunnels()["de-fi"]["id"]
-    options = {"tunnels": [], "purge": True, "purge_all": True}
-    quartet(world, "tunnel_set", options, f"DELETE /api/tunnels/{number}")
-
-
-def test_tunnel_set_checks_all_before_the_first_write(world: World) -> None:
-    errors(
-        world,
-        "tunnel_set",
-        ({"tunnels": [*RING, {"name": "x", "source": "de-1"}]}, "tunnels[3].target is required. "),
-        ({"tunnels": [*RING, RING[0]]}, "tunnels[3].name: 'de-fi' can't be used. It is in the list twice"),
-        ({"tunnels": [*RING, {**RING[0], "name": "x", "config": {"dial": 5}}]}, "tunnels[3].config.dial: 5"),
-        ({"tunnels": [*RING, {**RING[0], "name": "x", "source": "xx"}]}, "tunnels[3].source: 'xx'"),
-        ({"tunnels": [*RING, {**RING[0], "name": "x", "source": ""}]}, "tunnels[3].source: ''"),
-    )
-
-
-def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> None:
-    port = {"source": {"port": 21000}}
-    two = [{**RING[0], "config": port}, {"name": "clash", "source": "de-1", "target": "us-1", "config": port}, RING[1]]
-    (result,) = call(world, [("tunnel_set", {"tunnels": two}, False)])
-    assert result["failed"]
-    assert result["changed"]
-    assert [tunnel["change"] for tunnel in result["tunnels"]] == ["created", "failed", "created"]
-    assert "1 of 3 failed. clash: " in result["msg"]
-    assert sorted(world.tunnels()) == ["de-fi", "fi-us"]
 
 
 # Secrets

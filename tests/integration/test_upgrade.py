@@ -15,6 +15,7 @@ import pytest
 from tests.lab.lab import Lab
 from tests.support import labs
 from tests.support.panel import PACKAGES, Panel
+from tests.support.panel_modules import run
 from tests.support.world import TOP, TYPES, Pings, Run, World
 
 pytestmark = pytest.mark.lab
@@ -102,6 +103,11 @@ def test_updating_one_side_after_the_other(world: World, old: Path, tmp_path: Pa
         assert old_apply(world, old).changed() == [], "the old collection with the new panel"
         place = {"MARZBAN_URL": old_panel.url, "MARZBAN_CA_PATH": str(old_panel.ca_path)}
         assert world.apply(env=place).expect().changed() == [], "the new collection with the old panel"
+        written = len(old_panel.writes())
+        declared = [{"name": name, "source": "a", "target": "b"} for name in ("new", "newer")]
+        (result,) = run(world, [("tunnel_set", {"tunnels": declared}, False)], **place)
+        assert [one["change"] for one in result["tunnels"]] == ["created", "created"]
+        assert old_panel.writes()[written:] == ["POST /api/tunnels"] * 2, "it has no call for both"
     assert world.apply().expect().changed() == []
     assert (records(world), private_halves(world)) == before
     assert {value["status"] for value in world.tunnels().values()} == {"active"}

@@ -86,6 +86,7 @@ def test_an_admin_who_is_not_sudo(panel: Panel, make_node: Maker) -> None:
         ("GET", "/api/node/settings", None),
         ("GET", "/api/tunnels", None),
         ("POST", "/api/tunnels", body),
+        ("POST", "/api/tunnels/bulk", {"tunnels": [body]}),
         ("POST", "/api/tunnels/keys", {"keys": []}),
         ("POST", "/api/tunnels/status", {"reports": []}),
         ("GET", "/api/tunnels/1", None),

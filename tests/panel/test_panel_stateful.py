@@ -66,6 +66,11 @@ def configs(draw: st.DrawFn) -> str:
     return json.dumps(chosen)
 
 
+NEW = st.fixed_dictionaries(
+    {"config": configs(), "tunnel_type": TYPES, "name": NAMES, "is_active": st.sampled_from([True, True, False])}
+)
+
+
 @pytest.fixture(scope="module")
 def small_panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
     env = {
@@ -111,25 +116,33 @@ class Life(RuleBasedStateMachine):
         assert answer.status_code in (200, 400, 409, 422, 507), answer.text
         return answer.json() if answer.status_code == 200 else None
 
-    @rule(
-        ends=ENDS,
-        more=st.fixed_dictionaries(
-            {
-                "config": configs(),
-                "tunnel_type": TYPES,
-                "name": NAMES,
-                "is_active": st.sampled_from([True, True, False]),
-            }
-        ),
-    )
+    def body(self, ends: tuple[int, int], more: dict[str, Any]) -> dict[str, Any]:
+        return {"source_node_id": self.nodes[ends[0]], "target_node_id": self.nodes[ends[1]], **more}
+
+    def created(self, body: dict[str, Any], made: Any) -> None:
+        assert made["id"] > self.highest
+        assert body.items() <= made.items()
+        self.highest = made["id"]
+        self.known[made["id"]] = made
+
+    @rule(ends=ENDS, more=NEW)
     def create(self, ends: tuple[int, int], more: dict[str, Any]) -> None:
-        body = {"source_node_id": self.nodes[ends[0]], "target_node_id": self.nodes[ends[1]], **more}
+        body = self.body(ends, more)
         made = self.attempt("POST", "/api/tunnels", body)
         if made:
-            assert made["id"] > self.highest
-            assert body.items() <= made.items()
-            self.highest = made["id"]
-            self.known[made["id"]] = made
+            self.created(body, made)
+
+    @rule(some=st.lists(st.tuples(ENDS, NEW), min_size=2, max_size=5))
+    def create_many(self, some: list[tuple[tuple[int, int], dict[str, Any]]]) -> None:
+        bodies = [self.body(*new) for new in some]
+        answer = self.api.send("POST", "/api/tunnels/bulk", {"tunnels": bodies})
+        assert {refusal["status"] for refusal in answer["rejected"]} <= {409, 422, 507}, answer
+        assert [number for number, made in enumerate(answer["tunnels"]) if not made] == [
+            refusal["index"] for refusal in answer["rejected"]
+        ]
+        for body, made in zip(bodies, answer["tunnels"], strict=True):
+            if made:
+                self.created(body, made)
 
     @precondition(lambda self: self.known)
     @rule(

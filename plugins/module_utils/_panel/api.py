@@ -16,7 +16,8 @@ from typing import Any, Iterable, Mapping
 from .._errors import FieldError
 
 HEADER = "Marzban-Tunnels-Api"
-VERSION = 2  # the newest version that this collection knows
+VERSION = 3  # the newest version that this collection knows
+BULK = 3  # the first version that creates many tunnels in one call
 # A panel of version 1 refuses all reports of a call when one of them has a measurement that is not in this list.
 # Later versions ignore what they do not know. So this list never changes.
 MEASURED_IN_1 = (

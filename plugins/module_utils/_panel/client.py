@@ -6,18 +6,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+import json
+from typing import Any, Iterator, Mapping, Sequence
 
+from .._errors import PanelError
 from .._model import answers, validators
 from .._model.types import Raw, Rejected
 from . import api
 from .transport import TUNNELS_PATH, Transport, readable
 
 PAGE = 1000  # tunnels per request: the panel gives at most so many
+CREATES = 100  # tunnels that a panel creates in one request, at most
+CREATES_TIME = 0.1  # seconds that a slow panel needs for each: a request has to be answered within the timeout
+CREATES_SIZE = 700_000  # bytes of such a request: nginx before a panel refuses 1 MiB, unless it is told otherwise
 REREADS = 5  # attempts to read a list that changes meanwhile
 # What differs between panels is here and in _nodes_of.
 NODES_PATH = "/api/nodes"
 NODE_PATH = "/api/node"
+# Refusals that concern one record, and not the others of a call
+ITS_OWN = ("conflict", "full", "invalid", "not_found", "outdated")
 
 
 def _nodes_of(data: Any) -> Any:
@@ -92,6 +99,45 @@ class Panel(Transport):
     def create_tunnel(self, body: Raw) -> Raw:
         """The new tunnel."""
         return self.ask_object("POST", TUNNELS_PATH, body=body)
+
+    def batches(self, bodies: Sequence[Raw]) -> Iterator[Sequence[Raw]]:
+        """``bodies`` of new tunnels in their order, as ``create_tunnels`` takes them: one by one for an older panel."""
+        start, size = 0, 0
+        most = min(CREATES, int(self._timeout / CREATES_TIME)) if (self._version() or 1) >= api.BULK else 1
+        for place, body in enumerate(bodies):
+            length = len(json.dumps(body))
+            if place > start and (place - start == most or size + length > CREATES_SIZE):
+                yield bodies[start:place]
+                start, size = place, 0
+            size += length
+        if bodies:
+            yield bodies[start:]
+
+    def create_tunnels(self, bodies: Sequence[Raw]) -> list[Raw | PanelError]:
+        """Each new tunnel, or why the panel refused it, in one request. ``bodies`` is one of ``batches``.
+
+        Raises the PanelError that concerns all of them; when there was no answer, some may have been created.
+        """
+        if len(bodies) == 1:
+            try:
+                return [self.create_tunnel(bodies[0])]
+            except PanelError as error:
+                if error.kind not in ITS_OWN:
+                    raise
+                return [error]
+        path = TUNNELS_PATH + "/bulk"
+        answer = self.ask_object("POST", path, body={"tunnels": bodies})
+        tunnels, rejected = (answer.get(key) for key in ("tunnels", "rejected"))
+        found: list[tuple[int, Raw | PanelError]] = []
+        if isinstance(tunnels, list) and isinstance(rejected, list):
+            found += [(place, tunnel) for place, tunnel in enumerate(tunnels) if isinstance(tunnel, dict)]
+            for item in rejected:
+                if isinstance(item, dict) and _is_id(item.get("index")) and _is_id(item.get("status")):
+                    found.append((item["index"], self.refusal("POST", path, item["status"], item.get("detail"))))
+        found.sort(key=lambda pair: pair[0])
+        if [place for place, _answer in found] != list(range(len(bodies))):
+            raise self.bad("POST", path, "with something that is not an answer for each of %d tunnels" % len(bodies))
+        return [answer for _place, answer in found]
 
     def update_tunnel(self, tunnel_id: int, body: Raw, version: int) -> Raw:
         """The tunnel as it is now; refused (``outdated``) unless the panel's version is ``version``."""

@@ -37,7 +37,7 @@ TUNNELS_PATH = "/api/tunnels"
 PANEL_ID = "Marzban-Panel-Id"
 
 _KINDS = {400: "invalid", 401: "login", 403: "forbidden", 409: "conflict", 412: "outdated", 422: "invalid", 429: "busy"}
-_KINDS.update({502: "unreachable", 503: "unreachable", 504: "unreachable"})
+_KINDS.update({502: "unreachable", 503: "unreachable", 504: "unreachable", 507: "full"})
 
 
 def checked_url(url: object) -> str:
@@ -262,13 +262,19 @@ class Transport:
             place = shown(self._clean(response.headers.get("Location", "nowhere")), 200)
             raise self.bad(method, path, "with a redirect to %s, which is not followed" % place, status)
         detail = data.get("detail") if isinstance(data, dict) else None
-        if status == 404:
-            kind = self._kind_of_404(path, detail, PANEL_ID in response.headers)
-        elif status == 422 and self._is_unknown_there(detail):
-            kind = "old_panel"
-        else:
-            kind = _KINDS.get(status, "bad_answer")
+        kind = self._kind(path, status, detail, PANEL_ID in response.headers)
         raise self._error(kind, method, path, status, detail if is_json else content)
+
+    def refusal(self, method: str, path: str, status: int, detail: object) -> PanelError:
+        """The error for a part of a request that our routes have refused as they refuse a whole one."""
+        return self._error(self._kind(path, status, detail, True), method, path, status, detail)
+
+    def _kind(self, path: str, status: int, detail: object, from_our_routes: bool) -> str:
+        if status == 404:
+            return self._kind_of_404(path, detail, from_our_routes)
+        if status == 422 and self._is_unknown_there(detail):
+            return "old_panel"
+        return _KINDS.get(status, "bad_answer")
 
     def _is_unknown_there(self, detail: object) -> bool:
         # Our panel's words (errors.py) for a field that only a later version of its API has.

@@ -88,13 +88,13 @@ def test_a_header_that_is_not_a_version(faulty: Faulty, panel: Panel, text: str)
 
 
 def test_a_newer_panel_is_used_and_the_collection_has_to_be_updated(faulty: Faulty, panel: Panel) -> None:
-    of_version(faulty, "3")
+    of_version(faulty, "4")
     one, warnings = warned(faulty, panel)
     for _time in range(2):
         assert [tunnel["name"] for tunnel in one.tunnels()] == ["t0", "t1", "t2"]
     assert one.post_status(reports(panel, rtt_ms=1.5)) == (2, [])
     (text,) = warnings
-    assert "has version 3 of the tunnels API, and this collection knows 2" in text
+    assert "has version 4 of the tunnels API, and this collection knows 3" in text
     assert text.endswith("Update the collection.")
 
 

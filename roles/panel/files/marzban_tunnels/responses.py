@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from marzban_tunnels import tunnel_config
+from marzban_tunnels.errors import Refused
 
 STALE_AFTER = 300  # seconds
 
@@ -43,6 +44,17 @@ def tunnel(row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], momen
         "updated_at": row.updated_at.isoformat(),
         "ends": shown,
     }
+
+
+def created(made: Sequence[dict[str, Any] | Refused]) -> dict[str, Any]:
+    """The answer of a bulk create: each tunnel in its place, and beside them why a place has none."""
+    tunnels = [None if isinstance(one, Refused) else one for one in made]
+    rejected = [
+        {"index": index, "status": one.status, "detail": one.detail}
+        for index, one in enumerate(made)
+        if isinstance(one, Refused)
+    ]
+    return {"created": len(made) - len(rejected), "tunnels": tunnels, "rejected": rejected}
 
 
 def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:

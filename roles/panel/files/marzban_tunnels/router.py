@@ -22,7 +22,7 @@ PANEL_HEADER = "Marzban-Panel-Id"
 API_HEADER = "Marzban-Tunnels-Api"
 # Grows when a client has to know that the panel takes or answers more than before;
 # docs/development/contract.md says what is in each. A panel that sends no header is of version 1.
-API_VERSION = 2
+API_VERSION = 3
 NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
 _TEXTS = {
     400: "The tunnel's ends are the same node",
@@ -110,6 +110,13 @@ def tunnels_router(tunnels: Tunnels, get_session: Callable[..., Any], require_su
         """Record a tunnel; what config doesn't choose is allocated."""
         return _tunnel(tunnels.create(session, body))
 
+    def create_tunnels(body: schemas.Creates, session: Session = given) -> Response:
+        """Record many tunnels. Each is created or refused as by a call of its own; one that is refused stops no other.
+
+        Not in one transaction: where the answer is lost, the list says which of them are there.
+        """
+        return _answer(tunnels.create_many(session, body.tunnels))
+
     def publish_keys(body: schemas.Keys, session: Session = given) -> Response:
         """Merge the public halves of many ends, in one transaction."""
         return _answer(tunnels.store_keys(session, body))
@@ -166,6 +173,7 @@ def tunnels_router(tunnels: Tunnels, get_session: Callable[..., Any], require_su
     for method, path, endpoint, model, errors in (
         ("GET", "", list_tunnels, list[schemas.TunnelOut], _errors()),
         ("POST", "", create_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 507)),
+        ("POST", "/bulk", create_tunnels, schemas.CreatedOut, _errors()),
         ("POST", "/keys", publish_keys, schemas.BulkOut, _errors()),
         ("POST", "/status", report_status, schemas.BulkOut, _errors()),
         ("GET", "/{tunnel_id}", get_tunnel, schemas.TunnelOut, one),

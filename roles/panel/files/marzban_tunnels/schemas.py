@@ -41,6 +41,20 @@ class TunnelCreate(Body):
     is_active: bool = True
 
 
+# In one request. A client waits a few seconds for an answer (the collection: 10, unless it is told otherwise), and
+# these many take less on a slow panel too; and with each config as large as it may be they fit into a body.
+CREATES = 100
+
+
+class Creates(Body):
+    """``POST /api/tunnels/bulk``. Each item is checked for itself, so that one that isn't valid stops no other."""
+
+    tunnels: Annotated[
+        list[Any],
+        Field(max_length=CREATES, json_schema_extra={"items": {"$ref": "#/components/schemas/TunnelCreate"}}),
+    ]
+
+
 _LEFT_OUT: Any = None  # as a default; null in a body is refused
 
 
@@ -191,6 +205,22 @@ class BulkOut(BaseModel):
 
     updated: int
     rejected: list[Rejected]
+
+
+class NotCreated(BaseModel):
+    """A tunnel of a bulk call that was not created: what a call of its own would have answered."""
+
+    index: int = Field(description="Its place in the request, from 0")
+    status: int
+    detail: str | dict[str, str]
+
+
+class CreatedOut(BaseModel):
+    """``tunnels`` has a place for each of the request: the new tunnel, or null where it is in ``rejected``."""
+
+    created: int
+    tunnels: list[TunnelOut | None]
+    rejected: list[NotCreated]
 
 
 class Message(BaseModel):

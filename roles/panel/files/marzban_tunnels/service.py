@@ -9,25 +9,47 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Table, delete, func, or_, select, update
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from marzban_tunnels import reports, responses, tunnel_config
-from marzban_tunnels.allocate import Allocator, Held, Node, address_row, called
-from marzban_tunnels.errors import Refused
+from marzban_tunnels.allocate import Allocator, Given, Held, address_row
+from marzban_tunnels.errors import Refused, by_field
+from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
-from marzban_tunnels.tables import Address, End, Panel, Tunnel
-from marzban_tunnels.tunnel_config import PEER, ROLES, TunnelConfig
+from marzban_tunnels.tables import ADDRESSES, ENDS, TUNNELS, Address, End, Panel, Tunnel
+from marzban_tunnels.tunnel_config import ROLES, TunnelConfig
 
 _log = logging.getLogger(__name__)
 LARGEST_ID = 2**31 - 1
+# Seconds that creates go on in one transaction, and seconds between two of them. Marzban is one process, often on
+# SQLite, where its own writes (such as traffic of users, every few seconds) wait at most 5 seconds for ours, and then
+# fail. They don't stand in a line: each tries again after at most 0.1 seconds, and needs to meet a pause.
+LONGEST, PAUSE = 0.1, 0.02
 _ATTEMPTS = 6
 T = TypeVar("T")
+Record = dict[str, Any]
+_New = tuple[TunnelCreate, TunnelConfig]
+# Made once, and over tables: see allocate.py
+_HIGHEST = select(func.max(TUNNELS.c.id))
+_NAMED = select(TUNNELS.c.id).where(TUNNELS.c.name == bindparam("name"), TUNNELS.c.id != bindparam("tunnel"))
+_ENDS_OF = (
+    select(ENDS)
+    .where(ENDS.c.tunnel_id.in_(bindparam("tunnels", expanding=True)))
+    .order_by(ENDS.c.tunnel_id, ENDS.c.role)
+)
+_ADDRESSES_OF = (
+    select(ADDRESSES.c.tunnel_id, ADDRESSES.c.role, ADDRESSES.c.address)
+    .where(ADDRESSES.c.tunnel_id.in_(bindparam("tunnels", expanding=True)))
+    .order_by(ADDRESSES.c.position)
+)
 
 
 class Tunnels:
@@ -57,7 +79,7 @@ class Tunnels:
 
     def get(self, session: Session, tunnel_id: int) -> dict[str, Any]:
         """One tunnel."""
-        found = self._read(session, Tunnel.id == tunnel_id) if 1 <= tunnel_id <= LARGEST_ID else []
+        found = self._read(session, TUNNELS.c.id == tunnel_id) if 1 <= tunnel_id <= LARGEST_ID else []
         if not found:
             raise Refused(404, "Tunnel not found")
         return found[0]
@@ -71,22 +93,27 @@ class Tunnels:
     def create(self, session: Session, body: TunnelCreate) -> dict[str, Any]:
         """A new tunnel; the ends get what the operator didn't choose."""
         chosen = tunnel_config.parse(body.config, body.tunnel_type)
+        (made,) = self._create(session, [(body, chosen)])
+        if isinstance(made, Refused):
+            raise made
+        return made
 
-        def work(panel: Panel) -> int:
-            moment = responses.now()
-            number = max(panel.next_id, (session.scalar(select(func.max(Tunnel.id))) or 0) + 1)
-            panel.next_id = number + 1
-            record = Tunnel(
-                id=number, uuid=str(uuid.uuid4()), version=1, created_at=moment, updated_at=moment, **body.model_dump()
-            )  # fmt: skip
-            nodes = self._check(session, record)
-            session.add(record)
-            session.flush()
-            self._check_routes(session, record)
-            self._place(session, panel, record, nodes, chosen, [], {}, TunnelConfig())
-            return record.id
-
-        return self.get(session, self._write(session, work))
+    def create_many(self, session: Session, items: Sequence[Any]) -> dict[str, Any]:
+        """New tunnels, each as by ``create``: one that is refused stops no other. ``items`` are bodies as they came."""
+        checked = [_checked(item) for item in items]
+        good = [item for item in checked if not isinstance(item, Refused)]
+        made: list[Record | Refused] = []
+        while len(made) < len(good):
+            if made:
+                time.sleep(PAUSE)
+            try:
+                made += self._create(session, good[len(made) :])
+            except Refused as busy:
+                if not made:
+                    raise
+                made += [busy] * (len(good) - len(made))
+        answers = iter(made)
+        return responses.created([item if isinstance(item, Refused) else next(answers) for item in checked])
 
     def update(self, session: Session, tunnel_id: int, body: TunnelUpdate, if_match: str | None) -> dict[str, Any]:
         """Change what ``body`` holds. Nothing grows, and nothing is written, where nothing differs."""
@@ -107,10 +134,11 @@ class Tunnels:
                 return
             nodes = self._check(session, record)
             if changed - {"name"}:
-                self._check_routes(session, record)
+                Routes(session, self._nodes).check(record)
             if changed - {"name", "is_active"}:
                 ends, held = self._release(session, tunnel_id)
-                self._place(session, panel, record, nodes, chosen, ends, held, before, "tunnel_type" in changed)
+                places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, held, before)
+                _place(session, record, nodes, places, [] if "tunnel_type" in changed else ends)
             self._touch(session, record)
 
         self._write(session, work)
@@ -123,7 +151,7 @@ class Tunnels:
             record = self._locked(session, tunnel_id, if_match)
             if record.is_active != active:
                 record.is_active = active
-                self._check_routes(session, record)
+                Routes(session, self._nodes).check(record)
                 self._touch(session, record)
 
         self._write(session, work)
@@ -147,35 +175,38 @@ class Tunnels:
 
     # within
 
-    def _read(
-        self, session: Session, *where: ColumnElement[bool], skip: int = 0, limit: int = 1
-    ) -> list[dict[str, Any]]:
+    @cached_property
+    def _rows(self) -> Select[Any]:
         source, target = self._nodes.alias("source"), self._nodes.alias("target")
-        query = (
+        return (
             select(
-                *Tunnel.__table__.c,
+                *TUNNELS.c,
                 source.c.name.label("source_name"),
                 source.c.address.label("source_address"),
                 target.c.name.label("target_name"),
                 target.c.address.label("target_address"),
             )
-            .join_from(Tunnel.__table__, source, source.c.id == Tunnel.source_node_id)
-            .join(target, target.c.id == Tunnel.target_node_id)
+            .join_from(TUNNELS, source, source.c.id == TUNNELS.c.source_node_id)
+            .join(target, target.c.id == TUNNELS.c.target_node_id)
         )
+
+    @cached_property
+    def _two_nodes(self) -> Select[Any]:
+        columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at)
+        return select(*columns).where(columns[0].in_(bindparam("nodes", expanding=True)))
+
+    def _read(
+        self, session: Session, *where: ColumnElement[bool], skip: int = 0, limit: int = 1
+    ) -> list[dict[str, Any]]:
         _one_moment(session)
-        rows = session.execute(query.where(*where).order_by(Tunnel.id).offset(skip).limit(limit)).all()
-        wanted = [row.id for row in rows]
+        query = self._rows.where(*where).order_by(TUNNELS.c.id).offset(skip).limit(limit)
+        rows = session.execute(query).all()
+        wanted = {"tunnels": [row.id for row in rows]}
         ends: dict[int, list[Any]] = defaultdict(list)
         addresses: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for end in session.execute(
-            select(*End.__table__.c).where(End.tunnel_id.in_(wanted)).order_by(End.tunnel_id, End.role)
-        ):
+        for end in session.execute(_ENDS_OF, wanted):
             ends[end.tunnel_id].append(end)
-        for row in session.execute(
-            select(Address.tunnel_id, Address.role, Address.address)
-            .where(Address.tunnel_id.in_(wanted))
-            .order_by(Address.position)
-        ):
+        for row in session.execute(_ADDRESSES_OF, wanted):
             addresses[row.tunnel_id][row.role].append(row.address)
         session.rollback()
         moment = responses.now()
@@ -193,7 +224,8 @@ class Tunnels:
             try:
                 session.execute(update(Panel).where(Panel.id == 1).values(writes=Panel.writes + 1))
                 panel = session.scalars(select(Panel).where(Panel.id == 1)).one()
-                result = work(panel)
+                with session.no_autoflush:  # else each allocation writes the panel's row, for its cursors
+                    result = work(panel)
                 session.flush()
                 session.commit()
                 return result
@@ -217,51 +249,63 @@ class Tunnels:
             )
         return record
 
+    def _create(self, session: Session, bodies: Sequence[_New]) -> list[Record | Refused]:
+        """As many of these as LONGEST allows, and at least one, in one transaction: each new tunnel, or why not."""
+
+        def work(panel: Panel) -> list[int | Refused]:
+            end = time.monotonic() + LONGEST
+            panel.next_id = max(panel.next_id, (session.scalar(_HIGHEST) or 0) + 1)
+            sent = Routes(session, self._nodes)
+            made: list[int | Refused] = []
+            for body, chosen in bodies:
+                try:
+                    made.append(self._add(session, panel, body, chosen, sent))
+                except Refused as refused:
+                    made.append(refused)
+                if time.monotonic() > end:
+                    break
+            if not any(isinstance(one, int) for one in made):
+                session.rollback()
+            return made
+
+        made = self._write(session, work)
+        numbers = [one for one in made if isinstance(one, int)]
+        found = {record["id"]: record for record in self._read(session, TUNNELS.c.id.in_(numbers), limit=len(numbers))}
+        deleted = Refused(404, "Tunnel not found")  # by somebody, in between
+        return [one if isinstance(one, Refused) else found.get(one, deleted) for one in made]
+
+    def _add(self, session: Session, panel: Panel, body: TunnelCreate, chosen: TunnelConfig, sent: Routes) -> int:
+        """Write a new tunnel; answers its id. What is refused is refused before the first row is written."""
+        moment = responses.now()
+        row = {"id": panel.next_id, "uuid": str(uuid.uuid4()), "version": 1, **body.model_dump()}
+        row |= {"created_at": moment, "updated_at": moment}
+        record = Tunnel(**row)
+        nodes = self._check(session, record)
+        sent.check(record)
+        places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, {}, TunnelConfig())
+        session.execute(insert(TUNNELS), row)
+        _place(session, record, nodes, places, [])
+        sent.add(record)
+        panel.next_id += 1
+        return record.id
+
     def _check(self, session: Session, record: Tunnel) -> dict[str, Any]:
         """Both nodes exist and differ, the name is free. Answers the nodes by role."""
         wanted = {role: getattr(record, f"{role}_node_id") for role in ROLES}
-        columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at)
-        with session.no_autoflush:  # an error here is clearer than the database's
-            found = {row.id: row for row in session.execute(select(*columns).where(columns[0].in_(wanted.values())))}
-            for role, node_id in wanted.items():
-                if node_id not in found:
-                    raise Refused(404, f"{role}_node_id: there is no node {node_id}; GET /api/nodes lists them")
-            if record.source_node_id == record.target_node_id:
-                raise Refused(
-                    400,
-                    f"target_node_id: {record.target_node_id} is the source node as well; give two different nodes",
-                )
-            if record.name is not None:
-                query = select(Tunnel.id).where(Tunnel.name == record.name, Tunnel.id != record.id)
-                other = session.scalar(query)
-                if other is not None:
-                    raise Refused(409, f'name: "{record.name}" is the name of tunnel {other}; choose another')
+        found = {row.id: row for row in session.execute(self._two_nodes, {"nodes": list(wanted.values())})}
+        for role, node_id in wanted.items():
+            if node_id not in found:
+                raise Refused(404, f"{role}_node_id: there is no node {node_id}; GET /api/nodes lists them")
+        if record.source_node_id == record.target_node_id:
+            raise Refused(
+                400,
+                f"target_node_id: {record.target_node_id} is the source node as well; give two different nodes",
+            )
+        if record.name is not None:
+            other = session.scalar(_NAMED, {"name": record.name, "tunnel": record.id})
+            if other is not None:
+                raise Refused(409, f'name: "{record.name}" is the name of tunnel {other}; choose another')
         return {role: found[node_id] for role, node_id in wanted.items()}
-
-    def _check_routes(self, session: Session, record: Tunnel) -> None:
-        """No other active tunnel has one of these routes on the same node: they would take it from each other at
-        every run. Compared here and not by the database: routes are in ``config`` only."""
-        wanted = {(node, network): role for node, network, role in _sent(record)}
-        if not wanted or not record.is_active:
-            return
-        places = {node for node, _network in wanted}
-        columns = (Tunnel.id, Tunnel.name, Tunnel.source_node_id, Tunnel.target_node_id, Tunnel.config)
-        query = (
-            select(*columns)
-            .where(or_(Tunnel.source_node_id.in_(places), Tunnel.target_node_id.in_(places)))
-            .where(Tunnel.is_active, Tunnel.id != record.id, Tunnel.config != "{}")
-            .order_by(Tunnel.id)
-        )
-        for other in session.execute(query):
-            for node, network, _role in _sent(other):
-                role = wanted.get((node, network))
-                if role:
-                    name = session.scalar(select(self._nodes.c.name).where(self._nodes.c.id == node))
-                    raise Refused(
-                        409,
-                        f'config.{role}.routes: {network} goes from node "{name}" into {called(other.id, other.name)}'
-                        " already; take it out of one of the two, or deactivate one",
-                    )
 
     def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:
         """Take the ends' rows away, so that two ends can swap what they hold. Answers what stood there."""
@@ -275,39 +319,6 @@ class Tunnels:
         session.execute(delete(Address).where(Address.tunnel_id == tunnel_id))
         session.execute(delete(End).where(End.tunnel_id == tunnel_id))
         return ends, held if all(held.get(role) and held[role].addresses for role in ROLES) else {}
-
-    def _place(
-        self,
-        session: Session,
-        panel: Panel,
-        record: Tunnel,
-        nodes: dict[str, Any],
-        chosen: TunnelConfig,
-        ends: Iterable[End],
-        held: dict[str, Held],
-        chosen_before: TunnelConfig,
-        new_type: bool = False,
-    ) -> None:
-        """Allocate, and write both ends; an end that stays what it was keeps its public half and measurements."""
-        allocator = Allocator(session, self._settings, panel, record)
-        plain = {role: Node(node.id, node.name) for role, node in nodes.items()}
-        given = allocator.ends(plain, chosen, held, chosen_before)
-        old = {end.role: end for end in ends}
-        for role in ROLES:
-            end = End(
-                tunnel_id=record.id,
-                role=role,
-                node_id=nodes[role].id,
-                node_created_at=nodes[role].created_at,
-                port=given[role].port,
-                interface=given[role].interface,
-            )
-            if role in old and old[role].node_id == end.node_id and not new_type:
-                end.public, end.measured, end.reported_at = old[role].public, old[role].measured, old[role].reported_at
-            session.add(end)
-            for position, text in enumerate(given[role].addresses):
-                session.add(address_row(record.id, role, position, text))
-        session.flush()
 
     def _touch(self, session: Session, record: Tunnel) -> None:
         """The record has changed: what the ends reported was about another one."""
@@ -332,6 +343,45 @@ class Tunnels:
         remove(session.execute, sorted(orphans))
 
 
+def _checked(item: Any) -> _New | Refused:
+    """A body of a bulk call, or the 422 that a call of its own would get."""
+    try:
+        body = TunnelCreate.model_validate(item)
+        return body, tunnel_config.parse(body.config, body.tunnel_type)
+    except ValidationError as error:
+        return Refused(422, by_field(error.errors()))
+    except Refused as refused:
+        return refused
+
+
+def _place(
+    session: Session, record: Tunnel, nodes: dict[str, Any], given: dict[str, Given], ends: Iterable[End]
+) -> None:
+    """Write what both ends get; an end of ``ends`` that stays on its node keeps its public half and measurements."""
+    old = {end.role: end for end in ends if end.node_id == nodes[end.role].id}
+    rows = [
+        {
+            "tunnel_id": record.id,
+            "role": role,
+            "node_id": nodes[role].id,
+            "node_created_at": nodes[role].created_at,
+            "port": given[role].port,
+            "interface": given[role].interface,
+            **{name: getattr(old.get(role), name, None) for name in ("public", "measured", "reported_at")},
+        }
+        for role in ROLES
+    ]
+    session.execute(insert(ENDS), rows)
+    session.execute(
+        insert(ADDRESSES),
+        [
+            address_row(record.id, role, position, text)
+            for role in ROLES
+            for position, text in enumerate(given[role].addresses)
+        ],
+    )
+
+
 def _one_moment(session: Session) -> None:
     """Begin a transaction where the driver would not: Python's for SQLite leaves reads outside of any, and a tunnel
     that is deleted between two of them would be shown without its ends."""
@@ -347,14 +397,6 @@ def remove(execute: Callable[[Any], Any], tunnel_ids: list[int]) -> None:
         execute(delete(Address).where(Address.tunnel_id.in_(some)))
         execute(delete(End).where(End.tunnel_id.in_(some)))
         execute(delete(Tunnel).where(Tunnel.id.in_(some)))
-
-
-def _sent(record: Any) -> Iterator[tuple[int, str, str]]:
-    """``(node, network, role)`` of all that a node sends into this tunnel: the networks behind the end ``role``."""
-    chosen = tunnel_config.lenient(record.config)  # a thousand of them shouldn't be checked for one create
-    for role, peer in PEER.items():
-        for network in tunnel_config.routes_of(chosen, role):
-            yield getattr(record, f"{peer}_node_id"), network, role
 
 
 def _matches(if_match: str, version: int) -> bool:

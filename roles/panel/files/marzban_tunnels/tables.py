@@ -9,8 +9,9 @@ so the same tables serve beside Marzban's models and beside ours.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, String, Table, Text, UniqueConstraint
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -92,3 +93,7 @@ class Address(Base):
     address: Mapped[str] = mapped_column(String(43))
     first: Mapped[str] = mapped_column(String(32), index=True)
     last: Mapped[str] = mapped_column(String(32))
+
+
+# The same as tables, for statements that don't pass through classes
+TUNNELS, ENDS, ADDRESSES = (cast(Table, table.__table__) for table in (Tunnel, End, Address))

@@ -1,0 +1,215 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""tunnel_set: many records in one call, also with a panel that is older, refuses some, or does not answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.client.test_client_versions import of_version
+from tests.support.faulty import Answer, Faulty, Request, drop
+from tests.support.panel_modules import call, errors, quartet, run, start_anew
+from tests.support.world import World
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()
+
+
+@pytest.fixture(autouse=True)
+def empty(world: World) -> None:
+    start_anew(world)
+
+
+RING: list[dict[str, Any]] = [
+    {"name": "de-fi", "source": "de-1", "target": "fi-1"},
+    {"name": "fi-us", "source": "fi-1", "target": "us-1", "config": {"mtu": 1380}},
+    {"name": "us-de", "source": "us-1", "target": "de-1", "active": False},
+]
+
+
+def test_tunnel_set(world: World) -> None:
+    _check, apply = quartet(world, "tunnel_set", {"tunnels": RING}, "POST /api/tunnels/bulk", way=run)
+    assert [(tunnel["name"], tunnel["change"]) for tunnel in apply["tunnels"]] == [
+        (item["name"], "created") for item in RING
+    ]
+    ids = {name: record["id"] for name, record in world.tunnels().items()}
+    fewer = [{**RING[1], "config": {}}, RING[2], {"name": "new", "source": "de-1", "target": "fi-1"}]
+    writes = [f"DELETE /api/tunnels/{ids['de-fi']}", f"PUT /api/tunnels/{ids['fi-us']}", "POST /api/tunnels"]
+    check, apply = quartet(world, "tunnel_set", {"tunnels": fewer, "purge": True}, *writes)
+    changes = [("fi-us", "updated"), ("us-de", "unchanged"), ("new", "created"), ("de-fi", "deleted")]
+    assert [(tunnel["name"], tunnel["change"]) for tunnel in apply["tunnels"]] == changes
+    assert [(tunnel["name"], tunnel["change"]) for tunnel in check["tunnels"]] == changes
+    assert sorted(world.tunnels()) == ["fi-us", "new", "us-de"]
+
+
+def test_tunnel_set_asks_as_little_as_it_can(world: World) -> None:
+    before = len(world.panel.log_lines())
+    call(world, [("tunnel_set", {"tunnels": RING}, False)])
+    asked = [f"{line['method']} {line['path']}" for line in world.panel.log_lines()[before:]]
+    assert asked == ["GET /api/nodes", "GET /api/tunnels", "POST /api/tunnels/bulk"]
+
+
+def test_one_connection_and_one_login_serve_a_whole_call(world: World) -> None:
+    with Faulty.before(world.panel) as faulty:
+        of_version(faulty, "2")  # one request for each tunnel
+        call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_TOKEN="")
+    assert [request.path for request in faulty.requests] == [
+        *("/api/admin/token", "/api/nodes", "/api/tunnels"),
+        *["/api/tunnels"] * 3,
+    ]
+    assert len({request.client for request in faulty.requests}) == 1
+
+
+def test_tunnel_set_does_not_purge_everything_by_mistake(world: World) -> None:
+    world.tunnel("de-fi", "de-1", "fi-1")
+    errors(world, "tunnel_set", ({"tunnels": [], "purge": True}, "confirm it with purge_all: true"))
+    (kept,) = call(world, [("tunnel_set", {"tunnels": []}, False)])
+    assert not kept["changed"]
+    number = world.tunnels()["de-fi"]["id"]
+    options = {"tunnels": [], "purge": True, "purge_all": True}
+    quartet(world, "tunnel_set", options, f"DELETE /api/tunnels/{number}")
+
+
+def test_tunnel_set_checks_all_before_the_first_write(world: World) -> None:
+    errors(
+        world,
+        "tunnel_set",
+        ({"tunnels": [*RING, {"name": "x", "source": "de-1"}]}, "tunnels[3].target is required. "),
+        ({"tunnels": [*RING, RING[0]]}, "tunnels[3].name: 'de-fi' can't be used. It is in the list twice"),
+        ({"tunnels": [*RING, {**RING[0], "name": "x", "config": {"dial": 5}}]}, "tunnels[3].config.dial: 5"),
+        ({"tunnels": [*RING, {**RING[0], "name": "x", "source": "xx"}]}, "tunnels[3].source: 'xx'"),
+        ({"tunnels": [*RING, {**RING[0], "name": "x", "source": ""}]}, "tunnels[3].source: ''"),
+    )
+
+
+def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> None:
+    port = {"source": {"port": 21000}}
+    two = [{**RING[0], "config": port}, {"name": "clash", "source": "de-1", "target": "us-1", "config": port}, RING[1]]
+    (result,) = call(world, [("tunnel_set", {"tunnels": two}, False)])
+    assert result["failed"]
+    assert result["changed"]
+    assert [tunnel["change"] for tunnel in result["tunnels"]] == ["created", "failed", "created"]
+    assert "1 of 3 failed. clash: " in result["msg"]
+    assert sorted(world.tunnels()) == ["de-fi", "fi-us"]
+
+
+MANY = [{"name": f"t{number}", "source": "de-1", "target": "fi-1"} for number in range(250)]
+
+
+def lost(faulty: Faulty, method: str, path: str, skip: int = 0, does: bool = True) -> None:
+    """The panel does what it is asked, or not, and the connection breaks off."""
+
+    def breaks_off(request: Request) -> Answer:
+        if does:
+            faulty.forward(request)
+        return drop(request)
+
+    faulty.on(method, path, breaks_off, times=1, skip=skip)
+
+
+def changes(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(one["name"], one["change"]) for one in result["tunnels"]]
+
+
+def test_hundreds_of_new_tunnels(world: World) -> None:
+    _check, apply = quartet(world, "tunnel_set", {"tunnels": MANY}, *["POST /api/tunnels/bulk"] * 3)
+    listed = world.tunnels()
+    assert [(one["name"], one["tunnel"]["id"]) for one in apply["tunnels"]] == [
+        (one["name"], listed[one["name"]]["id"]) for one in MANY
+    ]
+    assert sorted(one["tunnel"]["id"] for one in apply["tunnels"]) == [one["tunnel"]["id"] for one in apply["tunnels"]]
+
+
+def test_an_older_panel_makes_the_same_of_it(world: World) -> None:
+    (together,) = call(world, [("tunnel_set", {"tunnels": RING}, False)])
+    start_anew(world)
+    with Faulty.before(world.panel) as faulty:
+        of_version(faulty, "2")
+        (single,) = call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url)
+    assert single["diff"] == together["diff"]
+    assert changes(single) == changes(together)
+    said = [{key: one["tunnel"][key] for key in ("name", "type", "source", "config")} for one in single["tunnels"]]
+    assert said == [{key: one["tunnel"][key] for key in said[0]} for one in together["tunnels"]]
+    assert world.panel.writes()[-3:] == ["POST /api/tunnels"] * 3
+
+
+@pytest.mark.parametrize("does", [True, False], ids=["done", "not done"])
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_an_answer_that_is_lost(world: World, version: str, does: bool) -> None:
+    """It says what the panel has of it; run again, nothing is there twice."""
+    some = MANY[:120] if version == "3" else MANY[:3]
+    path, skip, known, sent = ("bulk", 0, 0, 100) if version == "3" else ("", 1, 1, 1)
+    with Faulty.before(world.panel) as faulty:
+        lost(faulty, "POST", f"/api/tunnels/?{path}", skip=skip, does=does)
+        of_version(faulty, version)
+        (first,) = call(world, [("tunnel_set", {"tunnels": some}, False)], MARZBAN_URL=faulty.url)
+        made = known + (sent if does else 0)
+        assert first["failed"]
+        assert "no answer" in first["msg"]
+        assert f"Of {sent} new tunnels in this request the panel has {sent if does else 0}: run again" in first["msg"]
+        assert changes(first) == [(one["name"], "created") for one in some[:made]]
+        assert first["changed"] == bool(made)
+        listed = world.tunnels()
+        assert [one["tunnel"]["id"] for one in first["tunnels"]] == [one["id"] for one in listed.values()]
+        (again,) = call(world, [("tunnel_set", {"tunnels": some}, False)], MARZBAN_URL=faulty.url)
+    assert changes(again) == [
+        (one["name"], "unchanged" if place < made else "created") for place, one in enumerate(some)
+    ]
+    assert {name: one["id"] for name, one in world.tunnels().items()}.items() >= {
+        (name, one["id"]) for name, one in listed.items()
+    }
+
+
+def test_an_answer_that_is_lost_for_good(world: World) -> None:
+    """Who can't ask what became of it says so."""
+    with Faulty.before(world.panel) as faulty:
+        lost(faulty, "POST", "/api/tunnels/bulk")
+        faulty.on("GET", "/api/tunnels", drop, skip=1)
+        (result,) = call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url, MARZBAN_RETRIES="0")
+    assert result["failed"]
+    assert "Which of the new tunnels of this request it has (3 were sent) is not known: run again." in result["msg"]
+    assert (result["tunnels"], result["changed"]) == ([], False)
+
+
+def test_one_that_somebody_else_has_made_is_not_reported(world: World) -> None:
+    def is_made_otherwise(request: Request) -> Answer:
+        world.tunnel("de-fi", "de-1", "us-1")
+        return drop(request)
+
+    with Faulty.before(world.panel) as faulty:
+        faulty.on("POST", "/api/tunnels/bulk", is_made_otherwise)
+        (result,) = call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url)
+    assert (result["failed"], result["changed"], result["tunnels"]) == (True, False, [])
+
+
+def test_a_panel_that_is_busy_after_some(world: World) -> None:
+    """What it has created is reported, what it could not look at stops the task, as with calls of their own."""
+
+    def refuses_the_last(request: Request) -> Answer:
+        body = json.loads(request.body)
+        last = body["tunnels"].pop()
+        assert last["name"] == RING[2]["name"]
+        request.body = json.dumps(body).encode()
+        answer = faulty.forward(request)
+        said = json.loads(answer.body)
+        said["tunnels"].append(None)
+        said["rejected"].append({"index": 2, "status": 503, "detail": "The database is busy"})
+        answer.body = json.dumps(said).encode()
+        return answer
+
+    clash = {**RING[1], "config": {"source": {"interface": "mz9999999"}}}
+    with Faulty.before(world.panel) as faulty:
+        faulty.on("POST", "/api/tunnels/bulk", refuses_the_last)
+        some = [RING[0], clash, RING[2]]
+        (result,) = call(world, [("tunnel_set", {"tunnels": some}, False)], MARZBAN_URL=faulty.url)
+    assert result["failed"]
+    assert "answered 503: The database is busy" in result["msg"]
+    assert changes(result) == [("de-fi", "created"), ("fi-us", "failed")]
+    assert result["changed"]
+    assert sorted(world.tunnels()) == ["de-fi"]
