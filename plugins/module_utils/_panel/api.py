@@ -18,6 +18,7 @@ from .._errors import FieldError
 HEADER = "Marzban-Tunnels-Api"
 VERSION = 3  # the newest version that this collection knows
 BULK = 3  # the first version that creates many tunnels in one call
+LARGE_PAGES = 3  # the first version that gives 2000 tunnels at once, and not 1000
 # A panel of version 1 refuses all reports of a call when one of them has a measurement that is not in this list.
 # Later versions ignore what they do not know. So this list never changes.
 MEASURED_IN_1 = (

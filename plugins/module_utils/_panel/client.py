@@ -15,7 +15,8 @@ from .._model.types import Raw, Rejected
 from . import api
 from .transport import TUNNELS_PATH, Transport, readable
 
-PAGE = 1000  # tunnels per request: the panel gives at most so many
+PAGE = 1000  # tunnels per request: a panel gives at most so many
+LARGE_PAGE = 2000  # likewise, a panel of version 3 or later
 CREATES = 100  # tunnels that a panel creates in one request, at most
 CREATES_TIME = 0.1  # seconds that a slow panel needs for each: a request has to be answered within the timeout
 CREATES_SIZE = 700_000  # bytes of such a request: nginx before a panel refuses 1 MiB, unless it is told otherwise
@@ -72,21 +73,22 @@ class Panel(Transport):
             found: list[Raw] = []
             while True:
                 overlap = 1 if found else 0
-                page = self._page(len(found) - overlap)
+                limit = LARGE_PAGE if (self.api or 1) >= api.LARGE_PAGES else PAGE
+                page = self._page(len(found) - overlap, limit)
                 if overlap and (not page or page[0]["id"] != found[-1]["id"]):
                     break
                 found += page[overlap:]
                 if any(tunnel["id"] >= after["id"] for tunnel, after in zip(found, found[1:])):
                     raise self.bad("GET", TUNNELS_PATH, "with tunnels that are not in the order of their ids")
-                if len(page) < PAGE:
+                if len(page) < limit:
                     return found
         raise self.bad("GET", TUNNELS_PATH, "with another list each time: %d readings did not agree" % REREADS)
 
-    def _page(self, skip: int) -> list[Raw]:
-        page = self.ask("GET", TUNNELS_PATH, params={"skip": skip, "limit": PAGE})
+    def _page(self, skip: int, limit: int) -> list[Raw]:
+        page = self.ask("GET", TUNNELS_PATH, params={"skip": skip, "limit": limit})
         if (
             not isinstance(page, list)
-            or len(page) > PAGE
+            or len(page) > limit
             or not all(isinstance(tunnel, dict) and _is_id(tunnel.get("id")) for tunnel in page)
         ):
             raise self.bad("GET", TUNNELS_PATH, "with something that is not a page of tunnels")

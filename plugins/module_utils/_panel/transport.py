@@ -29,7 +29,7 @@ except ImportError:  # reported when a Panel is made
     requests = None  # type: ignore[assignment]
 
 
-MAX_ANSWER = 80 * 2**20  # bytes: a page of tunnels whose configs are all as large as they may be
+MAX_ANSWER = 160 * 2**20  # bytes: a page of tunnels whose configs are all as large as they may be
 MAX_WAIT = 30  # seconds that a panel's Retry-After is followed
 TOKEN = re.compile(r"[!-~]{1,8192}\Z")
 TOKEN_PATH = "/api/admin/token"
@@ -233,12 +233,12 @@ class Transport:
         with self._session.request(
             method, self.url + path, headers=headers, timeout=self._timeout, allow_redirects=False, stream=True, **more
         ) as response:
-            content = b""
+            content = bytearray()  # bytes would be copied as a whole for each chunk
             for chunk in response.iter_content(16384):
                 content += chunk
                 if len(content) > MAX_ANSWER:
                     raise self.bad(method, path, "with more than %d MiB" % (MAX_ANSWER >> 20))
-            return response, content
+            return response, bytes(content)
 
     def _read(self, method: str, path: str, response: Any, content: bytes) -> Any:
         """What the answer holds, or the error that it is."""

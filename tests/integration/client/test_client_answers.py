@@ -236,24 +236,37 @@ def test_no_login_at_all() -> None:
 class ManyTunnels:
     """A list of numbers that a server hands out in pages, and that may change between them."""
 
-    def __init__(self, server: Faulty, count: int) -> None:
+    def __init__(self, server: Faulty, count: int, version: int = 2) -> None:
         self.ids = list(range(1, count + 1))
         self.between: list[Any] = []
+        self.headers = {"Content-Type": "application/json", "Marzban-Panel-Id": ID, "Marzban-Tunnels-Api": str(version)}
+        self.most = 2000 if version > 2 else 1000
         server.on("GET", "/api/tunnels", self.page)
 
     def page(self, request: Request) -> Answer:
         skip, limit = int(request.query["skip"]), int(request.query["limit"])
+        if limit > self.most:
+            return Answer(422, b'{"detail": {"limit": "too large"}}', self.headers)
         body = json.dumps([{"id": number} for number in self.ids[skip : skip + limit]])
         if self.between:
             self.between.pop(0)(self.ids)
-        return Answer(200, body.encode(), {"Content-Type": "application/json", "Marzban-Panel-Id": ID})
+        return Answer(200, body.encode(), self.headers)
 
 
-@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (999, 1), (1000, 2), (1001, 2), (1999, 3), (2500, 3)])
-def test_all_pages_are_read(alone: Faulty, count: int, requests: int) -> None:
-    ManyTunnels(alone, count)
-    assert [tunnel["id"] for tunnel in client(alone).tunnels()] == list(range(1, count + 1))
+@pytest.mark.parametrize(
+    ("version", "count", "requests"),
+    [
+        *((2, 0, 1), (2, 1, 1), (2, 999, 1), (2, 1000, 2), (2, 1001, 2), (2, 1999, 3), (2, 2500, 3), (2, 10_000, 11)),
+        *((3, 0, 1), (3, 999, 1), (3, 1000, 2), (3, 2998, 2), (3, 2999, 3), (3, 10_000, 6)),
+    ],
+)
+def test_all_pages_are_read(alone: Faulty, version: int, count: int, requests: int) -> None:
+    """The first page is one that each panel gives; by then it has said its version."""
+    ManyTunnels(alone, count, version)
+    panel = client(alone)
+    assert [tunnel["id"] for tunnel in panel.tunnels()] == list(range(1, count + 1))
     assert alone.seen("GET", "/api/tunnels") == requests
+    assert len(panel.tunnels()) == count, "also where the version is known from the start"
 
 
 @pytest.mark.parametrize("gone", [1, 500, 1000, 1001])
