@@ -103,6 +103,9 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model.types impor
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
 
+# Since core 2.19 a string is data unless something trusts it as a template, and nothing trusts the panel's. A cache
+# keeps such trust, so what is from there is marked as data with any core.
+DATA_BY_DEFAULT = type(wrap_var("")) is str
 TEMPLATED = ("url", "username", "password", "token", "ca_path")
 
 
@@ -146,10 +149,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             base = os.path.dirname(os.path.abspath(path)) if "ca_path" in config else os.getcwd()
             options["ca_path"] = os.path.join(base, os.path.expanduser(options["ca_path"]))
         try:
-            found = self._cached(path, options, cache)
+            found, from_cache = self._cached(path, options, cache)
             for problem in found["problems"]:
                 self.display.warning(problem)
-            self._populate([host for host in found["hosts"] if self._is_asked_for(host["node"])])
+            hosts = [host for host in found["hosts"] if self._is_asked_for(host["node"])]
+            self._populate(hosts, from_cache or not DATA_BY_DEFAULT)
         except Error as error:
             raise AnsibleError("%s: %s" % (self.NAME, error)) from error
 
@@ -165,16 +169,16 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     # The panel and the cache
 
-    def _cached(self, path: str, options: dict[str, Any], cache: bool) -> Any:
-        """What ``_ask`` returns, from the cache if it may be used and has it."""
+    def _cached(self, path: str, options: dict[str, Any], cache: bool) -> tuple[Any, bool]:
+        """What ``_ask`` returns, from the cache if it may be used and has it, and whether it is from there."""
         if not self.get_option("cache"):
-            return self._ask(options)
+            return self._ask(options), False
         source = "%s %s" % (self.get_cache_key(path), options["url"])
         key = "marzban_nodes_" + hashlib.sha256(source.encode("utf-8")).hexdigest()[:16]
         if cache and key in self._cache:
-            return self._cache[key]
+            return self._cache[key], True
         self._cache[key] = found = self._ask(options)
-        return found
+        return found, False
 
     def _ask(self, options: dict[str, Any]) -> dict[str, Any]:
         more = {name: self.get_option(name) for name in ("validate_certs", "timeout", "retries")}
@@ -198,7 +202,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             not patterns or any(fnmatch.fnmatchcase(node["name"], pattern) for pattern in patterns)
         )
 
-    def _populate(self, hosts: list[dict[str, Any]]) -> None:
+    def _populate(self, hosts: list[dict[str, Any]], mark: bool) -> None:
+        """``mark``: whether their strings have to be marked as data, which takes a while for thousands of hosts."""
         self.inventory.add_group("marzban_nodes")
         for status in validators.NODE_STATUSES:
             self.inventory.add_group("marzban_status_" + status)
@@ -207,10 +212,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         names = {}
         for host in hosts:
             node = host["node"]
-            # wrap_var marks strings as data, not templates, for core before 2.19; since then data is the default.
-            variables = wrap_var(
-                {"ansible_host": node["address"], "marzban_node": node, "marzban_tunnels": host["tunnels"]}
-            )
+            variables = {"ansible_host": node["address"], "marzban_node": node, "marzban_tunnels": host["tunnels"]}
+            variables = wrap_var(variables) if mark else variables
             try:
                 name = self._hostname(variables)
                 if name in names:
