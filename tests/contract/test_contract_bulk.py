@@ -96,8 +96,8 @@ def test_each_refusal_is_that_of_a_call_of_its_own(api: Api, pair: Pair, make_no
     answer = bulk(api, *bad, good, *bad)
     places = [*range(len(bad)), *range(len(bad) + 1, 2 * len(bad) + 1)]
     assert answer["rejected"] == [
-        {"index": place, "status": one.status_code, "detail": one.json()["detail"]}
-        for place, one in zip(places, alone * 2, strict=True)
+        {"index": place, "status": refusal.status_code, "detail": refusal.json()["detail"]}
+        for place, refusal in zip(places, alone * 2, strict=True)
     ]
     made = answer["tunnels"].pop(len(bad))
     assert (answer["created"], answer["tunnels"]) == (1, [None] * 2 * len(bad))

@@ -114,16 +114,18 @@ def lost(faulty: Faulty, method: str, path: str, skip: int = 0, does: bool = Tru
 
 
 def changes(result: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(one["name"], one["change"]) for one in result["tunnels"]]
+    return [(item["name"], item["change"]) for item in result["tunnels"]]
 
 
 def test_hundreds_of_new_tunnels(world: World) -> None:
     _check, apply = quartet(world, "tunnel_set", {"tunnels": MANY}, *["POST /api/tunnels/bulk"] * 3)
     listed = world.tunnels()
-    assert [(one["name"], one["tunnel"]["id"]) for one in apply["tunnels"]] == [
-        (one["name"], listed[one["name"]]["id"]) for one in MANY
+    assert [(item["name"], item["tunnel"]["id"]) for item in apply["tunnels"]] == [
+        (item["name"], listed[item["name"]]["id"]) for item in MANY
     ]
-    assert sorted(one["tunnel"]["id"] for one in apply["tunnels"]) == [one["tunnel"]["id"] for one in apply["tunnels"]]
+    assert sorted(item["tunnel"]["id"] for item in apply["tunnels"]) == [
+        item["tunnel"]["id"] for item in apply["tunnels"]
+    ]
 
 
 def test_an_older_panel_makes_the_same_of_it(world: World) -> None:
@@ -134,8 +136,8 @@ def test_an_older_panel_makes_the_same_of_it(world: World) -> None:
         (single,) = call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url)
     assert single["diff"] == together["diff"]
     assert changes(single) == changes(together)
-    said = [{key: one["tunnel"][key] for key in ("name", "type", "source", "config")} for one in single["tunnels"]]
-    assert said == [{key: one["tunnel"][key] for key in said[0]} for one in together["tunnels"]]
+    said = [{key: item["tunnel"][key] for key in ("name", "type", "source", "config")} for item in single["tunnels"]]
+    assert said == [{key: item["tunnel"][key] for key in said[0]} for item in together["tunnels"]]
     assert world.panel.writes()[-3:] == ["POST /api/tunnels"] * 3
 
 
@@ -153,16 +155,16 @@ def test_an_answer_that_is_lost(world: World, version: str, does: bool) -> None:
         assert first["failed"]
         assert "no answer" in first["msg"]
         assert f"Of {sent} new tunnels in this request the panel has {sent if does else 0}: run again" in first["msg"]
-        assert changes(first) == [(one["name"], "created") for one in some[:made]]
+        assert changes(first) == [(item["name"], "created") for item in some[:made]]
         assert first["changed"] == bool(made)
         listed = world.tunnels()
-        assert [one["tunnel"]["id"] for one in first["tunnels"]] == [one["id"] for one in listed.values()]
+        assert [item["tunnel"]["id"] for item in first["tunnels"]] == [item["id"] for item in listed.values()]
         (again,) = call(world, [("tunnel_set", {"tunnels": some}, False)], MARZBAN_URL=faulty.url)
     assert changes(again) == [
-        (one["name"], "unchanged" if place < made else "created") for place, one in enumerate(some)
+        (item["name"], "unchanged" if place < made else "created") for place, item in enumerate(some)
     ]
-    assert {name: one["id"] for name, one in world.tunnels().items()}.items() >= {
-        (name, one["id"]) for name, one in listed.items()
+    assert {name: item["id"] for name, item in world.tunnels().items()}.items() >= {
+        (name, item["id"]) for name, item in listed.items()
     }
 
 

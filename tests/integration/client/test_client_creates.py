@@ -38,9 +38,9 @@ def bodies(*names: str, config: str = "{}", target: int = 2) -> list[Any]:
     return [{**body, "name": name} for name in names]
 
 
-def sizes(one: panel_client.Panel, new: list[Any]) -> list[int]:
+def sizes(sender: panel_client.Panel, new: list[Any]) -> list[int]:
     """How many tunnels go into each request; all of them do, in their order."""
-    batches = list(one.batches(new))
+    batches = list(sender.batches(new))
     assert list(chain(*batches)) == new
     return [len(batch) for batch in batches]
 
@@ -57,20 +57,20 @@ def test_how_many_go_into_a_request(panel: Panel) -> None:
 def test_a_request_is_small_enough_for_a_proxy(panel: Panel) -> None:
     large = json.dumps({"note": "\\" * 30_000})
     new = bodies(*(f"b{number}" for number in range(13)), config=large)
-    one = client(panel)
-    batches = list(one.batches(new))
+    sender = client(panel)
+    batches = list(sender.batches(new))
     assert max(len(json.dumps({"tunnels": batch})) for batch in batches) < 2**20
     assert 1 < len(batches[0]) < len(new)
-    assert [len(one.create_tunnels(batch)) for batch in batches] == [len(batch) for batch in batches]
+    assert [len(sender.create_tunnels(batch)) for batch in batches] == [len(batch) for batch in batches]
 
 
 @pytest.mark.parametrize("version", [None, "1", "2"])
 def test_an_older_panel_gets_one_after_the_other(faulty: Faulty, panel: Panel, version: str | None) -> None:
     of_version(faulty, version)
-    one = client(faulty, panel)
+    sender = client(faulty, panel)
     new = bodies("b1", "b2", "b3")
-    assert sizes(one, new) == [1, 1, 1]
-    assert [one.create_tunnels(batch)[0]["name"] for batch in one.batches(new)] == ["b1", "b2", "b3"]  # type: ignore[index]
+    assert sizes(sender, new) == [1, 1, 1]
+    assert [sender.create_tunnels(batch)[0]["name"] for batch in sender.batches(new)] == ["b1", "b2", "b3"]  # type: ignore[index]
     assert faulty.seen("POST", "/api/tunnels") == 3
     assert faulty.seen("POST", PATH) == 0
 
@@ -82,7 +82,7 @@ def test_a_newer_panel_gets_them_together(faulty: Faulty, panel: Panel) -> None:
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_refusal_has_its_kind_and_place(faulty: Faulty, panel: Panel, alone: bool) -> None:
-    one = client(faulty, panel)
+    sender = client(faulty, panel)
     new = [
         *bodies("t0", "b1", "b1"),
         *bodies("b2", config='{"mtu": 1}'),
@@ -90,7 +90,7 @@ def test_a_refusal_has_its_kind_and_place(faulty: Faulty, panel: Panel, alone: b
         *bodies("b4", target=1),
         *bodies("b5"),
     ]
-    answers = list(chain(*(one.create_tunnels([body]) for body in new))) if alone else one.create_tunnels(new)
+    answers = list(chain(*(sender.create_tunnels([body]) for body in new))) if alone else sender.create_tunnels(new)
     kinds = [answer.kind if isinstance(answer, PanelError) else answer["name"] for answer in answers]
     assert kinds == ["conflict", "b1", "conflict", "invalid", "not_found", "invalid", "b5"]
     for place, status, words in ((0, 409, 'name: "t0" is the name of tunnel 1'), (3, 422, "config.mtu: ")):
@@ -104,9 +104,9 @@ def test_a_refusal_has_its_kind_and_place(faulty: Faulty, panel: Panel, alone: b
 
 def test_a_refusal_of_all_of_them(faulty: Faulty, panel: Panel) -> None:
     new = bodies("b1", "b2")
-    one = client(faulty, panel)
+    sender = client(faulty, panel)
     new[0]["name"] = "b" * 17 * 2**20
-    refused("bad_answer", lambda: one.create_tunnels(new), "answered 413: ")
+    refused("bad_answer", lambda: sender.create_tunnels(new), "answered 413: ")
     refused("login", lambda: client(faulty, panel, username="", token="old").create_tunnels(new[1:] * 2), "401")
 
 
@@ -121,9 +121,9 @@ def test_a_pool_that_is_used_up(faulty: Faulty, panel: Panel) -> None:
 
 
 def panel_id(panel: Panel) -> str:
-    one = client(panel)
-    one.tunnels()
-    return one.id
+    sender = client(panel)
+    sender.tunnels()
+    return sender.id
 
 
 def test_they_are_not_sent_twice(faulty: Faulty, panel: Panel) -> None:
@@ -132,12 +132,12 @@ def test_they_are_not_sent_twice(faulty: Faulty, panel: Panel) -> None:
         return drop(request)
 
     faulty.on("POST", PATH, does_it_and_breaks_off)
-    one = client(faulty, panel)
-    refused("unreachable", lambda: one.create_tunnels(bodies("b1", "b2")), "POST", PATH)
+    sender = client(faulty, panel)
+    refused("unreachable", lambda: sender.create_tunnels(bodies("b1", "b2")), "POST", PATH)
     assert faulty.seen("POST", PATH) == 1
-    assert [tunnel["name"] for tunnel in one.tunnels()] == ["t0", "t1", "t2", "b1", "b2"]
+    assert [tunnel["name"] for tunnel in sender.tunnels()] == ["t0", "t1", "t2", "b1", "b2"]
     faulty.behave()
-    answers = one.create_tunnels(bodies("b1", "b2", "b3"))
+    answers = sender.create_tunnels(bodies("b1", "b2", "b3"))
     assert [isinstance(answer, PanelError) and answer.kind for answer in answers] == ["conflict", "conflict", False]
 
 

@@ -48,11 +48,11 @@ def tunnel(row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], momen
 
 def created(made: Sequence[dict[str, Any] | Refused]) -> dict[str, Any]:
     """The answer of a bulk create: each tunnel in its place, and beside them why a place has none."""
-    tunnels = [None if isinstance(one, Refused) else one for one in made]
+    tunnels = [None if isinstance(answer, Refused) else answer for answer in made]
     rejected = [
-        {"index": index, "status": one.status, "detail": one.detail}
-        for index, one in enumerate(made)
-        if isinstance(one, Refused)
+        {"index": index, "status": answer.status, "detail": answer.detail}
+        for index, answer in enumerate(made)
+        if isinstance(answer, Refused)
     ]
     return {"created": len(made) - len(rejected), "tunnels": tunnels, "rejected": rejected}
 

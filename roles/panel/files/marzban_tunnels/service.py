@@ -264,15 +264,15 @@ class Tunnels:
                     made.append(refused)
                 if time.monotonic() > end:
                     break
-            if not any(isinstance(one, int) for one in made):
+            if all(isinstance(answer, Refused) for answer in made):
                 session.rollback()
             return made
 
         made = self._write(session, work)
-        numbers = [one for one in made if isinstance(one, int)]
+        numbers = [number for number in made if isinstance(number, int)]
         found = {record["id"]: record for record in self._read(session, TUNNELS.c.id.in_(numbers), limit=len(numbers))}
         deleted = Refused(404, "Tunnel not found")  # by somebody, in between
-        return [one if isinstance(one, Refused) else found.get(one, deleted) for one in made]
+        return [answer if isinstance(answer, Refused) else found.get(answer, deleted) for answer in made]
 
     def _add(self, session: Session, panel: Panel, body: TunnelCreate, chosen: TunnelConfig, sent: Routes) -> int:
         """Write a new tunnel; answers its id. What is refused is refused before the first row is written."""
