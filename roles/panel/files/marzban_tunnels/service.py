@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 LARGEST_ID = 2**31 - 1
 # Seconds that creates go on in one transaction, and seconds between two of them. Marzban is one process, often on
 # SQLite, where its own writes (such as traffic of users, every few seconds) wait at most 5 seconds for ours, and then
-# fail. They don't stand in a line: each tries again after at most 0.1 seconds, and needs to meet a pause.
+# fail. They are not served in turn: each tries again after at most 0.1 seconds, and needs to meet a pause.
 LONGEST, PAUSE = 0.1, 0.02
 _ATTEMPTS = 6
 T = TypeVar("T")
