@@ -105,7 +105,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport i
 
 # Since core 2.19 a string is data unless something trusts it as a template, and nothing trusts the panel's. A cache
 # keeps such trust, so what is from there is marked as data with any core.
-DATA_BY_DEFAULT = type(wrap_var("")) is str
+DATA_BY_DEFAULT = not hasattr(wrap_var(""), "__UNSAFE__")
 TEMPLATED = ("url", "username", "password", "token", "ca_path")
 
 

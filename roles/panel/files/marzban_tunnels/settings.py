@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -41,10 +42,11 @@ class Settings:
         except ValueError as error:
             raise ValueError(f"TUNNEL_IPV6_POOL: {error}; give a network such as {DEFAULT_IPV6_POOL}") from None
         text = environ.get("TUNNEL_PORT_RANGE", DEFAULT_PORT_RANGE)
-        first, dash, last = text.partition("-")
-        if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
+        found = re.fullmatch("([0-9]{1,5})-([0-9]{1,5})", text)
+        first, last = (int(port) for port in found.groups()) if found else (0, 0)
+        if not 1 <= first <= last <= 65535:
             raise ValueError(f"TUNNEL_PORT_RANGE: {text!r} is not a port range; give one such as {DEFAULT_PORT_RANGE}")
-        return cls(ipv4, ipv6, int(first), int(last))
+        return cls(ipv4, ipv6, first, last)
 
 
 def _check_prefix(pool: IPv4Network | IPv6Network, shortest: int, longest: int) -> None:
