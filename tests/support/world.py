@@ -241,7 +241,7 @@ class World:
         for name, source, target in MESH:
             self.tunnel(name, source, target, tunnel_type=name.partition("-")[2])
 
-    def change(self, name: str, **fields: Any) -> dict[str, Any]:
+    def change(self, name: str, /, **fields: Any) -> dict[str, Any]:
         """Change a tunnel's record; ``config`` is given as a dict."""
         if "config" in fields:
             fields["config"] = json.dumps(fields["config"])
