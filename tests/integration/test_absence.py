@@ -196,8 +196,8 @@ FAULTS = {
     ),
     "a page, then nothing": Fault(a_page_and_then(drop), 2, ("no answer", "Check url, and that the panel runs")),
     "half an answer": Fault(half, 2, ("JSON that can't be read", BROKEN), by_change=True),
-    "no list": Fault(wrapped, 2, ("no page of tunnels", BROKEN), by_change=True),
-    "a web page": Fault(always(answer(200, "<html>", "text/html")), 2, ("no JSON", "Check that url is the panel's")),
+    "no list": Fault(wrapped, 2, ("not a page of tunnels", BROKEN), by_change=True),
+    "a web page": Fault(always(answer(200, "<html>", "text/html")), 2, ("not JSON", "Check that url is the panel's")),
     "a list of nobody's": Fault(of_no_panel, 2, ("without the header", BROKEN), by_change=True),
     "token refused": Fault(
         always(answer(401, {"detail": "Could not validate credentials"})), 2, ("Check username and password",)
