@@ -44,7 +44,9 @@ def test_system(api: Api) -> None:
     assert system["mem_total"] > 0
 
 
-@pytest.mark.parametrize("path", ["/api/nodes", "/api/admin", "/api/system", "/api/node/settings", "/api/tunnels"])
+@pytest.mark.parametrize(
+    "path", ["/api/nodes", "/api/nodes/usage", "/api/admin", "/api/system", "/api/node/settings", "/api/tunnels"]
+)
 def test_login_is_asked_for(api: Api, path: str) -> None:
     none = api.bare("GET", path, headers={"Authorization": None})
     assert (none.status_code, none.json()) == (401, {"detail": "Not authenticated"})
@@ -72,6 +74,16 @@ def test_life_of_a_node(api: Api, make_node: Maker) -> None:
     assert api.send("DELETE", path) == {}
     for method in ("GET", "PUT", "DELETE"):
         assert api.refused(method, path, {} if method == "PUT" else None, 404) == "Node not found"
+
+
+def test_what_nodes_have_carried_for_users(api: Api, make_node: Maker) -> None:
+    node = make_node()
+    for period in ("", "?start=2026-01-01", "?start=2026-01-01T00:00:00&end=2026-01-02T00:00:00%2B02:00"):
+        listed = api.send("GET", "/api/nodes/usage" + period)["usages"]
+        assert {"node_id": node["id"], "node_name": node["name"], "uplink": 0, "downlink": 0} in listed
+        assert (listed[0]["node_id"], listed[0]["node_name"]) == (None, "Master"), "the panel's own Xray"
+    for wrong in ("?start=yesterday", "?end=2026-13-01", "?start=2026-01-02&end=2026-01-01"):
+        assert isinstance(api.refused("GET", "/api/nodes/usage" + wrong, None, 400), str)
 
 
 def test_names_of_nodes(api: Api, make_node: Maker) -> None:

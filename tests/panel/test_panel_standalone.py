@@ -78,6 +78,7 @@ def test_an_admin_who_is_not_sudo(panel: Panel, make_node: Maker) -> None:
     node = make_node()
     for method, path, sent in (
         ("GET", "/api/nodes", None),
+        ("GET", "/api/nodes/usage", None),
         ("POST", "/api/node", {"name": "x", "address": "x"}),
         ("GET", f"/api/node/{node['id']}", None),
         ("PUT", f"/api/node/{node['id']}", {"name": "x"}),

@@ -70,6 +70,21 @@ class NodeOut(BaseModel):
     message: str | None
 
 
+class NodeUsage(BaseModel):
+    """Bytes that Xray has carried for users; without an Xray behind this door always 0."""
+
+    node_id: int | None
+    node_name: str
+    uplink: int = 0
+    downlink: int = 0
+
+
+class NodesUsage(BaseModel):
+    """First the panel's own Xray, which has no id, then each node."""
+
+    usages: list[NodeUsage]
+
+
 class NodeSettings(BaseModel):
     """What a node needs to know of its panel."""
 
