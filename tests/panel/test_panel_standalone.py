@@ -14,11 +14,10 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography import x509
 
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
-from marzban_tunnels.standalone import certificate, cli, passwords
+from marzban_tunnels.standalone import cli, passwords
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
 from marzban_tunnels.standalone.throttle import FREE, LONGEST, Throttle
@@ -350,22 +349,6 @@ def test_cost_does_not_grow_with_the_number_of_tunnels(api: Api, panel: Panel, p
     api.send("DELETE", f"/api/node/{nodes[0]['id']}")
     with database(panel) as connection:
         assert connection.execute("SELECT count(*) FROM tunnels WHERE id >= 10000").fetchone() == (0,)
-
-
-def test_the_certificate(tmp_path: Path) -> None:
-    names = ["127.0.0.1", "panel.example.org", "::1"]
-    assert certificate.ensure(tmp_path, names)
-    before = (tmp_path / "server.pem").read_bytes()
-    assert not certificate.ensure(tmp_path, names[:2]), "kept while it covers the names"
-    found = x509.load_pem_x509_certificate(before)
-    covered = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert covered.get_values_for_type(x509.DNSName) == ["panel.example.org"]
-    assert [str(address) for address in covered.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-    assert stat.S_IMODE((tmp_path / "server-key.pem").stat().st_mode) == 0o600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ca.pem", "server-key.pem", "server.pem"], "no CA key"
-    assert certificate.ensure(tmp_path, [*names, "other.example.org"])
-    (tmp_path / "ca.pem").write_bytes((tmp_path / "server.pem").read_bytes())
-    assert certificate.ensure(tmp_path, names), "a CA that didn't sign it"
 
 
 @pytest.mark.parametrize(

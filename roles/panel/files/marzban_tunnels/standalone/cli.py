@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import pwd
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,11 @@ _SETTINGS = """settings, by environment:
   TUNNEL_IPV6_POOL                 the same for IPv6 (fd6d:7a00::/64)
   TUNNEL_PORT_RANGE                ports of the ends (20000-32767)
 """
+_CERTIFICATES = {
+    "kept": "kept; the certificate covers the names, and is good for 30 days more",
+    "renewed": "renewed by the same CA: restart the panel",
+    "made": f"made, with a new CA: restart the panel, and copy {certificate.CA} to every controller",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sudo", action="store_true", help="may use nodes and tunnels")
     command.set_defaults(run=_admin)
 
-    command = commands.add_parser("certificate", help="make a CA and a server certificate")
-    command.add_argument("directory", type=Path, help="gets ca.pem, server.pem and server-key.pem")
+    command = commands.add_parser("certificate", help="make or renew a server certificate, and its CA")
+    command.add_argument("directory", type=Path, help="gets ca.pem, ca-key.pem, server.pem and server-key.pem")
     command.add_argument("--name", action="append", required=True, help="host name or address; may be repeated")
     command.set_defaults(run=_certificate)
     return parser
@@ -94,7 +101,8 @@ def _opened(options: argparse.Namespace) -> Iterator[Database]:
         with Database(options.database) as database:
             yield database
     except SQLAlchemyError as error:
-        raise ValueError(f"--database: {error}") from error
+        where = options.database if "://" not in options.database else "the database"  # a URL may hold a password
+        raise ValueError(f"--database: {where}: {error}") from error
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -110,7 +118,7 @@ def _serve(options: argparse.Namespace) -> None:
     lifetime = _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440"))
     dashboard_path = os.environ.get("DASHBOARD_PATH", DEFAULT_DASHBOARD_PATH)
     lines = Lines(options.log_file)
-    pem = options.tls_cert.read_text() if options.tls_cert else ""
+    pem = _certificate_text(options.tls_cert, options.tls_key) if options.tls_cert else ""
     with _opened(options) as database:
         database.upgrade()
         admins = Admins(database, lifetime)
@@ -122,6 +130,31 @@ def _serve(options: argparse.Namespace) -> None:
         app = build(database, admins, settings, lines, pem, dashboard_path)
         bound = listen(options.host, options.port)
         serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
+
+
+def _certificate_text(path: Path, key: Path) -> str:
+    """The certificate's PEM, after it was seen that it can be used: uvicorn's own errors name no file."""
+    for option, file in (("--tls-cert", path), ("--tls-key", key)):
+        try:
+            file.open("rb").close()
+        except PermissionError:
+            user = _user()
+            raise ValueError(f"{option}: the user {user} may not read {file}: chown {user}: {file}") from None
+        except OSError as error:
+            raise ValueError(f"{option}: {file}: {error.strerror}") from None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key)
+    except ssl.SSLError as error:
+        raise ValueError(f"--tls-cert {path} and --tls-key {key}: {error.reason or error}") from None
+    return path.read_text()
+
+
+def _user() -> str:
+    """The user that this process runs as, as ``chown`` takes it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container
+        return str(os.geteuid())
 
 
 def _minutes(text: str) -> int:
@@ -154,5 +187,5 @@ def _admin(options: argparse.Namespace) -> None:
 
 
 def _certificate(options: argparse.Namespace) -> None:
-    made = certificate.ensure(options.directory, options.name)
-    print(f"{options.directory}: {'made' if made else 'kept'}")
+    done = certificate.ensure(options.directory, options.name)
+    print(f"{options.directory}: {_CERTIFICATES[done]}")
