@@ -64,6 +64,10 @@ class PanelError(Error):
         "not_found": "It may have been deleted in the meantime: run again.",
         "no_tunnels_api": "Use a panel that has the tunnels API, such as the embedded one (docs/panel.md). "
         "Nothing was removed anywhere.",
+        "not_started": "The panel runs. Search its log for marzban_tunnels, correct what it says, and run again; if "
+        "the answer stays the same, restart the panel.",
+        "database_busy": "Something else has been writing to the panel's database for long, such as a backup: run "
+        "again when it has ended.",
         "old_panel": "The panel is older than this collection and does not know this. Update the panel: run the "
         "playbook marzban.tunnels.panel.",
         "conflict": "Choose another value, or leave it out where the panel can choose one.",

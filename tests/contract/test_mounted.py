@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 from marzban_tunnels import __version__, migrate
 from tests.contract.conftest import DOORS
+from tests.lab import machine
 from tests.support import marzban
 from tests.support.marzban import Marzban
 
@@ -270,6 +272,21 @@ def test_a_database_that_cannot_be_migrated_leaves_the_panel_serving(make: Made)
     with connected(panel) as connection:
         assert connection.execute(text("SELECT * FROM tunnels")).all() == [(7, "theirs")]
     assert "the database has a table tunnels that is not this add-on's: rename it" in panel.log.read_text()
+
+
+@without_mariadb
+def test_a_database_that_is_locked_at_the_start_is_waited_for(make: Made) -> None:
+    panel = make()
+    with panel:
+        made = get(panel, "/api/tunnels").headers["Marzban-Panel-Id"]
+    with closing(sqlite3.connect(panel.database.removeprefix("sqlite:///"), isolation_level=None)) as somebody:
+        somebody.execute("BEGIN IMMEDIATE")
+        with panel:
+            assert get(panel, "/api/tunnels").status_code == 503
+            somebody.execute("ROLLBACK")
+            machine.until("the tunnels", lambda: get(panel, "/api/tunnels").status_code == 401, 60)
+            assert get(panel, "/api/tunnels").headers["Marzban-Panel-Id"] == made
+    assert "database is locked" in panel.log.read_text()
 
 
 @without_mariadb

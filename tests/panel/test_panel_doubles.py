@@ -25,7 +25,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._installer import 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import config as model_config
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import names, table, types, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import api, transport
-from marzban_tunnels import checks, reports, responses, router, schemas, tunnel_config
+from marzban_tunnels import checks, reports, responses, router, schemas, service, tunnel_config
 from marzban_tunnels import settings as panel_settings
 from marzban_tunnels.errors import Refused
 from tests.lab import machine
@@ -337,6 +337,8 @@ def test_both_know_the_same_words() -> None:
     assert _choices(schemas.Measured, "data_path") == validators.DATA_PATHS
     assert router.PANEL_HEADER == transport.PANEL_ID == probe.PANEL_ID
     assert router.API_HEADER == api.HEADER
+    assert api.trouble(router.NOT_STARTED) == "not_started"
+    assert api.trouble(service.BUSY) == "database_busy"
 
 
 def test_both_have_the_same_bounds() -> None:

@@ -33,6 +33,14 @@ MEASURED_IN_1 = (
     "data_path",
     "certificate_days",
 )
+# How a 503 of the tunnels API itself begins: the panel answers, and one of these is wrong with it.
+TROUBLE = {"The tunnels could not be started": "not_started", "The database is busy": "database_busy"}
+
+
+def trouble(detail: object) -> str | None:
+    """The kind of PanelError of a 503 whose reason is ``detail``; None when it is not the tunnels API's own."""
+    found = [kind for begin, kind in TROUBLE.items() if isinstance(detail, str) and detail.startswith(begin)]
+    return found[0] if found else None
 
 
 def version(text: str | None) -> int:

@@ -274,7 +274,8 @@ class Transport:
             return self._kind_of_404(path, detail, from_our_routes)
         if status == 422 and self._is_unknown_there(detail):
             return "old_panel"
-        return _KINDS.get(status, "bad_answer")
+        own = api.trouble(detail) if status == 503 else None
+        return own or _KINDS.get(status, "bad_answer")
 
     def _is_unknown_there(self, detail: object) -> bool:
         # Our panel's words (errors.py) for a field that only a later version of its API has.

@@ -72,6 +72,21 @@ def test_a_proxy_without_its_panel(alone: Faulty, status: int) -> None:
     assert alone.seen("GET", "/api/nodes") == 2
 
 
+@pytest.mark.parametrize(
+    ("detail", "kind"),
+    [
+        ("The tunnels could not be started with this panel: its log says why", "not_started"),
+        ("The database is busy: try again in a few seconds", "database_busy"),
+        ("some proxy's own words", "unreachable"),
+        ({"detail": "The database is busy"}, "unreachable"),
+    ],
+)
+def test_a_panel_that_answers_what_it_lacks(alone: Faulty, detail: object, kind: str) -> None:
+    """The hint is not to look whether the panel can be reached."""
+    alone.on("GET", "/api/tunnels", answer(503, {"detail": detail}))
+    refused(kind, client(alone, retries=0).tunnels, "503")
+
+
 def test_a_create_is_not_sent_twice(faulty: Faulty, panel: Panel) -> None:
     faulty.on("POST", "/api/node", drop)
     refused(

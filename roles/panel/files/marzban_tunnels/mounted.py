@@ -10,17 +10,22 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import os
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from marzban_tunnels import __version__, migrate, nodes
+from marzban_tunnels.errors import Refused
 from marzban_tunnels.page import page_router
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.service import Tunnels
@@ -31,6 +36,9 @@ _NODES = Table(
     "nodes", MetaData(), Column("id", Integer, primary_key=True), Column("name", String), Column("address", String)
 )
 _PAGE = 1000
+# Seconds until a start that has failed is tried again: what holds the database lets go of it soon, and everything else
+# waits for a person.
+SOON, LATER = 5.0, 60.0
 
 
 def mount() -> None:
@@ -44,13 +52,14 @@ def mount() -> None:
     admin = importlib.import_module("app.models.admin").Admin
     dashboard = importlib.import_module("config").DASHBOARD_PATH
     tunnels = Tunnels(node.__table__, Settings.from_env(os.environ))
-    routers = [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin), page_router(dashboard)]
+    start = Start(tunnels, database.engine, node)
+    routers = [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
     for router in routers:
         app.include_router(router)
-    app.router.lifespan_context = _after(app.router.lifespan_context, partial(start, tunnels, database.engine, node))
+    app.router.lifespan_context = _after(app.router.lifespan_context, start)
 
 
-def _after(lifespan: Callable[[Any], Any], begin: Callable[[], None]) -> Callable[[Any], Any]:
+def _after(lifespan: Callable[[Any], Any], begin: Callable[[], object]) -> Callable[[Any], Any]:
     """A lifespan that does what this one does, and then ``begin``. Later Starlettes have no handlers for "startup"."""
 
     @asynccontextmanager
@@ -62,18 +71,53 @@ def _after(lifespan: Callable[[Any], Any], begin: Callable[[], None]) -> Callabl
     return longer
 
 
-def start(tunnels: Tunnels, engine: Engine, node: type[Any]) -> None:
-    """Migrate, purge, and follow the nodes. What fails here leaves Marzban as it is: our calls answer 503 then."""
-    try:
-        with migrate.locked(engine) as connection:
-            migrate.upgrade(connection, "tunnels")
-        with Session(engine) as session:
-            tunnels.start(session)
-        nodes.follow(node)
-    except Exception:
-        _log.exception("marzban_tunnels: could not start; Marzban serves without it, and /api/tunnels answers 503")
-    else:
-        _log.info("marzban_tunnels %s: serves /api/tunnels", __version__)
+class Start:
+    """Migrates, follows the nodes, and purges: when Marzban starts, and where that failed, again with later calls.
+
+    What fails leaves Marzban as it is, and our calls answer 503. A database that is locked for a moment must not switch
+    the tunnels off until somebody restarts the panel.
+    """
+
+    def __init__(
+        self, tunnels: Tunnels, engine: Engine, node: type[Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tunnels, self._engine, self._node, self._clock = tunnels, engine, node, clock
+        self._lock = threading.Lock()
+        self._follows = False
+        self._next = 0.0  # when it may be tried again
+        self._told = ""
+
+    def __call__(self) -> int:
+        """Try, unless that is going on or was done just now. Answers in how many seconds a further call is worth it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._tunnels.panel_id and self._clock() >= self._next:
+                    self._try()
+            finally:
+                self._lock.release()
+        return max(1, math.ceil(self._next - self._clock()))
+
+    def _try(self) -> None:
+        try:
+            with migrate.locked(self._engine) as connection:
+                migrate.upgrade(connection, "tunnels")
+            if not self._follows:
+                nodes.follow(self._node)
+                self._follows = True
+            with Session(self._engine) as session:
+                self._tunnels.start(session)
+        except Exception as error:
+            busy = isinstance(error, (OperationalError, PoolTimeout, TimeoutError, Refused))
+            self._next = self._clock() + (SOON if busy else LATER)
+            if str(error) != self._told:  # once each: it may be tried a thousand times
+                self._told = str(error)
+                _log.exception(
+                    "marzban_tunnels: could not start; Marzban serves without it, /api/tunnels answers 503, and a call "
+                    "of it in %d s tries again",
+                    SOON if busy else LATER,
+                )
+        else:
+            _log.info("marzban_tunnels %s: serves /api/tunnels", __version__)
 
 
 def command(words: list[str]) -> int:

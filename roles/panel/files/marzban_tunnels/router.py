@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from marzban_tunnels import schemas
@@ -25,6 +26,8 @@ API_HEADER = "Marzban-Tunnels-Api"
 API_VERSION = 3
 LARGEST_PAGE = 2000  # about 0.1 s of a panel's time; version 2 gave 1000
 NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
+#: Tries to start the tunnels, and answers in how many seconds a further call is worth it.
+Start = Callable[[], int]
 _TEXTS = {
     400: "The tunnel's ends are the same node",
     401: "No token, or one that isn't valid",
@@ -51,7 +54,7 @@ def _answer(body: Any, status: int = 200, version: int | None = None) -> Respons
     return Response(json.dumps(body, ensure_ascii=False), status, headers, "application/json")
 
 
-def _route_class(tunnels: Tunnels) -> type[APIRoute]:
+def _route_class(tunnels: Tunnels, start: Start | None) -> type[APIRoute]:
     """Routes whose answers, errors included, have our shape and name the panel and the API's version, in any app."""
 
     class TunnelRoute(APIRoute):
@@ -59,10 +62,14 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
             handler = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
+                wait = await run_in_threadpool(start) if start and not tunnels.panel_id else None
                 if not tunnels.panel_id:
-                    return _answer({"detail": NOT_STARTED}, 503)
+                    response = _answer({"detail": NOT_STARTED}, 503)
+                    if wait is not None:
+                        response.headers["Retry-After"] = str(wait)
+                    return response
                 try:
-                    response: Response = await handler(request)
+                    response = await handler(request)
                 except RequestValidationError as error:
                     response = _answer({"detail": by_field(error.errors(), skip=1)}, 422)
                 except Refused as error:
@@ -84,17 +91,19 @@ def _route_class(tunnels: Tunnels) -> type[APIRoute]:
     return TunnelRoute
 
 
-def tunnels_router(tunnels: Tunnels, get_session: Callable[..., Any], require_sudo: Callable[..., Any]) -> APIRouter:
+def tunnels_router(
+    tunnels: Tunnels, get_session: Callable[..., Any], require_sudo: Callable[..., Any], start: Start | None = None
+) -> APIRouter:
     """All calls of the tunnels API.
 
     ``get_session`` is a dependency that gives a SQLAlchemy session, ``require_sudo`` one that raises 401 or 403 for
-    everybody but a sudo admin.
+    everybody but a sudo admin. ``start`` is called before a call is answered while ``tunnels`` has not started.
     """
     router = APIRouter(
         prefix="/api/tunnels",
         tags=["Tunnel"],
         dependencies=[Depends(require_sudo)],
-        route_class=_route_class(tunnels),
+        route_class=_route_class(tunnels, start),
     )
     given = Depends(get_session)
     matching = Header(None, description='A version, such as "4": 412 when it is old')

@@ -34,6 +34,7 @@ LARGEST_ID = 2**31 - 1
 # fail. They are not served in turn: each tries again after at most 0.1 seconds, and needs to meet a pause.
 LONGEST, PAUSE = 0.1, 0.02
 _ATTEMPTS = 6
+BUSY = "The database is busy: try again in a few seconds"
 T = TypeVar("T")
 Record = dict[str, Any]
 _New = tuple[TunnelCreate, TunnelConfig]
@@ -236,7 +237,7 @@ class Tunnels:
             except BaseException:
                 session.rollback()
                 raise
-        raise Refused(503, "The database is busy: try again in a few seconds")
+        raise Refused(503, BUSY)
 
     def _locked(self, session: Session, tunnel_id: int, if_match: str | None) -> Tunnel:
         record = session.get(Tunnel, tunnel_id) if 1 <= tunnel_id <= LARGEST_ID else None

@@ -35,6 +35,9 @@ class MarzbanDatabase(Database):
         self.engine = engine
 
     def make_tables(self) -> None:
+        with engine.connect() as connection:  # as Marzban: a start that has nothing to migrate takes no lock
+            if migrate.current(connection, "standalone") == migrate.HEADS["standalone"]:
+                return
         with migrate.locked(engine) as connection:
             migrate.upgrade(connection, "standalone")
 
