@@ -29,6 +29,8 @@ options:
   state:
     description:
       - V(present) installs the add-on. V(absent) removes it, and its tables from the database.
+      - On a panel that does not start with the add-on any more, V(absent) brings the panel back without it, and leaves
+        the tables where they can't be reached. V(present) does the same where a restart does not help, and fails.
     type: str
     choices: [present, absent]
     default: present
@@ -164,16 +166,38 @@ records:
   type: str
   returned: success
   sample: /var/backups/marzban-tunnels/tunnels.json.20261125T101500Z
+left:
+  description:
+    - What V(absent) could not remove from a panel that did not answer with the add-on any more, and why.
+    - It is also a warning.
+  type: str
+  returned: success
+  version_added: 0.3.0
+  sample: null
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer.install import Run
+from ansible_collections.marzban.tunnels.plugins.module_utils._installer.removal import Removal
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """The module's answer."""
+    kind = Run if module.params["state"] == "present" else Removal
+    answer = kind(module.params, module.check_mode).run()
+    if answer["left"]:
+        module.warn(answer["left"])
+    return answer
 
 
 def main() -> None:
     """The module."""
     run(
-        lambda module: Run(module.params, module.check_mode).run(),
+        work,
         {
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "installation": {"type": "str", "choices": ["auto", "compose", "systemd"], "default": "auto"},

@@ -63,6 +63,20 @@ def with_command(text: str, path: str, directory: str) -> str:
     return marked_block.put(marked_block.lines_of(rest), place.line, [line], " " * place.indent)
 
 
+def place_of_command(text: str, path: str) -> Place | None:
+    """The Place of our lines, whatever else is in the file: to take them out, only the service's name is needed.
+    None without any, or where they are below no name. Raises EditError."""
+    ours = block(text, path)
+    if not ours:
+        return None
+    before = text.partition(ours)[0]
+    codes = [_code(line) for line in marked_block.lines_of(before + ours)]
+    number = len(marked_block.lines_of(before)) + 1  # of the command's line, after the mark
+    above = _parent(codes, number)
+    key = None if above is None else _KEY.match(codes[above])
+    return Place(key["name"].strip("\"'"), number, _indent(codes[number])) if key else None
+
+
 def _code(line: str) -> str:
     """A line without its comment and its end."""
     return re.sub(r"(^|\s)#.*", "", line.rstrip("\r\n"))

@@ -2,21 +2,22 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Gives a Marzban on this host the add-on, and takes it away; what doesn't come up is put back as it was."""
+"""Gives a Marzban on this host the add-on; what doesn't come up is put back as it was. removal.py takes it away."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
 import time
 from typing import Any, Callable
 
-from .._errors import Error, printable, shown
+from .._errors import Error
 from .._node.files import check_path
 from .._node.files import write as write_private
-from .._node.host import CommandError, Host
+from .._node.host import Host
 from . import dotenv, marzban, package, probe
+from .edit import write as write_edit
 
 PATIENCE = 60  # seconds, at least, for what is put back: it did come up before, and nobody is to be alarmed too early
 SETTLE = 3  # seconds that a panel which is just being started by somebody else may take to answer
@@ -31,8 +32,9 @@ class Run:
 
     def __init__(self, given: dict[str, Any], check: bool) -> None:
         self.given, self.check = given, check
-        self.folder = package.Folder(given["directory"])
         self.backups = check_path(given["backup_directory"], "panel_backup_directory")
+        self.made = package.Made(os.path.join(self.backups, "folders.json"))
+        self.folder = package.Folder(given["directory"], self.made)
         self.settings = dotenv.checked(given["settings"]) if given["state"] == "present" else {}
         self.files = package.unpack(given["archive"])
         self.pending = os.path.join(self.backups, "pending")  # there while something is changed and not yet tried
@@ -42,6 +44,7 @@ class Run:
             "installation": None,
             "backups": [],
             "records": None,
+            "left": None,
             "version": None,
             "panel": None,
             "diff": [],
@@ -65,10 +68,10 @@ class Run:
             )
         self.marzban = found
         self.answer["installation"] = found.kind
-        (self._present if self.given["state"] == "present" else self._absent)()
+        self._work()
         return dict(self.answer, changed=bool(self.answer["changes"]))
 
-    # What both do
+    # What a removal does as well
 
     def _lock(self) -> None:
         """Keeps other runs off until this process ends."""
@@ -82,7 +85,7 @@ class Run:
     def _plan_edits(self, present: bool) -> None:
         """What has to be edited. Raises Error, and nothing was changed then."""
         try:
-            self.marzban.inspect()
+            self.marzban.inspect(present)
             self.edits = self.marzban.edits(present, self.settings)
         except Error as error:
             raise Error("%s %s" % (error, NOTHING)) from None
@@ -125,7 +128,10 @@ class Run:
     def _write(self, after: bool = True) -> None:
         """Writes the edited files, or what was there before."""
         for edit in self.edits if after else reversed(self.edits):
-            marzban.write(edit.path, edit.after if after else edit.before)
+            text = edit.after if after else edit.before
+            if text is not None:
+                self.made.make(os.path.dirname(edit.path))
+            write_edit(edit.path, text)
 
     def _change(self, present: bool, wanted: Wanted, expected: str, files: package.Files | None = None) -> None:
         """Writes (the add-on's ``files`` too, where some are given) and restarts. Unless ``wanted`` becomes true in
@@ -148,28 +154,35 @@ class Run:
                 % (self.given["health_timeout"], expected, probe.redacted(self.seen.text, self.marzban.secrets))
             )
         except (Error, OSError) as error:
-            log = probe.last_words(self.marzban.said(), self.marzban.secrets) if restarted else ""
-            text = "%s%s" % (str(error).rstrip(".") + ".", " Its log: %s." % log.rstrip(".") if log else "")
-            if not self.answer["diff"]:
-                raise Error("%s Only a restart was tried." % text) from None
-            raise Error("%s %s" % (text, self._put_back(before, restarted))) from None
+            text = self._told(str(error), restarted)
+            text += " " + (self._put_back(before, restarted) if self.answer["diff"] else "Only a restart was tried.")
+            if restarted and not before.marzban and not self.seen.marzban and self.marzban.starts_addon():
+                text += " " + self._try_without()
+            raise Error(text) from None
+
+    def _told(self, error: str, restarted: bool) -> str:
+        """An error with the end of Marzban's log."""
+        log = probe.last_words(self.marzban.said(), self.marzban.secrets) if restarted else ""
+        return "%s.%s" % (error.rstrip("."), " Its log: %s." % log.rstrip(".") if log else "")
 
     def _put_back(self, before: probe.Seen, restarted: bool) -> str:
         """Brings back what was there, and says whether it is."""
+        again = restarted and before.marzban
         try:
             self._write(after=False)
             self.folder.put_back()
+            self.made.undo()
             self.marzban.reload()
-            if restarted:
+            if again:
                 self.marzban.restart()
         except (Error, OSError) as error:
             return "The old state could NOT be put back: %s. Backups are in %s." % (
                 str(error).rstrip("."),
                 self.backups,
             )
-        if not restarted:
+        if not again:
             os.unlink(self.pending)
-            return "The files are as they were, and the panel was not restarted."
+            return "The files are as they were%s." % ("" if restarted else ", and the panel was not restarted")
         as_before = (lambda seen: seen.addon) if before.addon else (lambda seen: seen.marzban)
         seen = self._wait(as_before, max(PATIENCE, self.given["health_timeout"]))
         if as_before(seen):
@@ -180,9 +193,35 @@ class Run:
             self.backups,
         )
 
+    def _try_without(self) -> str:
+        """For a panel that does not answer, and did not before: takes out what starts the add-on, and says whether that
+        helps. A panel without tunnels is better than none, and Marzban's image may have changed how it starts."""
+        try:
+            self.marzban.inspect(False)
+            self.edits = [edit for edit in self.marzban.edits(False, {}) if edit.what in marzban.STARTS]
+            places = ", ".join(edit.path for edit in self.edits)
+            for edit in self.edits:
+                self._keep(os.path.basename(edit.path), edit.before or "")
+            self._write()
+            self.marzban.restart()
+            if self._wait(lambda seen: seen.marzban).marzban:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.pending)
+                return (
+                    "Without the add-on's lines Marzban starts, so they were taken out of %s: the panel answers again, "
+                    "without tunnels. The nodes keep theirs, and the database the records. This Marzban starts in a "
+                    "way that the add-on does not know: update the collection, or go back to the former image." % places
+                )
+            self._write(after=False)
+            self.marzban.restart()
+        except (Error, OSError) as error:
+            return "To start it without the add-on's lines failed: %s" % error
+        return "It does not start without the add-on's lines either, so they are back in %s." % places
+
     # present
 
-    def _present(self) -> None:
+    def _work(self) -> None:
+        """Installs, where anything differs."""
         self._plan_edits(True)
         fresh = self.installed != self.files
         if fresh:
@@ -204,8 +243,12 @@ class Run:
         self._end()
 
     def _check_panel(self) -> None:
-        """Refuses a panel that isn't well, or isn't known. Raises Error."""
-        if not self.seen.marzban:
+        """Refuses a panel that isn't well, or isn't known. Raises Error.
+
+        One that is started by the add-on's lines is tried, also while it does not answer: what is to be changed may be
+        what it lacks, such as the path of a new Python in the unit.
+        """
+        if not self.seen.marzban and not self.marzban.starts_addon():
             raise Error(
                 "The panel does not answer as Marzban does: expected /api/admin: 401, and seen %s. Start it, and run "
                 "again. %s" % (probe.redacted(self.seen.text, self.marzban.secrets), NOTHING)
@@ -214,90 +257,11 @@ class Run:
         if not self.given["any_version"] and version not in known:
             raise Error(
                 "This is Marzban %s, and the add-on was tried with %s. To try it all the same set panel_any_version to "
-                "true: a panel that does not come up with it is put back as it was. %s"
-                % (version or "of a version that can't be read", ", ".join(known), NOTHING)
+                "true: a panel that does not come up with it is put back as it was. %s%s"
+                % (version or "of a version that can't be read", ", ".join(known), self._way_out(), NOTHING)
             )
 
-    # absent
-
-    def _absent(self) -> None:
-        if self.installed is None and not self.marzban.ours():
-            return
-        self._plan_edits(False)
-        records = self._records()
-        self._note("%s: add-on removed" % self.folder.path)
-        self._show(self.folder.path, *package.listings(self.installed, None))
-        if records["revision"] is not None:
-            self._note("tables dropped")
-        if self.edits:
-            self._note("restarted")
-        if self.check:
-            return
-        self.seen = self._wait(lambda seen: seen.marzban, SETTLE)
-        if self.edits:
-            # First of all the add-on lets go of its tables.
-            self._change(False, lambda seen: seen.marzban and seen.absent, ALONE)
-            records = self._records()
-        else:
-            self._begin()
-        if records["tunnels"]:
-            text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
-            self.answer["records"] = self._keep("tunnels.json", text)
-        if records["revision"] is not None:
-            self._call("remove", "The add-on is off, and its tables are still there.")
-        self.folder.remove()
-        self._end()
-        if self.marzban.kind == "systemd":
-            self._remove_empty()
-
-    def _remove_empty(self) -> None:
-        """``/var/lib/marzban`` is there for the add-on only, where Marzban has no container."""
-        above = os.path.dirname(self.folder.path)
-        if not os.listdir(above):
-            os.rmdir(above)
-
-    def _call(self, word: str, state: str) -> str:
-        try:
-            return self.marzban.call(word)
-        except CommandError as error:
-            raise Error(
-                "The add-on's tables can't be reached: %s. Is the panel running? %s" % (str(error).rstrip("."), state)
-            ) from None
-
-    def _records(self) -> dict[str, Any]:
-        """What the add-on still has in the database: ``{"revision", "tunnels"}``. Raises Error if that is too much."""
-        if self.installed is None:
-            if self.check:
-                return {"revision": None, "tunnels": []}
-            # Somebody has removed the folder, and only its code knows its tables.
-            self.folder.put(self.files)
-            self.installed = self.files
-        try:
-            return self._checked_records(self._call("records", NOTHING))
-        except Error:
-            self.folder.put_back()
-            raise
-
-    def _checked_records(self, text: str) -> dict[str, Any]:
-        try:
-            records: dict[str, Any] = json.loads(text[text.index("{") :])
-            number = len(records["tunnels"])
-            records["revision"]
-        except (ValueError, KeyError, TypeError):
-            raise Error("The add-on did not say what records it has: %s. %s" % (shown(text), NOTHING)) from None
-        if number and not self.given["remove_records"]:
-            raise Error(
-                "The panel still has %d tunnel%s (%s). Take them off the nodes first: ansible-playbook "
-                "marzban.tunnels.remove -e marzban_all=true. Then set panel_remove_records to true: the records are "
-                "written to %s, and deleted. %s"
-                % (
-                    number,
-                    "" if number == 1 else "s",
-                    printable(
-                        ", ".join(str(tunnel.get("name") or tunnel.get("id")) for tunnel in records["tunnels"][:5]), 200
-                    ),
-                    self.backups,
-                    NOTHING,
-                )
-            )
-        return records
+    def _way_out(self) -> str:
+        if self.seen.marzban:
+            return ""
+        return "It does not answer; panel_state=absent has it start without the add-on. "

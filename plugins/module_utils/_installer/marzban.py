@@ -14,105 +14,28 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import subprocess
-from collections.abc import Collection, Mapping
-from typing import Any, Dict, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Dict
 
-from .._errors import Error, FieldError, printable, shown
+from .._errors import Error, FieldError, shown
 from .._node.host import CommandError, Host
 from . import compose_file, dotenv, systemd_dropin
+from .edit import Edit, output, read
 from .marked_block import EditError
 from .package import Folder
-from .probe import redacted, secrets_of
+from .probe import secrets_of
 
 RESTART = 300  # seconds
-CALL = 120
 UNITS = "/etc/systemd/system"
+STARTS = ("command", "drop-in")  # the kinds of Edit that have Marzban started by the add-on's entry
 
 Settings = Dict[str, str]  # checked ones, by their names in the environment
-
-
-class Edit(NamedTuple):
-    """A change of a file. ``before``, ``after``: the whole text, None for no file; ``shown``: our lines of each, and
-    only these are ever shown; ``what``: in a word."""
-
-    path: str
-    before: str | None
-    after: str | None
-    shown: tuple[str, str]
-    what: str
-
-
-def read(path: str) -> str | None:
-    """A file's text, byte for byte, or None where it does not exist. Raises Error."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read().decode("utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise Error("%s is no UTF-8 at byte %d: correct it, and run again." % (path, error.start)) from None
-    except OSError as error:
-        raise Error("%s can't be read: %s." % (path, error.strerror)) from None
-
-
-def write(path: str, text: str | None) -> None:
-    """Makes a file hold the text, or not be there (None). Who may read it stays as it was. Raises Error."""
-    path = os.path.realpath(path)
-    fresh = path + ".marzban-tunnels"
-    try:
-        if text is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            return
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode("utf-8"))
-            like = os.stat(path) if os.path.exists(path) else os.stat(os.path.dirname(path))
-            os.fchown(stream.fileno(), like.st_uid, like.st_gid)
-            if os.path.exists(path):
-                shutil.copymode(path, fresh)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(fresh, path)
-    except OSError as error:
-        raise Error("%s can't be written: %s." % (path, error.strerror)) from None
 
 
 def version_in(text: str | None) -> str | None:
     """The version in Marzban's ``app/__init__.py``, or None."""
     found = re.search(r"^__version__\s*=\s*[\"']([0-9A-Za-z.+-]{1,30})[\"']", text or "", re.MULTILINE)
     return found and found[1]
-
-
-def _output(
-    argv: list[str], secrets: Collection[str], environment: Mapping[str, str], cwd: str = "/", timeout: float = CALL
-) -> str:
-    """The output of a command. Raises CommandError, with the last line of what it said, less the secrets."""
-    name = printable(" ".join(argv), 200)
-    try:
-        done = subprocess.run(  # pylint: disable=ansible-bad-function
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd=cwd,
-            timeout=timeout,
-            universal_newlines=True,
-            errors="replace",
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandError("%s did not end in %d s" % (name, timeout)) from None
-    except OSError as error:
-        raise CommandError("%s can't be run: %s" % (name, error.strerror)) from None
-    if done.returncode:
-        said = redacted(done.stderr, secrets).strip().rpartition("\n")[2]
-        raise CommandError("%s ended with %d: %s" % (name, done.returncode, printable(said, 300).rstrip(".")))
-    return done.stdout
 
 
 class _Marzban:
@@ -133,6 +56,10 @@ class _Marzban:
     def ours(self) -> bool:
         """Whether a file holds something of ours. Reads nothing else."""
         return bool(dotenv.block(read(self.dotenv), self.dotenv))
+
+    def starts_addon(self) -> bool:
+        """Whether a file has Marzban started by the add-on's entry."""
+        raise NotImplementedError
 
     def call(self, word: str) -> str:
         """What the add-on's entry answers to a word. Raises CommandError."""
@@ -155,24 +82,32 @@ class Compose(_Marzban):
         return os.path.isfile(self.path)
 
     def ours(self) -> bool:
-        return bool(compose_file.block(read(self.path), self.path)) or super().ours()
+        return self.starts_addon() or super().ours()
 
-    def inspect(self) -> None:
-        """Reads what is there. Raises Error."""
+    def starts_addon(self) -> bool:
+        return bool(compose_file.block(read(self.path), self.path))
+
+    def inspect(self, present: bool) -> None:
+        """Reads what is there; to take ours out, whatever else is in the file. Raises Error."""
         text = read(self.path) or ""
         if not self.there:
             raise Error("%s isn't there. Give the file of Marzban's installation as panel_compose_file." % self.path)
         self._base = compose_file.without_command(text, self.path)
-        self._place = compose_file.find(self._base, self.path)
+        ours = None if present else compose_file.place_of_command(text, self.path)
+        self._place = ours or compose_file.find(self._base, self.path)
         self._config = self._read()
-        self._take(self._config)
-        compose_file.check_base(
-            self._config if text == self._base else self._read(self._base), self._place, self.path, self.folder.path
-        )
+        self._take(self._config, present)
+        if present:
+            compose_file.check_base(
+                self._config if text == self._base else self._read(self._base), self._place, self.path, self.folder.path
+            )
 
-    def _take(self, config: dict[str, Any]) -> None:
+    def _take(self, config: dict[str, Any], present: bool) -> None:
         services = config.get("services") or {}
-        self._service = compose_file.service_of(config, self._place, self.path)
+        if present or self._place.service not in services:
+            self._service = compose_file.service_of(config, self._place, self.path)
+        else:
+            self._service = services[self._place.service]
         # Compose writes a $ twice, so that what it prints can be read by it again.
         values = [
             {name: str(value or "").replace("$$", "$") for name, value in (service.get("environment") or {}).items()}
@@ -217,9 +152,8 @@ class Compose(_Marzban):
 
     def verify(self, present: bool, settings: Settings) -> None:
         """Raises Error unless Compose takes the files as they are meant."""
-        self._take(self._read())
-        wanted = compose_file.command(self.folder.path) if present else None
-        if self._service.get("command") != wanted:
+        self._take(self._read(), present)
+        if (self._service.get("command") == compose_file.command(self.folder.path)) != present:
             raise Error("%s: Compose takes another command out of it than the one that was put there." % self.path)
         for name, value in settings.items():
             if self.environment.get(name) != value:
@@ -230,7 +164,7 @@ class Compose(_Marzban):
 
     def _do(self, *words: str, **more: Any) -> str:
         argv = ["docker", "compose", "-f", self.path, "-p", self.project, *words]
-        return _output(argv, self.secrets, dict(os.environ, LC_ALL="C"), **more)
+        return output(argv, self.secrets, dict(os.environ, LC_ALL="C"), **more)
 
     def restart(self) -> None:
         """Recreates Marzban's container, and waits until it runs.
@@ -245,11 +179,18 @@ class Compose(_Marzban):
 
     def version(self) -> str | None:
         """Marzban's version, or None."""
-        said = self.host.query(
-            *("docker", "compose", "-f", self.path, "-p", self.project, "exec", "-T", self._place.service),
-            *("cat", "app/__init__.py"),
-        )
-        return version_in(said)
+        try:
+            return version_in(self._in_container("cat", "app/__init__.py"))
+        except CommandError:
+            return None
+
+    def _in_container(self, program: str, *words: str) -> str:
+        """The output of a program of the image. Raises CommandError."""
+        service = self._place.service
+        try:
+            return self._do("exec", "-T", service, program, *words)
+        except CommandError:  # its container may not run; what the image itself starts would get our words
+            return self._do("run", "--rm", "--no-deps", "-T", "--entrypoint", program, service, *words)
 
     def address(self) -> tuple[str, str | None]:
         """Where it answers: ``(url, socket)``."""
@@ -265,11 +206,7 @@ class Compose(_Marzban):
         return said
 
     def call(self, word: str) -> str:
-        words = (self._place.service, "python", self.folder.start, word)
-        try:
-            return self._do("exec", "-T", *words)
-        except CommandError:  # its container may not run
-            return self._do("run", "--rm", "--no-deps", "-T", *words)
+        return self._in_container("python", self.folder.start, word)
 
 
 class Systemd(_Marzban):
@@ -283,6 +220,7 @@ class Systemd(_Marzban):
             raise FieldError("panel_service", unit, "Give the name of Marzban's unit, such as marzban.")
         self.unit = unit if unit.endswith(".service") else unit + ".service"
         self.dropin = os.path.join(UNITS, self.unit + ".d", systemd_dropin.NAME)
+        self._command: str | None = None  # what the unit itself runs; None where main.py is not found in it
         self._shown = self._show()
         self.directory = self._shown.get("WorkingDirectory", "").lstrip("!-")
         self.dotenv = os.path.join(self.directory, ".env")
@@ -298,12 +236,24 @@ class Systemd(_Marzban):
         return self._shown.get("LoadState") == "loaded"
 
     def ours(self) -> bool:
-        return os.path.lexists(self.dropin) or (bool(self.directory) and super().ours())
+        return self.starts_addon() or (bool(self.directory) and super().ours())
 
-    def inspect(self) -> None:
-        """Reads what is there. Raises Error."""
+    def starts_addon(self) -> bool:
+        return os.path.lexists(self.dropin)
+
+    def inspect(self, present: bool) -> None:
+        """Reads what is there; to take ours out, whatever the unit runs by now. Raises Error."""
         if not self.there:
             raise Error("There is no unit %s. Give the name of Marzban's unit as panel_service." % self.unit)
+        try:
+            self._inspect()
+        except Error:
+            if present:
+                raise
+            self._command = None
+        self._take()
+
+    def _inspect(self) -> None:
         for name in ("main.py", "app/__init__.py", "config.py"):
             if not os.path.isfile(os.path.join(self.directory, name)):
                 raise Error(
@@ -316,7 +266,6 @@ class Systemd(_Marzban):
             [read(path) or "" for path in paths if path != self.dropin], self.unit
         )
         self._wanted = systemd_dropin.text(systemd_dropin.replaced(self._command, self.unit, self.folder.path))
-        self._take()
 
     def _take(self) -> None:
         self._process: dict[str, str] = {}
@@ -351,8 +300,6 @@ class Systemd(_Marzban):
 
     def reload(self) -> None:
         """Makes systemd read the files."""
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(self.dropin))  # only an empty one
         self.host.run("systemctl", "daemon-reload")
 
     def restart(self) -> None:
@@ -377,10 +324,12 @@ class Systemd(_Marzban):
         return said
 
     def call(self, word: str) -> str:
+        if self._command is None:
+            raise CommandError("The unit %s does not run Marzban's main.py" % self.unit)
         # The process's own environment, which a unit may get from anywhere. On no command line: it holds passwords.
         environment = self._process or {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
         argv = [*systemd_dropin.python(self._command), self.folder.start, word]
-        return _output(argv, self.secrets, dict(environment, PYTHONDONTWRITEBYTECODE="1"), self.directory)
+        return output(argv, self.secrets, dict(environment, PYTHONDONTWRITEBYTECODE="1"), self.directory)
 
 
 def find(host: Host, folder: Folder, given: Mapping[str, Any]) -> Compose | Systemd | None:

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -17,6 +19,8 @@ from typing import Dict
 
 from .._errors import Error
 from .._node.files import check_path
+from .._node.files import read as read_text
+from .._node.files import write as write_private
 
 OURS = ("start.py", "marzban_tunnels")
 CACHE = "__pycache__"
@@ -74,15 +78,76 @@ def _list(files: Files, names: list[str]) -> str:
     return "".join("%s %s\n" % pair for pair in listed)
 
 
+class Made:
+    """The folders that were made for what is ours, as ``{path: inode}`` in the file ``mark``. Only these are removed
+    with it: a folder that was there before is the operator's, also an empty one."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._now: list[str] = []  # by this run
+
+    def make(self, folder: str) -> None:
+        """Makes a folder, and those above it that are missing. Raises OSError, or Error."""
+        missing: list[str] = []
+        while not os.path.isdir(folder):
+            missing.insert(0, folder)
+            folder = os.path.dirname(folder)
+        if not missing:
+            return
+        known = self._read()
+        for path in missing:
+            os.mkdir(path, 0o755)
+            known[path] = os.stat(path).st_ino
+        self._now += missing
+        os.makedirs(os.path.dirname(self._mark), mode=0o700, exist_ok=True)
+        write_private(self._mark, json.dumps(known))
+
+    def undo(self) -> None:
+        """Removes those that this run has made."""
+        known = self._read()
+        for path in reversed(self._now):
+            self._remove(path, known.pop(path, None))
+        self._now = []
+        self._write(known)
+
+    def remove(self) -> None:
+        """Removes all that are empty, and forgets the others."""
+        known = self._read()
+        for path in sorted(known, key=len, reverse=True):  # what is inside of another comes first
+            self._remove(path, known[path])
+        self._write({})
+
+    def _read(self) -> dict[str, int]:
+        try:
+            known = json.loads(read_text(self._mark) or "{}")
+        except ValueError:
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def _write(self, known: dict[str, int]) -> None:
+        if known:
+            write_private(self._mark, json.dumps(known))
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(self._mark)
+
+    @staticmethod
+    def _remove(path: str, inode: int | None) -> None:
+        with contextlib.suppress(OSError):  # it is not empty, or somebody has removed it
+            if os.lstat(path).st_ino == inode:
+                os.rmdir(path)
+
+
 class Folder:
     """Where the files stand, all of them ours. A new one takes the old one's place by rename, and the old one stays
     beside it until ``settle``."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, made: Made) -> None:
         self.path = check_path(path, "panel_directory")
+        self._made = made
         above, name = os.path.split(self.path)
         self._fresh, self._old = (os.path.join(above, ".%s.%s" % (name, end)) for end in ("new", "old"))
-        self._moved = self._made = False
+        self._moved = False
         self.start = os.path.join(self.path, "start.py")
 
     def files(self) -> Files | None:
@@ -112,9 +177,7 @@ class Folder:
         """Makes the folder hold these files. Raises Error."""
         try:
             self.settle()
-            if not os.path.isdir(os.path.dirname(self.path)):
-                os.makedirs(os.path.dirname(self.path), mode=0o755)
-                self._made = True
+            self._made.make(os.path.dirname(self.path))
             for name, content in files.items():
                 path = os.path.join(self._fresh, *name.split("/"))
                 os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
@@ -146,8 +209,6 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
         if os.path.isdir(self._old):
             os.rename(self._old, self.path)
-        if self._made:
-            os.rmdir(os.path.dirname(self.path))
 
     def settle(self) -> None:
         """Removes what is beside the folder, so that there is no way back. Also after a run that was cut off."""

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A STAND-IN for the docker command, for hosts that can't run containers: of "docker compose" what the role panel and
 Marzban's own script call. A service's "container" is a process of this host in /code, with the environment that the
-file says and with what the image would run. Whatever is called is written down in /var/log/docker-stand-in.
+file says and with what the image would run: IMAGE, or what is in image.json. Whatever is called is written down in
+/var/log/docker-stand-in.
 """
 
 import json
@@ -20,6 +21,7 @@ import yaml
 
 STATE = Path("/run/docker-stand-in")
 IMAGE = ["bash", "-c", "alembic upgrade head; python main.py"]
+OTHER_IMAGE = Path("/usr/local/lib/docker-stand-in/image.json")
 BIN = "/usr/local/lib/docker-stand-in/bin"  # the image's programs
 
 
@@ -88,7 +90,8 @@ def up(name, service, again):
     if "gozargah/marzban" not in service["image"]:
         command = ["sleep", "infinity"]
     else:
-        command = [*(service["entrypoint"] or []), *(service["command"] or IMAGE)]
+        image = json.loads(OTHER_IMAGE.read_text()) if OTHER_IMAGE.exists() else IMAGE
+        command = [*(service["entrypoint"] or []), *(service["command"] or image)]
     with (STATE / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -117,7 +120,7 @@ def main(words):
     directory = Path(given.pop("--project-directory", None) or Path(file).parent)
     assert not given, given
     verb, flags = words.pop(0), set()
-    valued = {"--tail": "", "--format": ""}
+    valued = {"--tail": "", "--format": "", "--entrypoint": ""}
     while words and words[0].startswith("-"):
         flag = words.pop(0)
         if flag in valued:
@@ -149,6 +152,7 @@ def main(words):
     elif verb in ("exec", "run"):
         assert flags == ({"-T"} if verb == "exec" else {"-T", "--rm", "--no-deps"})
         name, *command = words
+        command[:0] = [valued["--entrypoint"]] if valued["--entrypoint"] else []
         if verb == "exec" and not pid_of(name):
             print(f'service "{name}" is not running', file=sys.stderr)
             return 1

@@ -107,6 +107,10 @@ def test_only_the_command_is_another_and_all_of_it_goes_again(text):
     assert compose_file.block(text, PATH) == ""
     assert compose_file.block(changed, PATH) in changed
     assert put(changed) == changed
+    place = compose_file.place_of_command(changed, PATH)
+    assert place is not None
+    assert place.service == compose_file.find(text, PATH).service
+    assert compose_file.place_of_command(text, PATH) is None
     assert compose_file.without_command(changed, PATH) == text
 
 
@@ -115,6 +119,25 @@ def test_the_command_goes_on_as_the_image_does_and_falls_back():
     assert script.startswith("alembic upgrade head; if [ -f /var/lib/marzban/tunnels/start.py ]; ")
     assert script.endswith("else exec python main.py; fi")
     assert "$" not in script, "Compose would put something in its place"
+
+
+@pytest.mark.parametrize(
+    ("was", "later"),
+    [
+        ("gozargah/marzban:v0.8.4", "pasarguard/panel:latest"),
+        ("    restart: always", "    restart: always\n    entrypoint: /bin/true"),
+        ("image: gozargah", "image: &it gozargah"),
+    ],
+)
+def test_whose_command_it_is_can_be_told_whatever_else_has_become_of_the_file(was: str, later: str) -> None:
+    """To put it there, such a file is refused; to take it out it must not be."""
+    changed = put(PLAIN).replace(was, later)
+    with pytest.raises(EditError):
+        put(changed)
+    place = compose_file.place_of_command(changed, PATH)
+    assert place is not None
+    assert place.service == "marzban"
+    assert compose_file.without_command(changed, PATH) == PLAIN.replace(was, later)
 
 
 def test_an_older_command_of_ours_is_replaced():

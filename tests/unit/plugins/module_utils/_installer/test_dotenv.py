@@ -247,42 +247,6 @@ def test_rubbish_is_not_unpacked(text):
         package.unpack(text)
 
 
-def test_a_folder_and_the_way_back(tmp_path):
-    folder = package.Folder(str(tmp_path / "tunnels"))
-    assert folder.files() is None
-    first, second = {"start.py": b"1", "marzban_tunnels/a/b.py": b"2"}, {"start.py": b"3"}
-    folder.put(first)
-    (tmp_path / "tunnels/marzban_tunnels/a/__pycache__").mkdir()
-    (tmp_path / "tunnels/marzban_tunnels/a/__pycache__/b.pyc").write_bytes(b"")
-    assert folder.files() == first
-    folder.settle()
-    fresh = package.Folder(folder.path)
-    fresh.put_back()
-    assert fresh.files() == first, "what it has not done it does not undo"
-    fresh.put(second)
-    assert fresh.files() == second
-    fresh.put_back()
-    assert fresh.files() == first
-    # Cut off between its two renames
-    (tmp_path / "tunnels").rename(tmp_path / ".tunnels.old")
-    package.Folder(folder.path).settle()
-    assert folder.files() == first
-    assert [path.name for path in tmp_path.iterdir()] == ["tunnels"]
-    folder.remove()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_not_ours_alone(tmp_path):
-    (tmp_path / "db.sqlite3").write_text("")
-    with pytest.raises(Error, match=r"holds what is not the add-on's: db\.sqlite3\. Give"):
-        package.Folder(str(tmp_path)).files()
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(Error, match=r"holds what is not the add-on's: a link"):
-        package.Folder(str(tmp_path / "link")).files()
-    with pytest.raises(FieldError, match="panel_directory"):
-        package.Folder("/var/lib/marzban/$(x)")
-
-
 def test_what_the_module_answers_is_documented():
     options = {name: item.get("default") for name, item in yaml.safe_load(panel_addon.DOCUMENTATION)["options"].items()}
     run = install.Run({**options, "archive": package.pack({"start.py": b""})}, True)
