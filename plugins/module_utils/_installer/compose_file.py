@@ -134,6 +134,8 @@ def _check_keys(codes: list[str], place: Place, path: str) -> None:
         if key and _indent(codes[number]) == place.indent:
             seen = "the service %s has its own %s." % (shown(place.service), key[1])
             hint = "The add-on needs the command for itself: take it out if you can do without, and run again."
+            if key[1] in ("<<", "extends"):
+                hint = "What it brings in can't be seen here, such as a command: write its lines out, and run again."
             raise EditError(path, number + 1, seen, hint)
 
 

@@ -96,6 +96,10 @@ class Run:
     def _note(self, change: str) -> None:
         self.answer["changes"].append(change)
 
+    def _note_restart(self) -> None:
+        self._note("restarted")
+        self._show("Marzban", "", "restarted\n")
+
     def _show(self, path: str, before: str, after: str) -> None:
         self.answer["diff"].append({"before_header": path, "after_header": path, "before": before, "after": after})
 
@@ -155,7 +159,7 @@ class Run:
             )
         except (Error, OSError) as error:
             text = self._told(str(error), restarted)
-            text += " " + (self._put_back(before, restarted) if self.answer["diff"] else "Only a restart was tried.")
+            text += " " + (self._put_back(before, restarted) if self.edits or files else "Only a restart was tried.")
             if restarted and not before.marzban and not self.seen.marzban and self.marzban.starts_addon():
                 text += " " + self._try_without()
             raise Error(text) from None
@@ -235,7 +239,7 @@ class Run:
             return
         if asked:
             self._check_panel()
-        self._note("restarted")
+        self._note_restart()
         if self.check:
             return
         self._change(True, lambda seen: seen.addon, WITH, self.files if fresh else None)

@@ -27,6 +27,9 @@ from .probe import secrets_of
 
 RESTART = 300  # seconds
 UNITS = "/etc/systemd/system"
+COMPOSE_FILE, SERVICE = "/opt/marzban/docker-compose.yml", "marzban"  # where Marzban's own scripts put them
+NO_FILE = "%s isn't there. Give the file of Marzban's installation as panel_compose_file."
+NO_UNIT = "There is no unit %s. Give the name of Marzban's unit as panel_service."
 STARTS = ("command", "drop-in")  # the kinds of Edit that have Marzban started by the add-on's entry
 
 Settings = Dict[str, str]  # checked ones, by their names in the environment
@@ -91,7 +94,7 @@ class Compose(_Marzban):
         """Reads what is there; to take ours out, whatever else is in the file. Raises Error."""
         text = read(self.path) or ""
         if not self.there:
-            raise Error("%s isn't there. Give the file of Marzban's installation as panel_compose_file." % self.path)
+            raise Error(NO_FILE % self.path)
         self._base = compose_file.without_command(text, self.path)
         ours = None if present else compose_file.place_of_command(text, self.path)
         self._place = ours or compose_file.find(self._base, self.path)
@@ -244,7 +247,7 @@ class Systemd(_Marzban):
     def inspect(self, present: bool) -> None:
         """Reads what is there; to take ours out, whatever the unit runs by now. Raises Error."""
         if not self.there:
-            raise Error("There is no unit %s. Give the name of Marzban's unit as panel_service." % self.unit)
+            raise Error(NO_UNIT % self.unit)
         try:
             self._inspect()
         except Error:
@@ -339,6 +342,10 @@ def find(host: Host, folder: Folder, given: Mapping[str, Any]) -> Compose | Syst
     systemd = Systemd(host, folder, given["service"])
     if kind != "auto":
         return compose if kind == "compose" else systemd
+    if not systemd.there and given["service"] != SERVICE:
+        raise Error(NO_UNIT % systemd.unit)  # what was named is meant, whatever else is here
+    if not compose.there and given["compose_file"] != COMPOSE_FILE:
+        raise Error(NO_FILE % compose.path)
     if systemd.there and systemd.directory == os.path.dirname(compose.path):
         return systemd  # it runs in a checkout of Marzban, which holds such a file too
     there: list[Compose | Systemd] = [found for found in (compose, systemd) if found.there]

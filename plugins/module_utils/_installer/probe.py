@@ -21,6 +21,9 @@ PANEL_ID = "Marzban-Panel-Id"
 TIMEOUT = 5  # seconds for one answer
 LINES = 6  # of the log
 _SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|URL|URI|DSN|WEBHOOK|DATABASE|AUTH|CRED|PROXY", re.IGNORECASE)
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")  # of a terminal: colours, and Compose's moving lines
+# Python's warnings, with the line of code that comes after: no reason why anything ended
+_WARNING = re.compile(r"^.*\b[A-Z][a-z]+Warning: .*\n(?:[ \t]+.*\n)?", re.MULTILINE)
 _TROUBLE = re.compile(r"marzban_tunnels|error|exception|can't|cannot", re.IGNORECASE)
 
 
@@ -111,7 +114,8 @@ def redacted(text: str, secrets: Collection[str]) -> str:
 
 def last_words(log: str | None, secrets: Collection[str]) -> str:
     """What the end of a log reports of trouble, as one line without secrets."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in redacted(log or "", secrets).splitlines()]
+    text = _WARNING.sub("", _CONTROL.sub("", redacted(log or "", secrets)) + "\n")
+    lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and '"GET /api/' not in line]
     trouble = [line for line in lines if _TROUBLE.search(line)]
     return printable(" / ".join((trouble or lines)[-LINES:]), 700)

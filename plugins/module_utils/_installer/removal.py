@@ -52,7 +52,7 @@ class Removal(Run):
         """For a panel that is well: the add-on lets go of its tables first, and all is put back if it does not."""
         self._note_removal(records)
         if self.edits:
-            self._note("restarted")
+            self._note_restart()
         if self.check:
             return
         if self.edits:
@@ -65,7 +65,7 @@ class Removal(Run):
     def _rescue(self, records: Records | None) -> None:
         """For a panel that does not answer, or has not loaded the add-on. What is taken out stays out."""
         if self.edits:
-            self._note("restarted")
+            self._note_restart()
             if not self.check:
                 self._take_out()
                 records = self._ask()
@@ -160,7 +160,7 @@ class Removal(Run):
     def _refuse_tunnels(self, records: Records) -> None:
         if self._kept(records):
             self._refuse(
-                "The panel still has %s. Take them off the nodes first: ansible-playbook "
+                "The panel still has %s. Take them off the nodes first: ansible-playbook -i INVENTORY "
                 "marzban.tunnels.remove -e marzban_all=true. Then set panel_remove_records to true: the records are "
                 "written to %s, and deleted. %s" % (_count(records), self.backups, NOTHING)
             )

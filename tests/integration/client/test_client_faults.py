@@ -87,6 +87,20 @@ def test_a_panel_that_answers_what_it_lacks(alone: Faulty, detail: object, kind:
     refused(kind, client(alone, retries=0).tunnels, "503")
 
 
+def test_many_ends_are_reported_in_several_calls(faulty: Faulty, panel: Panel) -> None:
+    """A panel serves nobody else while it writes one."""
+    keys = [
+        {"uuid": f"0d1f3b52-7c9e-4c8e-9b0f-{number:012d}", "node": "nowhere", "public": {"public_key": "A" * 42 + "E="}}
+        for number in range(1001)
+    ]
+    assert client(faulty, panel).post_keys([])[0] == 0
+    assert faulty.seen("POST", "/api/tunnels/keys") == 1
+    updated, rejected = client(faulty, panel).post_keys(keys)
+    assert faulty.seen("POST", "/api/tunnels/keys") == 3
+    assert updated == 0
+    assert [item["uuid"] for item in rejected] == [key["uuid"] for key in keys]
+
+
 def test_a_create_is_not_sent_twice(faulty: Faulty, panel: Panel) -> None:
     faulty.on("POST", "/api/node", drop)
     refused(

@@ -229,6 +229,13 @@ def test_what_is_not_edited_says_where_and_what_to_do(text, where, seen):
         assert int(number[1]) == line(text, where)
 
 
+@pytest.mark.parametrize("line", ["    <<: *x\n", "    extends: {service: a}\n"])
+def test_what_is_merged_in_is_not_told_to_be_a_command(line):
+    with pytest.raises(EditError, match="What it brings in can't be seen here") as error:
+        put(PLAIN + line)
+    assert "command for itself" not in str(error.value)
+
+
 def test_a_line_of_the_operators_between_the_marks_is_not_removed():
     text = put(PLAIN).replace(f"    {END}", f"    environment: {{PASSWORD: hunter2}}\n    {END}")
     with pytest.raises(EditError, match="line 5: it is between the marks") as error:

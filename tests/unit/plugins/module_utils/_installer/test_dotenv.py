@@ -21,6 +21,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._installer import 
     systemd_dropin,
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer.marked_block import BEGIN, END, EditError
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.modules import panel_addon
 
 PATH = "/opt/marzban/.env"
@@ -245,6 +246,30 @@ def test_what_is_no_add_on_is_not_unpacked(files):
 def test_rubbish_is_not_unpacked(text):
     with pytest.raises(Error, match=r"call this as marzban\.tunnels\.panel_addon"):
         package.unpack(text)
+
+
+def test_what_only_moves_or_warns_is_not_told_as_the_end_of_a_log():
+    log = (
+        "\x1b[2K\x1b[1A\x1b[?25l Container marzban  Started\n"
+        "/code/x.py:3: UserWarning: pkg_resources is deprecated as an API.\n  import pkg_resources\nlast line\n"
+    )
+    assert probe.last_words(log, set()) == "Container marzban Started / last line"
+    assert probe.last_words("/code/x.py:3: DeprecationWarning: error handling is old\n  import x", set()) == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "seen"),
+    [
+        ("service", "marzbann", "There is no unit marzbann.service."),
+        ("compose_file", "/opt/marzbann/docker-compose.yml", "/opt/marzbann/docker-compose.yml isn't there."),
+    ],
+)
+def test_a_place_that_was_named_is_the_one_that_is_meant(tmp_path, option, value, seen):
+    """Marzban's own checkout has a docker-compose.yml as well."""
+    options = {name: item.get("default") for name, item in yaml.safe_load(panel_addon.DOCUMENTATION)["options"].items()}
+    folder = package.Folder(str(tmp_path / "tunnels"), package.Made(str(tmp_path / "folders.json")))
+    with pytest.raises(Error, match=re.escape(seen)):
+        marzban.find(Host(True), folder, {**options, option: value})
 
 
 def test_what_the_module_answers_is_documented():
