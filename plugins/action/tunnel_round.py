@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import printable
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
+
+SAME_MACHINE = (
+    "These hosts are one machine (they have the same machine id and the same boot id): %s. Their tunnels share its "
+    "ports, routes and interfaces. Give each machine one node."
+)
 
 
 class ActionModule(ControllerAction):
@@ -94,6 +100,8 @@ class ActionModule(ControllerAction):
 
     def _end(self) -> dict[str, Any]:
         """The last round reports: it is the one that an unchanged run has anyway."""
+        for hosts in rounds.same_machines(self.answers):
+            self.warn(SAME_MACHINE % ", ".join(printable(host) for host in hosts))
         result = self._next("done", {})
         result.update(self.report(self.answers, self.nodes_of, self.lost, self.broken, {}, post=not self.by_hand))
         return result

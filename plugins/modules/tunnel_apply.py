@@ -41,6 +41,13 @@ options:
       - The id of the panel that the views are from, as M(marzban.tunnels.tunnel_views) answers it.
     type: str
     required: true
+  node:
+    description:
+      - This host's node. The default is the one in O(views).
+      - It counts where O(views) is empty, for O(remove_all): where another node is the same machine, that one's tunnels
+        stay. Without it all of the panel's go.
+    type: str
+    version_added: 0.3.0
   types:
     description:
       - The types of tunnels that this task handles. Tunnels of other types are left alone.
@@ -56,7 +63,7 @@ options:
     default: []
   remove_all:
     description:
-      - Removes everything of this panel and O(types) from the host. O(views) must then be empty.
+      - Removes everything of this panel, this O(node) and O(types) from the host. O(views) must then be empty.
     type: bool
     default: false
   config_dir:
@@ -268,6 +275,7 @@ removed:
   contains:
     id: {description: "Its number on the panel, or null.", type: int}
     uuid: {description: The tunnel's UUID., type: str}
+    node: {description: "The node that it was made for, or null where a version before 0.3.0 made it.", type: str}
     name: {description: "Its name, or null.", type: str}
     type: {description: Its protocol., type: str}
     interface: {description: "Its network interface, or null where none stands.", type: str}
@@ -280,6 +288,7 @@ orphans:
   contains:
     id: {description: "Its number on the panel, or null.", type: int}
     uuid: {description: The tunnel's UUID., type: str}
+    node: {description: "The node that it was made for, or null where a version before 0.3.0 made it.", type: str}
     name: {description: "Its name, or null.", type: str}
     type: {description: Its protocol., type: str}
     interface: {description: "Its network interface, or null where none stands.", type: str}
@@ -292,6 +301,13 @@ foreign:
     uuid: {description: The folder's name., type: str}
     panel: {description: "The panel that it belongs to, or null.", type: str}
     interface: {description: "Its network interface, or null.", type: str}
+machine:
+  description:
+    - A hash of what tells machines apart, the machine id and the boot id, or null. Two hosts that answer the same are
+      one machine.
+  type: str
+  returned: success
+  version_added: 0.3.0
 """
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
@@ -317,8 +333,9 @@ def work(module):
         raise FieldError("remove_all", True, "There are views too: leave them out, or leave it out.")
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     panel = validators.uuid(given["panel"], "panel")
+    node = None if given["node"] is None else validators.node_name(given["node"], "node")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
-    apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options)
+    apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options, node)
     exchanged = {name: given[name] for name in ("handed", "paired", "new_keys")}
     answer = apply.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
     if module.check_mode:
@@ -334,6 +351,7 @@ def main():
         {
             "views": {"type": "list", "elements": "raw", "required": True},
             "panel": {"type": "str", "required": True},
+            "node": {"type": "str"},
             "types": {"type": "list", "elements": "str", "choices": list(TYPES), "default": list(TYPES)},
             "remove": {"type": "list", "elements": "str", "default": []},
             "remove_all": {"type": "bool", "default": False},

@@ -54,7 +54,9 @@ options:
   orphans:
     description:
       - Tunnels that M(marzban.tunnels.tunnel_apply) found on hosts and that are not in their views,
-        from inventory host to a list of C(id) and C(uuid). The panel is asked for each one by itself.
+        from inventory host to a list of C(id), C(uuid) and C(node). The panel is asked for each one by itself.
+      - C(node) is the node that the tunnel was made for on this host. A tunnel that exists and does not end there is
+        deleted for it too; without C(node) only one that does not exist.
       - Invalid items of O(orphans) and O(published) are left out with a warning.
     type: dict
     default: {}

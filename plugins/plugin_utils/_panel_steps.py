@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import (
     Error,
@@ -28,7 +28,16 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 
-Orphans = Dict[str, List[Tuple[int, str]]]
+
+class Orphan(NamedTuple):
+    """A tunnel that is on a host, and in none of its views. ``node``: whose end it was made for, as its folder says."""
+
+    id: int
+    uuid: str
+    node: str | None
+
+
+Orphans = Dict[str, List[Orphan]]
 
 
 class Source(NamedTuple):
@@ -83,16 +92,18 @@ def read(
             names.append({entry.get("name") for entry in panel.nodes()})
         return node in names[0]
 
+    listed = {(record["uuid"], end["node"]) for record in good for end in record["ends"].values()}
     gone = {}
     for host, its in found.items():
-        node = nodes.get(host, host)
-        # What is in the host's view is not an orphan, whatever the host says.
+        # What is in the host's view is not an orphan, whatever the host says. What the list has at the orphan's node is
+        # not one either: one machine may have two names, and each name's run finds the other's tunnels.
         wanted = {view["uuid"] for view in seen.get(host, [])}
         gone[host] = [
-            uuid
-            for number, uuid in its
-            if uuid not in wanted
-            and (is_gone(source.panel, number, uuid, node, known) if source.panel else is_out(good, broken, uuid, node))
+            orphan.uuid
+            for orphan in its
+            if orphan.uuid not in wanted
+            and (orphan.uuid, orphan.node) not in listed
+            and (is_gone(source.panel, orphan, known) if source.panel else is_out(good, broken, orphan))
         ]
     return Read(place, seen, gone, broken, digest)
 
@@ -108,7 +119,9 @@ def orphans_of(listed: dict[str, Any]) -> tuple[Orphans, list[str]]:
             try:
                 validators.mapping(orphan, field)
                 number = validators.integer(orphan.get("id"), field + ".id", 1, records.MAX_ID)
-                checked[host].append((number, validators.uuid(orphan.get("uuid"), field + ".uuid")))
+                uuid, node = validators.uuid(orphan.get("uuid"), field + ".uuid"), orphan.get("node")
+                node = None if node is None else validators.node_name(node, field + ".node")
+                checked[host].append(Orphan(number, uuid, node))
             except FieldError as error:
                 problems.append(str(error))
     return checked, problems
@@ -130,33 +143,40 @@ def digest_of(listed: Any) -> str:
     return hashlib.sha256(json.dumps(listed, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def is_gone(panel: Panel, number: int, uuid: str, node: str, known: Callable[[str], bool]) -> bool:
-    """Whether the panel says that this tunnel is not there, or does not end at ``node``. In doubt it is not gone."""
+def is_gone(panel: Panel, orphan: Orphan, known: Callable[[str], bool]) -> bool:
+    """Whether the panel says that this tunnel is not there, or does not end at its node. In doubt it is not gone.
+
+    The node is the one in the orphan's folder, not that of the host that asks: one machine may be in the inventory
+    under two names.
+    """
     try:
-        raw = panel.tunnel(number)
+        raw = panel.tunnel(orphan.id)
     except PanelError as error:
         if error.kind == "not_found":
             return True
         raise
-    if raw.get("uuid") != uuid:
+    if raw.get("uuid") != orphan.uuid:
         # Its id belongs to another tunnel now: that is a "not found" too, if the answer is sane.
         try:
-            return bool(validators.uuid(raw.get("uuid")) != uuid)
+            return bool(validators.uuid(raw.get("uuid")) != orphan.uuid)
         except FieldError:
             return False
+    if orphan.node is None:
+        return False
     try:
-        elsewhere = views.role_of(records.parse(raw), node) is None
+        elsewhere = views.role_of(records.parse(raw), orphan.node) is None
     except FieldError:
         return False
     # Where the panel knows no node of this name, the node got another one, and its tunnels are still its own.
-    return elsewhere and known(node)
+    return elsewhere and known(orphan.node)
 
 
-def is_out(good: list[Any], broken: list[Any], uuid: str, node: str) -> bool:
+def is_out(good: list[Any], broken: list[Any], orphan: Orphan) -> bool:
     """The same for a hand-written list. An empty one, or one that holds a tunnel without a name, proves nothing."""
-    if not good or any(record["uuid"] is None or record["uuid"] == uuid for record in broken):
+    if not good or any(record["uuid"] is None or record["uuid"] == orphan.uuid for record in broken):
         return False
-    return all(record["uuid"] != uuid or views.role_of(record, node) is None for record in good)
+    found = [record for record in good if record["uuid"] == orphan.uuid]
+    return not found or (orphan.node is not None and all(views.role_of(r, orphan.node) is None for r in found))
 
 
 # Publishing

@@ -212,7 +212,9 @@ def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
     before = nodes.sh("a", theirs)
     one = {"a": [views["a"][0]]}
     answer = nodes.apply(one)["a"]
-    assert answer["orphans"] == [{"id": 2, "uuid": uuid(2), "name": "t2", "type": "wireguard", "interface": "mz2"}]
+    assert answer["orphans"] == [
+        {"id": 2, "uuid": uuid(2), "node": "a", "name": "t2", "type": "wireguard", "interface": "mz2"}
+    ]
     assert nodes.reaches("a", 2, 1), "absence is not removal"
     assert {(entry["uuid"], entry["panel"]) for entry in answer["foreign"]} == {
         (uuid(77), None),

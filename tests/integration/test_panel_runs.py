@@ -56,13 +56,18 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
     deleted = world.tunnel("goes", "de-1", "us-1")
     world.api("PUT", f"/tunnels/{moved['id']}", json={"source_node_id": nodes(world)["us-1"]["id"]})
     world.api("DELETE", f"/tunnels/{deleted['id']}")
-    known = [{"id": item["id"], "uuid": item["uuid"]} for item in (stays, moved, deleted)]
+    known = [{"id": item["id"], "uuid": item["uuid"], "node": "de-1"} for item in (stays, moved, deleted)]
     another = {"id": stays["id"], "uuid": "00000000-0000-4000-8000-000000000000"}
     options = {"nodes": NODES, "orphans": {"host-a": [*known, another], "host-c": []}}
-    # A host that still goes by a name which its node has no more: there is no such node, so nothing ends elsewhere.
-    former = {"nodes": {"host-a": "de-0"}, "orphans": {"host-a": known}}
+    # What was made for a name which the panel has no more: there is no such node, so nothing ends elsewhere. The same
+    # where nobody knows for which node it was made. What was made for another node than the asking host's is judged by
+    # that one.
+    former = {"nodes": NODES, "orphans": {"host-a": [{**item, "node": "de-0"} for item in known]}}
+    unknown = {"nodes": NODES, "orphans": {"host-a": [{**item, "node": None} for item in known]}}
+    others = {"nodes": {"host-a": "us-1"}, "orphans": {"host-a": known}}
     with Faulty.before(world.panel) as faulty:
-        honest, renamed = run(world, [("tunnel_views", item, False) for item in (options, former)])
+        all_of_them = [("tunnel_views", item, False) for item in (options, former, unknown, others)]
+        honest, renamed, nobodys, twins = run(world, all_of_them)
         faulty.lists_nothing()
         mistaken = run(world, [("tunnel_views", options, False)], MARZBAN_URL=faulty.url)
         faulty.behave()
@@ -70,7 +75,8 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
         no_api = run(world, [("tunnel_views", options, False)], MARZBAN_URL=faulty.url)
     gone = [moved["uuid"], deleted["uuid"], another["uuid"]]
     assert honest["confirmed_deleted"] == {"host-a": gone, "host-c": []}
-    assert renamed["confirmed_deleted"] == {"host-a": [deleted["uuid"]]}
+    assert renamed["confirmed_deleted"] == nobodys["confirmed_deleted"] == {"host-a": [deleted["uuid"]]}
+    assert twins["confirmed_deleted"] == {"host-a": [deleted["uuid"]]}, "moved is in the list of the one who asks"
     assert mistaken[0]["confirmed_deleted"] == {"host-a": gone, "host-c": []}, (
         "what exists is kept, whatever the list says"
     )

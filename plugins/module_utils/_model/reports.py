@@ -42,7 +42,8 @@ def checked_end(value: object, field: str, own: str | None) -> Raw:
 def checked_orphan(value: object, field: str, own: str | None) -> Raw:
     """What an answer says about a tunnel that is on the host, but in none of its views."""
     orphan = validators.mapping(value, field)
-    return dict(views.seen(orphan), uuid=validators.uuid(orphan.get("uuid"), field + ".uuid"))
+    uuid = validators.uuid(orphan.get("uuid"), field + ".uuid")
+    return dict(views.seen(orphan), uuid=uuid, node=validators.if_valid(validators.node_name, orphan.get("node")))
 
 
 def checked_answer(answer: object, own: str | None) -> tuple[Raw, list[str]]:

@@ -255,6 +255,16 @@ def unsettled(entries: Iterable[Entry], progress: Progress) -> dict[str, list[st
     return found
 
 
+def same_machines(told: Answers) -> list[list[str]]:
+    """The hosts of a run that are one machine, in groups of two or more."""
+    found: dict[str, list[str]] = {}
+    for host, answer in told.items():
+        machine = answer.get("machine")
+        if isinstance(machine, str) and machine:
+            found.setdefault(machine, []).append(host)
+    return [hosts for hosts in found.values() if len(hosts) > 1]
+
+
 def failures(
     told: Answers, entries: Iterable[Entry], progress: Progress, broken: Iterable[Any], nodes: dict[str, str]
 ) -> dict[str, list[str]]:

@@ -20,6 +20,10 @@ LEFT_ALONE = (
     "it is missing in the list of tunnels, but the panel did not confirm that it is deleted, so it was left as it is. "
     "To keep it, look into the panel's log; otherwise delete it on the panel, then run marzban.tunnels.apply."
 )
+ANOTHERS = (
+    "it was made for the node %s, and was left as it is. Where that is this machine's other name, remove one of the "
+    "two nodes on the panel; where it is its former name, delete the tunnel there, then run marzban.tunnels.apply."
+)
 RENEW = "run marzban.tunnels.apply on %s and %s, which makes a new one; both must be reachable for that."
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 
@@ -188,9 +192,15 @@ def _problems_of_ends(ends: Sequence[Health]) -> Iterator[str]:
 
 
 def _left_alone(results: Mapping[str, Any], nodes: Mapping[str, str], broken: set[str | None]) -> Iterator[str]:
-    """A sentence for each orphan, unless its record is among the ``broken`` (uuids), which explains it."""
+    """A sentence for each orphan, unless its record is among the ``broken`` (uuids), which explains it.
+
+    One of another node of this run is that node's: both are one machine, and a warning says so.
+    """
+    here = set(nodes.values())
     for host, answer in results.items():
+        node = nodes.get(host) or host
         for orphan in (answer.get("orphans") if isinstance(answer, dict) else None) or []:
-            if orphan["uuid"] not in broken:
+            owner = orphan.get("node") or node
+            if orphan["uuid"] not in broken and (owner == node or owner not in here):
                 name = orphan.get("name") or "#%s" % orphan["id"]
-                yield "%s on %s: %s" % (name, nodes.get(host) or host, LEFT_ALONE)
+                yield "%s on %s: %s" % (name, node, LEFT_ALONE if owner == node else ANOTHERS % owner)

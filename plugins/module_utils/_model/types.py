@@ -228,9 +228,13 @@ class Applied(TypedDict, total=False):
 
 
 class State(TypedDict):
-    """A tunnel's state.json. ``interface`` is null while nothing of ours is on the host."""
+    """A tunnel's state.json. ``interface`` is null while nothing of ours is on the host.
+
+    ``node``: whose end this is; null where a version before 0.3.0 wrote it, until a view says it.
+    """
 
     panel: str
+    node: str | None
     id: int | None
     uuid: str
     name: str | None
@@ -292,6 +296,7 @@ class Known(TypedDict):
 
     id: int | None
     uuid: str
+    node: str | None
     name: str | None
     type: str
     interface: str | None
@@ -324,6 +329,7 @@ class Answer(TypedDict):
     removed: list[Removed]
     orphans: list[Known]
     foreign: list[Foreign]
+    machine: str | None  # the same for two hosts that are one machine
 
 
 class ViewsAnswer(TypedDict):

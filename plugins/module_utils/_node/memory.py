@@ -29,6 +29,13 @@ class Memory:
                 self.folders.write_state(state)
             tunnel.state = state
 
+    def own(self, tunnel: Tunnel) -> None:
+        """Writes down that this tunnel's end is the view's node: where it has another name now, or none yet."""
+        if tunnel.state and tunnel.state["node"] != tunnel.view["local"]["node"]:
+            state = tunnel.state.copy()
+            state["node"] = tunnel.view["local"]["node"]
+            self.save(tunnel, state)
+
     def claim(self, tunnel: Tunnel) -> None:
         """From here on the interface is ours: before anything of that name is made. Raises Error."""
         state = (tunnel.state or new_state(tunnel.view)).copy()

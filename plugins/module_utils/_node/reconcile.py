@@ -23,6 +23,7 @@ from .._protocols.base import Protocol, Situation
 from . import net, packages
 from .files import file_diff, read
 from .host import Host
+from .machine import machine
 from .measure import Work, measure
 from .memory import Memory
 from .netdev import Live
@@ -30,6 +31,11 @@ from .observation import Observation
 from .route_conflicts import Guard, given_up
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer, give_up_interfaces, overtaken
+
+BOTH_ENDS = (
+    "This host has the other end of this tunnel, that of %s: one machine can't be both. If it is a copy of the other "
+    "machine, remove %s and run again, which makes another key; else give the panel each machine once."
+)
 
 
 class Part(NamedTuple):
@@ -52,9 +58,11 @@ class Apply:
         types: Collection[str],
         probe: bool = True,
         options: dict[str, dict[str, Any]] | None = None,
+        node: str | None = None,
     ) -> None:
-        """``options``: ``{type: keyword arguments of its protocol}``."""
+        """``options``: ``{type: keyword arguments of its protocol}``. ``node``: this host's, else the views'."""
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
+        self.node = node
         self.options = options or {}
         self.paired: set[str] = set()
         self.new_keys: set[str] = set()
@@ -95,7 +103,10 @@ class Apply:
         for uuid in remove:
             if uuid in named:
                 raise FieldError("remove", uuid, "It is in views too, so it exists: remove one of them.")
-        going = mine if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
+        # What the panel has no more is nobody's, but all of this node is not all of another that is the same machine.
+        node = self.node or next((tunnel.seen["node"] for tunnel in tunnels if tunnel.seen["node"]), None)
+        whole = {uuid: state for uuid, state in mine.items() if node is None or state["node"] in (None, node)}
+        going = whole if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
         try:
             self._work(self._parts(tunnels, going), tunnels, handed or {})
         finally:
@@ -116,6 +127,7 @@ class Apply:
                 for u, s in self.memory.states.items()
                 if s is None or s["panel"] != self.panel
             ],
+            "machine": machine(),
         }
 
     def sealed(self, uuids: Collection[str]) -> dict[str, str]:
@@ -160,10 +172,13 @@ class Apply:
                 if overtaken(tunnel, before.get(tunnel.uuid), self.memory.states.get(tunnel.uuid)):
                     raise Error("Another run has just changed it here, and read a newer record: run again.")
                 former = self.memory.states.get(tunnel.uuid)
+                if former and former["panel"] == self.panel and former["node"] == tunnel.view["peer"]["node"]:
+                    raise Error(BOTH_ENDS % (former["node"], self.folders.path(tunnel.uuid)))
                 if former and self._is_mine(former) and former["type"] != tunnel.view["type"]:
                     tunnel.former = former
                 else:
                     tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
+                    self.memory.own(tunnel)
                 if tunnel.view["active"] and "text" not in (tunnel.template or {}):
                     raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")
             except Error as error:
@@ -398,5 +413,5 @@ class Apply:
 
 
 def _known(state: State) -> Known:
-    known: Known = {key: state.get(key) for key in ("id", "uuid", "name", "type", "interface")}  # type: ignore[assignment]
+    known: Known = {key: state.get(key) for key in ("id", "uuid", "node", "name", "type", "interface")}  # type: ignore[assignment]
     return known

@@ -61,6 +61,8 @@ class Folders:
                 return None
             validators.uuid(state["panel"])
             validators.tunnel_type(state["type"])
+            if state.setdefault("node", None) is not None:  # versions before 0.3.0 did not write it
+                validators.node_name(state["node"], "node")
             if state["interface"] is not None:
                 validators.interface(state["interface"])
             if state.get("peer") is not None:
@@ -167,8 +169,10 @@ class Folders:
 
 def new_state(view: Mapping[str, Any]) -> State:
     """The state of a tunnel that has nothing on the host yet. ``view``: a view, or what of one is known."""
+    local = view.get("local")
     return {
         "panel": view["panel"],
+        "node": local["node"] if local else None,
         "id": view["id"],
         "uuid": view["uuid"],
         "name": view["name"],
@@ -186,9 +190,9 @@ def state_text(state: State) -> str:
 
 
 def shown_text(state: State | None) -> str | None:
-    """The text that a diff shows: without the version, and without what tells whether the rules are as loaded."""
+    """The text that a diff shows: without version and node, and without what tells whether the rules are as loaded."""
     if state is None:
         return None
-    shown = {key: value for key, value in state.items() if key != "version"}
+    shown = {key: value for key, value in state.items() if key not in ("version", "node")}
     shown["applied"] = {key: value for key, value in state["applied"].items() if key != "rules"}
     return json.dumps(shown, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

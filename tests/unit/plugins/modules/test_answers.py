@@ -102,7 +102,7 @@ def test_rubbish_spoils_no_table(bad):
 @given(rubbish)
 def test_rubbish_among_orphans_and_keys_stops_nobody(bad):
     found, _problems = _panel_steps.orphans_of({"bad": bad, "good": [ORPHAN]})
-    assert found["good"] == [(5, UUID)]
+    assert found["good"] == [(5, UUID, None)]
     record = {"uuid": UUID, "type": "wireguard", "ends": {"source": {"node": "de-1", "public": None}}}
     published = {"bad": bad, "good": [{"uuid": UUID, "public": {"public_key": KEY}}]}
     (merged,), _problems = _panel_steps.with_published([record], published, NODES)

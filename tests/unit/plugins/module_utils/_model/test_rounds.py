@@ -219,3 +219,15 @@ def test_a_compromised_host_spoils_its_own_part_only(bad, seen):
     for sentences in rounds.failures(answers, found, progress, [], NODES).values():
         assert all(sentence.isprintable() for sentence in sentences)
     rounds.merge_health(bad, {"tunnels": seen})
+
+
+def test_hosts_that_are_one_machine_are_found():
+    answers = {
+        "h1": {"machine": "a"},
+        "h2": {"machine": None},
+        "h3": {"machine": "a"},
+        "h4": {},
+        "h5": {"machine": ["a"]},
+    }
+    assert rounds.same_machines(answers) == [["h1", "h3"]]
+    assert rounds.same_machines({"h1": {"machine": "a"}, "h2": {"machine": "b"}}) == []

@@ -146,6 +146,11 @@ def test_a_tunnel_that_the_list_left_out_is_told_unless_its_record_is_broken() -
     results = {"host-a": {"tunnels": [], "orphans": [orphan]}}
     _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"})
     assert problems == ["de-fi on de-1: " + model_table.LEFT_ALONE]
+    results["host-a"]["orphans"][0]["node"] = "de-9"
+    _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"})
+    assert problems == ["de-fi on de-1: " + model_table.ANOTHERS % "de-9"]
+    both = {"host-a": "de-1", "host-b": "de-9"}
+    assert model_table.report(results, nodes=both)[1] == [], "it is the other host's"
     broken = [
         {"id": 4, "uuid": orphan["uuid"], "name": "de-fi", "nodes": ["de-1", "fi-1"], "error": "mtu: 1 is too small."}
     ]

@@ -250,6 +250,7 @@ def test_paths_that_are_refused(path):
 def new(folders, **changes):
     state = {
         "panel": PANEL,
+        "node": None,
         "id": 3,
         "uuid": UUID,
         "name": None,

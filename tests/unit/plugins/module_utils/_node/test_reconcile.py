@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run does about another one that had its turn first. The rest of a run is tried on real hosts."""
+"""What a run does about another one that had its turn first. The rest of a run is tried on real hosts, and what it does
+about a machine that has two names in test_owner.py."""
 
 from __future__ import annotations
 
