@@ -4,8 +4,9 @@
 
 """The pre-shared key of a WireGuard tunnel: made by its source, sealed there for the target, known by its fingerprint.
 
-``preshared.key`` in the tunnel's folder holds it in base64, ``preshared.sealed`` what is to be handed to the peer.
-It is used once each end has published the same fingerprint.
+``preshared.key`` in the tunnel's folder holds it in base64, ``preshared.sealed`` what is to be handed to the peer, and
+``preshared.for``, at the source, the public key of the peer that it was made for: with another key, the peer may be
+another machine. It is used once each end has published the same fingerprint.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .conf import preshared_fingerprint as fingerprint
 
 FILE = "preshared.key"
 SEALED = "preshared.sealed"
+PEER = "preshared.for"
 LENGTH = 32  # bytes
 
 
@@ -33,9 +35,16 @@ def load(folder: str) -> tuple[str, str] | tuple[None, None]:
     return (text.strip(), found) if text and found else (None, None)
 
 
-def make(folder: str) -> str | None:
+def make(folder: str, peer_public: str) -> str | None:
     """Writes a new key in place of one that may be there; its fingerprint."""
-    return _store(folder, os.urandom(LENGTH))
+    made = _store(folder, os.urandom(LENGTH))
+    files.write(os.path.join(folder, PEER), peer_public + "\n")  # last: without it a new key is made, with it none
+    return made
+
+
+def made_for(folder: str) -> str | None:
+    """The peer's public key that the key was made for; None where a version before 0.3.0, or the peer, made it."""
+    return (files.read(os.path.join(folder, PEER)) or "").strip() or None
 
 
 def _store(folder: str, raw: bytes) -> str | None:
@@ -46,14 +55,14 @@ def _store(folder: str, raw: bytes) -> str | None:
 
 def drop(folder: str) -> None:
     """Removes the key, and what was sealed of it."""
-    for name in (FILE, SEALED):
+    for name in (FILE, SEALED, PEER):
         files.remove(os.path.join(folder, name))
 
 
-def offer(folder: str, uuid: str, peer_public: str) -> None:
-    """Seals the key for ``peer_public``, unless that was done already."""
+def offer(folder: str, uuid: str, public: str, peer_public: str) -> None:
+    """Seals the key with the private half of ``public`` for ``peer_public``, unless that was done already."""
     key, found = load(folder)
-    about = {"for": peer_public, "fingerprint": found}
+    about = {"by": public, "for": peer_public, "fingerprint": found}
     before = _offered(folder)
     if {name: before.get(name) for name in about} == about:
         return

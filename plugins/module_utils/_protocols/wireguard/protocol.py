@@ -116,15 +116,15 @@ class WireGuard(Protocol):
                 self._unless_check(preshared_key.drop, folder)
             held, offers = None, False
         elif offers:
-            last = state["peer"] if state else None
-            known = (last["public"] if last else None) or peer_public
-            if not held or known["public_key"] != peer_public["public_key"]:
+            if not held or self._made_for(folder, state) not in (None, peer_public["public_key"]):
                 changes.append("pre-shared key made")
-                held, at_once = self._unless_check(preshared_key.make, folder), False  # the target doesn't have it yet
+                made = self._unless_check(preshared_key.make, folder, peer_public["public_key"])
+                held, at_once = made, False  # the target doesn't have it yet
             if held and (held == theirs or at_once):
                 self._unless_check(preshared_key.withdraw, folder)
-            elif held:
-                self._unless_check(preshared_key.offer, folder, uuid, peer_public["public_key"])
+            elif held and public:
+                keys = public["public_key"], peer_public["public_key"]
+                self._unless_check(preshared_key.offer, folder, uuid, *keys)
         elif handed and held != theirs:
             changes.append("pre-shared key taken")
             held = self._unless_check(preshared_key.take, folder, uuid, handed, peer_public["public_key"], theirs)
@@ -142,6 +142,16 @@ class WireGuard(Protocol):
         if used and held:  # which the panel does not know yet where both switched at once
             peer_public = {"public_key": peer_public["public_key"], "psk_fingerprint": held}
         return Exchanged(public, needs_peer, changes, peer_public)
+
+    @staticmethod
+    def _made_for(folder: str, state: State | None) -> str | None:
+        """The peer's public key that the pre-shared key was made for, or None.
+
+        Not by the state alone: it tells what was applied, and with ``post_quantum: require`` nothing is before both
+        ends have the key, which would be another one in each round.
+        """
+        last = state["peer"] if state else None
+        return preshared_key.made_for(folder) or ((last and last["public"]) or {}).get("public_key")
 
     @staticmethod
     def _uses(view: View, state: State | None) -> str | None:

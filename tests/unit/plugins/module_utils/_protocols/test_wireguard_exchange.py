@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard.protocol import WireGuard
@@ -24,14 +27,21 @@ class End:
         (root / UUID).mkdir(parents=True)
         WireGuard(Host(), self.folders).make_key(UUID)
 
-    def apply(self, handed=None, paired=False, new_keys=False):
-        """One round: whether the end needs its peer once more, and which pre-shared key it uses."""
+    def apply(self, handed=None, paired=False, new_keys=False, require=False):
+        """One round: whether the end needs its peer once more, and which pre-shared key it uses.
+
+        ``require``: an end without one is refused, so that its state stays as it was."""
         protocol = WireGuard(Host(), self.folders)
         protocol.paired, protocol.new_keys = {UUID} if paired else set(), {UUID} if new_keys else set()
         seen = view(**{"local.role": self.role, "local.public": self.published})
         public = protocol.load_key(UUID)[1]
-        done = protocol.exchange(seen, public, self.other.published or self.other.public(), self.state, handed)
+        try:
+            done = protocol.exchange(seen, public, self.other.published or self.other.public(), self.state, handed)
+        except Error:  # what was sealed for a key that this end has no more: it is refused in this round
+            return False, None
         self.used = protocol._used[UUID]
+        if require and not self.used:
+            return done.needs_peer, None
         applied = {"psk_fingerprint": self.used}
         self.state = {"interface": seen["interface"], "peer": {"public": done.peer_public}, "applied": applied}
         return done.needs_peer, self.used
@@ -97,3 +107,49 @@ def test_what_was_made_just_now_is_not_used_before_it_was_offered(ends):
     WireGuard(Host(), target.folders).make_key(UUID)  # a new machine
     target.publish()
     assert source.apply(paired=True, new_keys=True) == (True, None)
+
+
+def run(source, target, new_keys=()):
+    """A run with both ends and ``require``: its rounds, as tunnel_round has them; how many there were."""
+    paired = False
+    handed = None
+    for number in range(4):
+        needs = [
+            source.apply(paired=paired, new_keys=paired and bool(new_keys), require=True)[0],
+            target.apply(handed, paired=paired, new_keys=paired and bool(new_keys), require=True)[0],
+        ]
+        news = [end for end in (source, target) if end.public() != end.published]
+        for end in news:
+            end.publish()
+        if not (news or any(needs)):
+            return number + 1
+        paired, handed = any(needs), source.sealed() if any(needs) else None
+    return 4
+
+
+@pytest.mark.parametrize("changed", [["source"], ["target"], ["source", "target"]])
+@pytest.mark.parametrize("fresh", [False, True], ids=["another key", "an empty disk"])
+@pytest.mark.parametrize("by_the_run", [False, True], ids=["by tunnel_keys", "by the run"])
+def test_what_requires_it_comes_back_with_another_key(ends, changed, fresh, by_the_run):
+    source, target = ends
+    run(source, target)
+    assert source.used == target.used is not None
+    for end in ends:
+        if end.role in changed:
+            folder = Path(end.folders.path(UUID))
+            if fresh:
+                for path in folder.iterdir():
+                    path.unlink()
+                end.state = None
+            WireGuard(Host(), end.folders).make_key(UUID)
+    run(source, target, changed if by_the_run else ())
+    assert source.used == target.used == source.public()["psk_fingerprint"], "which a run of four rounds does"
+    assert run(source, target) == 1, "and the next one finds nothing to do"
+
+
+def test_what_waits_to_be_handed_over_is_sealed_by_the_key_that_the_source_has(ends):
+    source, target = ends
+    WireGuard(Host(), source.folders).make_key(UUID)
+    source.publish()
+    source.apply()
+    assert target.apply(handed=source.sealed(), paired=True) == (True, None), "before, it could not be opened"
