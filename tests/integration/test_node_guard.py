@@ -101,6 +101,47 @@ def test_routes_that_would_cut_off_are_refused(nodes: Directly, controller: str)
     assert "route 10.43.0.0/24 removed" in answer.tunnel(1)["changes"]
 
 
+def test_a_session_through_the_tunnel_keeps_nothing(nodes: Directly) -> None:
+    """Somebody's backup from the other end is no controller: changes are applied, and a lost interface is put back."""
+    nodes.up(1)
+    nodes.sh("b", "systemd-run --quiet --unit=session bash -c 'exec 3<>/dev/tcp/10.201.1.2/22; sleep 300'")
+    try:
+        established = "ss -Htn state established sport = :22 dst 10.201.1.3"
+        until("the session", lambda: nodes.sh("a", established))
+        assert not nodes.apply(nodes.views(nodes.pair(1)))["a"]["changed"]
+        views = nodes.views(nodes.pair(1, mtu=1300))
+        for host, answer in nodes.apply(views).items():
+            assert answer.errors() == [], host
+            assert "MTU 1300 instead of 1440" in answer.tunnel(1)["changes"]
+        nodes.sh("a", "ip link delete mz1")
+        assert nodes.sh("a", established), "or it proves nothing"
+        assert nodes.apply(views)["a"].tunnel(1)["changes"] == ["started"]
+        assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
+    finally:
+        nodes.sh("b", "systemctl stop session")
+
+
+def test_what_runs_needs_no_resolver(nodes: Directly) -> None:
+    """The name of the peer can't be resolved for a while: nothing of any type is refused, or changed."""
+    name = "b.tunnels.test"
+    nodes.sh("a", f"echo '{nodes.lab.host('b').address} {name}' >> /etc/hosts")
+    ends = {"b": {"endpoint": name}}
+    kinds = {1: "wireguard", 2: "openvpn", 3: "ipsec"}
+    try:
+        for _round in range(2):
+            views = nodes.views(*(nodes.pair(number, type=kind, ends=ends) for number, kind in kinds.items()))
+            nodes.apply(views)
+        assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
+        assert not nodes.apply(views)["a"]["changed"]
+    finally:
+        nodes.sh("a", f"sed -i '/{name}/d' /etc/hosts")
+    answer = nodes.apply(views)["a"]
+    assert (answer.errors(), answer["changed"]) == ([], False)
+    assert answer.statuses() == {"active"}
+    nodes.sh("a", "systemctl stop openvpn-server@mz2")
+    assert "can't resolve the name" in nodes.apply(views)["a"].tunnel(2)["error"]
+
+
 def test_a_route_over_the_way_of_another_tunnel_is_refused(nodes: Directly) -> None:
     nodes.up(1, 2)
     b = nodes.lab.host("b").address

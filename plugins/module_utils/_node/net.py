@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 import socket
-from typing import Any, Dict, Iterable, Iterator, Tuple
+from typing import Any, Dict, Iterable, Iterator, NamedTuple, Tuple
 
 from .._errors import Error
 from .host import Host
@@ -163,8 +163,8 @@ def _ancestors() -> Iterator[int]:
             return
 
 
-def _ssh_connection(pid: int) -> tuple[str, int] | None:
-    """``(the other side's address, our port)`` in a process's SSH_CONNECTION, or None."""
+def _ssh_connection(pid: int) -> tuple[str, str, int] | None:
+    """``(the other side's address, our address, our port)`` in a process's SSH_CONNECTION, or None."""
     try:
         with open("/proc/%d/environ" % pid, "rb") as stream:
             variables = stream.read().split(b"\0")
@@ -174,8 +174,16 @@ def _ssh_connection(pid: int) -> tuple[str, int] | None:
         if variable.startswith(b"SSH_CONNECTION="):
             words = variable.partition(b"=")[2].decode("ascii", "replace").split()
             if len(words) == 4 and words[3].isdigit():
-                return words[0], int(words[3])
+                return words[0], words[2], int(words[3])
     return None
+
+
+class Session(NamedTuple):
+    """An SSH session into this host. ``driving``: it is this run's own, the others are somebody's."""
+
+    address: str  # of the other side
+    own: str | None  # the address of this host that it goes to
+    driving: bool
 
 
 class Controllers:
@@ -183,27 +191,28 @@ class Controllers:
 
     def __init__(self) -> None:
         connections = [found for found in map(_ssh_connection, _ancestors()) if found]
-        self._addresses = {address for address, _port in connections}
-        self._ports = {SSH_PORT} | {port for _address, port in connections}
+        self._driving = {(address, own) for address, own, _port in connections}
+        self._ports = {SSH_PORT} | {port for _address, _own, port in connections}
         ports = " or ".join("sport = :%d" % port for port in sorted(self._ports))
         # Filtered in the kernel: a busy host has many thousands of others.
         self.command = ("ss", "-H", "-t", "-n", "state", "established", "( %s )" % ports)
 
-    def addresses(self, host: Host) -> list[str]:
-        """Their addresses, without loopback ones."""
-        found = set(self._addresses)
+    def sessions(self, host: Host) -> list[Session]:
+        """All of them, without those of this host with itself."""
+        found = {(_plain_address(address), _plain_address(own)): True for address, own in sorted(self._driving)}
         for line in (host.query(*self.command) or "").splitlines():
             words = line.split()
             if len(words) >= 4:
-                port = words[2].rpartition(":")[2]
+                own, _colon, port = words[2].rpartition(":")
                 if port.isdigit() and int(port) in self._ports:
-                    found.add(words[3].rpartition(":")[0].strip("[]"))
-        return sorted(filter(None, (_plain_address(text) for text in found)))
+                    address = words[3].rpartition(":")[0]
+                    found.setdefault((_plain_address(address), _plain_address(own)), False)
+        return [Session(address, own, driving) for (address, own), driving in found.items() if address]
 
 
 def _plain_address(text: str) -> str | None:
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return None
     return None if address.is_loopback else str(getattr(address, "ipv4_mapped", None) or address)

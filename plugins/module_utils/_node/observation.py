@@ -62,9 +62,9 @@ class Observation:
         return self._once("listening", lambda: net.listening(self.host))
 
     @property
-    def controllers(self) -> list[str]:
-        """The addresses that this host is driven from."""
-        return self._once("controllers", lambda: self._controllers.addresses(self.host))
+    def sessions(self) -> list[net.Session]:
+        """Those that drive this host."""
+        return self._once("sessions", lambda: self._controllers.sessions(self.host))
 
     @property
     def tables(self) -> dict[str, str]:

@@ -28,7 +28,7 @@ from .measure import Work, measure
 from .memory import Memory
 from .netdev import Live
 from .observation import Observation
-from .route_conflicts import Guard, given_up
+from .route_conflicts import Guard, endpoints_of, given_up
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer, give_up_interfaces, overtaken
 
@@ -73,6 +73,7 @@ class Apply:
         self._protocols: dict[str, Protocol] = {}
         self._observed: Observation | None = None
         self._resolved: dict[str, list[str]] = {}
+        self._endpoints: dict[str, set[str]] = {}  # address: tunnels of all protocols that send packets there
 
     def run(
         self,
@@ -193,6 +194,7 @@ class Apply:
         self._retire(tunnels)
         runnable = [tunnel for tunnel in tunnels if not tunnel.refused and tunnel.view["active"]]
         self._resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
+        self._endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), self._resolved)
         works = []
         for number, part in enumerate(parts):
             works.append(self._one_protocol(part, parts, parts[number:], handed))
@@ -304,7 +306,7 @@ class Apply:
             peer_public = not_none(tunnel.peer_public, "or it would wait")
             try:
                 self._check_interface(protocol, tunnel, live, owners.get(name), name in free)
-                guard.check(view, views.title(view), {name, tunnel.last_interface} | free)
+                guard.check(view, views.title(view), {name, tunnel.last_interface} | free, tunnel.state)
                 situation = Situation(
                     view=view,
                     template=template["text"],
@@ -338,19 +340,9 @@ class Apply:
 
     def _guard(self, wanted: list[Tunnel], observation: Observation) -> Guard:
         """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""
-        gone = given_up((tunnel.view, tunnel.state) for tunnel in wanted)
+        leaving = given_up((tunnel.view, tunnel.state) for tunnel in wanted)
         addresses = [(a, name) for name, link in observation.links.items() for a in link["addresses"]]
-        endpoints = {
-            address: views.title(tunnel.view)
-            for tunnel in wanted
-            for address in self._resolved.get(tunnel.view["peer"]["endpoint"]) or []
-        }
-        return Guard(
-            observation.controllers,
-            endpoints,
-            [route for route in observation.routes if route[:2] not in gone],
-            [address for address in addresses if address not in gone],
-        )
+        return Guard(observation.sessions, self._endpoints, observation.routes, addresses, leaving)
 
     def _refuse_what_is_not_free(self, tunnels: list[Tunnel], leaving: dict[str, Tunnel]) -> None:
         """An interface that its tunnel was to give up, and doesn't, is nobody else's."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
-from typing import Collection, Iterable
+from typing import Collection, Iterable, Mapping, Sequence
 
-from .._errors import FieldError
-from .._model.types import State, View
-from .net import Route
+from .._errors import Error, FieldError
+from .._model.types import Applied, State, View
+from .net import Route, Session
 
 
 class Addresses:
-    """Many addresses, among which the first one in a network is found without looking at all of them."""
+    """Many addresses, among which those in a network are found without looking at all of them."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts: dict[tuple[int, int], str] = {}
@@ -25,71 +25,158 @@ class Addresses:
             self._texts.setdefault((address.version, int(address)), text)
         self._sorted = sorted(self._texts)
 
-    def within(self, network: str) -> str | None:
-        """One that is in the network, or None."""
+    def within(self, network: str) -> list[str]:
+        """Those that are in the network, in order."""
         found = ipaddress.ip_network(network)
-        place = bisect.bisect_left(self._sorted, (found.version, int(found.network_address)))
-        if place < len(self._sorted) and self._sorted[place] <= (found.version, int(found.broadcast_address)):
-            return self._texts[self._sorted[place]]
-        return None
+        first = bisect.bisect_left(self._sorted, (found.version, int(found.network_address)))
+        last = bisect.bisect_right(self._sorted, (found.version, int(found.broadcast_address)))
+        return [self._texts[key] for key in self._sorted[first:last]]
 
 
 class Guard:
     """Checks the addresses and routes of one tunnel after the other.
 
-    ``controllers`` are addresses, ``endpoints`` ``{address: name of the tunnel that sends its packets there}``,
-    ``routes`` the host's ``[(network, interface, by the kernel)]``, ``addresses`` its ``[(address with prefix,
-    interface)]``; both without what our own tunnels are about to give up.
+    What a tunnel has already, it keeps: these checks are about what a change would do. ``sessions`` are those that
+    drive this host, ``endpoints`` ``{address: names of the tunnels that send their packets there}``, ``routes`` the
+    host's ``[(network, interface, by the kernel)]``, ``addresses`` its ``[(address with prefix, interface)]``; of both
+    ``leaving`` is what our own tunnels are about to give up.
     """
 
     def __init__(
         self,
-        controllers: Iterable[str],
-        endpoints: dict[str, str],
+        sessions: Iterable[Session],
+        endpoints: Mapping[str, Collection[str]],
         routes: Iterable[Route],
         addresses: Iterable[tuple[str, str]],
+        leaving: Collection[tuple[str, str | None]] = (),
     ) -> None:
-        self._controllers, self._endpoints, self._names = Addresses(controllers), Addresses(endpoints), endpoints
+        self._sessions: dict[str, list[Session]] = {}
+        for session in sessions:
+            self._sessions.setdefault(session.address, []).append(session)
+        self._controllers, self._endpoints, self._names = Addresses(self._sessions), Addresses(endpoints), endpoints
         self._routes: dict[str, list[str | None]] = {}
-        for network, interface, _kernel in routes:
-            self._routes.setdefault(network, []).append(interface)
         self._addresses: dict[str, list[str]] = {}
+        self._live: set[tuple[str, str | None]] = set()  # (network or address, interface)
+        now: dict[str, list[str | None]] = {}
+        for network, interface, _kernel in routes:
+            now.setdefault(network, []).append(interface)
+            if (network, interface) not in leaving:
+                self._routes.setdefault(network, []).append(interface)
+                self._live.add((network, interface))
         for address, name in addresses:
-            self._addresses.setdefault(address.partition("/")[0], []).append(name)
+            if (address, name) not in leaving:
+                self._addresses.setdefault(address.partition("/")[0], []).append(name)
+                self._live.add((address, name))
+        self._ways = {address: _way(address, now) for address in self._sessions}
         self._taken: dict[str, str] = {}  # route: name of the tunnel that has it in this run
 
-    def check(self, view: View, name: str, ours: Collection[str | None]) -> None:
-        """Refuses what would cut somebody off. ``ours``: the interfaces that are this tunnel's. Raises FieldError."""
+    def check(self, view: View, name: str, ours: Collection[str | None], state: State | None = None) -> None:
+        """Refuses what would cut somebody off. ``ours``: the interfaces that are this tunnel's. Raises Error."""
+        tunnel = _Checked(view, name, ours, state)
+        self._check_way(tunnel)
         for address in view["local"]["addresses"]:
-            for interface in self._addresses.get(address.partition("/")[0], []):
-                if interface not in ours:
-                    hint = "This host has it already, on %s: choose other addresses for the tunnel."
-                    raise FieldError("addresses", address, hint % interface)
-            self._check_network("addresses", address, str(ipaddress.ip_interface(address).network), name, ours)
+            if not self._has(tunnel, address):
+                for interface in self._addresses.get(address.partition("/")[0], []):
+                    if interface not in ours:
+                        hint = "This host has it already, on %s: choose other addresses for the tunnel."
+                        raise FieldError("addresses", address, hint % interface)
+            self._check_network(tunnel, "addresses", address)
         for route in view["routes"]:
             if route in self._taken:
                 raise FieldError("routes", route, "The tunnel %s takes it already." % self._taken[route])
-            self._check_network("routes", route, route, name, ours)
+            self._check_network(tunnel, "routes", route)
 
     def take(self, view: View, name: str) -> None:
         """From now on these routes are this tunnel's."""
         self._taken.update((route, name) for route in view["routes"])
 
-    def _check_network(self, field: str, value: str, network: str, name: str, ours: Collection[str | None]) -> None:
-        hint = "name the networks behind the peer only." if field == "routes" else "choose a smaller network."
-        address = self._controllers.within(network)
-        if address:
-            seen = "It covers %s, from where this host is driven: the connection would be cut; %s" % (address, hint)
-            raise FieldError(field, value, seen)
-        address = self._endpoints.within(network)
-        if address:
-            other = self._names[address]
-            whose = "the tunnel's own packets" if other == name else "the packets of the tunnel %s" % other
-            raise FieldError(field, value, "It covers %s, where %s go: %s" % (address, whose, hint))
-        for interface in self._routes.get(network, []):
-            if interface not in ours:
+    def _has(self, tunnel: _Checked, text: str) -> bool:
+        """Whether the tunnel has this address or route now, and by us."""
+        return text in tunnel.applied and (text, tunnel.view["interface"]) in self._live
+
+    def _through(self, tunnel: _Checked, session: Session) -> bool:
+        """Whether a session comes through the tunnel: it lasts as long as the tunnel, and needs no other way.
+
+        By its own address too: where the interface is lost, and is to be put back, the route is lost as well.
+        """
+        return self._ways[session.address] in tunnel.interfaces or session.own in tunnel.own
+
+    def _check_way(self, tunnel: _Checked) -> None:
+        """Refuses to take away the network through which this run itself comes. Raises Error."""
+        leave = [text for text in tunnel.applied if text not in tunnel.wanted]
+        stay = {text.partition("/")[0] for text in tunnel.wanted}
+        driving = [s for its in self._sessions.values() for s in its if s.driving] if leave else []
+        for session in filter(lambda session: self._through(tunnel, session), driving):
+            covers = Addresses([session.address]).within
+            kept = any(covers(_network(text)) for text in tunnel.wanted)
+            for text in leave:
+                own = text.partition("/")[0] == session.own and session.own not in stay
+                if own or (covers(_network(text)) and not kept):
+                    raise Error(
+                        "This run comes through this tunnel, from %s. Without %s its connection would be cut, and the "
+                        "change would stay half done: reach this host by another way for this change."
+                        % (session.address, text)
+                    )
+
+    def _check_network(self, tunnel: _Checked, field: str, value: str) -> None:
+        network, hint = _network(value), "name the networks behind the peer only."
+        if field == "addresses":
+            hint = "choose a smaller network, or other addresses."
+        has = self._has(tunnel, value)
+        for address in [] if has else self._controllers.within(network):
+            # What was there before, and is put back, may be the very way of a session that lasts: only this run's own
+            # is known to come by another way.
+            counts = [s for s in self._sessions[address] if s.driving or value not in tunnel.applied]
+            if not all(self._through(tunnel, session) for session in counts):
+                seen = "It covers %s, from where this host is driven: the connection would be cut; %s" % (address, hint)
+                raise FieldError(field, value, seen)
+        for address in self._endpoints.within(network):
+            names = sorted(self._names[address])
+            # A tunnel's own packets are lost in it at once; those of another one may go through this one since long.
+            if tunnel.name in names or value not in tunnel.applied:
+                other = "the packets of the tunnel %s" % names[0]
+                whose = "the tunnel's own packets" if tunnel.name in names else other
+                raise FieldError(field, value, "It covers %s, where %s go: %s" % (address, whose, hint))
+        for interface in [] if has else self._routes.get(network, []):
+            if interface not in tunnel.ours:
                 seen = "This host has this route already, by %s: remove it there, or take it out of the record."
                 raise FieldError(field, value, seen % (interface or "hand"))
+
+
+class _Checked:
+    """A tunnel that is checked. ``applied``: addresses and routes that the last run left on its interface."""
+
+    def __init__(self, view: View, name: str, ours: Collection[str | None], state: State | None) -> None:
+        self.view, self.name, self.ours = view, name, ours
+        self.interfaces = {view["interface"], *([state["interface"]] if state and state["interface"] else [])}
+        here: Applied = state["applied"] if state and state["interface"] == view["interface"] else {}
+        addresses = here.get("addresses") or []
+        self.applied = [*addresses, *(here.get("routes") or [])]
+        self.wanted = [*view["local"]["addresses"], *view["routes"]]
+        self.own = {address.partition("/")[0] for address in [*addresses, *view["local"]["addresses"]]}
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_interface(text).network)
+
+
+def _way(address: str, routes: Mapping[str, Sequence[str | None]]) -> str | None:
+    """The interface that packets to an address leave by: that of the longest prefix, or None."""
+    found = ipaddress.ip_address(address)
+    for length in range(found.max_prefixlen, -1, -1):
+        interfaces = routes.get(str(ipaddress.ip_network((found, length), strict=False)))
+        if interfaces:
+            return interfaces[0]
+    return None
+
+
+def endpoints_of(tunnels: Iterable[tuple[View, str]], resolved: Mapping[str, list[str]]) -> dict[str, set[str]]:
+    """``{address: names of the tunnels that send their packets there}``; ``tunnels``: views and names."""
+    found: dict[str, set[str]] = {}
+    for view, name in tunnels:
+        for address in resolved.get(view["peer"]["endpoint"]) or []:
+            found.setdefault(address, set()).add(name)
+    return found
 
 
 def given_up(tunnels: Iterable[tuple[View, State | None]]) -> set[tuple[str, str | None]]:

@@ -99,11 +99,10 @@ def _compare_watch(plan: Plan, live: Live, written: list[str]) -> None:
         plan.changes.append("%s started" % swanctl.WATCH_UNIT)
 
 
-def check_selectors(view: View, taken: dict[str, str], there: list[str], links: Links) -> None:
-    """Refuses what kernel-libipsec can't carry. Raises FieldError.
+def check_overlap(taken: dict[str, str], there: list[str]) -> None:
+    """Refuses what kernel-libipsec can't tell apart. Raises FieldError.
 
-    ``taken``: ``{network: name of the tunnel}`` of this host's other tunnels, ``there`` the networks behind this one,
-    ``links`` as ``net.links`` has them.
+    ``taken``: ``{network: name of the tunnel}`` of this host's other tunnels, ``there`` the networks behind this one.
     """
     shared = swanctl.overlap(there, taken)
     if shared:
@@ -112,6 +111,10 @@ def check_selectors(view: View, taken: dict[str, str], there: list[str], links: 
             "choose networks apart, or a kernel with ESP and XFRM interfaces."
         )
         raise FieldError("routes", shared[0], hint % (shared[1], taken[shared[1]]))
+
+
+def check_selectors(view: View, links: Links) -> None:
+    """Refuses a selector that charon's userspace can't use. Raises FieldError. ``links`` as ``net.links`` has them."""
     # Before 5.9.12 charon takes no such selector at all; later its route for it hides the one that names the tunnel's
     # address, and what the host itself sends to the peer leaves from another.
     addresses = [address.split("/")[0] for link in links.values() for address in link["addresses"]]

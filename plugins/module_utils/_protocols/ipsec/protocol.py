@@ -227,7 +227,7 @@ class IPsec(Protocol):
         path = self._data_path(live)
         local, remote = swanctl.selectors(view, path)
         if path == swanctl.USERSPACE:
-            planning.check_selectors(view, self._taken, remote, live["links"])
+            planning.check_overlap(self._taken, remote)
             self._taken.update((network, view["name"] or "#%d" % view["id"]) for network in remote)
         folder = self.folders.path(uuid)
         mtu = self._mtu_inside(situation, path)
@@ -256,8 +256,10 @@ class IPsec(Protocol):
             applied=situation.applied,
         )
         planning.compare(plan, before, situation, mtu)
-        if plan.give:
+        if plan.give:  # what charon has already, it keeps
             netdev.check_endpoint(view, situation.resolved)
+            if path == swanctl.USERSPACE:
+                planning.check_selectors(view, live["links"])
         self._planned = True
         return plan
 

@@ -233,7 +233,6 @@ class OpenVPN(Protocol):
         view, live, public, applied = situation.view, situation.live, situation.public, situation.applied
         uuid, interface, here = view["uuid"], view["interface"], situation.applied_here
         folder = self.folders.path(uuid)
-        netdev.check_endpoint(view, situation.resolved)
         self.outside = OUTSIDE[view["transport"]]
         mtu = self.mtu(situation, self._last_mtu(uuid))
         conf = render.fill(situation.template, self._values(view, folder, mtu, situation.peer_public))
@@ -254,7 +253,9 @@ class OpenVPN(Protocol):
         if not plan.start and (fresh or self._stale(before, conf, applied, public)):
             plan.start = True
             plan.changes.append("restarted")
-        if not plan.start:
+        if plan.start:  # a process that runs keeps the address that it has
+            netdev.check_endpoint(view, situation.resolved)
+        else:
             netdev.compare_rules(plan, applied, live, written)
             link, ours = live["links"][interface], set(applied.get("addresses") or [])
             shaken = netdev.compare_link(plan, link, view["local"]["addresses"], mtu, ours)

@@ -121,8 +121,9 @@ def test_ports_and_sessions():
         ss="0 0 192.0.2.1:22 198.51.100.7:5000\n0 0 [::ffff:192.0.2.1]:22 [::ffff:198.51.100.8]:5001\n"
         "0 0 192.0.2.1:443 198.51.100.9:1\n0 0 127.0.0.1:22 127.0.0.1:2\n"
     )
-    assert {"198.51.100.7", "198.51.100.8"} <= set(net.Controllers().addresses(told))
-    assert not {"198.51.100.9", "127.0.0.1"} & set(net.Controllers().addresses(told))
+    found = net.Controllers().sessions(told)
+    assert {net.Session(f"198.51.100.{last}", "192.0.2.1", False) for last in (7, 8)} <= set(found)
+    assert not {"198.51.100.9", "127.0.0.1", None} & {session.address for session in found}
 
 
 def test_the_session_is_found_in_an_ancestor(monkeypatch):
@@ -137,9 +138,10 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
         monkeypatch.setattr(net, "_ancestors", lambda: iter([pid]))
         while not net._ssh_connection(pid):
             assert os.waitpid(pid, os.WNOHANG) == (0, 0)
-        assert net.Controllers().addresses(Told(ss="0 0 192.0.2.1:2222 203.0.113.4:1\n")) == [
-            "198.51.100.7",
-            "203.0.113.4",
+        said = "0 0 192.0.2.1:2222 203.0.113.4:1\n0 0 192.0.2.1:2222 198.51.100.7:5000\n"
+        assert net.Controllers().sessions(Told(ss=said)) == [
+            net.Session("198.51.100.7", "192.0.2.1", True),
+            net.Session("203.0.113.4", "192.0.2.1", False),
         ]
     finally:
         os.kill(pid, 9)

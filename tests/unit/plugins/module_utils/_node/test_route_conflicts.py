@@ -6,19 +6,34 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.net import Session
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.route_conflicts import Guard
 
-ROUTES = [("10.5.0.0/16", "eth1", True), ("10.6.0.0/16", None, False), ("10.201.9.0/24", "mz3", False)]
+ROUTES = [
+    ("0.0.0.0/0", "eth0", False),
+    ("10.5.0.0/16", "eth1", True),
+    ("10.6.0.0/16", None, False),
+    ("10.203.9.0/24", "mz3", False),
+]
 ADDRESSES = [("192.0.2.7/24", "eth0"), ("10.201.0.24/31", "mz3")]
 
 
-def guard():
-    return Guard(["198.51.100.7", "fd99::7"], {"203.0.113.3": "mine", "203.0.113.4": "other"}, ROUTES, ADDRESSES)
+SESSIONS = [Session("198.51.100.7", "192.0.2.7", False), Session("fd99::7", "fd99::1", True)]
+APPLIED = {"addresses": ["10.201.0.24/31"], "routes": ["10.203.9.0/24"]}
+
+
+def guard(*sessions, **more):
+    endpoints = {"203.0.113.3": {"mine"}, "203.0.113.4": {"other"}, "10.203.9.9": {"other"}}
+    return Guard(sessions or SESSIONS, endpoints, more.get("routes", ROUTES), more.get("addresses", ADDRESSES))
 
 
 def view(routes=(), addresses=("10.201.0.24/31",)):
-    return {"routes": list(routes), "local": {"addresses": list(addresses)}}
+    return {"interface": "mz3", "routes": list(routes), "local": {"addresses": list(addresses)}}
+
+
+def state(**applied):
+    return {"interface": "mz3", "applied": {**APPLIED, **applied}}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +45,8 @@ def view(routes=(), addresses=("10.201.0.24/31",)):
         ("203.0.113.4/32", "where the packets of the tunnel other go"),
         ("10.5.0.0/16", "by eth1"),
         ("10.6.0.0/16", "by hand"),
-        ("10.201.9.0/24", None),
+        ("10.203.8.0/24", None),
+        ("10.203.9.0/24", "packets of the tunnel other go"),
         ("10.5.1.0/24", None),
         ("2001:db8::/32", None),
     ],
@@ -71,3 +87,64 @@ def test_a_route_is_taken_once():
     one.take(view(["192.168.7.0/24"]), "first")
     with pytest.raises(FieldError, match="The tunnel first takes it already"):
         one.check(view(["192.168.7.0/24"], ["10.201.0.26/31"]), "second", {"mz4"})
+
+
+# What runs already
+
+
+def test_what_a_tunnel_has_it_keeps():
+    """A session through the tunnel, somebody's route beside it, or another tunnel's packets in it: all is as it was."""
+    inside = [
+        Session("10.201.0.25", "10.201.0.24", False),  # somebody's rsync
+        Session("10.203.9.5", "192.0.2.7", True),  # this run, from a network behind the peer
+        Session("10.201.0.25", "192.0.2.7", False),  # what only a route leads through the tunnel
+    ]
+    more = [*ROUTES, ("10.201.0.24/31", "eth1", False), ("10.203.9.0/24", "eth1", False)]
+    given = guard(*inside, routes=more, addresses=[*ADDRESSES, ("10.201.0.24/24", "eth2")])
+    given.check(view(["10.203.9.0/24"]), "mine", {"mz3"}, state())
+    with pytest.raises(FieldError, match="own packets"):  # which are lost in it at once
+        given.check(view(["10.203.9.0/24"]), "other", {"mz3"}, state())
+
+
+def test_a_lost_interface_is_put_back_in_spite_of_sessions_through_it():
+    lost = {"routes": ROUTES[:2], "addresses": ADDRESSES[:1]}
+    stale = [Session("10.201.0.25", "10.201.0.24", False), Session("10.203.9.5", "192.0.2.7", False)]
+    guard(*stale, **lost).check(view(["10.203.9.0/24"]), "mine", {"mz3"}, state())
+    with pytest.raises(FieldError, match=r"10\.203\.9\.5, from where this host is driven"):
+        guard(stale[1], **lost).check(view(["10.203.9.0/24"]), "mine", {"mz3"})  # a new tunnel
+    now = Session("10.203.9.5", "192.0.2.7", True)
+    with pytest.raises(FieldError, match=r"10\.203\.9\.5, from where this host is driven"):
+        guard(now, **lost).check(view(["10.203.9.0/24"]), "mine", {"mz3"}, state())
+
+
+def test_more_of_the_network_that_a_session_comes_by_is_no_harm():
+    inside = [Session("10.203.9.5", "192.0.2.7", True), Session("10.201.0.25", "10.201.0.24", True)]
+    given = Guard(inside, {}, ROUTES, ADDRESSES)
+    given.check(view(["10.203.8.0/23"], ["10.201.0.24/28"]), "mine", {"mz3"}, state())
+    with pytest.raises(FieldError, match=r"198\.51\.100\.7, from where"):
+        guard().check(view(["198.51.0.0/16"]), "mine", {"mz3"}, state())
+
+
+@pytest.mark.parametrize(
+    ("session", "changed", "cut_by"),
+    [
+        (Session("10.203.9.5", "10.201.0.24", True), view([]), "10.203.9.0/24"),
+        (Session("10.203.9.5", "192.0.2.7", True), view([]), "10.203.9.0/24"),
+        (Session("10.201.0.25", "10.201.0.24", True), view(["10.203.9.0/24"], ["10.201.0.26/31"]), "10.201.0.24/31"),
+        (Session("10.203.9.5", "10.201.0.24", True), view(["10.203.9.0/24"], ["10.201.0.26/31"]), "10.201.0.24/31"),
+        (Session("10.201.0.25", "10.201.0.24", True), view(["10.203.9.0/24"], ["10.201.0.24/30"]), None),
+        (Session("10.203.9.5", "10.201.0.24", True), view(["10.203.9.0/25"]), None),
+        (Session("10.201.0.25", "10.201.0.24", True), view([]), None),
+        (Session("10.203.9.5", "10.201.0.24", False), view([]), None),
+        (Session("198.51.100.7", "192.0.2.7", True), view([]), None),
+    ],
+)
+def test_the_way_of_the_run_itself_is_not_taken_away(session, changed, cut_by):
+    leaving = {(text, "mz3") for text in [*APPLIED["addresses"], *APPLIED["routes"]]}
+    leaving -= {(text, "mz3") for text in [*changed["routes"], *changed["local"]["addresses"]]}
+    given = Guard([session], {}, ROUTES, ADDRESSES, leaving)
+    if cut_by is None:
+        given.check(changed, "mine", {"mz3"}, state())
+        return
+    with pytest.raises(Error, match=f"This run comes through this tunnel, from {session.address}. Without {cut_by}"):
+        given.check(changed, "mine", {"mz3"}, state())

@@ -112,19 +112,18 @@ def test_selectors():
 
 
 def test_overlapping_selectors_are_refused_by_name():
-    given = views.check(ipsec(), PANEL)
     with pytest.raises(FieldError, match=r"'192.168.7.0/24'.* with 192.168.0.0/16 of the tunnel other, and"):
-        ipsec_plan.check_selectors(given, {"192.168.0.0/16": "other"}, ["192.168.7.0/24"], {})
-    ipsec_plan.check_selectors(given, {"192.168.6.0/24": "other", "::/0": "x"}, ["192.168.7.0/24"], {})
+        ipsec_plan.check_overlap({"192.168.0.0/16": "other"}, ["192.168.7.0/24"])
+    ipsec_plan.check_overlap({"192.168.6.0/24": "other", "::/0": "x"}, ["192.168.7.0/24"])
 
 
 def test_userspace_wants_an_address_in_what_is_behind_it():
     given = views.check(ipsec(**{"local.routes": ["192.168.50.0/24"]}), PANEL)
     links = {"eth1": {"addresses": ["192.168.5.1/24"]}, "eth2": {"addresses": ["fd00::1/64"]}}
     with pytest.raises(FieldError, match=r"userspace data path wants one"):
-        ipsec_plan.check_selectors(given, {}, [], links)
+        ipsec_plan.check_selectors(given, links)
     links["eth2"]["addresses"].append("192.168.50.1/24")
-    ipsec_plan.check_selectors(given, {}, [], links)
+    ipsec_plan.check_selectors(given, links)
 
 
 # What swanctl says
