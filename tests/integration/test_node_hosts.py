@@ -141,6 +141,24 @@ def test_only_the_tunnel_leads_to_its_addresses(nodes: Directly) -> None:
     assert nodes.reaches("b", 1, 0)
 
 
+def test_the_mtu_does_not_follow_what_a_router_said(nodes: Directly) -> None:
+    """The kernel forgets it after ten minutes, and the other end never heard of it."""
+    b, router = nodes.lab.host("b").address, nodes.lab.host("bare").address
+    views = nodes.up(1)
+    quiet = "sysctl -q -w net.ipv4.conf.all.send_redirects={0} net.ipv4.conf.eth0.send_redirects={0}"
+    nodes.sh("bare", f"sysctl -q -w net.ipv4.ip_forward=1; {quiet.format(0)}; ip route add {b} dev eth0 mtu lock 1400")
+    nodes.sh("a", f"ip route add {b} via {router}; ping -c 1 -W 1 -M do -s 1472 {b} || true")
+    try:
+        assert "expires" in nodes.sh("a", f"ip route get {b}")
+        assert "mtu 1400" in nodes.sh("a", f"ip route get {b}")
+        assert not nodes.apply(views)["a"]["changed"]
+        nodes.sh("a", f"ip route change {b} via {router} mtu 1410")
+        assert nodes.apply(views)["a"].tunnel(1)["changes"][-1] == "MTU 1350 instead of 1440"
+    finally:
+        nodes.sh("a", f"ip route del {b}; ip route flush cache")
+        nodes.sh("bare", f"ip route del {b}; sysctl -q -w net.ipv4.ip_forward=0; {quiet.format(1)}")
+
+
 def test_over_ipv6(nodes: Directly) -> None:
     """The MTU leaves room for what IPv6 adds outside, and heeds what the route to the other end says."""
     a, b = nodes.lab.host("a"), nodes.lab.host("b")

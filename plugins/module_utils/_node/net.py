@@ -92,18 +92,38 @@ def covers(route: str, addresses: Iterable[str]) -> str | None:
 
 
 def path_mtus(host: Host, addresses: Iterable[str], known: Links) -> dict[str, int]:
-    """``{address: MTU of the route there in bytes}``, without those that have no route. ``known``: the interfaces."""
+    """``{address: MTU of the route there in bytes}``, without those that have no route. ``known``: the interfaces.
+
+    What the kernel learned from the way's routers does not count: it forgets that after ten minutes, and the other end
+    may have learned something else. Whether packets of that size pass is measured.
+    """
     wanted = sorted(set(addresses))
     if not wanted:
         return {}
-    stdin = "".join("route get %s\n" % address for address in wanted)
-    found = {}
-    for route in _json(host.query(*PATHS, stdin=stdin, lenient=True), "ip -j route get"):
-        sizes = [metrics["mtu"] for metrics in route.get("metrics") or [] if "mtu" in metrics]
-        size = sizes[0] if sizes else known.get(route.get("dev"), {}).get("mtu")
+    found, learned = {}, {}
+    for route in _json(_paths(host, wanted), "ip -j route get"):
+        size = _mtu(route) or known.get(route.get("dev"), {}).get("mtu")
         if size and "dst" in route:
-            found[str(ipaddress.ip_address(route["dst"]))] = size
+            address = str(ipaddress.ip_address(route["dst"]))
+            found[address] = size
+            if "expires" in route and _mtu(route):  # of what was learned, or of a router's advertisement
+                learned[address] = known.get(route.get("dev"), {}).get("mtu")
+    if learned:
+        own = _json(_paths(host, ["fibmatch " + address for address in learned]), "ip -j route get")
+        own = own if len(own) == len(learned) else [{}] * len(learned)
+        for (address, size), route in zip(learned.items(), own):
+            found[address] = _mtu(route) or size or found[address]
     return found
+
+
+def _paths(host: Host, wanted: Iterable[str]) -> str | None:
+    stdin = "".join("route get %s\n" % address for address in wanted)
+    return host.query(*PATHS, stdin=stdin, lenient=True)
+
+
+def _mtu(route: dict[str, Any]) -> int | None:
+    """The MTU that a route itself has, not its interface."""
+    return next((metrics["mtu"] for metrics in route.get("metrics") or [] if "mtu" in metrics), None)
 
 
 def listening(host: Host) -> set[tuple[str, int]]:

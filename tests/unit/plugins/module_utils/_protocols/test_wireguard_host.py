@@ -70,7 +70,7 @@ class Routes(node_host.Host):
     def query(self, *argv, stdin=None, **options):
         self.asked += 1
         assert argv == net.PATHS
-        asked = [line.split()[2] for line in stdin.splitlines()]
+        asked = [line.partition("get ")[2] for line in stdin.splitlines()]
         return "\n".join(json.dumps([{"dst": to, **self.routes[to]}]) for to in asked if to in self.routes)
 
 
@@ -133,6 +133,24 @@ def test_all_addresses_are_asked_for_at_once():
     assert net.path_mtus(host, addresses, LINKS) == {"203.0.113.3": 1500, "203.0.113.4": 1492}
     assert net.path_mtus(host, [], LINKS) == {}
     assert host.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "mtu"),
+    [
+        ({"dev": "eth0"}, 1500),
+        ({"nexthops": [{"dev": "eth0"}]}, 1500),
+        ({"dev": "eth0", "metrics": [{"mtu": 1450}]}, 1450),
+        (None, 1500),  # a kernel that does not say
+    ],
+)
+def test_what_a_router_said_a_moment_ago_does_not_count(own, mtu):
+    """The kernel forgets it after ten minutes: the MTU would change to and fro, and at one end only."""
+    learned = {"dev": "eth0", "metrics": [{"mtu": 1400}]}
+    for address in ("203.0.113.3", "2001:db8::3"):
+        host = Routes({address: {**learned, "expires": 599}, **({f"fibmatch {address}": own} if own else {})})
+        assert net.path_mtus(host, [address], LINKS) == {address: mtu}
+        assert host.asked == 2
 
 
 def found_mtu(host, addresses, before=None, **changes):
