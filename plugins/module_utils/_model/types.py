@@ -223,6 +223,7 @@ class Applied(TypedDict, total=False):
     routes: list[str]
     rules: str | None
     psk_fingerprint: str | None  # WireGuard: of the pre-shared key in use
+    psk_since: int  # and when it was switched on, in seconds since 1970
     fingerprint: str | None  # OpenVPN: of the certificate in use
     conf: str  # IPsec: a digest of the connection that charon was given
 

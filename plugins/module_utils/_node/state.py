@@ -48,12 +48,12 @@ class Folders:
         found: dict[str, State | None] = {}
         for name in names:
             try:
-                found[validators.uuid(name)] = self._state(name)
+                found[validators.uuid(name)] = self.state(name)
             except FieldError:
                 continue
         return found
 
-    def _state(self, uuid: str) -> State | None:
+    def state(self, uuid: str) -> State | None:
         """The state in a folder with the shape that the code relies on, or None."""
         try:
             state = json.loads(read(self.path(uuid, STATE)) or "")
@@ -79,7 +79,7 @@ class Folders:
         path = self.path(uuid)
         if not os.path.lexists(path):
             return None
-        state = self._state(uuid)
+        state = self.state(uuid)
         if state is None:
             raise Error(
                 "%s/%s can't be read. Put it back, or move the folder away, and the next run makes a new one."
@@ -190,9 +190,9 @@ def state_text(state: State) -> str:
 
 
 def shown_text(state: State | None) -> str | None:
-    """The text that a diff shows: without version and node, and without what tells whether the rules are as loaded."""
+    """The text that a diff shows: without version and node, and without digests and times."""
     if state is None:
         return None
     shown = {key: value for key, value in state.items() if key not in ("version", "node")}
-    shown["applied"] = {key: value for key, value in state["applied"].items() if key != "rules"}
+    shown["applied"] = {key: value for key, value in state["applied"].items() if key not in ("rules", "psk_since")}
     return json.dumps(shown, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -161,10 +161,27 @@ class WireGuard(Protocol):
         return state["applied"].get("psk_fingerprint")
 
     def applied(self, view: View, live: Live) -> Applied:
-        """What goes into the state about what was applied, with the pre-shared key in use."""
+        """What goes into the state about what was applied, with the pre-shared key in use and since when it is."""
         applied = super().applied(view, live)
-        applied["psk_fingerprint"] = self._used.get(view["uuid"])
+        used = applied["psk_fingerprint"] = self._used.get(view["uuid"])
+        if used:
+            since = self._since(view, used)
+            applied["psk_since"] = int(time.time()) if since is None else since
         return applied
+
+    def _since(self, view: View, used: str | None) -> int | None:
+        """When the pre-shared key with this fingerprint was switched on (seconds), or a bit later; None: it wasn't."""
+        state = self.folders.state(view["uuid"])
+        applied: Applied = state["applied"] if state and state["interface"] == view["interface"] else {}
+        if not used or applied.get("psk_fingerprint") != used:
+            return None
+        since = applied.get("psk_since")
+        if isinstance(since, int):
+            return since
+        try:  # of a version that did not write it down: the conf was written with it, and maybe once more
+            return int(os.stat(conf_path(view["interface"])).st_mtime)
+        except OSError:
+            return None
 
     def _unless_check(self, do: Callable[..., Any], *given: Any) -> Any:
         return None if self.host.check else do(*given)
@@ -282,24 +299,16 @@ class WireGuard(Protocol):
             measured.update(rx_bytes=sum(peer["rx"] for peer in peers), tx_bytes=sum(peer["tx"] for peer in peers))
             measured["data_path"] = "userspace" if os.path.exists("/sys/class/net/%s/tun_flags" % name) else "kernel"
         if age is not None:
-            quantum = any(peer["psk"] and peer["handshake"] > self._written(name) for peer in peers)
+            since = [self._since(view, peer["psk"]) for peer in peers]
+            # A handshake after that has used the key: it would have failed otherwise.
+            quantum = any(s is not None and peer["handshake"] > s for s, peer in zip(since, peers))
+            soon = any(peer["psk"] for peer in peers) and not quantum
             measured.update(
                 cipher="ChaCha20-Poly1305",
                 key_exchange="X25519 and pre-shared key" if quantum else "X25519",
-                post_quantum=quantum,
+                post_quantum=None if soon else quantum,  # the next handshake uses the key, within two minutes
             )
         return measured
-
-    @staticmethod
-    def _written(interface: str) -> float:
-        """When the conf was written last (seconds), and with it the pre-shared key was switched on, or a bit later.
-
-        A handshake after that has used the key: it would have failed otherwise.
-        """
-        try:
-            return os.stat(conf_path(interface)).st_mtime
-        except OSError:
-            return time.time()
 
     def up(self, view: View, live: Live) -> tuple[bool, float | None]:
         """Whether the tunnel's service and interface are there, and for how many seconds (or None)."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import host as node_host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.base import Situation
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import plan as wireguard_plan
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import protocol as wireguard_protocol
@@ -167,3 +170,48 @@ def found_mtu(host, addresses, before=None, **changes):
         mtus=net.path_mtus(host, addresses or [], LINKS),
     )
     return wireguard_protocol.WireGuard(host, None).mtu(situation, before)
+
+
+# Whether a session used the pre-shared key
+
+PUBLIC, KEY = "K" * 43 + "=", "f" * 64
+
+
+@pytest.mark.parametrize(
+    ("key", "applied", "handshake", "quantum"),
+    [
+        (KEY, {"psk_fingerprint": KEY, "psk_since": 1000}, 1001, True),
+        (KEY, {"psk_fingerprint": KEY, "psk_since": 1000}, 1000, None),  # that second is in doubt: soon it isn't
+        (KEY, {"psk_fingerprint": KEY, "psk_since": "1000"}, 1001, None),
+        (KEY, {"psk_fingerprint": "another", "psk_since": 1000}, 1001, None),
+        (KEY, {}, 1001, None),
+        (None, {"psk_fingerprint": None}, 1001, False),
+    ],
+)
+def test_a_session_stays_post_quantum_when_its_conf_is_written(tmp_path, monkeypatch, key, applied, handshake, quantum):
+    monkeypatch.setattr(wireguard_protocol, "CONF_DIR", str(tmp_path))
+    (tmp_path / "mz3.conf").write_text("written just now")
+    given = view()
+    folders = Folders(str(tmp_path / "tunnels"))
+    folders.write_state(dict(new_state(given), interface="mz3", applied=applied))
+    peer = {"psk": key, "handshake": handshake, "rx": 1, "tx": 1}
+    live = {"now": 1100, "wg": {"mz3": {"peers": {PUBLIC: peer}}}}
+    measured = wireguard_protocol.WireGuard(Host(check=True), folders).measured(given, live, {})
+    assert (measured["post_quantum"], measured["handshake_age"]) == (quantum, 1100 - handshake)
+
+
+def test_the_time_of_the_switch_is_written_once(tmp_path):
+    given, live = view(), {"tables": {}}
+    folders = Folders(str(tmp_path / "tunnels"))
+    protocol = wireguard_protocol.WireGuard(Host(check=True), folders)
+    protocol._used[given["uuid"]] = KEY
+    before = int(time.time())
+    applied = protocol.applied(given, live)
+    assert before <= applied["psk_since"] <= time.time()
+    applied["psk_since"] = 1000
+    folders.write_state(dict(new_state(given), interface="mz3", applied=applied))
+    assert protocol.applied(given, live)["psk_since"] == 1000
+    protocol._used[given["uuid"]] = "another"
+    assert protocol.applied(given, live)["psk_since"] >= before
+    protocol._used[given["uuid"]] = None
+    assert "psk_since" not in protocol.applied(given, live)
