@@ -109,7 +109,9 @@ problems:
   type: list
   elements: str
   sample:
-    - "us-1 could not be reached, or failed on the way: the table shows what other nodes reported."
+    - >-
+      us-1 could not be reached, or failed on the way: the table shows what other nodes reported. No traffic to it in
+      de-us.
 reported:
   description: How many ends the panel took a report for. 0 in check mode and without O(post).
   returned: success, and failure to tell the panel

@@ -289,17 +289,27 @@ def test_health_says_what_is_wrong(nodes: Directly) -> None:
     assert answer.tunnel(1)["waiting_for"] == "b"
     assert answer.tunnel(1)["status"] == "connecting"
     views = nodes.up(1)
-    nodes.sh(
-        "b",
-        "nft add table inet cut; nft 'add chain inet cut in { type filter hook input priority 0; }';"
-        " nft add rule inet cut in iifname mz1 drop",
-    )
-    try:
-        answer = nodes.health({"a": views["a"]}, wait=1)["a"]
-    finally:
-        nodes.sh("b", "nft delete table inet cut")
-    assert answer.tunnel(1)["status"] == "error"
-    assert "10.201.1.3 did not answer" in answer.tunnel(1)["error"]
+    # Where the way between the nodes is cut, and where a firewall drops what comes out of the tunnel, alone or while
+    # something else comes in.
+    meanwhile = "systemd-run --quiet --unit=meanwhile ping -n -i 0.1 10.201.1.2"
+    for rule, besides, said in (
+        (f"ip saddr {nodes.lab.host('a').address} udp dport 20001 drop", "true", "is UDP 20001 open at"),
+        ("iifname mz1 drop", "true", "does a firewall on b drop what comes out of the tunnel"),
+        ("iifname mz1 drop", meanwhile, "other packets came in from it: does a firewall on b drop"),
+    ):
+        nodes.sh(
+            "b",
+            f"{besides}; nft add table inet cut; nft 'add chain inet cut in {{ type filter hook input priority 0; }}';"
+            f" nft add rule inet cut in {rule}",
+        )
+        try:
+            answer = nodes.health({"a": views["a"]}, wait=1)["a"]
+        finally:
+            nodes.sh("b", "nft delete table inet cut; systemctl stop meanwhile 2>/dev/null || true")
+        assert answer.tunnel(1)["status"] == "error"
+        assert "10.201.1.3 did not answer" in answer.tunnel(1)["error"]
+        assert said in answer.tunnel(1)["error"]
+        assert ("nothing else came in" in answer.tunnel(1)["error"]) is (besides == "true")
     assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
     nodes.sh("a", "systemctl stop wg-quick@mz1")
     assert "wg-quick@mz1.service is not running" in nodes.health({"a": views["a"]})["a"].errors()[0]

@@ -111,6 +111,8 @@ def test_status_while_a_node_is_off(world: World) -> None:
     assert run.code == 4, run.text
     assert "b could not be reached" in run.text
     assert "b is unreachable" in row(run.text, "one")
+    (problem,) = run.results("tunnel_report")[-1]["problems"]
+    assert problem.startswith("b could not be reached"), "once, and not for each tunnel"
     b.start()
     world.expect_traffic(*BOTH)
 

@@ -241,13 +241,15 @@ def silent(entries: Iterable[Entry]) -> list[Entry]:
 def unsettled(entries: Iterable[Entry], progress: Progress) -> dict[str, list[str]]:
     """``{host: uuids}`` of the tunnels that may come up by themselves within seconds: new ones, and changed ones.
 
-    Where the key was made in this run and the other end was not applied, that end can't know it: waiting is in vain.
+    A change at one end counts for both: the other one saw the tunnel dead before it was repaired. Where the key was
+    made in this run and the other end was not applied, that end can't know it: waiting is in vain.
     """
     entries = list(entries)
     ends = joined(entries)
+    changed = {uuid for uuids in progress.changed.values() for uuid in uuids}
     found: dict[str, list[str]] = {}
     for entry in silent(entries):
-        if entry.status == "error" and entry.uuid not in progress.changed.get(entry.host, []):
+        if entry.status == "error" and entry.uuid not in changed:
             continue
         if entry.uuid in progress.new_keys.get(entry.host, []) and not ends.get(entry.uuid, set()) - {entry.node}:
             continue

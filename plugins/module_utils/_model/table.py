@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 
 from .._errors import printable
 from .types import Health
@@ -15,6 +15,7 @@ from .types import Health
 HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "note")
 WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others are short by nature
 MAX_ROWS = 200
+NAMED = 10  # tunnels in one sentence
 SOON = 30  # days: a run renews a certificate long before
 LEFT_ALONE = (
     "it is missing in the list of tunnels, but the panel did not confirm that it is deleted, so it was left as it is. "
@@ -25,6 +26,7 @@ ANOTHERS = (
     "two nodes on the panel; where it is its former name, delete the tunnel there, then run marzban.tunnels.apply."
 )
 RENEW = "run marzban.tunnels.apply on %s and %s, which makes a new one; both must be reachable for that."
+LOST = "could not be reached, or failed on the way: the table shows what other nodes reported."
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 
 
@@ -104,6 +106,11 @@ def _certificate_ends(end: Health) -> str | None:
     return "has ended" if days < 0 else "ends today" if days == 0 else "ends in %d d" % days
 
 
+def _cut_off(end: Health, lost: Collection[str]) -> bool:
+    """Whether an end's error is what must be expected: nothing comes from a node that this run could not reach."""
+    return bool(end.get("error")) and not end.get("refused") and end["peer"] in lost
+
+
 def row(ends: Sequence[Health], lost: Sequence[str] = ()) -> list[str]:
     """The row of a tunnel. ``ends``: the reported ones, at least one; ``lost``: nodes that could not be reached."""
     first = ends[0]
@@ -122,7 +129,7 @@ def row(ends: Sequence[Health], lost: Sequence[str] = ()) -> list[str]:
     notes += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
     expiring = [(end["node"], _certificate_ends(end)) for end in ends]
     notes += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
-    notes += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error")]
+    notes += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error") and not _cut_off(end, lost)]
     return [
         _name(first),
         "%s -> %s" % (source, target),
@@ -170,19 +177,26 @@ def report(
     if left_out > 0:
         table.append("… and %d more" % left_out)
     return table, [
-        *_problems_of_ends([end for ends in tunnels for end in ends]),
+        *_problems_of_ends([end for ends in tunnels for end in ends], lost),
         *("%s: %s" % (tunnel.get("name") or "#%s" % tunnel.get("id"), printable(tunnel["error"])) for tunnel in broken),
         *_left_alone(results, nodes, {tunnel.get("uuid") for tunnel in broken}),
-        *(
-            "%s could not be reached, or failed on the way: the table shows what other nodes reported." % n
-            for n in lost
-        ),
+        *(_could_not_be_reached(node, tunnels, lost) for node in lost),
     ]
 
 
-def _problems_of_ends(ends: Sequence[Health]) -> Iterator[str]:
+def _could_not_be_reached(node: str, tunnels: Iterable[Sequence[Health]], lost: Collection[str]) -> str:
+    """One sentence about a node, instead of one for each of its tunnels that carry nothing."""
+    said = "%s %s" % (node, LOST)
+    cut = [_name(end) for ends in tunnels for end in ends if end["peer"] == node and _cut_off(end, lost)]
+    if cut:
+        more = ", and %d more" % (len(cut) - NAMED) if len(cut) > NAMED else ""
+        said += " No traffic to it in %s%s." % (", ".join(cut[:NAMED]), more)
+    return said
+
+
+def _problems_of_ends(ends: Sequence[Health], lost: Collection[str]) -> Iterator[str]:
     for end in ends:
-        if end.get("error"):
+        if end.get("error") and not _cut_off(end, lost):
             yield "%s on %s: %s" % (_name(end), end["node"], printable(_words(end)))
     for end in ends:
         when = _certificate_ends(end)

@@ -70,8 +70,11 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
         protocol = work.protocol
         found = _measured(protocol, tunnel, seen, pings.get(uuid)) if protocol in again else measured[uuid]
         tunnel.measured = found
+        if tunnel.received is None:
+            tunnel.received = measured[uuid]["rx_bytes"]
+        heard = None not in (tunnel.received, found["rx_bytes"]) and tunnel.received != found["rx_bytes"]
         up = protocol.up(tunnel.view, seen[protocol.name])[1]
-        tunnel.status, error = status(tunnel.view, found, up, protocol)
+        tunnel.status, error = status(tunnel.view, found, up, protocol, heard)
         if error:
             tunnel.fail(error)
 
@@ -112,10 +115,13 @@ NOTHING: Measured = {
 PATIENCE = 180  # seconds; after this time without a handshake the other end isn't just late
 
 
-def status(view: View, measured: Measured, up: float | None, protocol: Protocol) -> tuple[str, str | None]:
+def status(
+    view: View, measured: Measured, up: float | None, protocol: Protocol, heard: bool = False
+) -> tuple[str, str | None]:
     """``(status, error?)`` of the end of an active ``view`` that runs, after a probe.
 
     ``measured`` as docs/development/contract.md has it, ``up`` the seconds since its service started (None: unknown).
+    ``heard``: something came in from the peer while it was pinged.
     """
     peer, age, limit = view["peer"], measured["handshake_age"], protocol.session_limit
     if measured["loss_percent"] is not None and measured["loss_percent"] < 100:
@@ -125,17 +131,23 @@ def status(view: View, measured: Measured, up: float | None, protocol: Protocol)
     if age is None:
         if up is None or up < PATIENCE:
             return "connecting", None
-        return "error", "no handshake with %s in %s: %s" % (peer["node"], _duration(up), _advice(view, protocol))
+        seen = "no handshake with %s in %s" % (peer["node"], _duration(up))
+        if protocol.forgets_sessions:  # there may have been one a moment ago
+            seen = "there is no session with %s" % peer["node"]
+        return "error", "%s: %s" % (seen, _advice(view, protocol))
     if limit is not None and age >= limit:
         advice = _advice(view, protocol)
         return "error", "the last handshake with %s was %s ago: %s" % (peer["node"], _duration(age), advice)
-    return "error", "the handshake with %s is %s old, and %s did not answer 3 pings inside the tunnel: %s" % (
-        peer["node"],
-        _duration(age),
-        peer["addresses"][0].split("/")[0],
-        "does a firewall there drop traffic from %s, or is its tunnel interface without its address?"
-        % view["interface"],
+    address = peer["addresses"][0].split("/")[0]
+    seen = "the handshake with %s is %s old, %s did not answer 3 pings inside the tunnel, and " % (
+        *(peer["node"], _duration(age), address),
     )
+    inside = "does a firewall on %s drop what comes out of the tunnel, or is its interface without its address?"
+    if heard:
+        return "error", seen + "other packets came in from it: " + inside % peer["node"]
+    # A firewall inside the tunnel looks the same for some seconds, and is the less common cause.
+    outside = "nothing else came in from it: %s? If it is, " % _way_in(view, protocol)
+    return "error", seen + outside + inside % peer["node"]
 
 
 def _duration(seconds: float | None) -> str:
@@ -148,16 +160,12 @@ def _duration(seconds: float | None) -> str:
 
 
 def _advice(view: View, protocol: Protocol) -> str:
+    return "%s, and was the tunnel applied on %s?" % (_way_in(view, protocol), view["peer"]["node"])
+
+
+def _way_in(view: View, protocol: Protocol) -> str:
+    """What has to be open for packets to arrive, as a question without its mark."""
     peer, local = view["peer"], view["local"]
     if view["dial"]:
-        return "is %s open at %s, and was the tunnel applied on %s?" % (
-            protocol.ports(view, peer),
-            peer["endpoint"],
-            peer["node"],
-        )
-    return "%s dials, is %s open here at %s, and was the tunnel applied on %s?" % (
-        peer["node"],
-        protocol.ports(view, local),
-        local["endpoint"],
-        peer["node"],
-    )
+        return "is %s open at %s" % (protocol.ports(view, peer), peer["endpoint"])
+    return "%s dials, is %s open here at %s" % (peer["node"], protocol.ports(view, local), local["endpoint"])

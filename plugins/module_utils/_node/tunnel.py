@@ -30,6 +30,7 @@ class Tunnel:
         self.error: str | None = None
         self.waiting_for: str | None = None
         self.measured: Measured | None = None
+        self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
         self.refused = self.needs_peer = False
         self.status = "connecting"
         self.changes: list[str] = []

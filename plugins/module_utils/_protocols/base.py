@@ -7,7 +7,8 @@
 A protocol is a subclass in a folder of its own, listed in ``registry``, made with ``(host, folders)``. ``uuid`` names a
 tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`` may be None. It gives:
 
-- ``name``, ``session_limit`` (seconds after which a session without a new handshake is dead, or None)
+- ``name``, ``session_limit`` (seconds after which a session without a new handshake is dead, or None),
+  ``forgets_sessions`` (of one that has ended nothing is known, so that ``up`` is no measure of silence)
 - ``missing()`` → capabilities that this host lacks, ``packages`` (``_node.packages.Packages``) what brings them;
   ``check(view)`` raises FieldError for what it can't run
 - ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half;
@@ -25,6 +26,7 @@ and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import os
@@ -94,6 +96,7 @@ class Protocol:
     name = ""
     role = ""  # that installs what it needs, where it has another name
     session_limit: int | None = None
+    forgets_sessions = False
     packages: Packages
     outside = {4: 60, 6: 80}  # bytes that the protocol and the outer packet take
     program = ""  # whose last words in the journal say why a unit did not start
@@ -384,12 +387,19 @@ class Protocol:
         """MEASURED of one end, of what the protocol knows. ``ping`` is what the probe said."""
         raise NotImplementedError
 
-    def runs(self, view: View, live: Live, there: bool) -> tuple[bool, float | None]:
-        """``(runs, seconds?)`` out of the unit, and whether its interface is ``there``."""
+    def runs(self, view: View, live: Live, there: bool, conf: str | None = None) -> tuple[bool, float | None]:
+        """``(runs, seconds?)`` out of the unit, and whether its interface is ``there``.
+
+        ``conf`` is the path of what the service was given: its time begins again when that is written.
+        """
         service = live["units"].get(self.unit(view), {})
         since = service.get("since")
         there = there and service.get("active") == "active"
-        return there, None if since is None else time.monotonic() - since
+        seconds = None if since is None else time.monotonic() - since
+        if conf and seconds is not None:
+            with contextlib.suppress(OSError):
+                seconds = max(0.0, min(seconds, time.time() - os.stat(conf).st_mtime))
+        return there, seconds
 
 
 _NOBODY = "00000000-0000-0000-0000-000000000000"  # a uuid that no tunnel has: no file is its own

@@ -98,6 +98,7 @@ class IPsec(Protocol):
     """The protocol ``ipsec``."""
 
     name = "ipsec"
+    forgets_sessions = True
     role = "strongswan"
     program = "ip"
     packages = PACKAGES
@@ -394,7 +395,7 @@ class IPsec(Protocol):
     def up(self, view: View, live: Live) -> tuple[bool, float | None]:
         """Whether the interface and charon are there, and for how many seconds the interface is (or None)."""
         there = live["plugins"] is not None and os.path.exists("/sys/class/net/%s" % view["interface"])
-        return self.runs(view, live, there)
+        return self.runs(view, live, there, conf_path(view["interface"]))
 
 
 def _about(line: str, interface: str) -> bool:

@@ -312,4 +312,4 @@ class WireGuard(Protocol):
 
     def up(self, view: View, live: Live) -> tuple[bool, float | None]:
         """Whether the tunnel's service and interface are there, and for how many seconds (or None)."""
-        return self.runs(view, live, view["interface"] in live["wg"])
+        return self.runs(view, live, view["interface"] in live["wg"], conf_path(view["interface"]))

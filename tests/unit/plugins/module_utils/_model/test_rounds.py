@@ -134,6 +134,13 @@ def test_what_may_still_come_up_is_waited_for(status, changes, waits):
     assert (UUID in rounds.unsettled(entries(answers), after(answers)).get("h1", [])) is waits
 
 
+def test_the_end_that_saw_the_tunnel_dead_before_it_was_repaired_is_waited_for_too():
+    answers = both({"changes": ["started"]}, {"status": "error", "error": "no answer"})
+    assert rounds.unsettled(entries(answers), after(answers)) == {"h2": [UUID]}
+    elsewhere = after({"h1": told("de-1", "source", uuid="9" + UUID[1:], changes=["started"])})
+    assert rounds.unsettled(entries(both({}, {"status": "error"})), elsewhere) == {}, "of another tunnel"
+
+
 def test_a_key_that_the_other_end_can_not_know_is_not_waited_for():
     alone = {"h1": told("de-1", "source", status="connecting", changes=["key made", "started"])}
     assert rounds.unsettled(entries(alone), after(alone)) == {}

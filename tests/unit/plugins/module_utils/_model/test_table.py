@@ -117,6 +117,26 @@ def test_the_place_of_an_error_is_not_said_twice():
     assert table[1].endswith("a: port 1 is taken")
 
 
+def test_a_node_that_is_unreachable_is_told_once():
+    silent = [end("a", "z", "error", number, error="no handshake with z in 9 min", refused=False) for number in (1, 2)]
+    refused = end("a", "z", "error", 3, error="port 1 is taken", refused=True)
+    other = end("a", "b", "error", 4, error="no handshake with b in 9 min", refused=False)
+    table, problems = model_table.report({"a": {"tunnels": [*silent, refused, other]}}, ["z"])
+    assert [line.rpartition("  ")[2] for line in table[1:]] == [
+        "z is unreachable",
+        "z is unreachable",
+        "z is unreachable; a: port 1 is taken",
+        "a: no handshake with b in 9 min",
+    ]
+    assert problems == [
+        "t3 on a: port 1 is taken",
+        "t4 on a: no handshake with b in 9 min",
+        f"z {model_table.LOST} No traffic to it in t1, t2.",
+    ]
+    many = [end("a", "z", "error", number, error="no answer") for number in range(1, 13)]
+    assert model_table.report({"a": {"tunnels": many}}, ["z"])[1][0].endswith(", t9, t10, and 2 more.")
+
+
 def test_no_tunnel_at_all():
     assert model_table.report({"host": {}, "other": None}) == (["No tunnel ends at these hosts."], [])
 
