@@ -159,6 +159,45 @@ def test_the_mtu_does_not_follow_what_a_router_said(nodes: Directly) -> None:
         nodes.sh("bare", f"ip route del {b}; sysctl -q -w net.ipv4.ip_forward=0; {quiet.format(1)}")
 
 
+def test_large_packets_that_do_not_pass_are_an_error_with_the_size_to_set(nodes: Directly) -> None:
+    """Small pings are answered, and no transfer would end: the size that passes is found, and is right."""
+    kinds = {1: "wireguard", 2: "openvpn", 3: "ipsec"}
+
+    def views(**mtus: int) -> dict[str, list[dict[str, object]]]:
+        pairs = [nodes.pair(number, type=kind, mtu=mtus.get(kind)) for number, kind in kinds.items()]
+        return nodes.views(*pairs)
+
+    nodes.apply(views())
+    nodes.apply(views())
+    for answer in nodes.health(views(), wait=60).values():
+        assert (answer.statuses(), answer.errors()) == ({"active"}, [])
+    nodes.sh(
+        "b",
+        "nft add table inet narrow; nft 'add chain inet narrow in { type filter hook input priority 0; }';"
+        " nft add rule inet narrow in meta l4proto udp meta length '>' 1400 drop",
+    )
+    try:
+        mtus: dict[str, int] = {}
+        for host, answer in nodes.health(views()).items():
+            for number, kind in kinds.items():
+                tunnel = answer.tunnel(number)
+                found = re.search(
+                    r"packets of (\d+) bytes, its MTU, do not pass.*: set mtu to (\d+)", tunnel["error"] or ""
+                )
+                assert found, (host, kind, tunnel)
+                assert (tunnel["status"], tunnel["measured"]["loss_percent"]) == ("error", 0)
+                mtus[kind] = min(mtus.get(kind, 9999), int(found[2]))
+                assert int(found[1]) > mtus[kind] >= 1280
+        nodes.apply(views(**mtus))
+        for answer in nodes.health(views(**mtus), wait=60).values():
+            assert (answer.statuses(), answer.errors()) == ({"active"}, [])
+        nodes.sh("b", "nft add rule inet narrow in meta l4proto udp meta length '>' 700 drop")
+        error = nodes.health(views(**mtus))["a"].tunnel(1)["error"]
+        assert "nor does anything above 1280" in error
+    finally:
+        nodes.sh("b", "nft delete table inet narrow")
+
+
 def test_over_ipv6(nodes: Directly) -> None:
     """The MTU leaves room for what IPv6 adds outside, and heeds what the route to the other end says."""
     a, b = nodes.lab.host("a"), nodes.lab.host("b")

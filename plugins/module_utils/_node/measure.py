@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Iterable, List, NamedTuple
 
+from .._errors import Error
 from .._model.types import Measured, View
 from .._protocols.base import Protocol, ipv6_is_off
+from .files import read
 from .host import Host
 from .netdev import Live
 from .observation import Observation
-from .ping import ping_all
+from .ping import LEAST, ping_all
 from .tunnel import Tunnel
 
 
@@ -53,9 +55,11 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
             if tunnel.wanted and work.protocol.up(tunnel.view, seen[work.protocol.name])[0]:
                 running[tunnel.uuid] = (work, tunnel)
     pings: dict[str, Any] = {}
+    narrow: dict[str, tuple[int, int | None]] = {}
     if probe and running:
         targets = {u: (work.protocol.ping_from(t.view), _inside(t.view)) for u, (work, t) in running.items()}
-        pings = ping_all(targets)
+        mtus = {uuid: _mtu(tunnel.view["interface"]) for uuid, (_work, tunnel) in running.items()}
+        pings, narrow = ping_all(targets, {uuid: mtu for uuid, mtu in mtus.items() if mtu})
     measured = {
         uuid: _measured(work.protocol, tunnel, seen, pings.get(uuid)) for uuid, (work, tunnel) in running.items()
     }
@@ -75,6 +79,8 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
         heard = None not in (tunnel.received, found["rx_bytes"]) and tunnel.received != found["rx_bytes"]
         up = protocol.up(tunnel.view, seen[protocol.name])[1]
         tunnel.status, error = status(tunnel.view, found, up, protocol, heard)
+        if tunnel.status == "active" and uuid in narrow:
+            error = _narrow(*narrow[uuid])
         if error:
             tunnel.fail(error)
 
@@ -89,6 +95,23 @@ def _settled(protocol: Protocol, measured: Measured) -> bool:
     """Whether packets pass in a session that was there already, so that another look would show the same."""
     age, limit, loss = measured["handshake_age"], protocol.session_limit, measured["loss_percent"]
     return loss == 0 and age is not None and (limit is None or age < limit)
+
+
+def _mtu(interface: str) -> int | None:
+    """Bytes of the largest packet that an interface takes."""
+    try:
+        return int(read("/sys/class/net/%s/mtu" % interface) or "")
+    except (Error, ValueError):  # somebody takes it down at this moment
+        return None
+
+
+def _narrow(size: int, passes: int | None) -> str:
+    """What to do where small packets pass, and those of the interface's MTU don't: no large transfer would end."""
+    seen = "packets of %d bytes, its MTU, do not pass" % size
+    if passes is None:
+        hint = "The path drops all large packets: try another type of tunnel, or the transport tcp (OpenVPN)."
+        return "%s, nor does anything above %d, the least that mtu can be. %s" % (seen, LEAST, hint)
+    return "%s, and those of %d bytes do: set mtu to %d in its record." % (seen, passes, passes)
 
 
 def _inside(view: View) -> str:

@@ -155,19 +155,59 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
 
 
 def test_pings_of_this_machine():
-    found = ping.ping_all(
-        {
-            "here": ("lo", "127.0.0.1"),
-            "address": ("127.0.0.1", "127.0.0.1"),
-            "no such interface": ("no-such0", "127.0.0.1"),
-            "no such address": ("203.0.113.77", "127.0.0.1"),
-        }
-    )
+    targets = {
+        "here": ("lo", "127.0.0.1"),
+        "address": ("127.0.0.1", "127.0.0.1"),
+        "no such interface": ("no-such0", "127.0.0.1"),
+        "no such address": ("203.0.113.77", "127.0.0.1"),
+    }
+    found, narrow = ping.ping_all(targets, {"here": 1500, "address": 1280, "no such interface": 1500})
+    assert narrow == {}
     for name in ("here", "address"):
         assert found[name]["loss_percent"] == 0
         assert 0 <= found[name]["rtt_ms"] < 1000
     for name in ("no such interface", "no such address"):
         assert found[name] == ping.UNKNOWN
+
+
+def test_the_largest_packet_that_passes_is_found():
+    """The largest packet of IP has 65,535 bytes."""
+    found, narrow = ping.ping_all(
+        {"wide": ("lo", "127.0.0.1"), "narrow": ("lo", "127.0.0.1")}, {"wide": 9000, "narrow": 66000}
+    )
+    assert {name: answer["loss_percent"] for name, answer in found.items()} == {"wide": 0, "narrow": 0}
+    assert list(narrow) == ["narrow"]
+    size, passes = narrow["narrow"]
+    assert size == 66000
+    assert 65535 - ping.CLOSE_ENOUGH <= (passes or 0) <= 65535
+
+
+@pytest.mark.parametrize(
+    ("passes", "fails", "sizes"),
+    [
+        (None, 1280, ()),
+        (None, 1281, (1280,)),
+        (None, 1284, (1280, 1281, 1282, 1283)),
+        (None, 1440, tuple(range(1280, 1440, 18))),
+        (1400, 1404, ()),
+        (1400, 1418, tuple(range(1402, 1418, 2))),
+    ],
+)
+def test_which_sizes_are_tried(passes, fails, sizes):
+    assert ping.between(passes, fails) == sizes
+    assert len(sizes) <= ping.SIZES + 1
+
+
+@pytest.mark.parametrize(
+    ("passed", "rtt", "narrow"), [(set(), 0.1, True), ({1440}, 0.1, False), (set(), 0.6, False)], ids=str
+)
+def test_a_large_ping_has_the_time_that_small_ones_take(passed, rtt, narrow):
+    probe = Answers(3, dict.fromkeys(range(3), rtt))
+    probe.sizes, probe.passed, probe.seconds = (1440,), passed, 1.0
+    assert probe.is_narrow is narrow
+    assert probe.complete is (len(passed) > 0), "where all is well nothing more is waited for"
+    probe.rtts = {0: rtt}
+    assert not probe.is_narrow, "small ones are lost as well"
 
 
 class Answers(ping.Probe):
