@@ -13,6 +13,8 @@ description:
   - The name of the inventory file ends in C(marzban.yml) or C(marzban.yaml).
   - A node that can't be a host (its name or address is not valid, or Ansible uses the name for the controller, a group
     or another host) is left out with a warning that names it.
+  - So is a node whose address is a loopback or link-local one, unless O(compose) sets C(ansible_host) - Ansible would
+    take the controller for it.
   - Groups are C(marzban_nodes), C(marzban_status_connected) and so on for each status, and C(marzban_type_wireguard)
     and so on for hosts where a tunnel of that type ends.
   - The nodes of a panel without the tunnels API are hosts as well.
@@ -222,6 +224,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                     raise FieldError("hostname", name, "A group has this name: rename one of them.")
             except FieldError as error:
                 self.display.warning("Node %s is left out: %s" % (shown(node["name"]), error))
+                continue
+            if validators.is_here(node["address"]) and "ansible_host" not in self.get_option("compose"):
+                hint = "Ansible would take this machine for it. Give ansible_host by compose, or correct the address."
+                why = FieldError("address", node["address"], hint)
+                self.display.warning("Node %s is left out: %s" % (shown(node["name"]), why))
                 continue
             names[name] = node["name"]
             self._add(name, node, host["tunnels"], variables)

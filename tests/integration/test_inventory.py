@@ -198,13 +198,25 @@ def test_a_broken_node_is_a_warning(world: World, node: Any) -> None:
 
 def test_odd_fields_do_not_cost_the_node(world: World, node: Any) -> None:
     node("تهران ۱ 🇮🇷", "2001:db8::5", port=99999, api_port=-1)
-    node("here", "127.0.0.1")
     found = read(world)
     assert found.warnings() == []
     odd = found.hosts["تهران ۱ 🇮🇷"]
     assert odd["ansible_host"] == "2001:db8::5"
     assert (odd["marzban_node"]["port"], odd["marzban_node"]["api_port"]) == (None, None)
-    assert found.hosts["here"]["ansible_host"] == "127.0.0.1"
+
+
+def test_a_node_that_would_be_the_controller_is_no_host_of_its_own(world: World, node: Any) -> None:
+    """Its address is right for the panel, which runs beside it; Ansible would set up tunnels on its own machine."""
+    for number, address in enumerate(("127.0.0.1", "::1", "fe80::1", "localhost", "me.localhost")):
+        node(f"here-{number}", address)
+    found = read(world)
+    assert sorted(found.hosts) == ["de-1", "fi-1", "us-1"]
+    said = found.warnings()
+    assert len(said) == 5
+    assert "Node 'here-0' is left out: address: '127.0.0.1' can't be used. Ansible would take this machine" in said[0]
+    compose = {"ansible_host": "marzban_node.name ~ '.example.com'"}
+    found = read(world, {"compose": compose})
+    assert (found.warnings(), found.hosts["here-0"]["ansible_host"]) == ([], "here-0.example.com")
 
 
 def test_a_host_called_like_a_group(world: World, node: Any) -> None:

@@ -149,6 +149,16 @@ def endpoint(value: object, field: str = "endpoint") -> str:
     return name
 
 
+def is_here(place: str) -> bool:
+    """Whether an endpoint leads to whatever machine uses it, or to none: no other host is reached by it."""
+    address = _address(place)
+    if address is None:
+        labels = place.lower().split(".")
+        return labels[-1] in ("localhost", "localdomain") or labels[0] in ("ip6-localhost", "ip6-loopback")
+    link_local = address.version == 6 and address.is_link_local
+    return address.is_loopback or address.is_unspecified or link_local
+
+
 def port(value: object, field: str = "port") -> int:
     """A port, 1 to 65535."""
     return integer(value, field, 1, 65535)

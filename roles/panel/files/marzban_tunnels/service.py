@@ -137,6 +137,7 @@ class Tunnels:
             if changed - {"name"}:
                 Routes(session, self._nodes).check(record)
             if changed - {"name", "is_active"}:
+                tunnel_config.check_endpoints(chosen, nodes)
                 ends, held = self._release(session, tunnel_id)
                 places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, held, before)
                 _place(session, record, nodes, places, [] if "tunnel_type" in changed else ends)
@@ -193,7 +194,7 @@ class Tunnels:
 
     @cached_property
     def _two_nodes(self) -> Select[Any]:
-        columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at)
+        columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at, self._nodes.c.address)
         return select(*columns).where(columns[0].in_(bindparam("nodes", expanding=True)))
 
     def _read(
@@ -282,6 +283,7 @@ class Tunnels:
         row |= {"created_at": moment, "updated_at": moment}
         record = Tunnel(**row)
         nodes = self._check(session, record)
+        tunnel_config.check_endpoints(chosen, nodes)
         sent.check(record)
         places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, {}, TunnelConfig())
         session.execute(insert(TUNNELS), row)

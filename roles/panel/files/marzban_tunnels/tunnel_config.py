@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from ipaddress import ip_interface
 from typing import Annotated, Any, Literal
 
@@ -115,6 +116,22 @@ def _load(text: str) -> dict[str, Any]:
         raise invalid("config", f"Has to hold a JSON object, such as '{{}}' (got {shown(value)})")
     _no_secrets(value, "config")
     return value
+
+
+def check_endpoints(chosen: TunnelConfig, nodes: Mapping[str, Any]) -> None:
+    """An end without an endpoint is reached at its node's address, which may be fit for the panel alone.
+
+    ``nodes``: by role, with ``name`` and ``address``.
+    """
+    problems = {}
+    for role, node in nodes.items():
+        if chosen.end(role).endpoint is None:
+            try:
+                checks.endpoint(node.address)
+            except ValueError as error:
+                problems[f"config.{role}.endpoint"] = f'the address of node "{node.name}": {error}'
+    if problems:
+        raise Refused(422, problems)
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
