@@ -39,6 +39,7 @@ class ActionModule(ControllerAction):
         self.nodes_of = before["nodes"]
         self.views, self.broken = before["views"], before["broken"]
         self.place, self.list_digest = before["panel"], before["list_digest"]
+        self.addresses = before.get("panel_addresses") or []
         self.progress = rounds.Progress.load(before["progress"])
         self._hear(before)
         return self._decide()
@@ -47,6 +48,7 @@ class ActionModule(ControllerAction):
         self.nodes_of, self.answers = self.nodes(), {}
         self.progress = rounds.Progress.load(None)
         self._read({}, {})
+        self.addresses = self.panel_addresses()
         return self._next("apply", {host: {"remove": [], "paired": [], "new_keys": []} for host in self.views})
 
     def _hear(self, before: dict[str, Any]) -> None:
@@ -118,6 +120,7 @@ class ActionModule(ControllerAction):
     def _next(self, step: str, parts: dict[str, Any]) -> dict[str, Any]:
         result = {"step": step, "parts": parts, "panel": self.place, "views": self.views, "broken": self.broken}
         result.update(list_digest=self.list_digest, nodes=self.nodes_of, answers=self.answers)
+        result.update(panel_addresses=self.addresses)
         result.update(progress=self.progress.dump(), failures={}, without_traffic={})
         if step == "done":
             failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)

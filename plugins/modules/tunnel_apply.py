@@ -99,6 +99,14 @@ options:
     elements: str
     default: []
     version_added: 0.3.0
+  panel_addresses:
+    description:
+      - The panel's IP addresses. No tunnel takes this host's way there, as none takes that to its gateway, its name
+        servers and its package manager's proxy. A role takes them from M(marzban.tunnels.tunnel_round).
+    type: list
+    elements: str
+    default: []
+    version_added: 0.3.0
   ipsec_data_path:
     description:
       - Who carries IPsec's packets. V(auto) takes the kernel where it has ESP and XFRM interfaces, else strongSwan's
@@ -335,7 +343,8 @@ def work(module):
     panel = validators.uuid(given["panel"], "panel")
     node = None if given["node"] is None else validators.node_name(given["node"], "node")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
-    apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options, node)
+    addresses = [validators.ip_address(text, "panel_addresses") for text in given["panel_addresses"]]
+    apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options, node, addresses)
     exchanged = {name: given[name] for name in ("handed", "paired", "new_keys")}
     answer = apply.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
     if module.check_mode:
@@ -360,6 +369,7 @@ def main():
             "probe": {"type": "bool", "default": True},
             "paired": {"type": "list", "elements": "str", "default": [], "aliases": ["together"]},
             "new_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "panel_addresses": {"type": "list", "elements": "str", "default": []},
             "ipsec_data_path": {"type": "str", "choices": ["auto", "kernel", "userspace"], "default": "auto"},
             "rendered": {"type": "list", "elements": "dict"},
             "handed": {"type": "dict", "default": {}, "no_log": True},

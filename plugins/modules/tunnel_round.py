@@ -97,6 +97,11 @@ step:
   returned: success
   type: str
   sample: apply
+panel_addresses:
+  description: The IP addresses of the panel, for M(marzban.tunnels.tunnel_apply). Empty without a panel.
+  type: list
+  elements: str
+  returned: success
 parts:
   description: For each host that has something to do, its part.
   returned: success

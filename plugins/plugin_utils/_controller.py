@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import panel_argument_spec
@@ -73,6 +75,13 @@ class ControllerAction(ActionBase):
             given = {name: self.options[name] for name in panel_argument_spec()}
             self._panel = Panel(warn=self.warn, tokens=TOKENS, **given)
         return self._panel
+
+    def panel_addresses(self) -> list[str]:
+        """Where the panel is, as this machine sees it: no tunnel may take a node's way there."""
+        if self.by_hand:
+            return []
+        name = urlsplit(self.panel().url).hostname or ""
+        return sorted(net.resolve([name])[name])
 
     def source(self) -> _panel_steps.Source:
         """Where the records come from: the option ``records``, else the panel."""

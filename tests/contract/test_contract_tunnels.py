@@ -31,7 +31,10 @@ def test_an_end_is_not_reached_at_a_loopback_address(api: Api, pair: Pair) -> No
         body = {"source_node_id": nodes[0]["id"], "target_node_id": nodes[1]["id"], "tunnel_type": "wireguard"}
         detail = api.refused("POST", "/api/tunnels", body, 422)
         assert list(detail) == [f"config.{role}.endpoint"]
-        assert f"the address of node \"{here['name']}\": '127.0.0.1' is reached from no other host" in detail[f"config.{role}.endpoint"]
+        assert (
+            f"the address of node \"{here['name']}\": '127.0.0.1' is reached from no other host"
+            in detail[f"config.{role}.endpoint"]
+        )
         tunnel = api.tunnel(*nodes, config=json.dumps({role: {"endpoint": "198.51.100.7"}}))
         change = {"config": "{}"}
         assert list(api.refused("PUT", f"/api/tunnels/{tunnel['id']}", change, 422)) == [f"config.{role}.endpoint"]

@@ -101,6 +101,25 @@ def test_routes_that_would_cut_off_are_refused(nodes: Directly, controller: str)
     assert "route 10.43.0.0/24 removed" in answer.tunnel(1)["changes"]
 
 
+def test_the_way_to_what_a_host_needs_is_not_taken(nodes: Directly) -> None:
+    nodes.up(1)
+    gateway = nodes.sh("a", "ip route show default").split()[2]
+    nodes.sh("a", "cp /etc/resolv.conf /root/resolv.conf; echo nameserver 10.66.0.53 > /etc/resolv.conf")
+    try:
+        expect_refused(nodes, {"b": {"routes": ["10.66.0.0/24"]}}, "10.66.0.53", "a name server of this host")
+        expect_refused(nodes, {"b": {"routes": [f"{gateway}/32"]}}, gateway, "the gateway of this host")
+        new = [nodes.pair(1, ends={"b": {"routes": ["10.44.0.0/24"]}})["a"]]
+        answer = nodes.apply({"a": new}, panel_addresses=["10.44.0.9"])["a"]
+        assert "It covers 10.44.0.9, the panel" in answer.tunnel(1)["error"]
+        nodes.sh("a", "cp /root/resolv.conf /etc/resolv.conf")
+        views = nodes.views(nodes.pair(1, ends={"b": {"routes": ["10.66.0.0/24"]}}))
+        assert nodes.apply(views)["a"].errors() == []
+        nodes.sh("a", "echo nameserver 10.66.0.53 > /etc/resolv.conf")
+        assert nodes.apply(views)["a"].errors() == [], "which is reached through the tunnel now"
+    finally:
+        nodes.sh("a", "cp /root/resolv.conf /etc/resolv.conf")
+
+
 def test_a_session_through_the_tunnel_keeps_nothing(nodes: Directly) -> None:
     """Somebody's backup from the other end is no controller: changes are applied, and a lost interface is put back."""
     nodes.up(1)

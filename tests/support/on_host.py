@@ -62,7 +62,10 @@ def call(given: dict) -> dict:
     try:
         if given["do"] == "tunnel_health":
             return dict(health(host.Host(check=True), folders, panel, TYPES, views, given.get("wait", 0)))
-        run = Apply(host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True))
+        addresses = given.get("panel_addresses", ())
+        run = Apply(
+            host.Host(given["check"]), folders, panel, TYPES, given.get("probe", True), panel_addresses=addresses
+        )
         going = given.get("remove", []), given.get("remove_all", False)
         exchanged = {name: given[name] for name in ("handed", "paired", "new_keys") if name in given}
         return dict(run.run(views, given["rendered"], *going, **exchanged))

@@ -149,6 +149,14 @@ def endpoint(value: object, field: str = "endpoint") -> str:
     return name
 
 
+def ip_address(value: object, field: str) -> str:
+    """An IP address, canonical."""
+    address = _address(value) if isinstance(value, str) else None
+    if address is None:
+        raise FieldError(field, value, "Give an IP address, such as 203.0.113.3.")
+    return str(address)
+
+
 def is_here(place: str) -> bool:
     """Whether an endpoint leads to whatever machine uses it, or to none: no other host is reached by it."""
     address = _address(place)

@@ -81,6 +81,18 @@ def routes(host: Host) -> list[Route]:
     return found
 
 
+def gateways(host: Host) -> set[str]:
+    """The addresses that the host's other packets go to."""
+    found = set()
+    for argv in ROUTES:
+        for route in _json(host.query(*argv), "ip -j route"):
+            for hop in [route, *(route.get("nexthops") or [])] if route.get("dst") == "default" else []:
+                way = hop.get("gateway") or (hop.get("via") or {}).get("host")
+                if way and not ipaddress.ip_address(way).is_link_local:
+                    found.add(str(ipaddress.ip_address(way)))
+    return found
+
+
 def covers(route: str, addresses: Iterable[str]) -> str | None:
     """The first of ``addresses`` that is in the network ``route``, or None."""
     network = ipaddress.ip_network(route)

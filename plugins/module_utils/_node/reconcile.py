@@ -20,7 +20,7 @@ from .._model import validators, views
 from .._model.types import Answer, FileDiff, Known, Removed, State
 from .._protocols import registry
 from .._protocols.base import Protocol, Situation
-from . import net, packages
+from . import lifelines, net, packages
 from .files import file_diff, read
 from .host import Host
 from .machine import machine
@@ -59,8 +59,13 @@ class Apply:
         probe: bool = True,
         options: dict[str, dict[str, Any]] | None = None,
         node: str | None = None,
+        panel_addresses: Collection[str] = (),
     ) -> None:
-        """``options``: ``{type: keyword arguments of its protocol}``. ``node``: this host's, else the views'."""
+        """``options``: ``{type: keyword arguments of its protocol}``. ``node``: this host's, else the views'.
+
+        ``panel_addresses``: where the panel is, which no tunnel may cut off.
+        """
+        self.panel_addresses = panel_addresses
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
         self.node = node
         self.options = options or {}
@@ -342,7 +347,11 @@ class Apply:
         """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""
         leaving = given_up((tunnel.view, tunnel.state) for tunnel in wanted)
         addresses = [(a, name) for name, link in observation.links.items() for a in link["addresses"]]
-        return Guard(observation.sessions, self._endpoints, observation.routes, addresses, leaving)
+        lines = self._lifelines
+        return Guard(observation.sessions, self._endpoints, observation.routes, addresses, leaving, lines)
+
+    def _lifelines(self) -> dict[str, str]:
+        return lifelines.find(self.host, self.panel_addresses)
 
     def _refuse_what_is_not_free(self, tunnels: list[Tunnel], leaving: dict[str, Tunnel]) -> None:
         """An interface that its tunnel was to give up, and doesn't, is nobody else's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
-from typing import Collection, Iterable, Mapping, Sequence
+from typing import Callable, Collection, Iterable, Mapping, Sequence
 
 from .._errors import Error, FieldError
 from .._model.types import Applied, State, View
@@ -39,7 +39,8 @@ class Guard:
     What a tunnel has already, it keeps: these checks are about what a change would do. ``sessions`` are those that
     drive this host, ``endpoints`` ``{address: names of the tunnels that send their packets there}``, ``routes`` the
     host's ``[(network, interface, by the kernel)]``, ``addresses`` its ``[(address with prefix, interface)]``; of both
-    ``leaving`` is what our own tunnels are about to give up.
+    ``leaving`` is what our own tunnels are about to give up. ``lifelines`` answers ``{address: what is there}`` of what
+    the host has to reach; it is asked only where something is new.
     """
 
     def __init__(
@@ -49,7 +50,10 @@ class Guard:
         routes: Iterable[Route],
         addresses: Iterable[tuple[str, str]],
         leaving: Collection[tuple[str, str | None]] = (),
+        lifelines: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        self._find_lifelines = lifelines
+        self._lifelines: Mapping[str, str] | None = None  # not asked yet
         self._sessions: dict[str, list[Session]] = {}
         for session in sessions:
             self._sessions.setdefault(session.address, []).append(session)
@@ -57,9 +61,9 @@ class Guard:
         self._routes: dict[str, list[str | None]] = {}
         self._addresses: dict[str, list[str]] = {}
         self._live: set[tuple[str, str | None]] = set()  # (network or address, interface)
-        now: dict[str, list[str | None]] = {}
+        self._now: dict[str, list[str | None]] = {}
         for network, interface, _kernel in routes:
-            now.setdefault(network, []).append(interface)
+            self._now.setdefault(network, []).append(interface)
             if (network, interface) not in leaving:
                 self._routes.setdefault(network, []).append(interface)
                 self._live.add((network, interface))
@@ -67,7 +71,7 @@ class Guard:
             if (address, name) not in leaving:
                 self._addresses.setdefault(address.partition("/")[0], []).append(name)
                 self._live.add((address, name))
-        self._ways = {address: _way(address, now) for address in self._sessions}
+        self._ways = {address: _way(address, self._now)[0] for address in self._sessions}
         self._taken: dict[str, str] = {}  # route: name of the tunnel that has it in this run
 
     def check(self, view: View, name: str, ours: Collection[str | None], state: State | None = None) -> None:
@@ -137,10 +141,23 @@ class Guard:
                 other = "the packets of the tunnel %s" % names[0]
                 whose = "the tunnel's own packets" if tunnel.name in names else other
                 raise FieldError(field, value, "It covers %s, where %s go: %s" % (address, whose, hint))
+        if value not in tunnel.applied:
+            self._check_lifelines(tunnel, field, value, hint)
         for interface in [] if has else self._routes.get(network, []):
             if interface not in tunnel.ours:
                 seen = "This host has this route already, by %s: remove it there, or take it out of the record."
                 raise FieldError(field, value, seen % (interface or "hand"))
+
+    def _check_lifelines(self, tunnel: _Checked, field: str, value: str, hint: str) -> None:
+        """Refuses a network that would take the way to what this host has to reach. Raises FieldError."""
+        if self._lifelines is None:
+            self._lifelines = self._find_lifelines()
+        network = ipaddress.ip_interface(value).network
+        for address in Addresses(self._lifelines).within(str(network)):
+            interface, length = _way(address, self._now)
+            if interface not in tunnel.interfaces and length <= network.prefixlen:  # or the present way stays
+                seen = "It covers %s, %s, which could not be reached any more: %s"
+                raise FieldError(field, value, seen % (address, self._lifelines[address], hint))
 
 
 class _Checked:
@@ -160,14 +177,14 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_interface(text).network)
 
 
-def _way(address: str, routes: Mapping[str, Sequence[str | None]]) -> str | None:
-    """The interface that packets to an address leave by: that of the longest prefix, or None."""
+def _way(address: str, routes: Mapping[str, Sequence[str | None]]) -> tuple[str | None, int]:
+    """The interface that packets to an address leave by, and the length of the prefix that says so; or (None, 0)."""
     found = ipaddress.ip_address(address)
     for length in range(found.max_prefixlen, -1, -1):
         interfaces = routes.get(str(ipaddress.ip_network((found, length), strict=False)))
         if interfaces:
-            return interfaces[0]
-    return None
+            return interfaces[0], length
+    return None, 0
 
 
 def endpoints_of(tunnels: Iterable[tuple[View, str]], resolved: Mapping[str, list[str]]) -> dict[str, set[str]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import lifelines
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.net import Session
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.route_conflicts import Guard
 
@@ -148,3 +150,72 @@ def test_the_way_of_the_run_itself_is_not_taken_away(session, changed, cut_by):
         return
     with pytest.raises(Error, match=f"This run comes through this tunnel, from {session.address}. Without {cut_by}"):
         given.check(changed, "mine", {"mz3"}, state())
+
+
+# What the host has to reach
+
+LINES = {"192.0.2.1": "the gateway of this host", "10.255.255.53": "a name server of this host"}
+
+
+@pytest.mark.parametrize(
+    ("route", "refused"),
+    [
+        ("10.255.255.53/32", "10.255.255.53, a name server of this host, which could not be reached"),
+        ("10.255.0.0/16", "10.255.255.53, a name server"),
+        ("192.0.2.1/32", "192.0.2.1, the gateway"),
+        ("192.0.0.0/16", None),  # the network of the card is narrower, and stays the way there
+        ("10.254.0.0/16", None),
+    ],
+)
+def test_what_the_host_has_to_reach_is_not_taken(route, refused):
+    routes = [*ROUTES, ("192.0.2.0/24", "eth0", True)]
+    given = Guard([], {}, routes, ADDRESSES, (), lambda: LINES)
+    for changed in (view([route]), view(addresses=[route])):
+        if refused is None:
+            given.check(changed, "mine", {"mz3"}, state())
+            continue
+        with pytest.raises(FieldError, match=refused):
+            given.check(changed, "mine", {"mz3"}, state())
+
+
+def test_what_is_reached_through_the_tunnel_may_be_and_nothing_is_asked_where_nothing_is_new():
+    asked = []
+
+    def lines():
+        asked.append(1)
+        return {"10.203.9.53": "a name server of this host"}
+
+    given = Guard([], {}, ROUTES, ADDRESSES, (), lines)
+    given.check(view(["10.203.9.0/24"]), "mine", {"mz3"}, state())
+    assert not asked
+    given.check(view(["10.203.9.0/24", "10.203.9.0/25"]), "mine", {"mz3"}, state())
+    given.check(view(["10.203.9.0/24", "10.203.9.0/26"]), "mine", {"mz3"}, state())
+    assert len(asked) == 1
+
+
+def test_the_list_is_read_from_the_host(tmp_path):
+    for name, text in {
+        "etc/resolv.conf": "search x\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver ?\nnameserver\n",
+        "run/systemd/resolve/resolv.conf": "nameserver 10.255.255.53\n",
+        "etc/apt/apt.conf.d/01proxy": '#Acquire::http::Proxy "http://10.9.9.9";\nAcquire::http::Proxy "http://a@10.0.0.7:3142/";\n'
+        'Acquire::https::Proxy::deb.example.com "DIRECT";\nAcquire { http { Proxy "10.0.0.8:3142"; }; };\n',
+        "etc/dnf/dnf.conf": "[main]\nproxy=http://[fd00::7]:3128\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "etc/apt/apt.conf.d/folder").mkdir()
+    said = (
+        '[{"dst":"default","gateway":"192.0.2.1","dev":"eth0"},{"dst":"10.1.0.0/16","gateway":"192.0.2.2"},'
+        '{"dst":"default","nexthops":[{"gateway":"192.0.2.3"},{"via":{"family":"inet6","host":"fd00::1"}}]}]'
+    )
+    told = type("Told", (Host,), {"query": lambda self, *argv, **options: said})()
+    gateway = dict.fromkeys(("192.0.2.1", "192.0.2.3", "fd00::1"), "the gateway of this host")
+    assert lifelines.find(told, ["203.0.113.9"], str(tmp_path)) == {
+        **gateway,
+        "10.255.255.53": "a name server of this host",
+        "fe80::1": "a name server of this host",
+        "10.0.0.7": "the proxy of apt",
+        "10.0.0.8": "the proxy of apt",
+        "fd00::7": "the proxy of dnf",
+        "203.0.113.9": "the panel",
+    }
