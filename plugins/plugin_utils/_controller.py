@@ -18,7 +18,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
@@ -26,6 +26,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module impo
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 
 NODE = "marzban_node"  # the variable in which the inventory plugin tells a host its node
+ALONE = ("free", "host_pinned")  # strategies in which no host waits for another; Mitogen has both under its own prefix
 
 
 class ControllerAction(ActionBase):
@@ -145,16 +146,36 @@ class ControllerAction(ActionBase):
         return {host: plain(value) for host, value in found if value is not None}
 
     def answers_of(self, name: str) -> dict[str, Any]:
-        """``{host: answer}`` of the hosts of this batch that have registered one under ``name``."""
+        """``{host: answer}`` of the hosts of this batch that have registered one under ``name``. Raises FieldError."""
+        self._expect_all_hosts_in_step()
         found = self.of_hosts(name, self.batch)
         return {host: told for host, told in found.items() if isinstance(told, dict) and "tunnels" in told}
 
     def nodes(self) -> dict[str, str]:
-        """``{host: name of its node}`` of all hosts of the play; of one that comes from no panel, its own name."""
+        """``{host: name of its node}`` of all hosts of the play; of one that comes from no panel, its own name.
+
+        Raises FieldError as ``answers_of`` does: who asks this decides something over all of them.
+        """
+        self._expect_all_hosts_in_step()
         hosts = list(self.variables["ansible_play_hosts_all"])
         known = self.of_hosts(NODE, hosts)
         named = {host: node.get("name") for host, node in known.items() if isinstance(node, dict)}
         return {host: str(named.get(host) or host) for host in hosts}
+
+    def _expect_all_hosts_in_step(self) -> None:
+        """Raises FieldError where each host goes at its own pace: what the others answer would not be there yet."""
+        place = self._task
+        while place is not None and not hasattr(place, "_play"):  # only a block knows its play
+            place = getattr(place, "_parent", None)
+        strategy = str(getattr(getattr(place, "_play", None), "strategy", "linear"))
+        name = strategy.rsplit(".", 1)[-1]
+        if (name[len("mitogen_") :] if name.startswith("mitogen_") else name) in ALONE:
+            raise FieldError(
+                "strategy",
+                strategy,
+                "The hosts of a run agree on keys after each step, so none may go ahead of the others: use linear "
+                "(ANSIBLE_STRATEGY, strategy in ansible.cfg, or in the play).",
+            )
 
 
 def plain(value: Any) -> Any:

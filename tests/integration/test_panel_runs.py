@@ -15,7 +15,19 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import table
 from tests.support.faulty import Faulty, answer
-from tests.support.panel_modules import KEY, OTHER_KEY, Task, nodes, own, play, quartet, results_of, run, start_anew
+from tests.support.panel_modules import (
+    KEY,
+    OTHER_KEY,
+    Task,
+    nodes,
+    own,
+    play,
+    quartet,
+    results_of,
+    run,
+    start_anew,
+    with_token,
+)
 from tests.support.world import World
 
 NODES = {"host-a": "de-1", "fi-1": "", "host-c": "us-1", "host-d": "no-such-node"}
@@ -349,3 +361,27 @@ def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
         assert own(check) == own(apply), module
     assert checks[3]["tunnels"][0]["waiting_for"] == "fi-1"
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "playbook", "words"),
+    [
+        ("free", "apply", ()),
+        ("ansible.builtin.host_pinned", "status", ()),
+        ("free", "remove", ("-e", "marzban_tunnel=de-fi")),
+    ],
+)
+def test_a_strategy_in_which_no_host_waits_is_refused(
+    world: World, strategy: str, playbook: str, words: tuple[str, ...]
+) -> None:
+    """Before anything is asked of a host (there is none here), and before a record is deleted."""
+    world.tunnel("de-fi", "de-1", "fi-1")
+    before = len(world.panel.writes())
+    env = {**with_token(world, {}), "ANSIBLE_STRATEGY": strategy}
+    run = world.play(playbook, "-e", "marzban_hosts=all", *words, inventory="de-1,fi-1,", env=env)
+    assert run.code == 2, run.text
+    for host in ("de-1", "fi-1"):
+        (failed,) = run.of(host, ["failed", "unreachable"])
+        assert failed["result"]["msg"].startswith(f"strategy: '{strategy}' can't be used. ")
+        assert "use linear" in failed["result"]["msg"]
+    assert world.panel.writes()[before:] == []
