@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
 
 
@@ -28,9 +29,12 @@ class ActionModule(ControllerAction):
     def work(self) -> dict[str, Any]:
         """``table``, ``problems``, ``reported`` and ``rejected``; the table is there with a failure too."""
         given = self.options
-        results, nodes, lost = given["results"], given["nodes"], given["unreachable"]
+        results, nodes = given["results"], given["nodes"]
+        lost = {host: rounds.why_lost([{"unreachable": True}]) for host in given["unreachable"] or []}
         if given["answers"] is not None:
             results = self.answers_of(given["answers"])
             nodes = self.nodes() if nodes is None else nodes
-            lost = self.lost if lost is None else lost
-        return self.report(results, nodes, lost or [], given["broken"], given["columns"], given["post"])
+            if given["unreachable"] is None:
+                ended = self.ended_with(self.lost, given["answers"])
+                lost = {host: rounds.why_lost(found) for host, found in ended.items()}
+        return self.report(results, nodes, lost, given["broken"], given["columns"], given["post"])

@@ -29,6 +29,7 @@ class ActionModule(ControllerAction):
         "list_name": {"type": "str", "default": "local"},
         "post_quantum": {"type": "str", "choices": ["auto", "require", "off"], "default": "auto"},
         "wait": {"type": "int", "default": 15},
+        "installed": {"type": "list", "elements": "str", "default": ["tunnels_lists", "tunnels_apt", "tunnels_dnf"]},
     }
 
     def work(self) -> dict[str, Any]:
@@ -59,6 +60,14 @@ class ActionModule(ControllerAction):
             told = {host: rounds.merge_health(self.answers.get(host, {}), seen) for host, seen in told.items()}
         self.answers.update(told)
         self.entries = rounds.entries_of(self.answers, self.nodes_of)
+        names = (self.options["answers"], *(self.options["installed"] if before["step"] == "install" else ()))
+        self.progress = rounds.note_lost(self.progress, self.ended_with(self.lost, *names))
+        if before["step"] == "install" and not self.check_mode:
+            results = self.ended_with(list(before["parts"]), *self.options["installed"])
+            kept = {host: found for host, found in results.items() if host in self.answers}
+            self.progress, warnings = rounds.note_installed(self.progress, self.answers, kept)
+            for warning in warnings:
+                self.warn(warning)
         if before["step"] != "wait":
             self.progress = rounds.note(self.progress, self.entries, told)
 
@@ -105,7 +114,9 @@ class ActionModule(ControllerAction):
         for hosts in rounds.same_machines(self.answers):
             self.warn(SAME_MACHINE % ", ".join(printable(host) for host in hosts))
         result = self._next("done", {})
-        result.update(self.report(self.answers, self.nodes_of, self.lost, self.broken, {}, post=not self.by_hand))
+        result.update(
+            self.report(self.answers, self.nodes_of, self.progress.lost, self.broken, {}, post=not self.by_hand)
+        )
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:

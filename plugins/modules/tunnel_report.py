@@ -41,7 +41,9 @@ options:
     type: str
     version_added: 0.3.0
   unreachable:
-    description: Inventory hosts that could not be reached.
+    description:
+      - Inventory hosts that could not be reached.
+      - With O(answers) it is found out which hosts could not be reached, and which ones failed and why.
     type: list
     elements: str
   broken:
@@ -110,8 +112,7 @@ problems:
   elements: str
   sample:
     - >-
-      us-1 could not be reached, or failed on the way: the table shows what other nodes reported. No traffic to it in
-      de-us.
+      us-1 could not be reached: the table shows what other nodes reported. No traffic to it in de-us.
 reported:
   description: How many ends the panel took a report for. 0 in check mode and without O(post).
   returned: success, and failure to tell the panel

@@ -58,6 +58,14 @@ options:
     description: For how many seconds the hosts wait for the traffic of new tunnels. It is only named in sentences.
     type: int
     default: 15
+  installed:
+    description:
+      - The names of the variables in which a host has registered, after the step V(install), what updated its package
+        lists (the first one) and what installed its packages.
+      - What is still missing then is in RV(failures), with their words.
+    type: list
+    elements: str
+    default: [tunnels_lists, tunnels_apt, tunnels_dnf]
 seealso:
   - module: marzban.tunnels.tunnel_views
   - module: marzban.tunnels.tunnel_apply

@@ -19,6 +19,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Lost
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
@@ -94,7 +95,7 @@ class ControllerAction(ActionBase):
         self,
         results: dict[str, Any],
         nodes: dict[str, str] | None,
-        lost: list[str],
+        lost: dict[str, Lost],
         broken: list[Any],
         columns: dict[str, Any],
         post: bool,
@@ -138,6 +139,11 @@ class ControllerAction(ActionBase):
         """The hosts of the play that failed or could not be reached."""
         going = set(self.variables["ansible_play_hosts"])
         return [host for host in self.variables["ansible_play_hosts_all"] if host not in going]
+
+    def ended_with(self, hosts: list[str], *names: str) -> dict[str, list[Any]]:
+        """``{host: [value or None]}`` of what tasks have registered under ``names``, also where they failed."""
+        found = [self.of_hosts(name, hosts) for name in names]
+        return {host: [values.get(host) for values in found] for host in hosts}
 
     def of_hosts(self, name: str, hosts: list[str]) -> dict[str, Any]:
         """``{host: value}`` of a variable that was registered, or comes from the inventory; it is not templated."""

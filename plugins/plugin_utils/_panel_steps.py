@@ -26,6 +26,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
     validators,
     views,
 )
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Lost
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 
 
@@ -240,7 +241,7 @@ def report(
     panel: Panel | None,
     results: dict[str, Any],
     nodes: dict[str, str] | None,
-    unreachable: list[str],
+    lost: dict[str, Lost],
     broken: list[Any],
     columns: dict[str, Any],
 ) -> Reported:
@@ -248,7 +249,7 @@ def report(
     checked, problems = reports.checked_results(results, nodes)
     broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in broken]
     columns = {printable(name, 32): validators.mapping(texts, "columns.%s" % name) for name, texts in columns.items()}
-    lines, found = table.report(checked, unreachable, broken, nodes, columns)
+    lines, found = table.report(checked, lost, broken, nodes, columns)
     problems = found + problems
     bodies = reports.reports_of(checked)
     reported, rejected, failure = 0, [], None

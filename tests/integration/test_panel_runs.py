@@ -306,7 +306,7 @@ def test_tunnel_report(world: World) -> None:
     assert apply["problems"] == [
         "de-us on de-1: its certificate ends in 3 d: " + table.RENEW % ("de-1", "us-1"),
         "bad: name: 'x\\n'",
-        f"us-1 {table.LOST} No traffic to it in fi-us.",
+        "us-1 could not be reached: the table shows what other nodes reported. No traffic to it in fi-us.",
     ]
     status = world.api("GET", f"/tunnels/{first['id']}/status")
     assert status["status"] == "active"

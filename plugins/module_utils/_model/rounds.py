@@ -17,7 +17,7 @@ from typing import Any, Collection, Dict, Iterable, List, NamedTuple
 
 from .._errors import FieldError
 from . import answers, validators, views
-from .types import Public, View
+from .types import Lost, Public, View
 
 #: Rounds in which public halves are published: keys are made, handed over, and switched to.
 PUBLISH_ROUNDS = 3
@@ -50,14 +50,15 @@ class Progress(NamedTuple):
     rounds: int  # in which something was published
     changed: Dict[str, List[str]]  # host → uuids of the tunnels that were changed
     new_keys: Dict[str, List[str]]  # host → uuids of those whose key was made
-    failed: Dict[str, List[str]]  # host → what could not be removed
+    failed: Dict[str, List[str]]  # host → what could not be removed or installed
+    lost: Dict[str, Lost]  # host → why it is not in the run any more
     installed: bool
     waited: bool
 
     @classmethod
     def load(cls, raw: dict[str, Any] | None) -> Progress:
         """The one in the result of the round before, or that of a run that begins."""
-        return cls(**raw) if raw else cls([], 0, {}, {}, {}, False, False)
+        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, False, False)
 
     def dump(self) -> dict[str, Any]:
         """For the next round."""
@@ -147,6 +148,49 @@ def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progres
         if errors:
             failed[host] = [*failed.get(host, []), *(error for error in errors if error)]
     return progress._replace(changed=changed, new_keys=new_keys, failed=failed)
+
+
+def note_lost(progress: Progress, results: dict[str, list[Any]]) -> Progress:
+    """``progress`` with the hosts that left the run in this round. ``results``: ``{host: what its tasks ended with}``.
+
+    What a host answered before a run lost it is not a reason; the first reason stays.
+    """
+    lost = {host: why_lost(found) for host, found in results.items()}
+    return progress._replace(lost={**lost, **{host: why for host, why in progress.lost.items() if host in lost}})
+
+
+def why_lost(results: Iterable[Any]) -> Lost:
+    """Why a host left the run, out of what its tasks have ended with, the last one first."""
+    for result in results:
+        if isinstance(result, dict) and (result.get("unreachable") or result.get("failed")):
+            words = answers.words(result.get("msg")) or None
+            return {"unreachable": bool(result.get("unreachable")), "words": words}
+    return {"unreachable": None, "words": None}
+
+
+def note_installed(progress: Progress, told: Answers, results: dict[str, list[Any]]) -> tuple[Progress, list[str]]:
+    """``(progress, warnings)`` after packages were installed, or not.
+
+    ``results``: ``{host: what the tasks answered}``, which updated the package lists, and which installed. A host that
+    lacks nothing any more is in order, whatever those said.
+    """
+    failed, warnings = dict(progress.failed), []
+    for host, found in results.items():
+        lists, installs = found[0] if found else None, found[1:]
+        stale = answers.words(lists.get("msg")) if isinstance(lists, dict) and lists.get("msg") else None
+        problem = why_lost(installs)
+        lacking = [answers.words(name) for name in listed(told.get(host), "packages")]
+        hint = "Its package lists could not be updated (%s): run apt-get update there to see which source fails." % (
+            (stale or "").rstrip(" :.")
+        )
+        tried = any(isinstance(result, dict) and not result.get("skipped") for result in installs)
+        if lacking and tried:
+            why = problem["words"] or "the package manager brought nothing"
+            sentence = "%s: %s could not be installed: %s." % (host, ", ".join(map(str, lacking)), why.rstrip("."))
+            failed[host] = [*failed.get(host, []), sentence + (" " + hint if stale else "")]
+        elif stale:
+            warnings.append("%s: %s Nothing is missing all the same." % (host, hint))
+    return progress._replace(failed=failed), warnings
 
 
 def unpublished(entries: Iterable[Entry], progress: Progress) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import unicodedata
 from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 
 from .._errors import printable
-from .types import Health
+from .types import Health, Lost
 
 HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "note")
 WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others are short by nature
@@ -26,7 +26,9 @@ ANOTHERS = (
     "two nodes on the panel; where it is its former name, delete the tunnel there, then run marzban.tunnels.apply."
 )
 RENEW = "run marzban.tunnels.apply on %s and %s, which makes a new one; both must be reachable for that."
-LOST = "could not be reached, or failed on the way: the table shows what other nodes reported."
+# A host that is not in the run any more, by Lost.unreachable
+_HOW_LOST = {True: "is unreachable", False: "failed", None: "is unreachable, or failed"}
+_OTHERS = "the table shows what other nodes reported"
 _WORST_FIRST = ("error", "connecting", "active", "inactive")
 
 
@@ -111,8 +113,8 @@ def _cut_off(end: Health, lost: Collection[str]) -> bool:
     return bool(end.get("error")) and not end.get("refused") and end["peer"] in lost
 
 
-def row(ends: Sequence[Health], lost: Sequence[str] = ()) -> list[str]:
-    """The row of a tunnel. ``ends``: the reported ones, at least one; ``lost``: nodes that could not be reached."""
+def row(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> list[str]:
+    """The row of a tunnel. ``ends``: the reported ones, at least one; ``lost``: nodes that left the run, and why."""
     first = ends[0]
     # An end says its role; where it doesn't, the names are in alphabetical order.
     both = (str(first["node"]), str(first["peer"]))
@@ -125,7 +127,8 @@ def row(ends: Sequence[Health], lost: Sequence[str] = ()) -> list[str]:
     handshakes, rtts, losses = measured("handshake_age"), measured("rtt_ms"), measured("loss_percent")
     paths, quantum = sorted(set(measured("data_path"))), measured("post_quantum")
     # The short ones first, which often explain the long ones: the column is cut.
-    notes = ["%s is unreachable" % node for node in both if node in lost]
+    lost = lost or {}
+    notes = ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
     notes += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
     expiring = [(end["node"], _certificate_ends(end)) for end in ends]
     notes += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
@@ -146,18 +149,19 @@ def row(ends: Sequence[Health], lost: Sequence[str] = ()) -> list[str]:
 
 def report(
     results: Mapping[str, Any],
-    unreachable: Iterable[str] = (),
+    lost: Mapping[str, Lost] | None = None,
     broken: Sequence[Mapping[str, Any]] = (),
     nodes: Mapping[str, str] | None = None,
     columns: Mapping[str, Mapping[str, object]] | None = None,
 ) -> tuple[list[str], list[str]]:
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
-    ``results`` as in ``merge``; ``unreachable``: hosts; ``nodes``: ``{host: node name}`` (default: the hosts' names);
+    ``results`` as in ``merge``; ``lost``: hosts that left the run, and why;
+    ``nodes``: ``{host: node name}`` (default: the hosts' names);
     ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``, before the note.
     """
     nodes = nodes or {}
-    lost = [nodes.get(host) or host for host in unreachable]
+    lost = {nodes.get(host) or host: why for host, why in (lost or {}).items()}
     tunnels = merge(results)
     columns = columns or {}
     header = (*HEADER[:-1], *columns, HEADER[-1])
@@ -180,13 +184,18 @@ def report(
         *_problems_of_ends([end for ends in tunnels for end in ends], lost),
         *("%s: %s" % (tunnel.get("name") or "#%s" % tunnel.get("id"), printable(tunnel["error"])) for tunnel in broken),
         *_left_alone(results, nodes, {tunnel.get("uuid") for tunnel in broken}),
-        *(_could_not_be_reached(node, tunnels, lost) for node in lost),
+        *(_left(node, why, tunnels, lost) for node, why in lost.items()),
     ]
 
 
-def _could_not_be_reached(node: str, tunnels: Iterable[Sequence[Health]], lost: Collection[str]) -> str:
+def _left(node: str, why: Lost, tunnels: Iterable[Sequence[Health]], lost: Collection[str]) -> str:
     """One sentence about a node, instead of one for each of its tunnels that carry nothing."""
-    said = "%s %s" % (node, LOST)
+    if why["unreachable"] is None:
+        said = "%s could not be reached, or failed on the way: %s." % (node, _OTHERS)
+    else:
+        how = "could not be reached" if why["unreachable"] else "failed on the way"
+        words = printable(why["words"], 300).rstrip(" .:") if why["words"] else None
+        said = "%s %s: %s" % (node, how, "%s; %s." % (words, _OTHERS) if words else _OTHERS + ".")
     cut = [_name(end) for ends in tunnels for end in ends if end["peer"] == node and _cut_off(end, lost)]
     if cut:
         more = ", and %d more" % (len(cut) - NAMED) if len(cut) > NAMED else ""

@@ -351,6 +351,13 @@ class HealthAnswer(TypedDict):
     tunnels: list[Health]
 
 
+class Lost(TypedDict):
+    """Why a host is not in a run any more. ``unreachable`` is null where that is not known; ``words`` of Ansible."""
+
+    unreachable: bool | None
+    words: str | None
+
+
 # What is sent to the panel, and what it refuses
 
 

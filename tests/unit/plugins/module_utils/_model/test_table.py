@@ -141,6 +141,22 @@ def test_no_tunnel_at_all():
     assert model_table.report({"host": {}, "other": None}) == (["No tunnel ends at these hosts."], [])
 
 
+@pytest.mark.parametrize(
+    ("unreachable", "words", "note", "problem"),
+    [
+        (True, "No route to host", "b is unreachable", "b could not be reached: No route to host; the table shows"),
+        (False, "apt broke: ", "b failed", "b failed on the way: apt broke; the table shows"),
+        (False, None, "b failed", "b failed on the way: the table shows"),
+        (None, None, "b is unreachable, or failed", "b could not be reached, or failed on the way: the table shows"),
+    ],
+)
+def test_a_host_that_failed_is_not_called_unreachable(unreachable, words, note, problem):
+    lost = {"host-b": {"unreachable": unreachable, "words": words}}
+    table, problems = model_table.report({"a": {"tunnels": [end("a", "b")]}}, lost, nodes={"host-b": "b"})
+    assert table[1].endswith("  " + note)
+    assert problems == [problem + " what other nodes reported."]
+
+
 def test_a_long_table_shows_the_worst_first():
     ends = [end("a", "b", "active", number) for number in range(1, 300)]
     ends[250]["status"], ends[250]["error"] = "error", "broken cable"
