@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import summary
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
 
 
@@ -30,11 +31,12 @@ class ActionModule(ControllerAction):
         """``table``, ``problems``, ``reported`` and ``rejected``; the table is there with a failure too."""
         given = self.options
         results, nodes = given["results"], given["nodes"]
-        lost = {host: rounds.why_lost([{"unreachable": True}]) for host in given["unreachable"] or []}
+        lost = {host: summary.why_lost([{"unreachable": True}]) for host in given["unreachable"] or []}
         if given["answers"] is not None:
             results = self.answers_of(given["answers"])
             nodes = self.nodes() if nodes is None else nodes
             if given["unreachable"] is None:
                 ended = self.ended_with(self.lost, given["answers"])
-                lost = {host: rounds.why_lost(found) for host, found in ended.items()}
-        return self.report(results, nodes, lost, given["broken"], given["columns"], given["post"])
+                lost = {host: summary.why_lost(found) for host, found in ended.items()}
+        told = _panel_steps.Told(results, nodes, lost, given["broken"], given["columns"])
+        return self.report(told, given["post"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import printable
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds, summary
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
 
@@ -61,15 +61,16 @@ class ActionModule(ControllerAction):
         self.answers.update(told)
         self.entries = rounds.entries_of(self.answers, self.nodes_of)
         names = (self.options["answers"], *(self.options["installed"] if before["step"] == "install" else ()))
-        self.progress = rounds.note_lost(self.progress, self.ended_with(self.lost, *names))
+        self.progress = summary.note_lost(self.progress, self.ended_with(self.lost, *names))
         if before["step"] == "install" and not self.check_mode:
             results = self.ended_with(list(before["parts"]), *self.options["installed"])
             kept = {host: found for host, found in results.items() if host in self.answers}
-            self.progress, warnings = rounds.note_installed(self.progress, self.answers, kept)
+            self.progress, warnings = summary.note_installed(self.progress, self.answers, kept)
             for warning in warnings:
                 self.warn(warning)
         if before["step"] != "wait":
             self.progress = rounds.note(self.progress, self.entries, told)
+            self.progress = summary.note_removed(self.progress, told, self.nodes_of)
 
     def _decide(self) -> dict[str, Any]:
         missing = {
@@ -93,14 +94,13 @@ class ActionModule(ControllerAction):
         """Publishes what is new, reads again, and answers what the hosts have to apply of it."""
         keys = rounds.unpublished(self.entries, self.progress)
         pairs = rounds.paired(self.entries)
-        orphans = {host: found for host, found in self._listed("orphans").items() if found}
-        first = self.progress.rounds == 0
-        if self.progress.rounds >= rounds.PUBLISH_ROUNDS or not (keys or pairs or (first and orphans)):
+        orphans = rounds.unasked(self.answers, self.progress)
+        if self.progress.rounds >= rounds.PUBLISH_ROUNDS or not (keys or pairs or orphans):
             return {}
         if keys and not self.by_hand:
             done = _panel_steps.publish(self.panel(), keys, [], self.check_mode, self.warn)
             self.result.update(changed=done.updated > 0, diff=done.diff)
-        self.progress = self.progress._replace(
+        self.progress = rounds.note_asked(self.progress, orphans)._replace(
             published=self.progress.published + keys, rounds=self.progress.rounds + 1
         )
         earlier = self.views
@@ -114,9 +114,11 @@ class ActionModule(ControllerAction):
         for hosts in rounds.same_machines(self.answers):
             self.warn(SAME_MACHINE % ", ".join(printable(host) for host in hosts))
         result = self._next("done", {})
-        result.update(
-            self.report(self.answers, self.nodes_of, self.progress.lost, self.broken, {}, post=not self.by_hand)
+        done = summary.summary(self.progress, self.views, self.check_mode)
+        told = _panel_steps.Told(
+            self.answers, self.nodes_of, self.progress.lost, self.broken, {}, done, self.progress.asked
         )
+        result.update(self.report(told, post=not self.by_hand), done=done)
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:

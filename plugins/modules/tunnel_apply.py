@@ -256,6 +256,7 @@ tunnels:
       type: bool
       version_added: 0.2.0
     hand: {description: "The same as RV(tunnels[].needs_peer), until version 1.0.", type: bool}
+    new: {description: Whether nothing of it was on this host before., type: bool, version_added: 0.3.0}
     changes:
       description: What was changed, or would be in check mode.
       type: list

@@ -184,6 +184,12 @@ table:
   returned: when the step is V(done)
   type: list
   elements: str
+done:
+  description: A line for each tunnel that was set up, changed or removed, or would have been in check mode.
+  returned: when the step is V(done)
+  type: list
+  elements: str
+  sample: ["+ de-fi: set up on de-1, fi-1", "- exit-o: removed from fi-1 (there is no record of it that ends there)"]
 problems:
   description: A sentence for each thing that somebody has to look at.
   returned: when the step is V(done)

@@ -19,7 +19,6 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Lost
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
@@ -91,20 +90,13 @@ class ControllerAction(ActionBase):
         given = self.options
         return _panel_steps.Source(panel, given["records"], given["list_name"], given["post_quantum"])
 
-    def report(
-        self,
-        results: dict[str, Any],
-        nodes: dict[str, str] | None,
-        lost: dict[str, Lost],
-        broken: list[Any],
-        columns: dict[str, Any],
-        post: bool,
-    ) -> dict[str, Any]:
+    def report(self, told: _panel_steps.Told, post: bool) -> dict[str, Any]:
         """What tunnel_report answers. Prints the table: a callback would fold or escape its lines."""
         panel = self.panel() if post and not self.check_mode else None
-        told = _panel_steps.report(panel, results, nodes, lost, broken, columns)
-        self._display.display("\n%s\n" % "\n".join(told.table + ["! %s" % problem for problem in told.problems]))
-        answer = dict(told._asdict())
+        made = _panel_steps.report(panel, told)
+        problems = ["! %s" % problem for problem in made.problems]
+        self._display.display("\n%s\n" % "\n".join([*made.table, *told.done, *problems]))
+        answer = dict(made._asdict())
         error = answer.pop("error")
         if error:
             answer.update(failed=True, msg="The panel was not told: %s" % error)

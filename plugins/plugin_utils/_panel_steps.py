@@ -227,6 +227,22 @@ def publish(panel: Panel, keys: list[Any], rejected: list[Any], check: bool, war
 # Reporting
 
 
+class Told(NamedTuple):
+    """What a run knows at its end. ``results``: ``{host: answer}``, unchecked; ``lost``: the hosts without one.
+
+    ``done``: lines about what was changed; ``asked``: the uuids of the orphans that the panel was asked about, by host
+    (None: it is not known).
+    """
+
+    results: dict[str, Any]
+    nodes: dict[str, str] | None
+    lost: dict[str, Lost]
+    broken: list[Any]
+    columns: dict[str, Any]
+    done: list[str] = []
+    asked: dict[str, list[str]] | None = None
+
+
 class Reported(NamedTuple):
     """What the operator reads, and what the panel took. ``error``: why the panel could not be told."""
 
@@ -237,19 +253,13 @@ class Reported(NamedTuple):
     error: Error | None
 
 
-def report(
-    panel: Panel | None,
-    results: dict[str, Any],
-    nodes: dict[str, str] | None,
-    lost: dict[str, Lost],
-    broken: list[Any],
-    columns: dict[str, Any],
-) -> Reported:
-    """Makes the table of ``results`` (``{host: answer}``, unchecked), and tells the panel where there is one."""
-    checked, problems = reports.checked_results(results, nodes)
-    broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in broken]
-    columns = {printable(name, 32): validators.mapping(texts, "columns.%s" % name) for name, texts in columns.items()}
-    lines, found = table.report(checked, lost, broken, nodes, columns)
+def report(panel: Panel | None, told: Told) -> Reported:
+    """Makes the table, and tells the panel where there is one."""
+    checked, problems = reports.checked_results(told.results, told.nodes)
+    broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in told.broken]
+    named = ((name, validators.mapping(texts, "columns.%s" % name)) for name, texts in told.columns.items())
+    columns = {printable(name, 32): texts for name, texts in named}
+    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked)
     problems = found + problems
     bodies = reports.reports_of(checked)
     reported, rejected, failure = 0, [], None

@@ -18,7 +18,7 @@ PIN = "Package: openvpn\nPin: release *\nPin-Priority: -1\n"
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    """Both types between a host that has all packages and one that has none, and a source there that does not answer."""
+    """Two tunnels between a host that has all packages and one that has none, and a source that does not answer."""
     world = make_world(login=False, a="bookworm+tunnels", b="bookworm+demo")
     host = world.lab.host("b").root
     (host / "etc/apt/sources.list.d/dead.list").write_text(DEAD)
@@ -45,5 +45,5 @@ def test_one_dead_source_and_one_package_that_can_not_be_had_keep_out_one_tunnel
     (world.lab.host("b").root / "etc/apt/preferences.d/no-openvpn").unlink()
     again = world.apply()
     assert again.code == 0, again.text
-    assert "Nothing is missing all the same." in again.text, "a dead source alone is named, and is no failure"
+    assert "Nothing is missing all the same." in again.text, "a dead source alone is named, and fails nothing"
     assert {tunnel["status"] for tunnel in world.tunnels().values()} == {"active"}

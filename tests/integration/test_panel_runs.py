@@ -363,6 +363,37 @@ def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_tunnel_that_is_deleted_during_a_run_is_asked_about(world: World) -> None:
+    """It is an orphan from the second round on. What the hosts answer is written here: no host is needed for that."""
+    stays, goes = world.tunnel("stays", "de-1", "fi-1"), world.tunnel("goes", "de-1", "fi-1")
+    orphan = {"id": goes["id"], "uuid": goes["uuid"], "name": "goes"}
+    first = told(stays, "de-1", "fi-1", publish=True, public={"public_key": KEY}, new=True, changes=["key made"])
+    second, third = told(stays, "de-1", "fi-1"), told(stays, "de-1", "fi-1")
+    rounds = [
+        {"tunnels": [first, told(goes, "de-1", "fi-1")], "removed": [], "orphans": []},
+        {"tunnels": [second], "removed": [], "orphans": [orphan]},
+        {"tunnels": [third], "removed": [orphan], "orphans": []},
+    ]
+    tasks: list[dict[str, Any]] = [{"marzban.tunnels.tunnel_round": {}, "register": "tunnels_round"}]
+    for number, answered in enumerate(rounds):
+        if number == 0:
+            tasks.append({"marzban.tunnels.tunnel": {"name": "goes", "state": "absent"}})
+        tasks.append({"ansible.builtin.set_fact": {"tunnels_answer": answered}})
+        tasks.append({"marzban.tunnels.tunnel_round": {"answers": "tunnels_answer"}, "register": "tunnels_round"})
+    here = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    one = {"hosts": "all", "gather_facts": False, "vars": here, "tasks": tasks}
+    run = world.play([one], inventory="de-1,", env=with_token(world, {})).expect()
+    begun, published, asked, ended = run.results("tunnel_round")
+    assert [item["step"] for item in (begun, published, asked, ended)] == ["apply", "apply", "apply", "done"]
+    assert asked["parts"]["de-1"]["remove"] == [goes["uuid"]]
+    assert ended["done"] == [
+        "+ stays: set up on de-1",
+        "- goes: removed from de-1 (there is no record of it that ends there)",
+    ]
+    assert ended["problems"] == []
+    assert "\n".join(ended["done"]) in run.text
+
+
 @pytest.mark.parametrize(
     ("strategy", "playbook", "words"),
     [

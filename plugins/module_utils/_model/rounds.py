@@ -38,9 +38,14 @@ class Entry(NamedTuple):
     needs_peer: bool
     public: Public | None  # only where the panel lacks it
     preshared: str | None  # fingerprint of the pre-shared key that it holds
-    changed: bool
-    new_key: bool
+    new: bool
+    changes: List[str]
     error: str | None
+
+    @property
+    def new_key(self) -> bool:
+        """Whether its private key was made."""
+        return "key made" in self.changes
 
 
 class Progress(NamedTuple):
@@ -52,13 +57,17 @@ class Progress(NamedTuple):
     new_keys: Dict[str, List[str]]  # host → uuids of those whose key was made
     failed: Dict[str, List[str]]  # host → what could not be removed or installed
     lost: Dict[str, Lost]  # host → why it is not in the run any more
+    changes: Dict[str, Dict[str, List[str]]]  # uuid → node → what was changed there
+    new: Dict[str, List[str]]  # uuid → the nodes that did not have it before
+    removed: Dict[str, Dict[str, Any]]  # uuid → its name and the nodes that it was removed from
+    asked: Dict[str, List[str]]  # host → uuids of the orphans that the panel was asked about
     installed: bool
     waited: bool
 
     @classmethod
     def load(cls, raw: dict[str, Any] | None) -> Progress:
         """The one in the result of the round before, or that of a run that begins."""
-        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, False, False)
+        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, {}, {}, {}, {}, False, False)
 
     def dump(self) -> dict[str, Any]:
         """For the next round."""
@@ -75,6 +84,7 @@ def entry_of(host: str, node: str, raw: Any) -> Entry | None:
     if raw.get("node") != node:
         return None
     changes = raw.get("changes") if isinstance(raw.get("changes"), list) else []
+    changes = [word for word in (answers.words(change, 100) for change in changes or []) if word]
     return Entry(
         host=host,
         uuid=uuid,
@@ -86,8 +96,8 @@ def entry_of(host: str, node: str, raw: Any) -> Entry | None:
         needs_peer=bool(raw.get("needs_peer", raw.get("hand"))),
         public=raw.get("public") if raw.get("publish") and isinstance(raw.get("public"), dict) else None,
         preshared=_preshared(raw.get("public")),
-        changed=bool(changes),
-        new_key="key made" in changes,
+        new=bool(raw.get("new")),
+        changes=changes,
         error=answers.words(raw.get("error")),
     )
 
@@ -118,14 +128,10 @@ def listed(answer: Any, key: str) -> list[Any]:
 
 def merge_health(answer: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
     """``answer`` of tunnel_apply with the status and the measurements that tunnel_health has just seen."""
-
-    def uuid_of(entry: Any) -> str | None:
-        uuid = entry.get("uuid") if isinstance(entry, dict) else None
-        return uuid if isinstance(uuid, str) else None
-
-    newer = {uuid_of(entry): entry for entry in listed(seen, "tunnels") if uuid_of(entry)}
+    newer = {_uuid_of(entry): entry for entry in listed(seen, "tunnels") if _uuid_of(entry)}
     merged = [
-        {**entry, **newer[uuid_of(entry)]} if uuid_of(entry) in newer else entry for entry in listed(answer, "tunnels")
+        {**entry, **newer[_uuid_of(entry)]} if _uuid_of(entry) in newer else entry
+        for entry in listed(answer, "tunnels")
     ]
     return {**answer, "tunnels": merged}
 
@@ -133,11 +139,17 @@ def merge_health(answer: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]
 def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progress:
     """``progress`` with what the hosts of ``told`` did in the round that has just ended."""
     changed, new_keys = dict(progress.changed), dict(progress.new_keys)
+    changes, new = {uuid: dict(at) for uuid, at in progress.changes.items()}, dict(progress.new)
     for entry in entries:
         if entry.host in told:
-            for kept, happened in ((changed, entry.changed), (new_keys, entry.new_key)):
+            for kept, happened in ((changed, bool(entry.changes)), (new_keys, entry.new_key)):
                 if happened and entry.uuid not in kept.get(entry.host, []):
                     kept[entry.host] = [*kept.get(entry.host, []), entry.uuid]
+            if entry.changes and entry.new:
+                new[entry.uuid] = list(dict.fromkeys([*new.get(entry.uuid, []), entry.node]))
+            if entry.changes:
+                at = changes.setdefault(entry.uuid, {})
+                at[entry.node] = list(dict.fromkeys([*at.get(entry.node, []), *entry.changes]))
     failed = dict(progress.failed)
     for host, answer in told.items():
         errors = [
@@ -147,50 +159,36 @@ def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progres
         ]
         if errors:
             failed[host] = [*failed.get(host, []), *(error for error in errors if error)]
-    return progress._replace(changed=changed, new_keys=new_keys, failed=failed)
+    return progress._replace(changed=changed, new_keys=new_keys, changes=changes, new=new, failed=failed)
 
 
-def note_lost(progress: Progress, results: dict[str, list[Any]]) -> Progress:
-    """``progress`` with the hosts that left the run in this round. ``results``: ``{host: what its tasks ended with}``.
+def unasked(told: Answers, progress: Progress) -> dict[str, list[Any]]:
+    """``{host: orphans}`` that the panel was not asked about in this run; what can't be read only in the first round.
 
-    What a host answered before a run lost it is not a reason; the first reason stays.
+    A tunnel that is deleted while a run goes on becomes one after the records are read again.
     """
-    lost = {host: why_lost(found) for host, found in results.items()}
-    return progress._replace(lost={**lost, **{host: why for host, why in progress.lost.items() if host in lost}})
+    found = {}
+    for host, answer in told.items():
+        known = progress.asked.get(host, [])
+        orphans = [orphan for orphan in listed(answer, "orphans") if _uuid_of(orphan) not in known]
+        if progress.rounds:
+            orphans = [orphan for orphan in orphans if _uuid_of(orphan)]
+        if orphans:
+            found[host] = orphans
+    return found
 
 
-def why_lost(results: Iterable[Any]) -> Lost:
-    """Why a host left the run, out of what its tasks have ended with, the last one first."""
-    for result in results:
-        if isinstance(result, dict) and (result.get("unreachable") or result.get("failed")):
-            words = answers.words(result.get("msg")) or None
-            return {"unreachable": bool(result.get("unreachable")), "words": words}
-    return {"unreachable": None, "words": None}
+def note_asked(progress: Progress, orphans: dict[str, list[Any]]) -> Progress:
+    """``progress`` after the panel was asked about ``orphans`` (as ``unasked`` answers them)."""
+    asked = dict(progress.asked)
+    for host, its in orphans.items():
+        asked[host] = [*asked.get(host, []), *(uuid for uuid in map(_uuid_of, its) if uuid)]
+    return progress._replace(asked=asked)
 
 
-def note_installed(progress: Progress, told: Answers, results: dict[str, list[Any]]) -> tuple[Progress, list[str]]:
-    """``(progress, warnings)`` after packages were installed, or not.
-
-    ``results``: ``{host: what the tasks answered}``, which updated the package lists, and which installed. A host that
-    lacks nothing any more is in order, whatever those said.
-    """
-    failed, warnings = dict(progress.failed), []
-    for host, found in results.items():
-        lists, installs = found[0] if found else None, found[1:]
-        stale = answers.words(lists.get("msg")) if isinstance(lists, dict) and lists.get("msg") else None
-        problem = why_lost(installs)
-        lacking = [answers.words(name) for name in listed(told.get(host), "packages")]
-        hint = "Its package lists could not be updated (%s): run apt-get update there to see which source fails." % (
-            (stale or "").rstrip(" :.")
-        )
-        tried = any(isinstance(result, dict) and not result.get("skipped") for result in installs)
-        if lacking and tried:
-            why = problem["words"] or "the package manager brought nothing"
-            sentence = "%s: %s could not be installed: %s." % (host, ", ".join(map(str, lacking)), why.rstrip("."))
-            failed[host] = [*failed.get(host, []), sentence + (" " + hint if stale else "")]
-        elif stale:
-            warnings.append("%s: %s Nothing is missing all the same." % (host, hint))
-    return progress._replace(failed=failed), warnings
+def _uuid_of(entry: Any) -> str | None:
+    uuid = entry.get("uuid") if isinstance(entry, dict) else None
+    return uuid if isinstance(uuid, str) else None
 
 
 def unpublished(entries: Iterable[Entry], progress: Progress) -> list[dict[str, Any]]:

@@ -25,6 +25,10 @@ ANOTHERS = (
     "it was made for the node %s, and was left as it is. Where that is this machine's other name, remove one of the "
     "two nodes on the panel; where it is its former name, delete the tunnel there, then run marzban.tunnels.apply."
 )
+NOT_ASKED = (
+    "it has left the list of tunnels while this run went on, and was left as it is: the next run of "
+    "marzban.tunnels.apply asks the panel about it, and removes it if it is deleted."
+)
 RENEW = "run marzban.tunnels.apply on %s and %s, which makes a new one; both must be reachable for that."
 # A host that is not in the run any more, by Lost.unreachable
 _HOW_LOST = {True: "is unreachable", False: "failed", None: "is unreachable, or failed"}
@@ -153,12 +157,14 @@ def report(
     broken: Sequence[Mapping[str, Any]] = (),
     nodes: Mapping[str, str] | None = None,
     columns: Mapping[str, Mapping[str, object]] | None = None,
+    asked: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[list[str], list[str]]:
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
     ``results`` as in ``merge``; ``lost``: hosts that left the run, and why;
     ``nodes``: ``{host: node name}`` (default: the hosts' names);
-    ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``, before the note.
+    ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``, before the note;
+    ``asked``: the uuids of the orphans that the panel was asked about, by host (None: all).
     """
     nodes = nodes or {}
     lost = {nodes.get(host) or host: why for host, why in (lost or {}).items()}
@@ -183,7 +189,7 @@ def report(
     return table, [
         *_problems_of_ends([end for ends in tunnels for end in ends], lost),
         *("%s: %s" % (tunnel.get("name") or "#%s" % tunnel.get("id"), printable(tunnel["error"])) for tunnel in broken),
-        *_left_alone(results, nodes, {tunnel.get("uuid") for tunnel in broken}),
+        *_left_alone(results, nodes, {tunnel.get("uuid") for tunnel in broken}, asked),
         *(_left(node, why, tunnels, lost) for node, why in lost.items()),
     ]
 
@@ -214,7 +220,12 @@ def _problems_of_ends(ends: Sequence[Health], lost: Collection[str]) -> Iterator
             yield "%s on %s: its certificate %s: %s" % (_name(end), end["node"], when, renew)
 
 
-def _left_alone(results: Mapping[str, Any], nodes: Mapping[str, str], broken: set[str | None]) -> Iterator[str]:
+def _left_alone(
+    results: Mapping[str, Any],
+    nodes: Mapping[str, str],
+    broken: set[str | None],
+    asked: Mapping[str, Sequence[str]] | None,
+) -> Iterator[str]:
     """A sentence for each orphan, unless its record is among the ``broken`` (uuids), which explains it.
 
     One of another node of this run is that node's: both are one machine, and a warning says so.
@@ -226,4 +237,6 @@ def _left_alone(results: Mapping[str, Any], nodes: Mapping[str, str], broken: se
             owner = orphan.get("node") or node
             if orphan["uuid"] not in broken and (owner == node or owner not in here):
                 name = orphan.get("name") or "#%s" % orphan["id"]
-                yield "%s on %s: %s" % (name, node, LEFT_ALONE if owner == node else ANOTHERS % owner)
+                known = asked is None or orphan["uuid"] in asked.get(host, ())
+                words = ANOTHERS % owner if owner != node else LEFT_ALONE if known else NOT_ASKED
+                yield "%s on %s: %s" % (name, node, words)

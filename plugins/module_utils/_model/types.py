@@ -289,6 +289,7 @@ class Outcome(Health):
     publish: bool
     needs_peer: bool
     hand: bool  # the former name of needs_peer
+    new: bool  # nothing of it was on this host
     changes: list[str]
 
 

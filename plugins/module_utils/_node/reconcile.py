@@ -184,6 +184,7 @@ class Apply:
                     tunnel.former = former
                 else:
                     tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
+                    tunnel.new = tunnel.state is None
                     self.memory.own(tunnel)
                 if tunnel.view["active"] and "text" not in (tunnel.template or {}):
                     raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")

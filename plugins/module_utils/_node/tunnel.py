@@ -31,7 +31,7 @@ class Tunnel:
         self.waiting_for: str | None = None
         self.measured: Measured | None = None
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
-        self.refused = self.needs_peer = False
+        self.refused = self.needs_peer = self.new = False
         self.status = "connecting"
         self.changes: list[str] = []
         self.diff: list[FileDiff] = []
@@ -75,6 +75,7 @@ class Tunnel:
             publish=self.public is not None and self.public != published,
             needs_peer=self.needs_peer,
             hand=self.needs_peer,  # the former name, until 1.0
+            new=self.new,
             changes=self.changes,
             measured=self.measured,
         )  # type: ignore[assignment]

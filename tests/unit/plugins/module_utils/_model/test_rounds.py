@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -176,69 +175,15 @@ def test_a_removal_that_failed_in_an_earlier_round_is_not_forgotten():
     assert rounds.failures(both(), entries(both()), progress, [], NODES) == {"h1": ["wg-quick down failed"]}
 
 
-UNREACHABLE: dict[str, Any] = {"unreachable": True, "msg": "Failed to connect to the host via ssh: No route to host"}
-FAILED: dict[str, Any] = {"failed": True, "msg": "Failed to update apt cache after 5 retries: "}
-
-
-@pytest.mark.parametrize(
-    ("results", "why"),
-    [
-        ([UNREACHABLE], (True, UNREACHABLE["msg"])),
-        ([FAILED], (False, FAILED["msg"].strip())),
-        ([None, {"tunnels": []}, FAILED], (False, FAILED["msg"].strip())),
-        ([{"failed": True}], (False, None)),
-        ([{"failed": True, "msg": ["\x1b[31m"]}], (False, "['\\x1b[31m']")),
-        ([{"tunnels": []}], (None, None)),
-        ([5], (None, None)),
-        ([], (None, None)),
-    ],
-)
-def test_why_a_host_left_the_run(results, why):
-    assert rounds.why_lost(results) == {"unreachable": why[0], "words": why[1]}
-
-
-def test_the_first_reason_stays():
-    first = rounds.note_lost(NONE, {"h1": [UNREACHABLE]})
-    later = rounds.note_lost(first, {"h1": [None], "h2": [FAILED]})
-    assert {host: why["unreachable"] for host, why in later.lost.items()} == {"h1": True, "h2": False}
-
-
-DEAD = {"failed": False, "msg": "Failed to update apt cache after 2 retries: http://mirror.example: refused"}
-NO_PACKAGE = {"failed": True, "msg": "No package matching 'charon-systemd' is available"}
-
-
-@pytest.mark.parametrize(
-    ("packages", "results", "sentences", "warned"),
-    [
-        ([], [{"changed": False}, {"changed": True}, None], [], []),
-        (
-            [],
-            [DEAD, {"changed": True}, None],
-            [],
-            [f"h1: Its package lists could not be updated ({DEAD['msg']}): run apt-get update there"],
-        ),
-        (["openvpn"], [None, None, NO_PACKAGE], ["h1: openvpn could not be installed: No package matching"], []),
-        (
-            ["openvpn", "nftables"],
-            [DEAD, NO_PACKAGE, None],
-            [f"h1: openvpn, nftables could not be installed: {NO_PACKAGE['msg']}. Its package lists could"],
-            [],
-        ),
-        (["openvpn"], [DEAD, {"changed": False}], ["h1: openvpn could not be installed: the package manager"], []),
-        (["openvpn"], [], [], []),  # nothing was tried
-        ([{}], [5, "x", NO_PACKAGE], ["h1: {} could not be installed"], []),
-    ],
-)
-def test_what_could_not_be_installed_is_told_and_a_dead_source_alone_is_no_failure(
-    packages, results, sentences, warned
-):
-    answers = {"h1": {**told("de-1", "source"), "packages": packages}}
-    progress, warnings = rounds.note_installed(NONE, answers, {"h1": results})
-    failed = rounds.failures(answers, entries(answers), progress, [], NODES).get("h1", [])
-    for said, expected in ((failed, sentences), (warnings, warned)):
-        assert [text[: len(begin)] for text, begin in zip(said, expected, strict=False)] == expected
-        assert len(said) == len(expected)
-        assert all("apt-get update there to see which source fails" in text for text in said if results[0] == DEAD)
+def test_the_panel_is_asked_once_about_each_orphan():
+    """Also about what became one in a later round: the tunnel was deleted while the run went on."""
+    first, second = {"id": 1, "uuid": UUID}, {"id": 2, "uuid": UUID.replace("1", "2")}
+    told_first = {"h1": {"orphans": [first, "x"]}, "h2": {"orphans": []}}
+    assert rounds.unasked(told_first, NONE) == {"h1": [first, "x"]}
+    progress = rounds.note_asked(NONE, {"h1": [first, "x"]})._replace(rounds=1)
+    assert rounds.unasked({"h1": {"orphans": [first, "x", second]}}, progress) == {"h1": [second]}
+    assert rounds.unasked(told_first, progress) == {}
+    assert rounds.note_asked(progress, {"h1": [second]}).asked == {"h1": [UUID, second["uuid"]]}
 
 
 def test_no_traffic_is_told_where_both_ends_were_applied():

@@ -182,6 +182,13 @@ def test_a_tunnel_that_the_list_left_out_is_told_unless_its_record_is_broken() -
     results = {"host-a": {"tunnels": [], "orphans": [orphan]}}
     _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"})
     assert problems == ["de-fi on de-1: " + model_table.LEFT_ALONE]
+    for asked, sentence in (
+        ({"host-a": [orphan["uuid"]]}, model_table.LEFT_ALONE),
+        ({"host-b": [orphan["uuid"]]}, model_table.NOT_ASKED),
+        ({}, model_table.NOT_ASKED),
+    ):
+        _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"}, asked=asked)
+        assert problems == ["de-fi on de-1: " + sentence]
     results["host-a"]["orphans"][0]["node"] = "de-9"
     _table_lines, problems = model_table.report(results, nodes={"host-a": "de-1"})
     assert problems == ["de-fi on de-1: " + model_table.ANOTHERS % "de-9"]

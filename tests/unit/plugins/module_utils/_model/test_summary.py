@@ -1,0 +1,147 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run says at its end beside the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds, summary
+from tests.support.views import UUID, view
+
+NODES = {"h1": "de-1", "h2": "fi-1"}
+NONE = rounds.Progress.load(None)
+
+
+UNREACHABLE: dict[str, Any] = {"unreachable": True, "msg": "Failed to connect to the host via ssh: No route to host"}
+FAILED: dict[str, Any] = {"failed": True, "msg": "Failed to update apt cache after 5 retries: "}
+
+
+@pytest.mark.parametrize(
+    ("results", "why"),
+    [
+        ([UNREACHABLE], (True, UNREACHABLE["msg"])),
+        ([FAILED], (False, FAILED["msg"].strip())),
+        ([None, {"tunnels": []}, FAILED], (False, FAILED["msg"].strip())),
+        ([{"failed": True}], (False, None)),
+        ([{"failed": True, "msg": ["\x1b[31m"]}], (False, "['\\x1b[31m']")),
+        ([{"tunnels": []}], (None, None)),
+        ([5], (None, None)),
+        ([], (None, None)),
+    ],
+)
+def test_why_a_host_left_the_run(results, why):
+    assert summary.why_lost(results) == {"unreachable": why[0], "words": why[1]}
+
+
+def test_the_first_reason_stays():
+    first = summary.note_lost(NONE, {"h1": [UNREACHABLE]})
+    later = summary.note_lost(first, {"h1": [None], "h2": [FAILED]})
+    assert {host: why["unreachable"] for host, why in later.lost.items()} == {"h1": True, "h2": False}
+
+
+DEAD = {"failed": False, "msg": "Failed to update apt cache after 2 retries: http://mirror.example: refused"}
+NO_PACKAGE = {"failed": True, "msg": "No package matching 'charon-systemd' is available"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "results", "sentences", "warned"),
+    [
+        ([], [{"changed": False}, {"changed": True}, None], [], []),
+        (
+            [],
+            [DEAD, {"changed": True}, None],
+            [],
+            [f"h1: Its package lists could not be updated ({DEAD['msg']}): run apt-get update there"],
+        ),
+        (["openvpn"], [None, None, NO_PACKAGE], ["h1: openvpn could not be installed: No package matching"], []),
+        (
+            ["openvpn", "nftables"],
+            [DEAD, NO_PACKAGE, None],
+            [f"h1: openvpn, nftables could not be installed: {NO_PACKAGE['msg']}. Its package lists could"],
+            [],
+        ),
+        (["openvpn"], [DEAD, {"changed": False}], ["h1: openvpn could not be installed: the package manager"], []),
+        (["openvpn"], [], [], []),  # nothing was tried
+        ([{}], [5, "x", NO_PACKAGE], ["h1: {} could not be installed"], []),
+    ],
+)
+def test_what_could_not_be_installed_is_told_and_a_dead_source_alone_is_no_failure(
+    packages, results, sentences, warned
+):
+    answers = {"h1": {"tunnels": [], "packages": packages}}
+    progress, warnings = summary.note_installed(NONE, answers, {"h1": results})
+    failed = rounds.failures(answers, [], progress, [], NODES).get("h1", [])
+    for said, expected in ((failed, sentences), (warnings, warned)):
+        assert [text[: len(begin)] for text, begin in zip(said, expected, strict=False)] == expected
+        assert len(said) == len(expected)
+        assert all("apt-get update there to see which source fails" in text for text in said if results[0] == DEAD)
+
+
+def after(*rounds_told: dict[str, Any]) -> rounds.Progress:
+    """The progress after rounds in which the hosts said this."""
+    progress = NONE
+    for told in rounds_told:
+        progress = rounds.note(progress, rounds.entries_of(told, NODES), told)
+        progress = summary.note_removed(progress, told, NODES)
+    return progress
+
+
+def did(node: str, *changes: str, new: bool = False) -> dict[str, Any]:
+    return {"tunnels": [{"uuid": UUID, "node": node, "new": new, "changes": list(changes)}]}
+
+
+READ = {"h1": [view()], "h2": [view()]}
+NEW = {"h1": did("de-1", "key made", new=True), "h2": did("fi-1", "key made", "conf written", "started", new=True)}
+GONE = {"uuid": "00000000-0000-4000-8000-000000000000", "id": 9, "name": "exit-o"}
+
+
+@pytest.mark.parametrize(
+    ("told", "check", "lines"),
+    [
+        ([{"h1": did("de-1"), "h2": did("fi-1")}], False, []),
+        ([NEW, {"h1": did("de-1", "conf written", "started")}], False, ["+ de-fi: set up on de-1, fi-1"]),
+        (
+            [{**NEW, "h1": did("de-1", "conf changed")}],
+            True,
+            ["+ de-fi: would be set up on fi-1", "~ de-fi: would be changed on de-1: conf changed"],
+        ),
+        ([{"h1": did("de-1", new=True)}], False, []),  # refused, or not active
+        (
+            [{"h1": did("de-1", "MTU 1420 -> 1400"), "h2": did("fi-1", "MTU 1420 -> 1400")}],
+            True,
+            ["~ de-fi: would be changed on de-1, fi-1: MTU 1420 -> 1400"],
+        ),
+        (
+            [{"h1": {"removed": [GONE]}}, {"h2": {"removed": [GONE]}}, {"h1": {"removed": []}}],
+            False,
+            ["- exit-o: removed from de-1, fi-1 (there is no record of it that ends there)"],
+        ),
+        (
+            [{"h1": {"removed": [{**GONE, "name": None}, {**GONE, "uuid": UUID, "error": "wg-quick down failed"}]}}],
+            True,
+            ["- #9: would be removed from de-1 (there is no record of it that ends there)"],
+        ),
+        ([{"h1": {"removed": [5, {"uuid": "x"}]}, "h2": {"removed": "x"}}], False, []),
+    ],
+)
+def test_what_a_run_has_changed(told: list[dict[str, Any]], check: bool, lines: list[str]) -> None:
+    assert summary.summary(after(*told), READ, check) == lines
+
+
+def test_what_a_node_says_is_one_bounded_line() -> None:
+    rude = "\x1b[2J\n" + "x" * 1000
+    told = {"h1": {**did("de-1", rude), "removed": [{**GONE, "name": rude}]}}
+    lines = summary.summary(after(told), READ, False)
+    assert len(lines) == 2
+    assert all(line.isprintable() and len(line) < 200 for line in lines)
+
+
+def test_not_more_lines_than_a_person_reads() -> None:
+    gone = [{**GONE, "uuid": f"00000000-0000-4000-8000-{number:012}", "name": f"t{number}"} for number in range(200)]
+    lines = summary.summary(after({"h1": {"removed": gone}}), READ, False)
+    assert (len(lines), lines[-1]) == (summary.SHOWN + 1, "… and 140 more changes")
