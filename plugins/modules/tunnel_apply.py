@@ -44,7 +44,7 @@ options:
   node:
     description:
       - This host's node. The default is the one in O(views).
-      - It counts where O(views) is empty, for O(remove_all): where another node is the same machine, that one's tunnels
+      - It counts where O(views) is empty, for O(remove_all). Where another node is the same machine, that one's tunnels
         stay. Without it all of the panel's go.
     type: str
     version_added: 0.3.0

@@ -121,7 +121,8 @@ def test_a_node_that_is_unreachable_is_told_once():
     silent = [end("a", "z", "error", number, error="no handshake with z in 9 min", refused=False) for number in (1, 2)]
     refused = end("a", "z", "error", 3, error="port 1 is taken", refused=True)
     other = end("a", "b", "error", 4, error="no handshake with b in 9 min", refused=False)
-    table, problems = model_table.report({"a": {"tunnels": [*silent, refused, other]}}, ["z"])
+    lost = {"z": {"unreachable": True, "words": None}}
+    table, problems = model_table.report({"a": {"tunnels": [*silent, refused, other]}}, lost)
     assert [line.rpartition("  ")[2] for line in table[1:]] == [
         "z is unreachable",
         "z is unreachable",
@@ -131,10 +132,10 @@ def test_a_node_that_is_unreachable_is_told_once():
     assert problems == [
         "t3 on a: port 1 is taken",
         "t4 on a: no handshake with b in 9 min",
-        f"z {model_table.LOST} No traffic to it in t1, t2.",
+        "z could not be reached: the table shows what other nodes reported. No traffic to it in t1, t2.",
     ]
     many = [end("a", "z", "error", number, error="no answer") for number in range(1, 13)]
-    assert model_table.report({"a": {"tunnels": many}}, ["z"])[1][0].endswith(", t9, t10, and 2 more.")
+    assert model_table.report({"a": {"tunnels": many}}, lost)[1][0].endswith(", t9, t10, and 2 more.")
 
 
 def test_no_tunnel_at_all():
