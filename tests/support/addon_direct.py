@@ -54,8 +54,7 @@ def prepare(host: PanelHost) -> None:
     core = Path(ansible.__file__).parent
     place = host.path(PLACE)
     shutil.copytree(core / "module_utils", place / "ansible/module_utils", ignore=ignore)
-    for name in ("__init__.py", "release.py"):
-        shutil.copy(core / name, place / "ansible" / name)
+    (place / "ansible/__init__.py").touch()  # as Ansible itself sends it
     shutil.copytree(TOP / "plugins/module_utils", place / PLUGINS / "module_utils", ignore=ignore)
 
 
