@@ -80,7 +80,9 @@ def _largest(targets: Mapping[Any, tuple[str, str]], failing: Mapping[Any, Probe
     while open_keys:
         sizes = {key: between(passes[key], fails[key]) for key in open_keys}
         open_keys = {key for key in open_keys if sizes[key]}
-        for key, probe in _ping({key: targets[key] for key in open_keys}, sizes, patience).items():
+        probes = _ping({key: targets[key] for key in open_keys}, sizes, patience)
+        open_keys &= set(probes)  # the others have lost their interface meanwhile
+        for key, probe in probes.items():
             answered = probe.passed
             passes[key] = max(answered, default=passes[key])
             above = [size for size in sizes[key] if size > (passes[key] or 0)]
@@ -157,7 +159,8 @@ class Probe:
             with contextlib.suppress(OSError):  # then the time is taken here
                 self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             for buffer in (SO_SNDBUFFORCE, SO_RCVBUFFORCE) if len(self.sizes) > 1 else ():
-                self.socket.setsockopt(socket.SOL_SOCKET, buffer, BUFFER)
+                with contextlib.suppress(OSError):  # a container may not; usual packets have room without
+                    self.socket.setsockopt(socket.SOL_SOCKET, buffer, BUFFER)
             if self.sizes and self.version == 4:
                 self.socket.setsockopt(socket.IPPROTO_IP, MTU_DISCOVER, PMTUDISC_PROBE)
             elif self.sizes:
