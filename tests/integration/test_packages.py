@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -36,8 +37,9 @@ def test_one_dead_source_and_one_package_that_can_not_be_had_keep_out_one_tunnel
     assert " active " in rows["ab-wireguard"]
     assert " error " in rows["ab-openvpn"]
     (failed,) = [event["result"]["msg"] for event in run.of("b", ["failed"]) if "could not be installed" in str(event)]
-    assert "b: openvpn could not be installed: No package matching 'openvpn' is available. " in failed
-    assert "Its package lists could not be updated (" in failed
+    assert re.search(
+        r"^b: openvpn could not be installed: .*openvpn.*\. Its package lists could not", failed, re.MULTILINE
+    )
     assert {name: tunnel["status"] for name, tunnel in world.tunnels().items()} == {
         "ab-wireguard": "active",
         "ab-openvpn": "error",

@@ -217,7 +217,7 @@ def test_tunnel_publish(world: World) -> None:
         "host-d": {},
     }
     options = {"results": results, "nodes": NODES}
-    check, apply = quartet(world, "tunnel_publish", options, "POST /api/tunnels/keys")
+    check, apply = quartet(world, "tunnel_publish", options, "POST /api/tunnels/keys", way=run)
     assert check["updated"] == apply["updated"] == 1
     assert (
         check["published"]
@@ -227,7 +227,7 @@ def test_tunnel_publish(world: World) -> None:
     ends = {end["node"]: end["public"] for end in world.tunnels()["de-fi"]["ends"]}
     assert ends == {"de-1": {"public_key": KEY}, "fi-1": None}, "only what is flagged is published"
     keys = [{"uuid": record["uuid"], "node": "fi-1", "public": {"public_key": OTHER_KEY}}]
-    quartet(world, "tunnel_publish", {"keys": keys}, "POST /api/tunnels/keys")
+    quartet(world, "tunnel_publish", {"keys": keys}, "POST /api/tunnels/keys", way=run)
 
 
 def test_tunnel_publish_takes_no_rubbish(world: World) -> None:
