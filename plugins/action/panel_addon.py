@@ -43,7 +43,7 @@ def read(folder: str) -> package.Files:
     files = {}
     for name in package.OURS:
         for place, folders, found in os.walk(os.path.join(folder, name)):
-            folders[:] = sorted(folder for folder in folders if folder != package.CACHE)
+            folders[:] = sorted(inner for inner in folders if inner != package.CACHE)
             for file in found:
                 path = os.path.join(place, file)
                 with open(path, "rb") as stream:

@@ -100,7 +100,7 @@ class Made:
             known[path] = os.stat(path).st_ino
         self._now += missing
         os.makedirs(os.path.dirname(self._mark), mode=0o700, exist_ok=True)
-        write_private(self._mark, json.dumps(known))
+        self._write(known)
 
     def undo(self) -> None:
         """Removes those that this run has made."""
@@ -164,7 +164,7 @@ class Folder:
                 )
             answer = {}
             for folder, folders, found in os.walk(self.path):
-                folders[:] = [folder for folder in folders if folder != CACHE]
+                folders[:] = [name for name in folders if name != CACHE]
                 for name in found:
                     path = os.path.join(folder, name)
                     with open(path, "rb") as stream:

@@ -53,7 +53,6 @@ class Progress(NamedTuple):
 
     published: List[Dict[str, Any]]  # public halves that the panel was given, with uuid and node
     rounds: int  # in which something was published
-    changed: Dict[str, List[str]]  # host → uuids of the tunnels that were changed
     new_keys: Dict[str, List[str]]  # host → uuids of those whose key was made
     failed: Dict[str, List[str]]  # host → what could not be removed or installed
     lost: Dict[str, Lost]  # host → why it is not in the run any more
@@ -67,7 +66,7 @@ class Progress(NamedTuple):
     @classmethod
     def load(cls, raw: dict[str, Any] | None) -> Progress:
         """The one in the result of the round before, or that of a run that begins."""
-        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, {}, {}, {}, {}, False, False)
+        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, {}, {}, {}, False, False)
 
     def dump(self) -> dict[str, Any]:
         """For the next round."""
@@ -138,13 +137,12 @@ def merge_health(answer: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]
 
 def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progress:
     """``progress`` with what the hosts of ``told`` did in the round that has just ended."""
-    changed, new_keys = dict(progress.changed), dict(progress.new_keys)
+    new_keys = dict(progress.new_keys)
     changes, new = {uuid: dict(at) for uuid, at in progress.changes.items()}, dict(progress.new)
     for entry in entries:
         if entry.host in told:
-            for kept, happened in ((changed, bool(entry.changes)), (new_keys, entry.new_key)):
-                if happened and entry.uuid not in kept.get(entry.host, []):
-                    kept[entry.host] = [*kept.get(entry.host, []), entry.uuid]
+            if entry.new_key:
+                new_keys[entry.host] = list(dict.fromkeys([*new_keys.get(entry.host, []), entry.uuid]))
             if entry.changes and entry.new:
                 new[entry.uuid] = list(dict.fromkeys([*new.get(entry.uuid, []), entry.node]))
             if entry.changes:
@@ -159,7 +157,7 @@ def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progres
         ]
         if errors:
             failed[host] = [*failed.get(host, []), *(error for error in errors if error)]
-    return progress._replace(changed=changed, new_keys=new_keys, changes=changes, new=new, failed=failed)
+    return progress._replace(new_keys=new_keys, changes=changes, new=new, failed=failed)
 
 
 def unasked(told: Answers, progress: Progress) -> dict[str, list[Any]]:
@@ -288,10 +286,9 @@ def unsettled(entries: Iterable[Entry], progress: Progress) -> dict[str, list[st
     """
     entries = list(entries)
     ends = joined(entries)
-    changed = {uuid for uuids in progress.changed.values() for uuid in uuids}
     found: dict[str, list[str]] = {}
     for entry in silent(entries):
-        if entry.status == "error" and entry.uuid not in changed:
+        if entry.status == "error" and entry.uuid not in progress.changes:
             continue
         if entry.uuid in progress.new_keys.get(entry.host, []) and not ends.get(entry.uuid, set()) - {entry.node}:
             continue

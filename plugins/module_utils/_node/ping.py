@@ -93,7 +93,7 @@ def _largest(targets: Mapping[Any, tuple[str, str]], failing: Mapping[Any, Probe
 
 
 def between(passes: int | None, fails: int) -> tuple[int, ...]:
-    """The sizes to try next; LEAST among them as long as none is known to pass. None where it is close enough."""
+    """The sizes to try next; LEAST among them as long as none is known to pass. Empty where it is close enough."""
     first = LEAST if passes is None else passes
     if fails - first <= (0 if passes is None else CLOSE_ENOUGH):
         return ()

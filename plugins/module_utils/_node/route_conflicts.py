@@ -71,7 +71,6 @@ class Guard:
             if (address, name) not in leaving:
                 self._addresses.setdefault(address.partition("/")[0], []).append(name)
                 self._live.add((address, name))
-        self._ways = {address: _way(address, self._now)[0] for address in self._sessions}
         self._taken: dict[str, str] = {}  # route: name of the tunnel that has it in this run
 
     def check(self, view: View, name: str, ours: Collection[str | None], state: State | None = None) -> None:
@@ -103,7 +102,7 @@ class Guard:
 
         By its own address too: where the interface is lost, and is to be put back, the route is lost as well.
         """
-        return self._ways[session.address] in tunnel.interfaces or session.own in tunnel.own
+        return session.own in tunnel.own or _way(session.address, self._now)[0] in tunnel.interfaces
 
     def _check_way(self, tunnel: _Checked) -> None:
         """Refuses to take away the network through which this run itself comes. Raises Error."""

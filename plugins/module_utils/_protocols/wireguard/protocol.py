@@ -171,9 +171,11 @@ class WireGuard(Protocol):
 
     def _since(self, view: View, used: str | None) -> int | None:
         """When the pre-shared key with this fingerprint was switched on (seconds), or a bit later; None: it wasn't."""
+        if not used:
+            return None
         state = self.folders.state(view["uuid"])
         applied: Applied = state["applied"] if state and state["interface"] == view["interface"] else {}
-        if not used or applied.get("psk_fingerprint") != used:
+        if applied.get("psk_fingerprint") != used:
             return None
         since = applied.get("psk_since")
         if isinstance(since, int):
