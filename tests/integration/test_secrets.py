@@ -38,9 +38,9 @@ SHARED = ("preshared.key", "wrap.key")
 KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
 LOUD = ("-vvv", "--diff")
 APPLY = {"ansible.builtin.import_playbook": "marzban.tunnels.apply"}
-# A wg that fails at syncconf, and says all that it was told.
+# A wg that fails to set anything, and says all that it could read.
 BAD_WG = """#!/bin/sh
-if [ "$1" = syncconf ]; then cat "$3" >&2; cat "$3"; exit 1; fi
+if [ "$1" = set ]; then cat /etc/marzban/tunnels/*/*.key >&2; cat /etc/marzban/tunnels/*/*.key; exit 1; fi
 exec /usr/bin/wg.real "$@"
 """
 
@@ -148,8 +148,8 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         # What goes wrong may say too much.
         host = world.lab.hosts["a"]
         host.run("mv /usr/bin/wg /usr/bin/wg.real && cat >/usr/bin/wg && chmod 755 /usr/bin/wg", input=BAD_WG)
-        failed = proof.run("an error at syncconf", "apply", code=2)
-        assert "syncconf" in failed.text, "the error was one of syncconf"
+        failed = proof.run("an error at wg set", "apply", code=2)
+        assert "wg set" in failed.text, "the error was one of wg set"
         host.run("mv /usr/bin/wg.real /usr/bin/wg")
         whole = {path: path.read_bytes() for path in (host.root / KEYS).glob("*/private.key")}
         for path, content in whole.items():

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import ipaddress
-from typing import Any, Dict
+from typing import Any, Dict, NamedTuple
 
 from ..._errors import Error, FieldError
 from ..._model import validators
@@ -18,8 +18,8 @@ from ..._model.types import View
 
 STALE = 180  # seconds after which WireGuard drops a session, so that the endpoint it used says nothing any more
 Conf = Dict[str, Any]  # as parse_conf answers it
+NO_KEY = "/dev/null"  # what wg takes for "no pre-shared key"
 _HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
-NO_PRESHARED_KEY = base64.b64encode(bytes(32)).decode("ascii")  # left out, the one in use would stay
 _NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
 
 
@@ -54,9 +54,9 @@ def parse_conf(text: str) -> Conf:
     """What a conf of wg-quick asks for, checked.
 
     ``{"port", "fwmark", "mtu"?, "addresses": [canonical], "peers": {public key: {"allowed": set, "endpoint":
-    (host, port)?, "keepalive": seconds, "psk": fingerprint?}}, "lines": [what wg itself reads]}``. Raises Error.
+    (host, port)?, "keepalive": seconds, "psk": fingerprint?}}}``. Raises Error.
     """
-    conf: Conf = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}, "lines": []}
+    conf: Conf = {"port": None, "fwmark": 0, "mtu": None, "addresses": [], "peers": {}}
     section: str | None = None
     peer: dict[str, Any] | None = None
     for line in text.split("\n"):
@@ -68,30 +68,24 @@ def parse_conf(text: str) -> Conf:
             peer = None
             if section not in ("[interface]", "[peer]"):
                 raise Error("The conf has a section %s, and wg-quick knows [Interface] and [Peer]." % line)
-            conf["lines"].append(section.title())
             continue
         key, sign, value = (part.strip() for part in line.partition("="))
         if not sign or section is None:
             raise Error("The conf has a line that is not a setting: %s." % key)
         try:
             if section == "[interface]":
-                keep = _interface_line(conf, key.lower(), value)
+                _interface_line(conf, key.lower(), value)
             else:
                 peer = _peer_line(conf, peer, key.lower(), value)
-                keep = True
         except (ValueError, FieldError):
             raise Error("The conf has a %s that can't be used: %s." % (key, value)) from None
-        if keep:
-            conf["lines"].append("%s = %s" % (key, value))
     if conf["port"] is None or not conf["peers"] or not conf["addresses"]:
-        raise Error(
-            "The conf needs an Address, a ListenPort and a [Peer] with its PublicKey: syncconf would reset them."
-        )
+        raise Error("The conf needs an Address, a ListenPort and a [Peer] with its PublicKey.")
     return conf
 
 
-def _interface_line(conf: Conf, key: str, value: str) -> bool:
-    """Takes in a setting of [Interface]; whether wg itself reads it."""
+def _interface_line(conf: Conf, key: str, value: str) -> None:
+    """Takes in a setting of [Interface]."""
     if key == "privatekey" or (key == "saveconfig" and value.lower() != "false"):
         setting = "PrivateKey" if key == "privatekey" else "SaveConfig"
         raise Error("The template has %s, which puts the key into the conf. %s" % (setting, _NO_SECRET))
@@ -101,13 +95,10 @@ def _interface_line(conf: Conf, key: str, value: str) -> bool:
         conf["mtu"] = int(value)
     elif key == "listenport":
         conf["port"] = int(value)
-        return True
     elif key == "fwmark":
         conf["fwmark"] = 0 if value == "off" else int(value, 0)
-        return True
     elif key not in _HOOKS and key != "saveconfig":
         raise ValueError
-    return False
 
 
 def _peer_line(conf: Conf, peer: dict[str, Any] | None, key: str, value: str) -> dict[str, Any] | None:
@@ -135,19 +126,6 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     """``(host, port)`` of ``host:port`` or ``[host]:port``. Raises ValueError."""
     host, _colon, port = text.rpartition(":")
     return host.strip("[]").partition("%")[0], int(port)
-
-
-def sync_text(conf: Conf, private: str, preshared: str | None = None) -> str:
-    """What `wg syncconf` reads: complete, or it would reset what is left out. It holds keys: memory only."""
-    lines = []
-    for line in conf["lines"]:
-        lines.append(line)
-        key, _sign, value = line.partition(" = ")
-        if key.lower() == "publickey":
-            used = preshared if conf["peers"][value]["psk"] else None
-            lines.append("PresharedKey = " + (used or NO_PRESHARED_KEY))
-    first = lines.index("[Interface]") + 1
-    return "\n".join([*lines[:first], "PrivateKey = " + private, *lines[first:]]) + "\n"
 
 
 def parse_dump(text: str) -> dict[str, dict[str, Any]]:
@@ -185,6 +163,13 @@ def parse_keys(text: str) -> dict[str, str]:
     return {words[1]: words[2] for words in lines if len(words) == 5 and "(none)" not in words[1:3]}
 
 
+class Keys(NamedTuple):
+    """Files that `wg set` reads, so that no key is in its arguments or in what it says."""
+
+    private: str
+    preshared: str
+
+
 def differences(
     conf: Conf,
     live: dict[str, Any],
@@ -192,35 +177,64 @@ def differences(
     before: Conf | None,
     resolved: dict[str, list[str]],
     now: float,
-) -> list[str]:
-    """What `wg syncconf` has to put right on an interface: texts for ``changes``, empty when there is nothing to do.
+    keys: Keys,
+) -> tuple[list[str], list[str]]:
+    """What has to be put right on an interface: texts for ``changes``, and the words for `wg set`; [] where nothing is.
 
     ``conf`` is what is wanted, ``live`` what the dump says, ``before`` the conf written last (or None), ``resolved``
     ``{host: [addresses]}``, ``now`` seconds of the clock. A peer may have moved: its live endpoint counts only when
     there is no session that uses it.
+
+    Nothing is set that is right already: `wg syncconf` sets all, for which it takes the allowed IPs away for a moment,
+    and wireguard-go opens its socket again, each of which loses packets.
     """
-    found = []
+    found: list[tuple[str, list[str]]] = []
     if live["public"] != public:
-        found.append("private key loaded")
+        found.append(("private key loaded", ["private-key", keys.private]))
     if live["port"] != conf["port"]:
-        found.append("listen port %d instead of %d" % (conf["port"], live["port"]))
+        text = "listen port %d instead of %d" % (conf["port"], live["port"])
+        found.append((text, ["listen-port", str(conf["port"])]))
     if live["fwmark"] != conf["fwmark"]:
-        found.append("firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"]))
-    found += ["peer %s… removed" % key[:8] for key in live["peers"] if key not in conf["peers"]]
+        text = "firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"])
+        found.append((text, ["fwmark", str(conf["fwmark"])]))
+    for key in live["peers"]:
+        if key not in conf["peers"]:
+            found.append(("peer %s… removed" % key[:8], ["peer", key, "remove"]))
     for key, wanted in conf["peers"].items():
         peer = live["peers"].get(key)
+        lost = peer is None or _lost(key, wanted["endpoint"], peer, before, resolved, now)
+        different = _peer_differences(wanted, peer or _peer(), lost, keys.preshared)
+        words = ["peer", key, *(word for _text, words in different for word in words)]
         if peer is None:
-            found.append("peer %s… added" % key[:8])
-            continue
-        if {_canonical(network) for network in peer["allowed"]} != wanted["allowed"]:
-            found.append("allowed IPs %s" % ", ".join(sorted(wanted["allowed"])))
-        if peer["keepalive"] != wanted["keepalive"]:
-            found.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
-        if peer["psk"] != wanted["psk"]:
-            found.append("pre-shared key switched %s" % ("on" if wanted["psk"] else "off"))
-        if wanted["endpoint"] and _lost(key, wanted["endpoint"], peer, before, resolved, now):
-            found.append("endpoint %s port %d" % wanted["endpoint"])
+            found.append(("peer %s… added" % key[:8], words))
+        elif different:
+            found += [(text, []) for text, _words in different[:-1]]
+            found.append((different[-1][0], words))
+    return [text for text, _words in found], [word for _text, words in found for word in words]
+
+
+def _peer_differences(
+    wanted: dict[str, Any], peer: dict[str, Any], lost: bool, preshared: str
+) -> list[tuple[str, list[str]]]:
+    """The texts and words of one peer. ``lost``: its endpoint has to be set; ``preshared`` is the key's file."""
+    found = []
+    if {_canonical(network) for network in peer["allowed"]} != wanted["allowed"]:
+        allowed = sorted(wanted["allowed"])
+        found.append(("allowed IPs %s" % ", ".join(allowed), ["allowed-ips", ",".join(allowed)]))
+    if peer["keepalive"] != wanted["keepalive"]:
+        text = "keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"])
+        found.append((text, ["persistent-keepalive", str(wanted["keepalive"])]))
+    if peer["psk"] != wanted["psk"]:
+        text = "pre-shared key switched %s" % ("on" if wanted["psk"] else "off")
+        found.append((text, ["preshared-key", preshared if wanted["psk"] else NO_KEY]))
+    if lost and wanted["endpoint"]:
+        host, port = wanted["endpoint"]
+        found.append(("endpoint %s port %d" % (host, port), ["endpoint", _joined(host, port)]))
     return found
+
+
+def _joined(host: str, port: int) -> str:
+    return ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)
 
 
 def _canonical(network: str) -> str:
@@ -229,13 +243,15 @@ def _canonical(network: str) -> str:
 
 def _lost(
     key: str,
-    endpoint: tuple[str, int],
+    endpoint: tuple[str, int] | None,
     peer: dict[str, Any],
     before: Conf | None,
     resolved: dict[str, list[str]],
     now: float,
 ) -> bool:
     """Whether the endpoint of a peer has to be set."""
+    if not endpoint:
+        return False
     if before and key in before["peers"] and before["peers"][key]["endpoint"] != endpoint:
         return True
     if now - peer["handshake"] <= STALE:

@@ -11,7 +11,7 @@ from ..._model.types import Applied, View
 from ..._node import netdev
 from ..base import Situation
 from . import conf as wireguard_conf
-from .conf import Conf
+from .conf import Conf, Keys
 
 
 class Before:
@@ -30,10 +30,10 @@ class Before:
 class Plan(netdev.Plan):
     """With the conf that is wanted, as ``parse_conf`` answers it."""
 
-    def __init__(self, view: View, unit: str, conf: Conf) -> None:
+    def __init__(self, view: View, unit: str, conf: Conf, keys: Keys) -> None:
         super().__init__(view, unit)
-        self.conf = conf
-        self.sync = False  # what `wg syncconf` sets
+        self.conf, self.keys = conf, keys
+        self.settings: list[str] = []  # the words for `wg set`
 
 
 def compare(plan: Plan, before: Before, situation: Situation) -> None:
@@ -51,11 +51,12 @@ def compare(plan: Plan, before: Before, situation: Situation) -> None:
         ours = {*(before.applied.get("addresses") or []), *(before.parsed["addresses"] if before.parsed else [])}
         shaken = netdev.compare_link(plan, link, conf["addresses"], conf["mtu"], ours)
         netdev.compare_routes(plan, situation.routes, before.applied, shaken)
-        wrong = wireguard_conf.differences(conf, wg, public, before.parsed, resolved, live["now"])
-        plan.sync = bool(wrong)
+        wrong, plan.settings = wireguard_conf.differences(
+            conf, wg, public, before.parsed, resolved, live["now"], plan.keys
+        )
         plan.changes += wrong
     netdev.check_port(plan, conf["port"], live["ports"], bool(wg and not plan.start and wg["port"] == conf["port"]))
-    if plan.start or plan.sync:
+    if plan.start or plan.settings:
         for peer in conf["peers"].values():
             if peer["endpoint"] and not resolved.get(peer["endpoint"][0], True):
                 hint = "This host can't resolve the name: correct it, or the host's DNS."

@@ -13,7 +13,7 @@ import os
 import time
 from typing import Any, Callable, Sequence
 
-from ..._errors import Error, FieldError, not_none
+from ..._errors import Error, FieldError
 from ..._model import render
 from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
@@ -30,7 +30,6 @@ from . import preshared_key
 from .packages import PACKAGES
 
 CONF_DIR = "/etc/wireguard"
-NO_KEY = "/dev/null"  # what wg takes for "no pre-shared key"
 DUMP = ("wg", "show", "all", "dump")
 
 
@@ -251,17 +250,18 @@ class WireGuard(Protocol):
             applied=situation.applied,
         )
         preshared = self._preshared_for(view, situation.template)
+        keys = wireguard_conf.Keys(self.key_path(uuid), self.folders.path(uuid, preshared_key.FILE))
         mtu = self.mtu(situation, before.parsed["mtu"] if before.parsed else None)
         values = {
             "dir": self.folders.path(uuid),
-            "preshared_key": self.folders.path(uuid, preshared_key.FILE) if preshared else NO_KEY,
+            "preshared_key": keys.preshared if preshared else wireguard_conf.NO_KEY,
             "mtu": mtu,
             "peer_public_key": peer_key,
         }
         conf_text = render.fill(situation.template, values)
         conf = wireguard_conf.parse_conf(conf_text)
         conf["peers"][peer_key]["psk"] = preshared
-        plan = planning.Plan(view, unit(interface), conf)
+        plan = planning.Plan(view, unit(interface), conf, keys)
         plan.write(self.folders.path(uuid, RULES), before.rules, netdev.rules(view, conf["mtu"] or mtu))
         plan.write(conf_path(interface), before.conf, conf_text)
         planning.compare(plan, before, situation)
@@ -281,12 +281,9 @@ class WireGuard(Protocol):
         return used
 
     def change(self, plan: netdev.Plan) -> None:
-        """What `wg syncconf` sets. With the key in it its text stays in memory: in a pipe, and in no error."""
-        if isinstance(plan, planning.Plan) and plan.sync:
-            private = not_none(x25519.load(self.folders.path(plan.view["uuid"]))[0], "load_key was here before")
-            preshared = preshared_key.load(self.folders.path(plan.view["uuid"]))[0]
-            stdin = wireguard_conf.sync_text(plan.conf, private, preshared)
-            self.host.run("wg", "syncconf", plan.interface, "/dev/stdin", stdin=stdin, secret=True)
+        """What `wg set` sets."""
+        if isinstance(plan, planning.Plan) and plan.settings:
+            self.host.run("wg", "set", plan.interface, *plan.settings, secret=True)
 
     # Measuring
 

@@ -22,6 +22,8 @@ SECRET = base64.b64encode(b"s" * 32).decode()
 NOW = 1_800_000_000
 CONF = conf(view())
 TABLE = f"marzban-{UUID}"
+ALLOWED = "10.201.0.3/32, 192.168.7.0/24, fd6d:7a00::3/128"
+KEYS = wireguard_conf.Keys("/k/private.key", "/k/preshared.key")
 UNIT = "wg-quick@mz3.service"
 
 
@@ -67,7 +69,7 @@ def plan(found=None, before=CONF, applied=None, routes=None, raw=None, resolved=
     routes = ROUTES if routes is None else routes
     wanted_view = raw or view()
     wanted = conf(wanted_view)
-    made = wireguard_plan.Plan(wanted_view, UNIT, wireguard_conf.parse_conf(wanted))
+    made = wireguard_plan.Plan(wanted_view, UNIT, wireguard_conf.parse_conf(wanted), KEYS)
     made.write("/etc/wireguard/mz3.conf", before, wanted)
     there = wireguard_plan.Before(rules="", conf=before, applied=applied)
     situation = Situation(
@@ -88,7 +90,7 @@ def plan(found=None, before=CONF, applied=None, routes=None, raw=None, resolved=
 def test_nothing_to_do():
     made = plan()
     assert made.changes == made.hot == made.files == []
-    assert not any((made.start, made.sync, made.load, made.enable))
+    assert not any((made.start, made.settings, made.load, made.enable))
 
 
 def test_from_nothing():
@@ -102,21 +104,22 @@ def test_from_nothing():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "said", "words"),
     [
-        ({"public": KEY}, "private key loaded"),
-        ({"public": "(none)"}, "private key loaded"),
-        ({"port": "1"}, "listen port 20003 instead of 1"),
-        ({"fwmark": "0x20"}, "firewall mark 0 instead of 32"),
-        ({"keepalive": "off"}, "keepalive 25 s instead of 0"),
-        ({"allowed": "(none)"}, "allowed IPs 10.201.0.3/32, 192.168.7.0/24, fd6d:7a00::3/128"),
-        ({"allowed": "0.0.0.0/0"}, "allowed IPs 10.201.0.3/32, 192.168.7.0/24, fd6d:7a00::3/128"),
+        ({"public": KEY}, "private key loaded", "private-key /k/private.key"),
+        ({"public": "(none)"}, "private key loaded", "private-key /k/private.key"),
+        ({"port": "1"}, "listen port 20003 instead of 1", "listen-port 20003"),
+        ({"fwmark": "0x20"}, "firewall mark 0 instead of 32", "fwmark 0"),
+        ({"keepalive": "off"}, "keepalive 25 s instead of 0", f"peer {KEY} persistent-keepalive 25"),
+        ({"psk": SECRET}, "pre-shared key switched off", f"peer {KEY} preshared-key /dev/null"),
+        ({"allowed": "(none)"}, f"allowed IPs {ALLOWED}", f"peer {KEY} allowed-ips {ALLOWED.replace(' ', '')}"),
+        ({"allowed": "0.0.0.0/0"}, f"allowed IPs {ALLOWED}", f"peer {KEY} allowed-ips {ALLOWED.replace(' ', '')}"),
     ],
 )
-def test_what_wg_has_wrong_is_named_and_synced(changes, said):
+def test_what_wg_has_wrong_is_named_and_nothing_else_is_set(changes, said, words):
     made = plan(live(dump(**changes)))
     assert made.changes == [said]
-    assert made.sync
+    assert made.settings == words.split(" ")
     assert not made.start
     assert made.hot == []
 
@@ -126,11 +129,11 @@ def test_another_peer_is_replaced():
 
 
 def test_a_peer_may_roam_while_its_session_lasts():
-    assert not plan(live(dump(endpoint="198.51.100.1:5", handshake=str(NOW - 180)))).sync
-    assert plan(live(dump(endpoint="198.51.100.1:5", handshake=str(NOW - 181)))).sync
-    assert plan(live(dump(endpoint="198.51.100.1:5", handshake="0"))).sync
-    assert plan(live(dump(endpoint="(none)", handshake="0"))).sync
-    assert not plan(live(dump(handshake="0"))).sync
+    assert not plan(live(dump(endpoint="198.51.100.1:5", handshake=str(NOW - 180)))).settings
+    assert plan(live(dump(endpoint="198.51.100.1:5", handshake=str(NOW - 181)))).settings
+    assert plan(live(dump(endpoint="198.51.100.1:5", handshake="0"))).settings
+    assert plan(live(dump(endpoint="(none)", handshake="0"))).settings
+    assert not plan(live(dump(handshake="0"))).settings
 
 
 def test_an_endpoint_that_the_record_changes_is_set_at_once():
@@ -206,20 +209,15 @@ def test_the_dump_is_parsed_without_its_secrets():
     )
 
 
-@pytest.mark.parametrize("psk", [None, "f" * 64])
-def test_what_syncconf_reads_is_complete(psk):
+def test_a_new_peer_gets_all_that_it_needs():
     wanted = wireguard_conf.parse_conf(CONF)
-    wanted["peers"][KEY]["psk"] = psk
-    assert wireguard_conf.sync_text(wanted, SECRET, "preshared").splitlines() == [
-        "[Interface]",
-        f"PrivateKey = {SECRET}",
-        "ListenPort = 20003",
-        "[Peer]",
-        f"PublicKey = {KEY}",
-        f"PresharedKey = {'preshared' if psk else base64.b64encode(bytes(32)).decode()}",
-        "AllowedIPs = 10.201.0.3/32, fd6d:7a00::3/128, 192.168.7.0/24",
-        "Endpoint = 203.0.113.3:20003",
-        "PersistentKeepalive = 25",
+    wanted["peers"][KEY]["psk"] = "f" * 64
+    found = wireguard_conf.parse_dump(dump(key=SECRET))["mz3"]
+    _texts, words = wireguard_conf.differences(wanted, found, OWN, None, {}, NOW, KEYS)
+    assert words == [
+        *("peer", SECRET, "remove"),
+        *("peer", KEY, "allowed-ips", "10.201.0.3/32,192.168.7.0/24,fd6d:7a00::3/128"),
+        *("persistent-keepalive", "25", "preshared-key", "/k/preshared.key", "endpoint", "203.0.113.3:20003"),
     ]
 
 
