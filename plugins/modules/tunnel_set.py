@@ -11,8 +11,8 @@ short_description: Record many tunnels on the panel in one call
 version_added: 0.1.0
 description:
   - Makes the panel's records of many tunnels match what is declared. The nodes and the tunnels are read once. Each
-    difference is one request, and a hundred new tunnels are one request where the panel can take them together
-    (version 3 of its tunnels API). An option that is not given for a tunnel is left as it is on the panel.
+    difference is one request. Up to 100 new tunnels share a request where the panel has version 3 of its tunnels API.
+    An option that is not given for a tunnel is left as it is on the panel.
   - All tunnels are checked before the first one is written. One that the panel refuses does not stop the others. The
     task then fails at its end, and reports what was done.
 author:

@@ -99,7 +99,7 @@ def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> No
     assert sorted(world.tunnels()) == ["de-fi", "fi-us"]
 
 
-MANY = [{"name": f"t{number}", "source": "de-1", "target": "fi-1"} for number in range(250)]
+MANY = [{"name": f"t{number}", "source": "de-1", "target": "fi-1"} for number in range(120)]
 
 
 def lost(faulty: Faulty, method: str, path: str, skip: int = 0, does: bool = True) -> None:
@@ -145,10 +145,10 @@ def test_an_older_panel_makes_the_same_of_it(world: World) -> None:
 @pytest.mark.parametrize("version", ["2", "3"])
 def test_an_answer_that_is_lost(world: World, version: str, does: bool) -> None:
     """It says what the panel has of it; run again, nothing is there twice."""
-    some = MANY[:120] if version == "3" else MANY[:3]
-    path, skip, known, sent = ("bulk", 0, 0, 100) if version == "3" else ("", 1, 1, 1)
+    some = MANY if version == "3" else MANY[:3]
+    path, known, sent = ("bulk", 50, 50) if version == "3" else ("", 1, 1)
     with Faulty.before(world.panel) as faulty:
-        lost(faulty, "POST", f"/api/tunnels/?{path}", skip=skip, does=does)
+        lost(faulty, "POST", f"/api/tunnels/?{path}", skip=1, does=does)
         of_version(faulty, version)
         (first,) = call(world, [("tunnel_set", {"tunnels": some}, False)], MARZBAN_URL=faulty.url)
         made = known + (sent if does else 0)

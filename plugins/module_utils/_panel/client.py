@@ -18,7 +18,7 @@ from .transport import TUNNELS_PATH, Transport, readable
 PAGE = 1000  # tunnels per request: a panel gives at most so many
 LARGE_PAGE = 2000  # likewise, a panel of version 3 or later
 CREATES = 100  # tunnels that a panel creates in one request, at most
-CREATES_TIME = 0.1  # seconds that a slow panel needs for each: a request has to be answered within the timeout
+CREATES_TIME = 0.2  # seconds that a slow panel needs for each: a request has to be answered within the timeout
 CREATES_SIZE = 700_000  # bytes of such a request: nginx before a panel refuses 1 MiB, unless it is told otherwise
 AT_ONCE = 1000  # ends in one request: a panel writes nothing else meanwhile, and 20,000 took it 4 to 9 seconds
 REREADS = 5  # attempts to read a list that changes meanwhile

@@ -48,9 +48,10 @@ def sizes(sender: panel_client.Panel, new: list[Any]) -> list[int]:
 def test_how_many_go_into_a_request(panel: Panel) -> None:
     assert schemas.CREATES == panel_client.CREATES
     new = bodies(*(f"b{number}" for number in range(205)))
-    assert sizes(client(panel, timeout=10), new) == [100, 100, 5]
     assert sizes(client(panel, timeout=600), new) == [100, 100, 5]
-    assert sizes(client(panel, timeout=4), new[:90]) == [40, 40, 10]
+    assert sizes(client(panel, timeout=10), new) == [50, 50, 50, 50, 5]
+    assert sizes(client(panel, timeout=4), new[:50]) == [20, 20, 10]
+    assert sizes(client(panel, timeout=1), new[:7]) == [5, 2]
     assert sizes(client(panel), []) == []
 
 
