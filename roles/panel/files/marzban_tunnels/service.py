@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 LARGEST_ID = 2**31 - 1
 # Seconds that creates go on in one transaction, and seconds between two of them. Marzban is one process, often on
 # SQLite, where its own writes (such as traffic of users, every few seconds) wait at most 5 seconds for ours, and then
-# fail. They are not served in turn: each tries again after at most 0.1 seconds, and has to meet a pause. So half of the time is
-# theirs, as with creates that come one by one.
+# fail. They are not served in turn: each tries again after at most 0.1 seconds, and has to meet a pause. So half of the
+# time is theirs, as with creates that come one by one.
 LONGEST, PAUSE = 0.05, 0.05
 _ATTEMPTS = 6
 BUSY = "The database is busy: try again in a few seconds"
