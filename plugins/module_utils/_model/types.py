@@ -231,7 +231,8 @@ class Applied(TypedDict, total=False):
 class State(TypedDict):
     """A tunnel's state.json. ``interface`` is null while nothing of ours is on the host.
 
-    ``node``: whose end this is; null where a version before 0.3.0 wrote it, until a view says it.
+    ``node``: whose end this is; null where a version before 0.3.0 wrote it, until a view says it. ``public_key``
+    is of this end, as the last run found or made it.
     """
 
     panel: str
@@ -242,6 +243,7 @@ class State(TypedDict):
     type: str
     version: int
     interface: str | None
+    public_key: str | None
     peer: Peer | None
     applied: Applied
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._errors import Error
+from .._errors import Error, not_none
 from .._model.types import Applied, FileDiff, State
 from .._protocols.base import Protocol
 from .files import close_to_others, file_diff, open_to_others
@@ -47,6 +47,7 @@ class Memory:
         before = self.states.get(tunnel.uuid)
         state = new_state(tunnel.view)
         state["interface"] = tunnel.view["interface"]
+        state["public_key"] = tunnel.public["public_key"] if tunnel.public else None
         state["peer"] = {"node": tunnel.view["peer"]["node"], "public": tunnel.peer_public}
         state["applied"] = applied
         try:
@@ -63,6 +64,8 @@ class Memory:
         """Nothing on this host has the tunnel's interface any more; the key and the peer's half stay."""
         state = (tunnel.state or new_state(tunnel.view)).copy()
         state["version"], state["interface"], state["applied"] = tunnel.view["version"], None, {}
+        if tunnel.public:
+            state["public_key"] = tunnel.public["public_key"]
         try:
             self.save(tunnel, state)
         except Error as error:
@@ -75,20 +78,38 @@ class Memory:
     # Keys
 
     def load_keys(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
-        """Finds this end's public half of each tunnel; an active one without a key gets one."""
+        """Finds this end's public half of each tunnel, and which active ones lack a key."""
         for tunnel in tunnels:
             if tunnel.refused:
                 continue
             try:
                 there, tunnel.public = (False, None) if tunnel.former else protocol.load_key(tunnel.uuid)
-                if not there and tunnel.view["active"]:
-                    self._make_key(protocol, tunnel)
-                elif there and open_to_others(protocol.key_path(tunnel.uuid)):
+                self._compare_key(protocol, tunnel)
+                tunnel.lacks_key = not there and tunnel.view["active"]
+                if there and open_to_others(protocol.key_path(tunnel.uuid)):
                     tunnel.changes.append("private key closed to others")
                     if not self.host.check:
                         close_to_others(protocol.key_path(tunnel.uuid))
             except Error as error:
                 if tunnel.view["active"]:  # one that stops needs no key
+                    tunnel.refuse(error)
+
+    def _compare_key(self, protocol: Protocol, tunnel: Tunnel) -> None:
+        """Says where the private key is another one than in the last run: somebody put it there, or put it back."""
+        former = tunnel.state["public_key"] if tunnel.state else None
+        if tunnel.public and former not in (None, tunnel.public["public_key"]):
+            tunnel.changes.append("another private key found")
+            before = protocol.fingerprint(dict(tunnel.public, public_key=not_none(former, "it is not in the tuple")))
+            path = protocol.key_path(tunnel.uuid)
+            tunnel.diff.append(file_diff(path, before + "\n", protocol.fingerprint(tunnel.public) + "\n"))
+
+    def make_keys(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
+        """Makes those that are lacking, of the tunnels that were not refused by now."""
+        for tunnel in tunnels:
+            if tunnel.lacks_key and not tunnel.refused:
+                try:
+                    self._make_key(protocol, tunnel)
+                except Error as error:
                     tunnel.refuse(error)
 
     def _make_key(self, protocol: Protocol, tunnel: Tunnel) -> None:

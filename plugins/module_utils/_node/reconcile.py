@@ -4,7 +4,8 @@
 
 """Makes one host match its views: all tunnels, all protocols, one call.
 
-The order: check every view, observe the host once, plan every tunnel, and only then change something. A crash anywhere
+The order: check every view, observe the host once, plan what is new or moves, take down what goes, and only then make
+keys, publish them, plan the rest and change something. A tunnel that is refused keeps what it has. A crash anywhere
 is repaired by the next run, because each run compares what is wanted with what it finds, and because a folder of ours
 names an interface before anything of that name is made, and until everything of that name is gone.
 
@@ -13,24 +14,26 @@ A **protocol** is one folder with a subclass of ``_protocols.base.Protocol``, li
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, List, NamedTuple, Sequence
+import functools
+from typing import Any, Collection, Sequence
 
 from .._errors import Error, FieldError, not_none
 from .._model import validators, views
 from .._model.types import Answer, FileDiff, Known, Removed, State
 from .._protocols import registry
-from .._protocols.base import Protocol, Situation
+from .._protocols.base import Protocol
 from . import lifelines, net, packages
-from .files import file_diff, read
+from .adoption import rebuild
+from .files import read
 from .host import Host
 from .machine import machine
 from .measure import Work, measure
 from .memory import Memory
-from .netdev import Live
 from .observation import Observation
-from .route_conflicts import Guard, endpoints_of, given_up
+from .plans import Part, Plans
+from .route_conflicts import endpoints_of
 from .state import Folders
-from .tunnel import Tunnel, accept, find_peer, give_up_interfaces, overtaken
+from .tunnel import Tunnel, accept, find_peer, overtaken
 
 BOTH_ENDS = (
     "This host has the other end of this tunnel, that of %s: one machine can't be both. If it is a copy of the other "
@@ -38,17 +41,10 @@ BOTH_ENDS = (
 )
 
 
-class Part(NamedTuple):
-    """What a run has to do with one protocol."""
-
-    protocol: Protocol
-    tunnels: List[Tunnel]
-    going: Dict[str, State]  # uuid: state of what is removed
-    interfaces: List[str]  # of all its tunnels that were or will be here
-
-
 class Apply:
     """One run on one host."""
+
+    plans: Plans  # once the states and the keys are known
 
     def __init__(
         self,
@@ -77,8 +73,7 @@ class Apply:
         self.lacks: list[tuple[packages.Packages, list[str]]] = []  # by protocol: capabilities that the host lacks
         self._protocols: dict[str, Protocol] = {}
         self._observed: Observation | None = None
-        self._resolved: dict[str, list[str]] = {}
-        self._endpoints: dict[str, set[str]] = {}  # address: tunnels of all protocols that send packets there
+        self._cleared: set[str] = set()  # the protocols of which something was taken down
 
     def run(
         self,
@@ -178,32 +173,60 @@ class Apply:
                 if overtaken(tunnel, before.get(tunnel.uuid), self.memory.states.get(tunnel.uuid)):
                     raise Error("Another run has just changed it here, and read a newer record: run again.")
                 former = self.memory.states.get(tunnel.uuid)
+                if former is None:
+                    former = self._adopt(tunnel)
                 if former and former["panel"] == self.panel and former["node"] == tunnel.view["peer"]["node"]:
                     raise Error(BOTH_ENDS % (former["node"], self.folders.path(tunnel.uuid)))
                 if former and self._is_mine(former) and former["type"] != tunnel.view["type"]:
                     tunnel.former = former
                 else:
-                    tunnel.state = self.folders.own(tunnel.uuid, self.panel, tunnel.view["type"])
-                    tunnel.new = tunnel.state is None
+                    if former:
+                        self.folders.check_own(former, self.panel, tunnel.view["type"])
+                    tunnel.state, tunnel.new = former, former is None
                     self.memory.own(tunnel)
                 if tunnel.view["active"] and "text" not in (tunnel.template or {}):
                     raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")
             except Error as error:
                 tunnel.refuse(error)
 
+    def _adopt(self, tunnel: Tunnel) -> State | None:
+        """Writes the state of a tunnel again where it is lost or broken: its folder, and what runs, are ours."""
+        known = tunnel.uuid in self.memory.states  # a folder, of a tunnel whose type may have been another one
+        kinds = [tunnel.view["type"], *(kind for kind in registry.TYPES if known and kind != tunnel.view["type"])]
+        state = rebuild(tunnel.view, self.host, self.folders, map(self._protocol, kinds))
+        if state:
+            if not self.host.check:
+                self.folders.write_state(state)
+            self.memory.states[tunnel.uuid] = state
+            tunnel.changes.append("state written again")
+        return state
+
     # The run
 
     def _work(self, parts: list[Part], tunnels: list[Tunnel], handed: dict[str, str]) -> None:
-        self._observe(parts, parts)
+        observation = self._observe(parts, parts)
         for part in parts:
             self._preflight(part)
-        self._retire(tunnels)
         runnable = [tunnel for tunnel in tunnels if not tunnel.refused and tunnel.view["active"]]
-        self._resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
-        self._endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), self._resolved)
+        resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
+        endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), resolved)
+        for part in parts:
+            self.memory.load_keys(part.protocol, part.tunnels)
+        for tunnel in runnable:
+            find_peer(tunnel)
+        lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
+        self.plans = Plans(self.folders, self.memory, tunnels, parts, resolved, endpoints, lines)
+        for part in parts:
+            self.plans.rehearse(part, parts, observation)
+        self.plans.refuse_what_is_not_free(tunnels)
+        self._retire(tunnels)
+        if not self.host.check:
+            self._clear(parts, tunnels)
         works = []
         for number, part in enumerate(parts):
             works.append(self._one_protocol(part, parts, parts[number:], handed))
+        if self.host.check:
+            self._clear(parts, tunnels)  # last, because nothing is cleared: the plans go by the states as they are
         measure(self.host, works, self.probe)
         for part in parts:
             for tunnel in part.tunnels:
@@ -218,24 +241,16 @@ class Apply:
         return self._observed
 
     def _one_protocol(self, part: Part, parts: list[Part], ahead: list[Part], handed: dict[str, str]) -> Work:
-        protocol, tunnels, going, interfaces = part
-        self.memory.load_keys(protocol, tunnels)
-        for tunnel in tunnels:
-            if not tunnel.refused and tunnel.view["active"]:
-                find_peer(tunnel)
+        protocol, tunnels, _going, interfaces = part
+        self.memory.make_keys(protocol, tunnels)
         self._exchange(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], handed)
         observation = self._observed or self._observe(parts, ahead)
-        live = protocol.observe(observation, interfaces)
-        leaving = give_up_interfaces(tunnels)
-        self._plan(protocol, tunnels, observation, live, leaving, going)
-        self._refuse_what_is_not_free(tunnels, leaving)
-        changed = self._release(protocol, tunnels, leaving, going)
+        live, changed = protocol.observe(observation, interfaces), protocol.name in self._cleared
+        self.plans.plan(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], observation, live)
         plans = [tunnel for tunnel in tunnels if tunnel.plan and not tunnel.refused and tunnel.changes]
         if plans and not self.host.check:
             self._do(protocol, plans)
             live, changed = protocol.observe(self._observe(parts, ahead), interfaces), True
-        elif changed:
-            self._observed = None
         for tunnel in tunnels:
             if tunnel.wanted and tunnel.plan:
                 self.memory.remember(tunnel, protocol.applied(tunnel.view, live))
@@ -257,7 +272,7 @@ class Apply:
                 tunnel.refuse(Error(hint % (", ".join(lacks), part.protocol.role or part.protocol.name)))
 
     def _retire(self, tunnels: list[Tunnel]) -> None:
-        """Takes down what a tunnel was before its type changed, once it is known that the new type can run here."""
+        """Takes down what a tunnel was before its type changed, now that it is known that the new type can run here."""
         for tunnel in tunnels:
             former = tunnel.former
             if former is None or tunnel.refused:
@@ -272,10 +287,9 @@ class Apply:
                 tunnel.refuse(error)
                 continue
             del self.memory.states[tunnel.uuid]
+            self._observed = None
             tunnel.changes.append("%s taken down" % former["type"])
             self.diff.append(self.memory.farewell(former))
-
-    # Plans
 
     def _exchange(self, protocol: Protocol, tunnels: list[Tunnel], handed: dict[str, str]) -> None:
         for tunnel in tunnels:
@@ -289,105 +303,40 @@ class Apply:
             except Error as error:
                 tunnel.refuse(error)
 
-    def _plan(
-        self,
-        protocol: Protocol,
-        tunnels: list[Tunnel],
-        observation: Observation,
-        live: Live,
-        leaving: dict[str, Tunnel],
-        going: dict[str, State],
-    ) -> None:
-        wanted = [tunnel for tunnel in tunnels if tunnel.wanted]
-        if not wanted:
-            return
-        mtus = observation.path_mtus(address for found in self._resolved.values() for address in found)
-        guard = self._guard(wanted, observation)
-        free = set(leaving) | {state["interface"] for state in going.values() if state["interface"]}
-        free |= {t.former["interface"] for t in tunnels if t.former and not t.refused and t.former["interface"]}
-        owners = {s["interface"]: u for u, s in self.memory.states.items() if s and s["interface"] not in free}
-        for tunnel in wanted:
-            view, name = tunnel.view, tunnel.view["interface"]
-            template = not_none(tunnel.template, "or it would be refused")
-            peer_public = not_none(tunnel.peer_public, "or it would wait")
-            try:
-                self._check_interface(protocol, tunnel, live, owners.get(name), name in free)
-                guard.check(view, views.title(view), {name, tunnel.last_interface} | free, tunnel.state)
-                situation = Situation(
-                    view=view,
-                    template=template["text"],
-                    public=tunnel.public,
-                    peer_public=peer_public,
-                    state=tunnel.state,
-                    live=live,
-                    routes=observation.routes,
-                    resolved=self._resolved,
-                    mtus=mtus,
-                )
-                tunnel.plan = protocol.plan(situation)
-            except Error as error:
-                tunnel.refuse(error)
-                continue
-            guard.take(view, views.title(view))
-            if tunnel.last_interface and leaving.get(tunnel.last_interface) is tunnel:
-                tunnel.changes.append("interface %s instead of %s" % (name, tunnel.last_interface))
-            tunnel.changes += tunnel.plan.changes
-            tunnel.diff += [file_diff(*change) for change in tunnel.plan.files]
-
-    def _check_interface(self, protocol: Protocol, tunnel: Tunnel, live: Live, owner: str | None, free: bool) -> None:
-        """Refuses a name that something else on this host has. Raises FieldError."""
-        name = tunnel.view["interface"]
-        if owner not in (None, tunnel.uuid):
-            raise FieldError("interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner))
-        found = protocol.in_the_way(live, name) if owner is None and not free else None
-        if found:
-            hint = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
-            raise FieldError("interface", name, hint % found)
-
-    def _guard(self, wanted: list[Tunnel], observation: Observation) -> Guard:
-        """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""
-        leaving = given_up((tunnel.view, tunnel.state) for tunnel in wanted)
-        addresses = [(a, name) for name, link in observation.links.items() for a in link["addresses"]]
-        lines = self._lifelines
-        return Guard(observation.sessions, self._endpoints, observation.routes, addresses, leaving, lines)
-
-    def _lifelines(self) -> dict[str, str]:
-        return lifelines.find(self.host, self.panel_addresses)
-
-    def _refuse_what_is_not_free(self, tunnels: list[Tunnel], leaving: dict[str, Tunnel]) -> None:
-        """An interface that its tunnel was to give up, and doesn't, is nobody else's."""
-        again = True
-        while again:
-            again = False
-            for tunnel in tunnels:
-                holder = leaving.get(tunnel.view["interface"]) if tunnel.plan and not tunnel.refused else None
-                if holder not in (None, tunnel) and holder.refused:
-                    tunnel.refuse(
-                        FieldError("interface", tunnel.view["interface"], "Another tunnel keeps it: %s." % holder.error)
-                    )
-                    again = True
-
     # Changes
 
-    def _release(
-        self, protocol: Protocol, tunnels: list[Tunnel], leaving: dict[str, Tunnel], going: dict[str, State]
-    ) -> bool:
-        """Takes down what stops, what moves to another interface, and what is removed; whether the host changed."""
-        places = {name: tunnel.uuid for name, tunnel in leaving.items() if not tunnel.refused}
-        places.update((state["interface"], uuid) for uuid, state in going.items() if state["interface"])
-        failed = {} if self.host.check else protocol.release(places)
+    def _clear(self, parts: list[Part], tunnels: list[Tunnel]) -> None:
+        """Takes down what stops, moves or is removed, before anything takes its place.
+
+        Of all protocols at once: what one gives up another may get in the same run.
+        """
+        failed: dict[str | None, Error] = {}
+        for part in parts:
+            failed.update(self._release(part))
+        self.plans.free -= set(failed)
+        self.plans.refuse_what_is_not_free(tunnels)
+        for tunnel in tunnels:
+            if not tunnel.refused and tunnel.view["active"] and tunnel.view["interface"] in failed:
+                tunnel.refuse(failed[tunnel.view["interface"]])
+
+    def _release(self, part: Part) -> dict[str | None, Error]:
+        """Takes down what stops, moves to another interface, or is removed. What failed: ``{interface: Error}``."""
+        its = {id(tunnel) for tunnel in part.tunnels}
+        leaving = {
+            name: tunnel for name, tunnel in self.plans.leaving.items() if id(tunnel) in its and not tunnel.refused
+        }
+        places = {name: tunnel.uuid for name, tunnel in leaving.items()}
+        places.update((state["interface"], uuid) for uuid, state in part.going.items() if state["interface"])
+        failed: dict[str | None, Error] = {} if self.host.check else part.protocol.release(places)
         for name, tunnel in leaving.items():
             if name in failed:
                 tunnel.refuse(failed[name])
-            elif not tunnel.refused:
-                if not tunnel.wanted:
-                    tunnel.changes.append("stopped")
+                continue
+            if not tunnel.wanted:
+                tunnel.changes.append("stopped")
+            if not tunnel.plan:  # or it is check mode, and the state is what it would be
                 self.memory.remember_nothing(tunnel)
-        self._refuse_what_is_not_free(tunnels, leaving)
-        for tunnel in tunnels:
-            if tunnel.plan and not tunnel.refused and tunnel.view["interface"] in failed:
-                tunnel.refuse(failed[tunnel.view["interface"]])
-        for uuid, state in going.items():
+        for uuid, state in part.going.items():
             entry: Removed = dict(_known(state), error=None)  # type: ignore[assignment]
             try:
                 if state["interface"] in failed:
@@ -398,7 +347,10 @@ class Apply:
                 entry["error"] = str(error)
             self.removed.append(entry)
             self.diff.append(self.memory.farewell(state))
-        return bool(places) and not self.host.check
+        if places and not self.host.check:
+            self._cleared.add(part.protocol.name)
+            self._observed = None
+        return failed
 
     def _do(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
         ready = []

@@ -63,6 +63,8 @@ class Folders:
             validators.tunnel_type(state["type"])
             if state.setdefault("node", None) is not None:  # versions before 0.3.0 did not write it
                 validators.node_name(state["node"], "node")
+            if state.setdefault("public_key", None) is not None and not isinstance(state["public_key"], str):
+                return None
             if state["interface"] is not None:
                 validators.interface(state["interface"])
             if state.get("peer") is not None:
@@ -82,14 +84,19 @@ class Folders:
         state = self.state(uuid)
         if state is None:
             raise Error(
-                "%s/%s can't be read. Put it back, or move the folder away, and the next run makes a new one."
+                "%s/%s can't be read. marzban.tunnels.apply writes it again, where the panel has the tunnel."
                 % (path, STATE)
             )
+        self.check_own(state, panel, kind)
+        return state
+
+    def check_own(self, state: State, panel: str, kind: str) -> None:
+        """Raises Error where a state is not of a tunnel of ``panel`` and type ``kind``."""
+        path = self.path(state["uuid"])
         if state["panel"] != panel:
             raise Error("%s belongs to the panel %s: remove the tunnel there first." % (path, state["panel"]))
         if state["type"] != kind:
             raise Error("%s holds a tunnel of the type %s." % (path, state["type"]))
-        return state
 
     def write_state(self, state: State) -> None:
         """Writes the state of a tunnel; its folder is made if need be."""
@@ -179,6 +186,7 @@ def new_state(view: Mapping[str, Any]) -> State:
         "type": view["type"],
         "version": view["version"],
         "interface": None,
+        "public_key": None,
         "peer": None,
         "applied": {},
     }
@@ -190,9 +198,9 @@ def state_text(state: State) -> str:
 
 
 def shown_text(state: State | None) -> str | None:
-    """The text that a diff shows: without version and node, and without digests and times."""
+    """The text that a diff shows: without what says nothing of what runs, and without digests and times."""
     if state is None:
         return None
-    shown = {key: value for key, value in state.items() if key not in ("version", "node")}
+    shown = {key: value for key, value in state.items() if key not in ("version", "node", "public_key")}
     shown["applied"] = {key: value for key, value in state["applied"].items() if key not in ("rules", "psk_since")}
     return json.dumps(shown, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

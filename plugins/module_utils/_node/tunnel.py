@@ -32,6 +32,8 @@ class Tunnel:
         self.measured: Measured | None = None
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
         self.refused = self.needs_peer = self.new = False
+        self.lacks_key = False  # one has to be made
+        self.pending = False  # refused until its peer has a key that this end has: the peer has to learn of it
         self.status = "connecting"
         self.changes: list[str] = []
         self.diff: list[FileDiff] = []
@@ -65,16 +67,19 @@ class Tunnel:
     def answer(self) -> Outcome:
         """Its part of the answer of tunnel_apply."""
         published = self.checked["local"]["public"] if self.checked else None
+        # Nobody learns of the key of a tunnel that was refused: what runs here does not use it.
+        withheld = self.refused and not self.pending
+        public = None if withheld else self.public
         answer: Outcome = dict(
             self.seen,
             status=self.status,
             error=self.error,
             refused=self.refused,
             waiting_for=self.waiting_for,
-            public=self.public,
-            publish=self.public is not None and self.public != published,
-            needs_peer=self.needs_peer,
-            hand=self.needs_peer,  # the former name, until 1.0
+            public=public,
+            publish=public is not None and public != published,
+            needs_peer=self.needs_peer and not withheld,
+            hand=self.needs_peer and not withheld,  # the former name, until 1.0
             new=self.new,
             changes=self.changes,
             measured=self.measured,

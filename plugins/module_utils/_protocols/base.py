@@ -21,7 +21,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
 and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``ports``,
-``ping_from``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
+``ping_from``, ``rehearsed``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import os
 import time
 from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
 
-from .._errors import Error
+from .._errors import Error, FieldError
 from .._model.types import Applied, Public, Side, State, View
 from .._node import files as node_files
 from .._node import netdev
@@ -49,6 +49,10 @@ from . import x25519
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
+
+
+class Pending(FieldError):
+    """What can't be applied until both ends have the same key: they have to go on exchanging it."""
 
 
 class Exchanged(NamedTuple):
@@ -118,13 +122,17 @@ class Protocol:
 
     def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
-        folder = self.folders.path(uuid)
-        if not os.path.lexists(os.path.join(folder, x25519.FILE)):
+        if not self.has_key(uuid):
             return False, None
+        folder = self.folders.path(uuid)
         if not x25519.HAS_CRYPTOGRAPHY:
             return True, None
         public = x25519.load(folder)[1]
         return True, {"public_key": public} if public else None
+
+    def has_key(self, uuid: str) -> bool:
+        """Whether there is a private half, or what may be one. An empty file has nothing that could be put right."""
+        return bool((node_files.read(self.key_path(uuid)) or "").strip())
 
     def make_key(self, uuid: str) -> Public:
         """Makes a private half and answers the public one."""
@@ -190,6 +198,19 @@ class Protocol:
         """What changes by itself; each protocol adds its own to the units."""
         return {"units": observation.units, "now": observation.now}
 
+    def find(self, uuid: str) -> str | None:
+        """The interface of a tunnel, as the files outside of its folder say that have its uuid in them, or None."""
+        for pattern in self.files("*", uuid):
+            before, star, after = pattern.partition("*")
+            for path in sorted(glob.glob(pattern)) if star else ():
+                if os.path.isfile(path) and uuid in (node_files.read(path) or ""):
+                    return path[len(before) : -len(after)]
+        return None
+
+    def recovered(self, interface: str) -> Applied:
+        """What of the state of a tunnel that runs can be told without its state."""
+        return {}
+
     def in_the_way(self, live: Live, interface: str) -> str | None:
         """What on this host already has the name of an interface, as a text, or None."""
         if interface in live["links"]:
@@ -223,6 +244,9 @@ class Protocol:
     def make_plan(self, situation: Situation) -> Plan:
         """The plan of a protocol, for what of the view this host can have."""
         raise NotImplementedError
+
+    def rehearsed(self) -> None:
+        """The plans so far were a rehearsal: what was noted for them counts no more."""
 
     def mtu(self, situation: Situation, before: int | None = None) -> int:
         """The MTU inside: the view's, else that of the way to the peer less what the protocol takes.

@@ -144,7 +144,7 @@ class IPsec(Protocol):
 
     def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
-        if not os.path.lexists(self.key_path(uuid)):
+        if not self.has_key(uuid):
             return False, None
         if not x25519.HAS_CRYPTOGRAPHY:
             return True, None
@@ -264,6 +264,10 @@ class IPsec(Protocol):
         self._planned = True
         return plan
 
+    def rehearsed(self) -> None:
+        """The networks are free again."""
+        self._taken.clear()
+
     def _wanted_files(self, view: View, path: str, mtu: int, conf: str) -> dict[str, str]:
         """``{path: text}`` of one tunnel, and of what all share."""
         uuid, interface = view["uuid"], view["interface"]
@@ -359,6 +363,10 @@ class IPsec(Protocol):
         applied = super().applied(view, live)
         applied["conf"] = swanctl.digest(node_files.read(conf_path(view["interface"])) or "")
         return applied
+
+    def recovered(self, interface: str) -> Applied:
+        """The connection as its file has it: charon was given that."""
+        return {"conf": swanctl.digest(node_files.read(conf_path(interface)) or "")}
 
     def released(self, places: dict[str, str]) -> None:
         """Takes the connections away from charon too, and with the last one whatever else is ours."""

@@ -22,8 +22,7 @@ from ..._node.host import Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
 from ..._node.state import Folders
-from .. import x25519
-from ..base import RULES, Exchanged, Protocol, Situation
+from ..base import RULES, Exchanged, Pending, Protocol, Situation
 from . import conf as wireguard_conf
 from . import plan as planning
 from . import preshared_key
@@ -184,6 +183,12 @@ class WireGuard(Protocol):
         except OSError:
             return None
 
+    def recovered(self, interface: str) -> Applied:
+        """The pre-shared key in use: the other end may use it too."""
+        self._public_keys()  # which asks
+        peers = wireguard_conf.parse_dump(self._dumped or "").get(interface, {"peers": {}})["peers"]
+        return {"psk_fingerprint": next((peer["psk"] for peer in peers.values()), None)}
+
     def _unless_check(self, do: Callable[..., Any], *given: Any) -> Any:
         return None if self.host.check else do(*given)
 
@@ -272,7 +277,7 @@ class WireGuard(Protocol):
         used = self._used.get(view["uuid"])
         if view["post_quantum"] == "require" and not used and not self.host.check:
             hint = "%s does not use this tunnel's pre-shared key yet: run apply with both nodes, or choose auto."
-            raise FieldError("post_quantum", "require", hint % view["peer"]["node"])
+            raise Pending("post_quantum", "require", hint % view["peer"]["node"])
         if used and "@node.preshared_key@" not in template:
             raise Error(
                 "The template does not load the pre-shared key: take over the PostUp with node.preshared_key from the "

@@ -337,6 +337,7 @@ def new(folders, **changes):
         "name": None,
         "type": "wireguard",
         "interface": None,
+        "public_key": None,
         "peer": None,
         "applied": {},
     }

@@ -1,0 +1,146 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What runs is kept: where its state is lost, where it is refused, where its name goes to another type. A tunnel of
+each type on real hosts, without Ansible in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.support import labs
+from tests.support.nodes import Directly, View, uuid
+from tests.support.world import TYPES
+
+pytestmark = pytest.mark.lab
+CONFIG = "/etc/marzban/tunnels"
+NUMBERS = dict(enumerate(TYPES, 1))
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.up(labs.named("kept-hosts"), {"a": "bookworm+tunnels", "b": "trixie+tunnels"}) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
+    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
+        yield served
+
+
+@pytest.fixture
+def nodes(served: Directly) -> Iterator[Directly]:
+    yield served
+    served.start_anew()
+
+
+def views(nodes: Directly) -> dict[str, list[View]]:
+    """Those of one tunnel of each type, as they are after what was published."""
+    return nodes.views(*(nodes.pair(number, type=kind) for number, kind in NUMBERS.items()))
+
+
+def active(nodes: Directly) -> None:
+    for answer in nodes.health(views(nodes), wait=60).values():
+        assert answer.statuses() == {"active"}, answer.errors()
+
+
+@pytest.fixture
+def running(nodes: Directly) -> Directly:
+    nodes.apply(views(nodes))
+    nodes.apply(views(nodes))
+    active(nodes)
+    return nodes
+
+
+def test_a_state_that_is_lost_is_written_again(running: Directly) -> None:
+    known = dict(running.publics)
+    running.sh("a", f"for state in {CONFIG}/*/state.json; do : > $state; done")
+    would = running.check({"a": views(running)["a"]})["a"]
+    answer = running.apply({"a": views(running)["a"]})["a"]
+    assert answer.errors() == []
+    for number in NUMBERS:
+        changes = answer.tunnel(number)["changes"]
+        assert changes == would.tunnel(number)["changes"]
+        assert changes[0] == "state written again"
+        assert not {"key made", "started", "restarted"} & set(changes), changes
+    assert answer["foreign"] == []
+    assert running.publics == known
+    active(running)
+    assert not running.apply(views(running))["a"]["changed"]
+
+
+def test_what_runs_without_its_folder_is_adopted(running: Directly) -> None:
+    running.sh("a", f"rm -r {CONFIG}/*")
+    answer = running.apply(views(running))["a"]
+    assert not any(tunnel["refused"] for tunnel in answer["tunnels"]), answer.errors()
+    for number in NUMBERS:
+        assert {"state written again", "key made"} <= set(answer.tunnel(number)["changes"])
+    running.apply(views(running))
+    active(running)
+
+
+def test_what_is_switched_off_without_its_folder_stops(running: Directly) -> None:
+    running.sh("a", f"rm -r {CONFIG}/*")
+    off = running.views(*(running.pair(number, type=kind, active=False) for number, kind in NUMBERS.items()))
+    answer = running.apply(off)["a"]
+    assert all(answer.tunnel(number)["changes"][-1] == "stopped" for number in NUMBERS)
+    assert "mz" not in running.sh("a", "ip -o link; nft list tables")
+
+
+def test_nobody_learns_of_a_key_that_is_not_used(nodes: Directly) -> None:
+    nodes.sh("a", "for number in 1 2 3; do ip tuntap add mz$number mode tun; done")
+    try:
+        answer = nodes.apply({"a": views(nodes)["a"]})["a"]
+    finally:
+        nodes.sh("a", "for number in 1 2 3; do ip tuntap del mz$number mode tun; done")
+    assert len(answer.errors()) == len(NUMBERS)
+    for tunnel in answer["tunnels"]:
+        assert "was not made by marzban.tunnels" in tunnel["error"]
+        assert (tunnel["refused"], tunnel["public"], tunnel["publish"]) == (True, None, False)
+    assert not answer["changed"]
+    assert nodes.sh("a", f"ls {CONFIG} 2>/dev/null || true") == "", "no key was made"
+
+
+def test_a_name_goes_to_another_type_in_one_run(running: Directly) -> None:
+    """A panel of which a backup was put back gives an id again: the new tunnel has the place of the one that goes."""
+    for number, like in ((4, 2), (5, 1), (6, 1)):  # so that they do not wait for their peers' keys
+        for host in "ab":
+            running.publics[uuid(number), host] = running.publics[uuid(like), host]
+    others = [
+        running.pair(4, type="openvpn", interface="mz1", ends={host: {"port": 20001} for host in "ab"}),
+        running.pair(5, interface="mz2", ends={host: {"port": 20002} for host in "ab"}),
+        running.pair(6, interface="mz3"),
+    ]
+    answers = running.apply(running.views(*others), remove=[uuid(number) for number in NUMBERS])
+    for answer in answers.values():
+        assert not any(tunnel["refused"] for tunnel in answer["tunnels"]), answer.errors()
+    fresh = running.views(
+        running.pair(4, type="openvpn", interface="mz1", ends={host: {"port": 20001} for host in "ab"}),
+        running.pair(5, interface="mz2", ends={host: {"port": 20002} for host in "ab"}),
+        running.pair(6, interface="mz3"),
+    )
+    running.apply(fresh)
+    for answer in running.health(fresh, wait=60).values():
+        assert answer.statuses() == {"active"}, answer.errors()
+
+
+def test_tunnels_of_two_types_change_their_names(running: Directly) -> None:
+    changed = running.views(
+        running.pair(1, interface="mz2"),
+        running.pair(2, type="openvpn", interface="mz3"),
+        running.pair(3, type="ipsec", interface="mz1"),
+    )
+    would = running.check(changed)
+    answers = running.apply(changed)
+    for host, answer in answers.items():
+        assert answer.errors() == []
+        for number in NUMBERS:
+            assert answer.tunnel(number)["changes"] == would[host].tunnel(number)["changes"]
+    for answer in running.health(changed, wait=60).values():
+        assert answer.statuses() == {"active"}, answer.errors()
+    assert not running.apply(changed)["a"]["changed"]

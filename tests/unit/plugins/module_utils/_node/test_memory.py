@@ -1,0 +1,86 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run finds out about the keys in the folders: real keys, no host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import TYPES
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.views import check
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.memory import Memory
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry
+from tests.support.views import PANEL, UUID, view
+
+
+@pytest.fixture(params=TYPES)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return Folders(str(tmp_path / "tunnels"))
+
+
+def run(kind, folders):
+    """What a run does about keys, for a tunnel that waits for its peer."""
+    tunnel = Tunnel(view(type=kind))
+    tunnel.checked = check(
+        view(type=kind, **({"local.port": 4500, "peer.port": 4500} if kind == "ipsec" else {})), PANEL
+    )
+    tunnel.state = folders.states().get(UUID)
+    protocol, memory = registry.protocol(kind)(Host(), folders), Memory(Host(), folders)
+    memory.load_keys(protocol, [tunnel])
+    memory.make_keys(protocol, [tunnel])
+    if tunnel.public:
+        state = tunnel.state or new_state(tunnel.view)
+        memory.save(tunnel, {**state, "public_key": tunnel.public["public_key"]})
+    return tunnel
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_an_empty_private_key_is_a_missing_one(kind, folders, text):
+    first = run(kind, folders)
+    assert first.changes == ["key made"]
+    Path(folders.path(UUID, "private.key")).write_text(text)
+    again = run(kind, folders)
+    assert again.changes == ["key made"]
+    assert again.public["public_key"] != first.public["public_key"]
+    assert run(kind, folders).changes == []
+
+
+def test_a_broken_private_key_is_left_to_the_operator(kind, folders):
+    run(kind, folders)
+    Path(folders.path(UUID, "private.key")).write_text("x")
+    tunnel = run(kind, folders)
+    assert tunnel.refused
+    assert "Put the right one back, or make a new one" in tunnel.error
+
+
+def test_another_private_key_is_named(kind, folders, tmp_path):
+    first = run(kind, folders)
+    others = Folders(str(tmp_path / "others"))
+    other = run(kind, others)
+    Path(folders.path(UUID, "private.key")).write_text(Path(others.path(UUID, "private.key")).read_text())
+    tunnel = run(kind, folders)
+    assert tunnel.changes == ["another private key found"]
+    assert tunnel.public["public_key"] == other.public["public_key"] != first.public["public_key"]
+    (diff,) = tunnel.diff
+    assert diff["before"].startswith("public key SHA256:")
+    assert diff["before"] != diff["after"]
+    assert run(kind, folders).changes == []
+
+
+def test_a_key_of_a_former_version_is_no_news(kind, folders):
+    run(kind, folders)
+    state = folders.states()[UUID]
+    folders.write_state({**state, "public_key": None})
+    assert run(kind, folders).changes == []
