@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import summary
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
-from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import STRICT, ControllerAction
 
 
 class ActionModule(ControllerAction):
@@ -23,6 +23,7 @@ class ActionModule(ControllerAction):
         "broken": {"type": "list", "elements": "dict", "default": []},
         "nodes": {"type": "dict"},
         "columns": {"type": "dict", "default": {}},
+        "strict": STRICT,
         "post": {"type": "bool", "default": True},
     }
     RULES = {"required_one_of": [("results", "answers")], "mutually_exclusive": [("results", "answers")]}
@@ -38,5 +39,9 @@ class ActionModule(ControllerAction):
             if given["unreachable"] is None:
                 ended = self.ended_with(self.lost, given["answers"])
                 lost = {host: summary.why_lost(found) for host, found in ended.items()}
-        told = _panel_steps.Told(results, nodes, lost, given["broken"], given["columns"])
-        return self.report(told, given["post"])
+        told = _panel_steps.Told(results, nodes, lost, given["broken"], given["columns"], strict=given["strict"])
+        answer, failures = self.report(told, given["post"])
+        if failures:
+            sentences = list(dict.fromkeys(text for its in failures.values() for text in its))
+            answer.update(failed=True, msg="\n".join([answer["msg"], *sentences] if "msg" in answer else sentences))
+        return answer

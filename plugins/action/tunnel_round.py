@@ -11,7 +11,7 @@ from typing import Any
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import printable
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds, summary
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
-from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import ControllerAction
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import STRICT, ControllerAction
 
 SAME_MACHINE = (
     "These hosts are one machine (they have the same machine id and the same boot id): %s. Their tunnels share its "
@@ -29,6 +29,7 @@ class ActionModule(ControllerAction):
         "list_name": {"type": "str", "default": "local"},
         "post_quantum": {"type": "str", "choices": ["auto", "require", "off"], "default": "auto"},
         "wait": {"type": "int", "default": 15},
+        "strict": STRICT,
         "installed": {"type": "list", "elements": "str", "default": ["tunnels_lists", "tunnels_apt", "tunnels_dnf"]},
     }
 
@@ -115,10 +116,13 @@ class ActionModule(ControllerAction):
             self.warn(SAME_MACHINE % ", ".join(printable(host) for host in hosts))
         result = self._next("done", {})
         done = summary.summary(self.progress, self.views, self.check_mode)
+        # What check mode has not applied can't be measured.
+        strict = [] if self.check_mode else self.options["strict"]
         told = _panel_steps.Told(
-            self.answers, self.nodes_of, self.progress.lost, self.broken, {}, done, self.progress.asked
+            self.answers, self.nodes_of, self.progress.lost, self.broken, {}, done, self.progress.asked, strict
         )
-        result.update(self.report(told, post=not self.by_hand), done=done)
+        answer, dead = self.report(told, post=not self.by_hand)
+        result.update(answer, done=done, failures=summary.together(result["failures"], dead))
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:
@@ -138,5 +142,7 @@ class ActionModule(ControllerAction):
         if step == "done":
             failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)
             mute = rounds.without_traffic(self.entries, self.views, self.options["wait"])
+            if self.progress.waited and self.options["wait"] > 0:
+                failures = summary.together(failures, summary.cut_off(self.entries, self.progress, self.views))
             result.update(failures=failures, without_traffic=mute)
         return result

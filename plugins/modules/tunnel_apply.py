@@ -257,6 +257,10 @@ tunnels:
       version_added: 0.2.0
     hand: {description: "The same as RV(tunnels[].needs_peer), until version 1.0.", type: bool}
     new: {description: Whether nothing of it was on this host before., type: bool, version_added: 0.3.0}
+    had_session:
+      description: Whether it had a session with its peer before something of it was changed here.
+      type: bool
+      version_added: 0.3.0
     changes:
       description: What was changed, or would be in check mode.
       type: list

@@ -63,6 +63,15 @@ options:
         to the text.
     type: dict
     default: {}
+  strict:
+    description:
+      - Statuses with which a tunnel is a failure. The task prints the table and tells the panel, and fails then.
+      - V(connecting) is also a tunnel that waits for its other end, V(broken) a record that can't be used.
+    type: list
+    elements: str
+    choices: [error, connecting, inactive, broken]
+    default: []
+    version_added: 0.3.0
   post:
     description: Whether to send the measurements to the panel. Without it, the panel's options are not needed.
     type: bool

@@ -58,6 +58,14 @@ options:
     description: For how many seconds the hosts wait for the traffic of new tunnels. It is only named in sentences.
     type: int
     default: 15
+  strict:
+    description:
+      - Statuses with which a tunnel is a failure: RV(failures) has it then. Not in check mode.
+      - V(connecting) is also a tunnel that waits for its other end, V(broken) a record that can't be used.
+    type: list
+    elements: str
+    choices: [error, connecting, inactive, broken]
+    default: []
   installed:
     description:
       - The names of the variables in which a host has registered, after the step V(install), what updated its package

@@ -26,6 +26,8 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module impo
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 
 NODE = "marzban_node"  # the variable in which the inventory plugin tells a host its node
+# An option of the actions that report: the statuses with which a tunnel is a failure.
+STRICT = {"type": "list", "elements": "str", "choices": ["error", "connecting", "inactive", "broken"], "default": []}
 ALONE = ("free", "host_pinned")  # strategies in which no host waits for another; Mitogen has both under its own prefix
 
 
@@ -90,17 +92,20 @@ class ControllerAction(ActionBase):
         given = self.options
         return _panel_steps.Source(panel, given["records"], given["list_name"], given["post_quantum"])
 
-    def report(self, told: _panel_steps.Told, post: bool) -> dict[str, Any]:
-        """What tunnel_report answers. Prints the table: a callback would fold or escape its lines."""
+    def report(self, told: _panel_steps.Told, post: bool) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """What tunnel_report answers, and ``{host: sentences}`` about the statuses that are a failure.
+
+        Prints the table: a callback would fold or escape its lines.
+        """
         panel = self.panel() if post and not self.check_mode else None
         made = _panel_steps.report(panel, told)
         problems = ["! %s" % problem for problem in made.problems]
         self._display.display("\n%s\n" % "\n".join([*made.table, *told.done, *problems]))
         answer = dict(made._asdict())
-        error = answer.pop("error")
+        error, strict = answer.pop("error"), answer.pop("strict")
         if error:
             answer.update(failed=True, msg="The panel was not told: %s" % error)
-        return answer
+        return answer, strict
 
     def _options(self) -> dict[str, Any]:
         """The checked options. The task's own ``environment`` counts before that of this process, as for a module."""

@@ -22,6 +22,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
     publishing,
     records,
     reports,
+    summary,
     table,
     validators,
     views,
@@ -231,7 +232,7 @@ class Told(NamedTuple):
     """What a run knows at its end. ``results``: ``{host: answer}``, unchecked; ``lost``: the hosts without one.
 
     ``done``: lines about what was changed; ``asked``: the uuids of the orphans that the panel was asked about, by host
-    (None: it is not known).
+    (None: it is not known); ``strict``: the statuses of a tunnel that are a failure.
     """
 
     results: dict[str, Any]
@@ -241,16 +242,21 @@ class Told(NamedTuple):
     columns: dict[str, Any]
     done: list[str] = []
     asked: dict[str, list[str]] | None = None
+    strict: list[str] = []
 
 
 class Reported(NamedTuple):
-    """What the operator reads, and what the panel took. ``error``: why the panel could not be told."""
+    """What the operator reads, and what the panel took. ``error``: why the panel could not be told.
+
+    ``strict``: by host, the sentences about tunnels with a status that is a failure.
+    """
 
     table: list[str]
     problems: list[str]
     reported: int
     rejected: list[Any]
     error: Error | None
+    strict: dict[str, list[str]]
 
 
 def report(panel: Panel | None, told: Told) -> Reported:
@@ -270,4 +276,5 @@ def report(panel: Panel | None, told: Told) -> Reported:
             failure = error
     for refused in rejected:
         problems.append("The panel did not take the report of {node} about {uuid}: {detail}".format(**refused))
-    return Reported(lines, problems, reported, rejected, failure)
+    strict = summary.strict(checked, told.strict, broken, told.nodes or {})
+    return Reported(lines, problems, reported, rejected, failure, strict)

@@ -320,13 +320,17 @@ def test_tunnel_report_tells_the_table_even_when_the_panel_is_gone(world: World)
     results = {"host-a": {"tunnels": [told(old, "de-1", "fi-1"), told(old, "fi-1", "de-1", role="target"), {"x": 1}]}}
     with Faulty() as nobody:
         url = nobody.url
-    rejected, gone = run(
+    rejected, gone, strict = run(
         world,
         [
             ("tunnel_report", {"results": results, "nodes": NODES}, False),
             ("tunnel_report", {"results": results, "url": url, "retries": 0}, False),
+            ("tunnel_report", {"results": results, "nodes": NODES, "strict": ["connecting", "broken"]}, False),
         ],
     )
+    assert strict["failed"]
+    assert strict["msg"] == "tunnel de-fi (de-1 -> fi-1): connecting"
+    assert strict["table"][0].startswith("name ")
     assert not rejected["failed"]
     assert len(rejected["rejected"]) == 1, "a report about another version, and none for another node"
     assert len(rejected["problems"]) == 3
@@ -379,7 +383,8 @@ def test_a_tunnel_that_is_deleted_during_a_run_is_asked_about(world: World) -> N
         if number == 0:
             tasks.append({"marzban.tunnels.tunnel": {"name": "goes", "state": "absent"}})
         tasks.append({"ansible.builtin.set_fact": {"tunnels_answer": answered}})
-        tasks.append({"marzban.tunnels.tunnel_round": {"answers": "tunnels_answer"}, "register": "tunnels_round"})
+        options = {"answers": "tunnels_answer", "strict": ["connecting"]}
+        tasks.append({"marzban.tunnels.tunnel_round": options, "register": "tunnels_round"})
     here = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     one = {"hosts": "all", "gather_facts": False, "vars": here, "tasks": tasks}
     run = world.play([one], inventory="de-1,", env=with_token(world, {})).expect()
@@ -391,6 +396,7 @@ def test_a_tunnel_that_is_deleted_during_a_run_is_asked_about(world: World) -> N
         "- goes: removed from de-1 (there is no record of it that ends there)",
     ]
     assert ended["problems"] == []
+    assert ended["failures"] == {"de-1": ["tunnel stays (de-1 -> fi-1): connecting"]}, "what strict asks for"
     assert "\n".join(ended["done"]) in run.text
 
 

@@ -39,8 +39,10 @@ class Entry(NamedTuple):
     public: Public | None  # only where the panel lacks it
     preshared: str | None  # fingerprint of the pre-shared key that it holds
     new: bool
+    had_session: bool
     changes: List[str]
     error: str | None
+    answered: bool  # a ping through it, also where its status is an error because large packets do not pass
 
     @property
     def new_key(self) -> bool:
@@ -58,6 +60,7 @@ class Progress(NamedTuple):
     lost: Dict[str, Lost]  # host → why it is not in the run any more
     changes: Dict[str, Dict[str, List[str]]]  # uuid → node → what was changed there
     new: Dict[str, List[str]]  # uuid → the nodes that did not have it before
+    had_session: List[str]  # uuids of the tunnels that were changed while they had a session
     removed: Dict[str, Dict[str, Any]]  # uuid → its name and the nodes that it was removed from
     asked: Dict[str, List[str]]  # host → uuids of the orphans that the panel was asked about
     installed: bool
@@ -66,7 +69,7 @@ class Progress(NamedTuple):
     @classmethod
     def load(cls, raw: dict[str, Any] | None) -> Progress:
         """The one in the result of the round before, or that of a run that begins."""
-        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, {}, {}, {}, False, False)
+        return cls(**raw) if raw else cls([], 0, {}, {}, {}, {}, {}, [], {}, {}, False, False)
 
     def dump(self) -> dict[str, Any]:
         """For the next round."""
@@ -96,9 +99,16 @@ def entry_of(host: str, node: str, raw: Any) -> Entry | None:
         public=raw.get("public") if raw.get("publish") and isinstance(raw.get("public"), dict) else None,
         preshared=_preshared(raw.get("public")),
         new=bool(raw.get("new")),
+        had_session=bool(raw.get("had_session")),
         changes=changes,
         error=answers.words(raw.get("error")),
+        answered=_answered(raw.get("measured")),
     )
+
+
+def _answered(measured: Any) -> bool:
+    loss = measured.get("loss_percent") if isinstance(measured, dict) else None
+    return isinstance(loss, (int, float)) and loss < 100
 
 
 def _preshared(public: Any) -> str | None:
@@ -139,10 +149,13 @@ def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progres
     """``progress`` with what the hosts of ``told`` did in the round that has just ended."""
     new_keys = dict(progress.new_keys)
     changes, new = {uuid: dict(at) for uuid, at in progress.changes.items()}, dict(progress.new)
+    had_session = list(progress.had_session)
     for entry in entries:
         if entry.host in told:
             if entry.new_key:
                 new_keys[entry.host] = list(dict.fromkeys([*new_keys.get(entry.host, []), entry.uuid]))
+            if entry.had_session and entry.uuid not in had_session:
+                had_session.append(entry.uuid)
             if entry.changes and entry.new:
                 new[entry.uuid] = list(dict.fromkeys([*new.get(entry.uuid, []), entry.node]))
             if entry.changes:
@@ -157,7 +170,7 @@ def note(progress: Progress, entries: Iterable[Entry], told: Answers) -> Progres
         ]
         if errors:
             failed[host] = [*failed.get(host, []), *(error for error in errors if error)]
-    return progress._replace(new_keys=new_keys, changes=changes, new=new, failed=failed)
+    return progress._replace(new_keys=new_keys, changes=changes, new=new, had_session=had_session, failed=failed)
 
 
 def unasked(told: Answers, progress: Progress) -> dict[str, list[Any]]:

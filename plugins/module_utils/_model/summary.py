@@ -9,11 +9,11 @@ Nothing that a host answers is trusted, as in rounds.py.
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from typing import Any, Collection, Iterable, Mapping
 
 from .._errors import FieldError
-from . import answers, validators, views
-from .rounds import Answers, Progress, listed
+from . import answers, table, validators, views
+from .rounds import Answers, Entry, Progress, joined, listed, silent
 from .types import Lost, View
 
 SHOWN = 60  # lines about changes
@@ -104,3 +104,54 @@ def summary(progress: Progress, read: dict[str, list[View]], check: bool) -> lis
     lines = [text for _order, _title, text in sorted(found)]
     left_out = len(lines) - SHOWN
     return [*lines[:SHOWN], "… and %d more changes" % left_out] if left_out > 0 else lines
+
+
+def cut_off(entries: Iterable[Entry], progress: Progress, read: dict[str, list[View]]) -> dict[str, list[str]]:
+    """``{host: sentences}`` about the tunnels that had a session before this run changed them, and carry nothing now.
+
+    Where the other end was not applied in this run, it may not know of the change yet, and its own run sets that right.
+    """
+    entries = list(entries)
+    ends, quiet = joined(entries), {entry.uuid for entry in silent(entries)}
+    alive = {entry.uuid for entry in entries if entry.status == "active" or entry.answered}
+    titles = {view["uuid"]: views.title(view) for its in read.values() for view in its}
+    found: dict[str, list[str]] = {}
+    for uuid in progress.had_session:
+        if uuid not in quiet - alive or len(ends.get(uuid, ())) < 2:
+            continue
+        words = "; ".join("on %s: %s" % (node, ", ".join(did)) for node, did in progress.changes.get(uuid, {}).items())
+        sentence = (
+            "tunnel %s had a session before this run changed it, and no ping passes through it now (changed %s). "
+            "Its note in the table says more; to go back, undo the last change of its record and run again."
+        ) % (titles.get(uuid, uuid), words)
+        for entry in entries:
+            if entry.uuid == uuid and entry.node in progress.changes.get(uuid, {}):
+                found.setdefault(entry.host, []).append(sentence)
+    return found
+
+
+def strict(
+    results: Mapping[str, Any], statuses: Collection[str], broken: Iterable[Mapping[str, Any]], nodes: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """``{host: sentences}`` about the tunnels that have one of these statuses. ``results``: answers, checked."""
+    sentences = {}
+    for ends in table.merge(results):
+        status = table.status(ends)
+        if status in statuses:
+            name, where, *_measured, note = table.row(ends)
+            sentences[ends[0]["uuid"]] = "tunnel %s (%s): %s%s" % (name, where, status, ": " + note if note else "")
+    found: dict[str, list[str]] = {}
+    for host, answer in results.items():
+        for end in answer.get("tunnels") or []:
+            if end["uuid"] in sentences:
+                found.setdefault(host, []).append(sentences[end["uuid"]])
+        if "broken" in statuses:
+            its = [record["error"] for record in broken if (nodes.get(host) or host) in (record.get("nodes") or [])]
+            found.setdefault(host, []).extend(its)
+    return {host: list(dict.fromkeys(its)) for host, its in found.items() if its}
+
+
+def together(*found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """``{host: sentences}`` of all of them, each sentence once."""
+    hosts = dict.fromkeys(host for part in found for host in part)
+    return {host: list(dict.fromkeys(text for part in found for text in part.get(host, []))) for host in hosts}

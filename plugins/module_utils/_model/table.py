@@ -211,7 +211,8 @@ def _left(node: str, why: Lost, tunnels: Iterable[Sequence[Health]], lost: Colle
 
 def _problems_of_ends(ends: Sequence[Health], lost: Collection[str]) -> Iterator[str]:
     for end in ends:
-        if end.get("error") and not _cut_off(end, lost):
+        waits = end.get("status") == "connecting"  # and its note says for what
+        if end.get("error") and not waits and not _cut_off(end, lost):
             yield "%s on %s: %s" % (_name(end), end["node"], printable(_words(end)))
     for end in ends:
         when = _certificate_ends(end)

@@ -292,6 +292,7 @@ class Outcome(Health):
     needs_peer: bool
     hand: bool  # the former name of needs_peer
     new: bool  # nothing of it was on this host
+    had_session: bool  # with its peer, before something of it was changed
     changes: list[str]
 
 

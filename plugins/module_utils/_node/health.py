@@ -19,7 +19,7 @@ from .state import Folders
 from .tunnel import Tunnel, accept, find_peer
 
 PAUSE = 0.3  # seconds between two looks, where ping gave up at once
-HIDDEN = ("public", "publish", "needs_peer", "hand", "new", "changes")  # of an answer of tunnel_apply
+HIDDEN = ("public", "publish", "needs_peer", "hand", "new", "had_session", "changes")  # of an answer of tunnel_apply
 
 
 def health(

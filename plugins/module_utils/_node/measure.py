@@ -78,11 +78,13 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
             tunnel.received = measured[uuid]["rx_bytes"]
         heard = None not in (tunnel.received, found["rx_bytes"]) and tunnel.received != found["rx_bytes"]
         up = protocol.up(tunnel.view, seen[protocol.name])[1]
-        tunnel.status, error = status(tunnel.view, found, up, protocol, heard)
+        tunnel.status, said = status(tunnel.view, found, up, protocol, heard)
         if tunnel.status == "active" and uuid in narrow:
-            error = _narrow(*narrow[uuid])
-        if error:
-            tunnel.fail(error)
+            tunnel.status, said = "error", _narrow(*narrow[uuid])
+        if said and tunnel.status == "error":
+            tunnel.fail(said)
+        elif said:
+            tunnel.explain(said)
 
 
 def _measured(protocol: Protocol, tunnel: Tunnel, seen: dict[str, Live], ping: dict[str, Any] | None) -> Measured:
@@ -114,6 +116,15 @@ def _narrow(size: int, passes: int | None) -> str:
     return "%s, and those of %d bytes do: set mtu to %d in its record." % (seen, passes, passes)
 
 
+def had_session(protocol: Protocol, tunnel: Tunnel, live: Live) -> bool:
+    """Whether it has a session with its peer. ``live``: as observed before anything of it is changed."""
+    if tunnel.last_interface is None:
+        return False
+    view: Any = dict(tunnel.view, interface=tunnel.last_interface)
+    age, limit = protocol.measured(view, live, {}).get("handshake_age"), protocol.session_limit
+    return age is not None and (limit is None or age < limit)
+
+
 def _inside(view: View) -> str:
     """The peer's address that a ping goes to: the first one, of a family that this host has."""
     addresses = [address.split("/")[0] for address in view["peer"]["addresses"]]
@@ -141,7 +152,7 @@ PATIENCE = 180  # seconds; after this time without a handshake the other end isn
 def status(
     view: View, measured: Measured, up: float | None, protocol: Protocol, heard: bool = False
 ) -> tuple[str, str | None]:
-    """``(status, error?)`` of the end of an active ``view`` that runs, after a probe.
+    """``(status, words?)`` of the end of an active ``view`` that runs, after a probe: why it carries nothing (yet).
 
     ``measured`` as docs/development/contract.md has it, ``up`` the seconds since its service started (None: unknown).
     ``heard``: something came in from the peer while it was pinged.
@@ -153,7 +164,7 @@ def status(
         return "connecting", None  # nothing was measured
     if age is None:
         if up is None or up < PATIENCE:
-            return "connecting", None
+            return "connecting", _awaited(view, up, protocol)
         seen = "no handshake with %s in %s" % (peer["node"], _duration(up))
         if protocol.forgets_sessions:  # there may have been one a moment ago
             seen = "there is no session with %s" % peer["node"]
@@ -180,6 +191,18 @@ def _duration(seconds: float | None) -> str:
     if seconds < 7200:
         return "%d min" % (seconds // 60)
     return "%d h" % (seconds // 3600)
+
+
+def _awaited(view: View, up: float | None, protocol: Protocol) -> str:
+    """What a tunnel without a session waits for."""
+    peer, local = view["peer"], view["local"]
+    since = "" if up is None else ", for %s" % _duration(up)
+    if view["dial"]:
+        return "no answer yet from %s at %s, %s%s" % (peer["node"], peer["endpoint"], protocol.ports(view, peer), since)
+    return "%s has not dialed %s here at %s yet%s" % (
+        *(peer["node"], protocol.ports(view, local), local["endpoint"]),
+        since,
+    )
 
 
 def _advice(view: View, protocol: Protocol) -> str:

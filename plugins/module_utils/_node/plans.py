@@ -13,6 +13,7 @@ from .._model import views
 from .._model.types import State
 from .._protocols.base import Pending, Protocol, Situation
 from .files import file_diff
+from .measure import had_session
 from .memory import Memory
 from .netdev import Live
 from .observation import Observation
@@ -77,6 +78,9 @@ class Plans:
             every = [t for p in parts for t in p.tunnels if not t.refused and t.view["active"]]
             self.plan(part.protocol, its, observation, live, rehearsal=every)
             part.protocol.rehearsed()
+            for tunnel in its:
+                if id(tunnel) in moving and not tunnel.refused and not self.memory.host.check:
+                    tunnel.had_session = had_session(part.protocol, tunnel, live)
 
     def plan(
         self,

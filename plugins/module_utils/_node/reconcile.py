@@ -27,7 +27,7 @@ from .adoption import rebuild
 from .files import read
 from .host import Host
 from .machine import machine
-from .measure import Work, measure
+from .measure import Work, had_session, measure
 from .memory import Memory
 from .observation import Observation
 from .plans import Part, Plans
@@ -249,6 +249,8 @@ class Apply:
         self.plans.plan(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], observation, live)
         plans = [tunnel for tunnel in tunnels if tunnel.plan and not tunnel.refused and tunnel.changes]
         if plans and not self.host.check:
+            for tunnel in plans:
+                tunnel.had_session = tunnel.had_session or had_session(protocol, tunnel, live)  # or it moves
             self._do(protocol, plans)
             live, changed = protocol.observe(self._observe(parts, ahead), interfaces), True
         for tunnel in tunnels:

@@ -31,7 +31,7 @@ class Tunnel:
         self.waiting_for: str | None = None
         self.measured: Measured | None = None
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
-        self.refused = self.needs_peer = self.new = False
+        self.refused = self.needs_peer = self.new = self.had_session = False
         self.lacks_key = False  # one has to be made
         self.pending = False  # refused until its peer has a key that this end has: the peer has to learn of it
         self.status = "connecting"
@@ -50,9 +50,14 @@ class Tunnel:
 
     def fail(self, error: Error | str) -> None:
         """Something is wrong with this tunnel."""
+        self.status = "error"
+        self.explain(error)
+
+    def explain(self, words: Error | str) -> None:
+        """What there is to say about its status; it may be in order, and wait for something."""
         name = views.title(self.checked) if self.checked else self.seen["name"] or self.uuid or "?"
         where = " on %s" % self.seen["node"] if self.seen["node"] else ""
-        self.status, self.error = "error", "tunnel %s%s: %s" % (name, where, error)
+        self.error = "tunnel %s%s: %s" % (name, where, words)
 
     @property
     def wanted(self) -> bool:
@@ -81,6 +86,7 @@ class Tunnel:
             needs_peer=self.needs_peer and not withheld,
             hand=self.needs_peer and not withheld,  # the former name, until 1.0
             new=self.new,
+            had_session=self.had_session,
             changes=self.changes,
             measured=self.measured,
         )  # type: ignore[assignment]

@@ -145,3 +145,74 @@ def test_not_more_lines_than_a_person_reads() -> None:
     gone = [{**GONE, "uuid": f"00000000-0000-4000-8000-{number:012}", "name": f"t{number}"} for number in range(200)]
     lines = summary.summary(after({"h1": {"removed": gone}}), READ, False)
     assert (len(lines), lines[-1]) == (summary.SHOWN + 1, "… and 140 more changes")
+
+
+def ended(node: str, status: str, *changes: str, **more: Any) -> dict[str, Any]:
+    end = {"uuid": UUID, "node": node, "status": status, "changes": list(changes), "had_session": bool(changes)}
+    return {"tunnels": [{**end, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "hosts"),
+    [
+        # changed at both ends, and nothing comes back
+        ((("connecting", "conf changed"), ("connecting", "conf changed")), ("connecting", "error"), ["h1", "h2"]),
+        ((("error", "conf changed"), ("active",)), ("error", "error"), ["h1"]),
+        # an answered ping at either end is traffic
+        ((("connecting", "conf changed"), ("connecting",)), ("active", "error"), []),
+        ((("connecting",), ("connecting",)), ("error", "error"), []),  # not changed by this run
+        ((("active", "conf changed"), ("active", "conf changed")), ("inactive", "inactive"), []),
+    ],
+)
+def test_a_tunnel_that_a_run_cuts_off_is_a_failure(first: Any, last: Any, hosts: list[str]) -> None:
+    told = {host: ended(node, *did) for (host, node), did in zip(NODES.items(), first, strict=True)}
+    now = {host: ended(node, status) for (host, node), status in zip(NODES.items(), last, strict=True)}
+    found = summary.cut_off(rounds.entries_of(now, NODES), after(told), READ)
+    assert sorted(found) == hosts
+    assert all(
+        "tunnel de-fi had a session before this run changed it" in text for its in found.values() for text in its
+    )
+
+
+def test_a_tunnel_through_which_only_small_packets_pass_is_not_cut_off() -> None:
+    told = {host: ended(node, "connecting", "conf changed") for host, node in NODES.items()}
+    narrow = {"error": "packets of 1420 bytes, its MTU, do not pass", "measured": {"loss_percent": 0.0}}
+    now = {"h1": ended("de-1", "error", **narrow), "h2": ended("fi-1", "error")}
+    assert summary.cut_off(rounds.entries_of(now, NODES), after(told), READ) == {}
+
+
+def test_a_tunnel_whose_other_end_was_not_in_the_run_is_not_cut_off_for_good() -> None:
+    told = {"h1": ended("de-1", "connecting", "conf changed")}
+    assert summary.cut_off(rounds.entries_of(told, NODES), after(told), READ) == {}
+    told["h2"] = ended("fi-1", "connecting", waiting_for="de-1")
+    assert summary.cut_off(rounds.entries_of(told, NODES), after(told), READ) == {}
+
+
+def checked(node: str, peer: str, status: str, **more: Any) -> dict[str, Any]:
+    end = {"uuid": UUID, "id": 3, "name": "de-fi", "type": "wireguard", "node": node, "peer": peer}
+    return {"tunnels": [{**end, "role": "source" if node == "de-1" else "target", "status": status, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "hosts"),
+    [
+        ([], {}),
+        (["connecting"], {}),  # the tunnel is an error where one end is
+        (["error"], {"h1": 1, "h2": 1}),
+        (["error", "broken"], {"h1": 1, "h2": 2}),
+    ],
+)
+def test_a_status_that_is_a_failure(statuses: list[str], hosts: dict[str, int]) -> None:
+    results = {
+        "h1": checked("de-1", "fi-1", "connecting"),
+        "h2": checked("fi-1", "de-1", "error", error="no handshake with de-1 in 3 min"),
+    }
+    broken = [{"nodes": ["fi-1", "us-1"], "error": "mtu: 1 is too small."}]
+    found = summary.strict(results, statuses, broken, NODES)
+    assert {host: len(its) for host, its in found.items()} == hosts
+    for its in found.values():
+        assert its[0] == "tunnel de-fi (de-1 -> fi-1): error: fi-1: no handshake with de-1 in 3 min"
+
+
+def test_sentences_of_several_kinds_are_told_once() -> None:
+    assert summary.together({"a": ["x", "y"]}, {"a": ["y"], "b": ["z"]}) == {"a": ["x", "y"], "b": ["z"]}

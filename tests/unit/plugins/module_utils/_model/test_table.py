@@ -138,6 +138,13 @@ def test_a_node_that_is_unreachable_is_told_once():
     assert model_table.report({"a": {"tunnels": many}}, lost)[1][0].endswith(", t9, t10, and 2 more.")
 
 
+def test_what_a_tunnel_waits_for_is_a_note_and_no_problem():
+    waiting = end("a", "b", "connecting", error="tunnel t1 on a: no answer yet from b at 203.0.113.3, UDP 20003")
+    table, problems = model_table.report({"host": {"tunnels": [waiting]}})
+    assert problems == []
+    assert "no answer yet from b at 203.0.113.3, UDP 20003" in "\n".join(table)
+
+
 def test_no_tunnel_at_all():
     assert model_table.report({"host": {}, "other": None}) == (["No tunnel ends at these hosts."], [])
 

@@ -96,7 +96,7 @@ def test_measurements_are_checked_field_by_field() -> None:
 
 def test_a_health_answer_is_an_answer_without_what_only_apply_knows() -> None:
     hidden = fields(types.Outcome) - fields(types.Health)
-    assert hidden == {"public", "publish", "needs_peer", "hand", "new", "changes"}
+    assert hidden == {"public", "publish", "needs_peer", "hand", "new", "had_session", "changes"}
 
 
 @pytest.mark.parametrize("kind", types.TYPES)

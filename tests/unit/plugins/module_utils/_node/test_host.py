@@ -262,8 +262,8 @@ INSIDE = "does a firewall on fi-1 drop what comes out of the tunnel"
     [
         (0, 5, 10, False, "active", ""),
         (66.7, None, None, False, "active", ""),
-        (100, None, 20, False, "connecting", ""),
-        (None, None, 20, False, "connecting", ""),
+        (100, None, 20, False, "connecting", r"^no answer yet from fi-1 at 203.0.113.3, UDP 20003, for 20 s$"),
+        (None, None, None, False, "connecting", r"^no answer yet from fi-1 at 203.0.113.3, UDP 20003$"),
         (None, 20, 900, False, "connecting", ""),
         (100, None, 200, False, "error", f"no handshake with fi-1 in 3 min: {OUTSIDE}"),
         (None, None, 200, False, "error", "no handshake"),
@@ -312,6 +312,10 @@ def test_with_a_new_conf_the_time_of_a_tunnel_begins_again(tmp_path):
 
 def test_an_end_that_is_dialled_says_so():
     measured = {"handshake_age": None, "loss_percent": 100.0}
+    assert measure.status(view(dial=False), measured, 40, WireGuard(None, None)) == (
+        "connecting",
+        "fi-1 has not dialed UDP 20003 here at 203.0.113.2 yet, for 40 s",
+    )
     assert "fi-1 dials, is UDP 20003 open here at 203.0.113.2" in (
         measure.status(view(dial=False), measured, 300, WireGuard(None, None))[1] or ""
     )
