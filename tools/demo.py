@@ -162,6 +162,9 @@ def up() -> None:
         "ANSIBLE_HOME": str(STATE / "ansible"),
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(lab.directory / "ssh"),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # What changed, what failed, and the table; without these, a line for each task and host as well
+        "ANSIBLE_DISPLAY_OK_HOSTS": "false",
+        "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
     }
     write_environment(variables)  # with the password, before a panel has it
     Panel.start(variables["MARZBAN_PASSWORD"])

@@ -29,6 +29,11 @@ options:
   id:
     description: Only the tunnel of this id.
     type: int
+  only_ports:
+    description: Return RV(ports) without RV(tunnels), which is short enough to read.
+    type: bool
+    default: false
+    version_added: 0.3.0
 seealso:
   - module: marzban.tunnels.tunnel
 """
@@ -43,6 +48,13 @@ EXAMPLES = r"""
   become: false
   register: panel
 
+- name: Open the ports of this node (its name is the host's)
+  community.general.ufw:
+    rule: allow
+    port: "{{ item | split('/') | first }}"
+    proto: "{{ item | split('/') | last }}"
+  loop: "{{ panel.ports[inventory_hostname] | default([]) }}"
+
 - name: Name those that are not active
   ansible.builtin.debug:
     msg: "{{ panel.tunnels | rejectattr('status', 'eq', 'active') | map(attribute='name') }}"
@@ -51,7 +63,7 @@ EXAMPLES = r"""
 RETURN = r"""
 tunnels:
   description: The tunnels, ordered by id. Empty where no tunnel matches.
-  returned: success
+  returned: unless O(only_ports)
   type: list
   elements: dict
   contains:
@@ -143,6 +155,14 @@ tunnels:
             data_path: kernel
             certificate_days: null
           age: 12
+ports:
+  description:
+    - For each node, where its firewall has to let packets of these tunnels in, as C(ufw allow) and
+      C(firewall-cmd --add-port) take it. Tunnels that are not active, and ends to which nobody dials, need none.
+    - IPsec also needs the protocol ESP where both kernels carry it.
+  returned: success
+  type: dict
+  sample: {de-1: [4500/udp, 20003/udp], fi-1: [20004/udp]}
 panel:
   description: The id of the panel.
   returned: success
@@ -172,11 +192,16 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             raws = []
     else:
         raws = [raw for raw in panel.tunnels() if name is None or raw.get("name") == name]
-    return {"changed": False, "tunnels": [records.info(raw) for raw in raws], "panel": panel.id}
+    found = {"changed": False, "ports": records.ports(records.parse_all(raws)[0]), "panel": panel.id}
+    if not module.params["only_ports"]:
+        found["tunnels"] = [records.info(raw) for raw in raws]
+    return found
 
 
 def main() -> None:
-    spec = dict(panel_argument_spec(), name={"type": "str"}, id={"type": "int"})
+    spec = dict(
+        panel_argument_spec(), name={"type": "str"}, id={"type": "int"}, only_ports={"type": "bool", "default": False}
+    )
     run(work, spec, mutually_exclusive=[("name", "id")])
 
 

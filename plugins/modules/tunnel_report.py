@@ -13,7 +13,8 @@ description:
   - Makes a table of the tunnels from the answers of the hosts of a run. A tunnel is one row, also when both its ends
     answered. The task prints the table, and returns it as well.
   - In the table, C(path) is what carries the packets, the kernel or a process (userspace), and C(pq) whether the key
-    exchange was post-quantum, both as measured and not as configured.
+    exchange was post-quantum, both as measured and not as configured. Without C(-v) they are there only where tunnels
+    differ in them, and the table fits 80 columns. Notes are at the end of a row, or below it.
   - Sends the measurements to the panel, all in one request. That does not count as a change.
   - It works on the controller and needs neither C(delegate_to) nor a Python of a host.
 author:
@@ -111,9 +112,10 @@ table:
   type: list
   elements: str
   sample:
-    - "name   ends          type       status      handshake  rtt     loss  path    pq   note"
-    - "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.5 ms  0 %   kernel  yes"
-    - "de-us  de-1 -> us-1  openvpn    connecting  -          -       -     -       -    waiting for us-1"
+    - "name   ends          type       status      handshake  rtt     loss"
+    - "de-fi  de-1 -> fi-1  wireguard  active      5 s        0.5 ms  0 %"
+    - "de-us  de-1 -> us-1  openvpn    connecting  -          -       -"
+    - "    waiting for us-1"
 problems:
   description: A sentence for each thing that somebody has to look at.
   returned: success, and failure to tell the panel

@@ -98,7 +98,7 @@ class ControllerAction(ActionBase):
         Prints the table: a callback would fold or escape its lines.
         """
         panel = self.panel() if post and not self.check_mode else None
-        made = _panel_steps.report(panel, told)
+        made = _panel_steps.report(panel, told, wide=self._display.verbosity > 0)
         problems = ["! %s" % problem for problem in made.problems]
         self._display.display("\n%s\n" % "\n".join([*made.table, *told.done, *problems]))
         answer = dict(made._asdict())

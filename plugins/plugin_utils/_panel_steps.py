@@ -259,13 +259,13 @@ class Reported(NamedTuple):
     strict: dict[str, list[str]]
 
 
-def report(panel: Panel | None, told: Told) -> Reported:
-    """Makes the table, and tells the panel where there is one."""
+def report(panel: Panel | None, told: Told, wide: bool = False) -> Reported:
+    """Makes the table (``wide``: with all its columns), and tells the panel where there is one."""
     checked, problems = reports.checked_results(told.results, told.nodes)
     broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in told.broken]
     named = ((name, validators.mapping(texts, "columns.%s" % name)) for name, texts in told.columns.items())
     columns = {printable(name, 32): texts for name, texts in named}
-    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked)
+    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked, wide)
     problems = found + problems
     bodies = reports.reports_of(checked)
     reported, rejected, failure = 0, [], None

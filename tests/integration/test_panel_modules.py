@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.faulty import Answer, Faulty, Request
-from tests.support.panel_modules import Task, call, errors, nodes, quartet, run, start_anew
+from tests.support.panel_modules import Task, call, errors, nodes, own, quartet, run, start_anew
 from tests.support.world import World
 
 
@@ -258,6 +258,12 @@ def test_tunnel_info(world: World) -> None:
     assert by_name["tunnels"][0]["config"] == {"mtu": 1400}
     assert none["tunnels"] == no_id["tunnels"] == []
     assert everything["panel"]
+    (short,) = call(world, [("tunnel_info", {"only_ports": True}, False)])
+    assert set(own(short)) == {"ports", "panel"}
+    listens: dict[str, list[int]] = {}
+    for end in (end for tunnel in everything["tunnels"] for end in tunnel["ends"]):
+        listens.setdefault(end["node"], []).append(end["port"])
+    assert short["ports"] == {node: [f"{port}/udp" for port in sorted(its)] for node, its in listens.items()}
 
 
 # Secrets

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -30,8 +31,11 @@ def files(world: World, host: str) -> str:
 
 
 def row(text: str, name: str) -> str:
-    """The tunnel's row of the table that a run has printed."""
-    return next(line for line in text.splitlines() if line.startswith(f"{name} "))
+    """The tunnel's row of the table that a run has printed, with its notes."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"{name} "))
+    notes = itertools.takewhile(lambda line: line.startswith("    "), lines[start + 1 :])
+    return "\n".join([lines[start], *notes])
 
 
 def test_apply_with_the_login_in_variables(world: World) -> None:

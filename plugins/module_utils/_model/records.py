@@ -224,3 +224,14 @@ def info(raw: object) -> dict[str, Any]:
         return dict(NO_INFO, ends=[], **known)
     ends = [record["ends"][role] for role in validators.ROLES]
     return {**NO_INFO, **record, **{end["role"]: end["node"] for end in ends}, "ends": ends}
+
+
+def ports(records: Iterable[Record]) -> dict[str, list[str]]:
+    """``{node: ["20003/udp"]}``: where active tunnels are dialed, sorted by number, for the nodes' firewalls."""
+    found: dict[str, set[tuple[int, str]]] = {}
+    for record in records:
+        config = record["config"]
+        for role, end in record["ends"].items():
+            if record["active"] and (config.get("dial") or "both") != role:
+                found.setdefault(end["node"], set()).add((end["port"], config.get("transport") or "udp"))
+    return {node: ["%d/%s" % port for port in sorted(its)] for node, its in sorted(found.items())}

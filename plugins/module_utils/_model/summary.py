@@ -122,7 +122,7 @@ def cut_off(entries: Iterable[Entry], progress: Progress, read: dict[str, list[V
         words = "; ".join("on %s: %s" % (node, ", ".join(did)) for node, did in progress.changes.get(uuid, {}).items())
         sentence = (
             "tunnel %s had a session before this run changed it, and no ping passes through it now (changed %s). "
-            "Its note in the table says more; to go back, undo the last change of its record and run again."
+            "The lines about it with the table say more; to go back, undo the last change of its record and run again."
         ) % (titles.get(uuid, uuid), words)
         for entry in entries:
             if entry.uuid == uuid and entry.node in progress.changes.get(uuid, {}):
@@ -138,8 +138,9 @@ def strict(
     for ends in table.merge(results):
         status = table.status(ends)
         if status in statuses:
-            name, where, *_measured, note = table.row(ends)
-            sentences[ends[0]["uuid"]] = "tunnel %s (%s): %s%s" % (name, where, status, ": " + note if note else "")
+            name, where = table.row(ends)[:2]
+            said = "; ".join([*table.notes(ends), *table.errors(ends)])
+            sentences[ends[0]["uuid"]] = "tunnel %s (%s): %s%s" % (name, where, status, ": " + said if said else "")
     found: dict[str, list[str]] = {}
     for host, answer in results.items():
         for end in answer.get("tunnels") or []:

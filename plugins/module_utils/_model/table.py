@@ -12,8 +12,12 @@ from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 from .._errors import printable
 from .types import Health, Lost
 
-HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq", "note")
-WIDTHS = {"name": 32, "ends": 48, "note": 100}  # columns at most; the others are short by nature
+HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq")
+WIDTHS = {"name": 32, "ends": 48}  # columns at most; the others are short by nature
+COLUMNS = 80  # of a terminal
+BETWEEN = "  "
+INDENT = 4  # of a note on a line of its own
+NARROWEST = 12  # columns that a name keeps, whatever else there is
 MAX_ROWS = 200
 NAMED = 10  # tunnels in one sentence
 SOON = 30  # days: a run renews a certificate long before
@@ -55,15 +59,67 @@ def cut(text: str, columns: int) -> str:
     return text + "…"
 
 
-def lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Aligned lines of text: ``header`` (names of the columns) and ``rows`` (lists of texts of the same length)."""
+def lines(header: Sequence[str], rows: Iterable[Sequence[str]], wide: bool = True) -> list[str]:
+    """Aligned lines of text: ``header`` (names of the columns) and ``rows`` (lists of texts of the same length).
+
+    Without ``wide`` they fit a terminal: what says least is left out, then the longest names are cut.
+    """
     cells = [[cut(printable(cell), WIDTHS.get(name, 24)) for name, cell in zip(header, row)] for row in rows]
-    table = [list(header), *cells]
-    columns = [max(width(row[index]) for row in table) for index in range(len(header))]
+    table = {name: [name, *(row[index] for row in cells)] for index, name in enumerate(header)}
+    if not wide:
+        _make_narrow(table)
+    columns = {name: max(map(width, texts)) for name, texts in table.items()}
     return [
-        "  ".join(cell + " " * (columns[index] - width(cell)) for index, cell in enumerate(row)).rstrip()
-        for row in table
+        BETWEEN.join(
+            texts[index] + " " * (columns[name] - width(texts[index])) for name, texts in table.items()
+        ).rstrip()
+        for index in range(len(cells) + 1)
     ]
+
+
+def _make_narrow(table: dict[str, list[str]]) -> None:
+    """Leaves out of ``table``, ``{column: [its name, texts…]}``, what says least. ``-``: nothing is known."""
+
+    def surplus() -> int:
+        needed = sum(max(map(width, texts)) for texts in table.values()) + len(BETWEEN) * (len(table) - 1)
+        return needed - COLUMNS
+
+    for name in ("path", "pq"):  # what is alike everywhere is left to -v
+        if len({*table.get(name, [])[1:]} - {"-"}) < 2 and "mixed" not in table.get(name, []):
+            table.pop(name, None)
+    if surplus() > 0 and set(table.get("loss", [])[1:]) <= {"-", "0 %"}:
+        table.pop("loss", None)
+    if surplus() > 0:
+        table.pop("handshake", None)
+    while surplus() > 0:
+        longest = max(("name", "ends"), key=lambda name: max(map(width, table.get(name, [""]))))
+        most = max(map(width, table.get(longest, [""]))) - 1
+        if most < NARROWEST:
+            return
+        table[longest] = [cut(text, most) for text in table[longest]]
+
+
+def _with_notes(lines_of: Sequence[str], notes: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each line with its notes: at its end where all of them fit there, else on lines of their own below it."""
+    for line, its in zip(lines_of, notes):
+        inline = BETWEEN.join((line, printable("; ".join(its))))
+        if not its or width(inline) <= COLUMNS:
+            yield inline.rstrip()
+            continue
+        yield line
+        for note in its:
+            yield from folded(printable(note))
+
+
+def folded(text: str) -> Iterator[str]:
+    """``text`` on indented lines that fit a terminal; a word that is longer than a line stays whole."""
+    line = " " * INDENT
+    for word in text.split():
+        if line.strip() and width(line) + 1 + width(word) > COLUMNS:
+            yield line
+            line = " " * (INDENT + 2)
+        line += (" " if line.strip() else "") + word
+    yield line
 
 
 def seconds(value: float | None) -> str:
@@ -104,6 +160,11 @@ def _words(end: Health) -> str:
     return error[len(place) :] if error.startswith(place) else error
 
 
+def _waits(end: Health) -> bool:
+    """Whether its error is no error, but what it waits for."""
+    return end.get("status") == "connecting"
+
+
 def _certificate_ends(end: Health) -> str | None:
     """When a certificate ends, as the rest of a sentence; None where that is not soon."""
     days = (end.get("measured") or {}).get("certificate_days")
@@ -112,13 +173,13 @@ def _certificate_ends(end: Health) -> str | None:
     return "has ended" if days < 0 else "ends today" if days == 0 else "ends in %d d" % days
 
 
-def _cut_off(end: Health, lost: Collection[str]) -> bool:
+def _explained(end: Health, lost: Collection[str]) -> bool:
     """Whether an end's error is what must be expected: nothing comes from a node that this run could not reach."""
     return bool(end.get("error")) and not end.get("refused") and end["peer"] in lost
 
 
-def row(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> list[str]:
-    """The row of a tunnel. ``ends``: the reported ones, at least one; ``lost``: nodes that left the run, and why."""
+def row(ends: Sequence[Health]) -> list[str]:
+    """The cells of a tunnel, one for each of HEADER. ``ends``: the reported ones, at least one."""
     first = ends[0]
     # An end says its role; where it doesn't, the names are in alphabetical order.
     both = (str(first["node"]), str(first["peer"]))
@@ -130,13 +191,6 @@ def row(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> list[
 
     handshakes, rtts, losses = measured("handshake_age"), measured("rtt_ms"), measured("loss_percent")
     paths, quantum = sorted(set(measured("data_path"))), measured("post_quantum")
-    # The short ones first, which often explain the long ones: the column is cut.
-    lost = lost or {}
-    notes = ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
-    notes += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
-    expiring = [(end["node"], _certificate_ends(end)) for end in ends]
-    notes += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
-    notes += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error") and not _cut_off(end, lost)]
     return [
         _name(first),
         "%s -> %s" % (source, target),
@@ -147,8 +201,22 @@ def row(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> list[
         "%g %%" % round(max(losses), 1) if losses else "-",
         "mixed" if len(paths) > 1 else paths[0] if paths else "-",
         ("yes" if all(quantum) else "no") if quantum else "-",
-        "; ".join(dict.fromkeys(notes)),
     ]
+
+
+def notes(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> list[str]:
+    """What there is to say about a tunnel beside its row. ``lost``: nodes that left the run, and why.
+
+    Errors are sentences that begin with the tunnel's name, and come after the table: see ``report``.
+    """
+    lost = lost or {}
+    both = [str(node) for node in (ends[0]["node"], ends[0]["peer"])]
+    found = ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
+    found += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
+    expiring = [(end["node"], _certificate_ends(end)) for end in ends]
+    found += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
+    found += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error") and _waits(end)]
+    return list(dict.fromkeys(found))
 
 
 def report(
@@ -158,32 +226,36 @@ def report(
     nodes: Mapping[str, str] | None = None,
     columns: Mapping[str, Mapping[str, object]] | None = None,
     asked: Mapping[str, Sequence[str]] | None = None,
+    wide: bool = False,
 ) -> tuple[list[str], list[str]]:
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
     ``results`` as in ``merge``; ``lost``: hosts that left the run, and why;
     ``nodes``: ``{host: node name}`` (default: the hosts' names);
-    ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``, before the note;
-    ``asked``: the uuids of the orphans that the panel was asked about, by host (None: all).
+    ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``;
+    ``asked``: the uuids of the orphans that the panel was asked about, by host (None: all); ``wide``: all columns, and
+    nothing is cut to fit a terminal.
     """
     nodes = nodes or {}
     lost = {nodes.get(host) or host: why for host, why in (lost or {}).items()}
     tunnels = merge(results)
     columns = columns or {}
-    header = (*HEADER[:-1], *columns, HEADER[-1])
-    rows = []
+    rows: list[tuple[list[str], list[str]]] = []
     for ends in tunnels:
-        *cells, note = row(ends, lost)
         uuid = str(ends[0]["uuid"])
-        rows.append([*cells, *(str(texts.get(uuid, "-")) for texts in columns.values()), note])
+        rows.append(([*row(ends), *(str(texts.get(uuid, "-")) for texts in columns.values())], notes(ends, lost)))
     for tunnel in broken:
         name = tunnel.get("name") or ("#%s" % tunnel["id"] if tunnel.get("id") else "?")
-        unknown = ["-"] * (len(HEADER) - 5 + len(columns))
-        rows.append([name, " -> ".join(tunnel.get("nodes") or ["?"]), "-", "broken", *unknown, tunnel["error"]])
+        unknown = ["-"] * (len(HEADER) - 4 + len(columns))
+        rows.append(([name, " -> ".join(tunnel.get("nodes") or ["?"]), "-", "broken", *unknown], []))
     left_out = len(rows) - MAX_ROWS
     if left_out > 0:
-        rows.sort(key=lambda cells: (("broken", *_WORST_FIRST).index(cells[3]), not cells[-1]))
-    table = lines(header, rows[:MAX_ROWS]) if rows else ["No tunnel ends at these hosts."]
+        rows.sort(key=lambda item: (("broken", *_WORST_FIRST).index(item[0][3]), not item[1]))
+    del rows[MAX_ROWS:]
+    table = ["No tunnel ends at these hosts."]
+    if rows:
+        aligned = lines((*HEADER, *columns), (cells for cells, _notes in rows), wide)
+        table = list(_with_notes(aligned, [[], *(its for _cells, its in rows)]))
     if left_out > 0:
         table.append("… and %d more" % left_out)
     return table, [
@@ -202,17 +274,21 @@ def _left(node: str, why: Lost, tunnels: Iterable[Sequence[Health]], lost: Colle
         how = "could not be reached" if why["unreachable"] else "failed on the way"
         words = printable(why["words"], 300).rstrip(" .:") if why["words"] else None
         said = "%s %s: %s" % (node, how, "%s; %s." % (words, _OTHERS) if words else _OTHERS + ".")
-    cut = [_name(end) for ends in tunnels for end in ends if end["peer"] == node and _cut_off(end, lost)]
-    if cut:
-        more = ", and %d more" % (len(cut) - NAMED) if len(cut) > NAMED else ""
-        said += " No traffic to it in %s%s." % (", ".join(cut[:NAMED]), more)
+    names = [_name(end) for ends in tunnels for end in ends if end["peer"] == node and _explained(end, lost)]
+    if names:
+        more = ", and %d more" % (len(names) - NAMED) if len(names) > NAMED else ""
+        said += " No traffic to it in %s%s." % (", ".join(names[:NAMED]), more)
     return said
+
+
+def errors(ends: Sequence[Health]) -> list[str]:
+    """What is wrong at the ends of a tunnel."""
+    return ["%s: %s" % (end["node"], printable(_words(end))) for end in ends if end.get("error") and not _waits(end)]
 
 
 def _problems_of_ends(ends: Sequence[Health], lost: Collection[str]) -> Iterator[str]:
     for end in ends:
-        waits = end.get("status") == "connecting"  # and its note says for what
-        if end.get("error") and not waits and not _cut_off(end, lost):
+        if end.get("error") and not _waits(end) and not _explained(end, lost):
             yield "%s on %s: %s" % (_name(end), end["node"], printable(_words(end)))
     for end in ends:
         when = _certificate_ends(end)

@@ -229,6 +229,26 @@ def test_the_same_port_on_different_nodes_is_fine():
     assert len(model_records.parse_all([tunnel(3), other])[0]) == 2
 
 
+def test_ports_that_a_firewall_has_to_open():
+    raws = [
+        tunnel(3),
+        of_type("openvpn", 4, (1, "de-1"), (2, "fi-1"), {"transport": "tcp"}),
+        of_type("ipsec", 5, (2, "fi-1"), (3, "us-1")),
+        of_type("ipsec", 6, (2, "fi-1"), (4, "nl-1")),  # shares its ports
+        tunnel(7, (1, "de-1"), (3, "us-1"), {"dial": "source"}),
+        tunnel(8, (1, "de-1"), (3, "us-1"), {"dial": "target"}),
+        tunnel(9, is_active=False),
+    ]
+    records, broken = model_records.parse_all(raws)
+    assert broken == []
+    assert model_records.ports(records) == {
+        "de-1": ["20003/udp", "20004/tcp", "20008/udp"],
+        "fi-1": ["4500/udp", "20003/udp", "20004/tcp"],
+        "nl-1": ["4500/udp"],
+        "us-1": ["4500/udp", "20007/udp"],
+    }
+
+
 @given(json_values)
 def test_parse_of_arbitrary_json_raises_field_errors_only(value):
     with pytest.raises(FieldError):

@@ -72,7 +72,7 @@ def test_status_of_a_tunnel_is_put_together_as_on_the_panel(told, together):
 
 def test_two_ends_are_one_row_whichever_came_first():
     one, other = end("a", "b", measured={"rtt_ms": 1.0}), end("b", "a", measured={"rtt_ms": 2.04, "handshake_age": 7})
-    row = ["t1", "a -> b", "wireguard", "active", "7 s", "2.0 ms", "-", "-", "-", ""]
+    row = ["t1", "a -> b", "wireguard", "active", "7 s", "2.0 ms", "-", "-", "-"]
     assert model_table.row([one, other]) == model_table.row([other, one]) == row
     assert model_table.row([other]) == row
 
@@ -99,7 +99,7 @@ def test_what_was_negotiated_is_in_the_row(ours, theirs, path, quantum):
 )
 def test_a_certificate_that_ends_soon_is_told(days, said):
     ends = [end("a", "b", measured={"certificate_days": days}), end("b", "a", measured={"certificate_days": 400})]
-    note = model_table.row(ends)[-1]
+    note = "; ".join(model_table.notes(ends))
     _lines, problems = model_table.report({"x": {"tunnels": ends[:1]}, "y": {"tunnels": ends[1:]}})
     if said is None:
         assert (note, problems) == ("", [])
@@ -111,10 +111,10 @@ def test_a_certificate_that_ends_soon_is_told(days, said):
 
 def test_the_place_of_an_error_is_not_said_twice():
     broken = end("a", "b", "error", error="tunnel t1 on a: port 1 is taken")
-    assert model_table.row([broken])[-1] == "a: port 1 is taken"
+    assert model_table.errors([broken]) == ["a: port 1 is taken"]
     table, problems = model_table.report({"host": {"tunnels": [broken]}})
     assert problems == ["t1 on a: port 1 is taken"]
-    assert table[1].endswith("a: port 1 is taken")
+    assert "port 1" not in "\n".join(table), "once is enough"
 
 
 def test_a_node_that_is_unreachable_is_told_once():
@@ -123,12 +123,7 @@ def test_a_node_that_is_unreachable_is_told_once():
     other = end("a", "b", "error", 4, error="no handshake with b in 9 min", refused=False)
     lost = {"z": {"unreachable": True, "words": None}}
     table, problems = model_table.report({"a": {"tunnels": [*silent, refused, other]}}, lost)
-    assert [line.rpartition("  ")[2] for line in table[1:]] == [
-        "z is unreachable",
-        "z is unreachable",
-        "z is unreachable; a: port 1 is taken",
-        "a: no handshake with b in 9 min",
-    ]
+    assert [line.rpartition("  ")[2] for line in table[1:]] == [*["z is unreachable"] * 3, "-"]
     assert problems == [
         "t3 on a: port 1 is taken",
         "t4 on a: no handshake with b in 9 min",
@@ -143,6 +138,73 @@ def test_what_a_tunnel_waits_for_is_a_note_and_no_problem():
     table, problems = model_table.report({"host": {"tunnels": [waiting]}})
     assert problems == []
     assert "no answer yet from b at 203.0.113.3, UDP 20003" in "\n".join(table)
+
+
+GOOD = {"handshake_age": 5, "rtt_ms": 0.5, "loss_percent": 0, "data_path": "kernel", "post_quantum": True}
+
+
+def shown(*ends, wide=False, **more):
+    """The columns of a table, and its lines."""
+    table, _problems = model_table.report({"host": {"tunnels": list(ends)}}, wide=wide, **more)
+    return table[0].split(), table
+
+
+@pytest.mark.parametrize(
+    ("other", "columns"),
+    [
+        (GOOD, []),
+        ({}, []),  # nothing is known of it
+        ({**GOOD, "data_path": "userspace"}, ["path"]),
+        ({**GOOD, "post_quantum": False}, ["pq"]),
+    ],
+)
+def test_what_is_alike_everywhere_is_no_column(other, columns):
+    ends = (end("a", "b", measured=GOOD), end("a", "b", number=2, measured=other))
+    assert shown(*ends)[0] == [*model_table.HEADER[:7], *columns]
+    assert shown(*ends, wide=True)[0] == list(model_table.HEADER)
+
+
+def test_a_path_that_differs_at_the_ends_of_one_tunnel_is_a_column():
+    mixed = (end("a", "b", measured=GOOD), end("b", "a", measured={**GOOD, "data_path": "userspace"}))
+    assert "path" in shown(*mixed)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "loss", "columns"),
+    [
+        ("de-fi", "de-1", 0, model_table.HEADER[:7]),
+        ("frankfurt-helsinki", "frankfurt-1", 0, model_table.HEADER[:6]),
+        ("frankfurt-helsinki", "frankfurt-1", 40, (*model_table.HEADER[:4], "rtt", "loss")),
+        ("f" * 64, "n" * 64, 0, (*model_table.HEADER[:4], "rtt")),
+        ("ی" * 64, "日" * 32, 0, (*model_table.HEADER[:4], "rtt")),
+    ],
+)
+def test_a_table_fits_a_terminal(name, node, loss, columns):
+    wordy = {"name": name, "measured": {**GOOD, "loss_percent": loss}}
+    header, table = shown(end(node, "fi-1", **wordy), end("a", "b", number=2))
+    assert header == list(columns)
+    assert max(map(model_table.width, table)) <= model_table.COLUMNS
+    assert any(line.startswith(name[:10]) for line in table)
+
+
+def test_a_note_is_at_the_end_of_its_row_or_below_it():
+    short = end("a", "b", "connecting", waiting_for="b")
+    assert shown(short)[1][1].endswith("  waiting for b")
+    words = "no answer yet from b at 2001:db8:1234:5678:9abc:def0:1234:5678, UDP 20003, for 40 s"
+    long = end("a", "b", "connecting", error=words, waiting_for=None)
+    _header, table = shown(long, end("a", "b", number=2))
+    assert table[2:4] == [
+        "    a: no answer yet from b at 2001:db8:1234:5678:9abc:def0:1234:5678, UDP",
+        "      20003, for 40 s",
+    ]
+    assert table[4].startswith("t2 ")
+
+
+@given(st.text(max_size=300))
+def test_folded_lines_fit_and_keep_each_word(text):
+    lines = list(model_table.folded(text))
+    assert " ".join(lines).split() == text.split()
+    assert all(model_table.width(line) <= model_table.COLUMNS or len(line.split()) == 1 for line in lines)
 
 
 def test_no_tunnel_at_all():
@@ -171,16 +233,16 @@ def test_a_long_table_shows_the_worst_first():
     table, problems = model_table.report({"a": {"tunnels": ends}}, broken=[{"id": 999, "name": None, "error": "x"}])
     assert len(table) == 202
     assert table[1].startswith("#999")
-    assert "broken cable" in table[2]
+    assert table[2].startswith("t251 ")
     assert table[-1] == "… and 100 more"
     assert len(problems) == 2
 
 
-def test_more_columns_stand_before_the_note():
+def test_more_columns_are_the_last():
     table, _problems = model_table.report(
         {"a": {"tunnels": [end("a", "b"), end("a", "b", number=2)]}}, columns={"speed": {"u1": "1 Gbit/s"}}
     )
-    assert table[0].split()[-2:] == ["speed", "note"]
+    assert table[0].split()[-2:] == ["loss", "speed"]
     assert table[1].endswith("1 Gbit/s")
     assert table[2].endswith("-")
 
