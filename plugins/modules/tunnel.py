@@ -31,6 +31,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  new_name:
+    description:
+      - The name that the tunnel gets. Where it has that name already, nothing is renamed.
+      - Its nodes keep its interface, addresses and keys, and no packet is lost.
+    type: str
+    version_added: 0.3.0
 seealso:
   - module: marzban.tunnels.tunnel_set
   - module: marzban.tunnels.tunnel_info
@@ -57,6 +63,15 @@ EXAMPLES = r"""
     token: "{{ vault_marzban_token }}"
     name: de-fi
     active: false
+  delegate_to: localhost
+  become: false
+
+- name: Rename it
+  marzban.tunnels.tunnel:
+    url: https://panel.example.com:8000
+    token: "{{ vault_marzban_token }}"
+    name: de-fi
+    new_name: frankfurt-helsinki
   delegate_to: localhost
   become: false
 
@@ -197,7 +212,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     named = any(options[role] is not None for role in validators.ROLES)
     nodes = desired.Nodes(panel.nodes()) if named else None
     want = desired.from_options(options, nodes)
-    raw = desired.find(panel.tunnels(), want["name"])
+    if options["new_name"] is None:
+        raw = desired.find(panel.tunnels(), want["name"])
+    else:
+        raw = desired.find_to_rename(panel.tunnels(), want["name"], options["new_name"])
+        want["name"] = validators.tunnel_name(options["new_name"], "new_name")
     before = desired.declared(raw) if raw else {}
     body = desired.body_to_update(want, raw) if raw else desired.body_to_create(want)
     if raw and not body:
@@ -215,7 +234,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     state = {"type": "str", "choices": ["present", "absent"], "default": "present"}
-    run(work, {**panel_argument_spec(), **desired.tunnel_argument_spec(), "state": state})
+    more = {"state": state, "new_name": {"type": "str"}}
+    run(work, {**panel_argument_spec(), **desired.tunnel_argument_spec(), **more})
 
 
 if __name__ == "__main__":

@@ -241,6 +241,10 @@ tunnels:
     error: {description: "What was expected, what was seen, and what to do. Null if nothing is wrong.", type: str}
     refused: {description: Whether it could not be applied. Without that an error is about the traffic., type: bool}
     waiting_for: {description: "The node whose public half nobody knows yet, or null.", type: str}
+    note:
+      description: What else a tunnel that is V(connecting) waits for, or null.
+      type: str
+      version_added: 0.3.0
     public:
       description: The public half of this end, or null.
       type: dict

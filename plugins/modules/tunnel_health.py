@@ -109,6 +109,10 @@ tunnels:
     error: {description: "What was expected, what was seen, and what to do. Null if nothing is wrong.", type: str}
     refused: {description: Whether the view can't be used., type: bool}
     waiting_for: {description: "The node whose public half nobody knows yet, or null.", type: str}
+    note:
+      description: What else a tunnel that is V(connecting) waits for, or null.
+      type: str
+      version_added: 0.3.0
     measured:
       description: What was measured, or null for a tunnel that does not run.
       type: dict

@@ -247,6 +247,23 @@ def test_a_panel_without_the_tunnels_api(world: World) -> None:
 # tunnel_info
 
 
+def test_tunnel_is_renamed(world: World) -> None:
+    record = world.tunnel("de-fi", "de-1", "fi-1", {"mtu": 1400})
+    path = f"PUT /api/tunnels/{record['id']}"
+    _check, apply = quartet(world, "tunnel", {"name": "de-fi", "new_name": "frankfurt"}, path)
+    renamed = world.tunnels()["frankfurt"]
+    assert apply["tunnel"]["name"] == "frankfurt"
+    assert (renamed["uuid"], renamed["config"]) == (record["uuid"], record["config"])
+    world.tunnel("de-us", "de-1", "us-1")
+    errors(
+        world,
+        "tunnel",
+        ({"name": "frankfurt", "new_name": "de-us"}, "new_name: 'de-us' can't be used. Another tunnel has this name"),
+        ({"name": "de-fi", "new_name": "de-nl"}, "The panel has no such tunnel to rename"),
+        ({"name": "frankfurt", "new_name": "a\nb"}, "new_name: 'a\\nb'"),
+    )
+
+
 def test_tunnel_info(world: World) -> None:
     first = world.tunnel("de-fi", "de-1", "fi-1", {"mtu": 1400})
     world.tunnel("fi-us", "fi-1", "us-1")

@@ -89,6 +89,18 @@ def find(raws: Iterable[Raw], name: str) -> Raw | None:
     return found[0] if found else None
 
 
+def find_to_rename(raws: Iterable[Raw], name: str, new_name: str) -> Raw:
+    """The panel's tunnel of one of the two names. Raises FieldError where there are both, or neither."""
+    raws = list(raws)
+    old, new = find(raws, name), find(raws, new_name)
+    if old and new and old is not new:
+        raise FieldError("new_name", new_name, "Another tunnel has this name: choose another, or delete that tunnel.")
+    found = old or new
+    if found is None:
+        raise FieldError("name", name, "The panel has no such tunnel to rename.")
+    return found
+
+
 def version(raw: Raw) -> int:
     """The version to send with a change of ``raw``."""
     return validators.version(raw.get("version"))

@@ -31,6 +31,7 @@ def checked_end(value: object, field: str, own: str | None) -> Raw:
         "role": None if end.get("role") is None else validators.choice(end["role"], field + ".role", validators.ROLES),
         "status": validators.choice(end.get("status"), field + ".status", validators.STATUSES),
         "error": words(end.get("error") or None),
+        "note": words(end.get("note") or None, 200),
         "refused": bool(end.get("refused")),
         "waiting_for": words(end.get("waiting_for") or None, 128),
         "measured": {key: value for key, value in measured.items() if value is not None},

@@ -160,11 +160,6 @@ def _words(end: Health) -> str:
     return error[len(place) :] if error.startswith(place) else error
 
 
-def _waits(end: Health) -> bool:
-    """Whether its error is no error, but what it waits for."""
-    return end.get("status") == "connecting"
-
-
 def _certificate_ends(end: Health) -> str | None:
     """When a certificate ends, as the rest of a sentence; None where that is not soon."""
     days = (end.get("measured") or {}).get("certificate_days")
@@ -215,7 +210,7 @@ def notes(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> lis
     found += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
     expiring = [(end["node"], _certificate_ends(end)) for end in ends]
     found += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
-    found += ["%s: %s" % (end["node"], _words(end)) for end in ends if end.get("error") and _waits(end)]
+    found += ["%s: %s" % (end["node"], end["note"]) for end in ends if end.get("note") and end["peer"] not in lost]
     return list(dict.fromkeys(found))
 
 
@@ -283,12 +278,12 @@ def _left(node: str, why: Lost, tunnels: Iterable[Sequence[Health]], lost: Colle
 
 def errors(ends: Sequence[Health]) -> list[str]:
     """What is wrong at the ends of a tunnel."""
-    return ["%s: %s" % (end["node"], printable(_words(end))) for end in ends if end.get("error") and not _waits(end)]
+    return ["%s: %s" % (end["node"], printable(_words(end))) for end in ends if end.get("error")]
 
 
 def _problems_of_ends(ends: Sequence[Health], lost: Collection[str]) -> Iterator[str]:
     for end in ends:
-        if end.get("error") and not _waits(end) and not _explained(end, lost):
+        if end.get("error") and not _explained(end, lost):
             yield "%s on %s: %s" % (_name(end), end["node"], printable(_words(end)))
     for end in ends:
         when = _certificate_ends(end)

@@ -275,12 +275,16 @@ class Seen(TypedDict):
 
 
 class Health(Seen):
-    """One tunnel in an answer of tunnel_health. ``waiting_for``: the node whose public half is not known yet."""
+    """One tunnel in an answer of tunnel_health. ``waiting_for``: the node whose public half is not known yet.
+
+    ``note``: what else a tunnel that is connecting waits for.
+    """
 
     status: str
     error: str | None
     refused: bool
     waiting_for: str | None
+    note: str | None
     measured: Measured | None
 
 

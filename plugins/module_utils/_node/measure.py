@@ -51,7 +51,8 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
         for tunnel in work.tunnels:
             if tunnel.refused:
                 continue
-            tunnel.status, tunnel.error = ("connecting" if tunnel.view["active"] else "inactive"), None
+            tunnel.status = "connecting" if tunnel.view["active"] else "inactive"
+            tunnel.error = tunnel.note = None
             if tunnel.wanted and work.protocol.up(tunnel.view, seen[work.protocol.name])[0]:
                 running[tunnel.uuid] = (work, tunnel)
     pings: dict[str, Any] = {}
@@ -81,10 +82,10 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
         tunnel.status, said = status(tunnel.view, found, up, protocol, heard)
         if tunnel.status == "active" and uuid in narrow:
             tunnel.status, said = "error", _narrow(*narrow[uuid])
-        if said and tunnel.status == "error":
-            tunnel.fail(said)
-        elif said:
-            tunnel.explain(said)
+        if tunnel.status == "error":
+            tunnel.fail(said or "no traffic")
+        else:
+            tunnel.note = said
 
 
 def _measured(protocol: Protocol, tunnel: Tunnel, seen: dict[str, Live], ping: dict[str, Any] | None) -> Measured:

@@ -28,6 +28,7 @@ class Tunnel:
         self.public: Public | None = None
         self.peer_public: Public | None = None
         self.error: str | None = None
+        self.note: str | None = None  # what it waits for while it is connecting
         self.waiting_for: str | None = None
         self.measured: Measured | None = None
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
@@ -50,14 +51,9 @@ class Tunnel:
 
     def fail(self, error: Error | str) -> None:
         """Something is wrong with this tunnel."""
-        self.status = "error"
-        self.explain(error)
-
-    def explain(self, words: Error | str) -> None:
-        """What there is to say about its status; it may be in order, and wait for something."""
         name = views.title(self.checked) if self.checked else self.seen["name"] or self.uuid or "?"
         where = " on %s" % self.seen["node"] if self.seen["node"] else ""
-        self.error = "tunnel %s%s: %s" % (name, where, words)
+        self.status, self.error = "error", "tunnel %s%s: %s" % (name, where, error)
 
     @property
     def wanted(self) -> bool:
@@ -81,6 +77,7 @@ class Tunnel:
             error=self.error,
             refused=self.refused,
             waiting_for=self.waiting_for,
+            note=self.note,
             public=public,
             publish=public is not None and public != published,
             needs_peer=self.needs_peer and not withheld,

@@ -121,9 +121,10 @@ def test_a_node_that_is_unreachable_is_told_once():
     silent = [end("a", "z", "error", number, error="no handshake with z in 9 min", refused=False) for number in (1, 2)]
     refused = end("a", "z", "error", 3, error="port 1 is taken", refused=True)
     other = end("a", "b", "error", 4, error="no handshake with b in 9 min", refused=False)
+    new = end("a", "z", "connecting", 5, note="no answer yet from z at 203.0.113.3, UDP 20005")
     lost = {"z": {"unreachable": True, "words": None}}
-    table, problems = model_table.report({"a": {"tunnels": [*silent, refused, other]}}, lost)
-    assert [line.rpartition("  ")[2] for line in table[1:]] == [*["z is unreachable"] * 3, "-"]
+    table, problems = model_table.report({"a": {"tunnels": [*silent, refused, other, new]}}, lost)
+    assert [line.rpartition("  ")[2] for line in table[1:]] == [*["z is unreachable"] * 3, "-", "z is unreachable"]
     assert problems == [
         "t3 on a: port 1 is taken",
         "t4 on a: no handshake with b in 9 min",
@@ -134,7 +135,7 @@ def test_a_node_that_is_unreachable_is_told_once():
 
 
 def test_what_a_tunnel_waits_for_is_a_note_and_no_problem():
-    waiting = end("a", "b", "connecting", error="tunnel t1 on a: no answer yet from b at 203.0.113.3, UDP 20003")
+    waiting = end("a", "b", "connecting", note="no answer yet from b at 203.0.113.3, UDP 20003")
     table, problems = model_table.report({"host": {"tunnels": [waiting]}})
     assert problems == []
     assert "no answer yet from b at 203.0.113.3, UDP 20003" in "\n".join(table)
@@ -191,7 +192,7 @@ def test_a_note_is_at_the_end_of_its_row_or_below_it():
     short = end("a", "b", "connecting", waiting_for="b")
     assert shown(short)[1][1].endswith("  waiting for b")
     words = "no answer yet from b at 2001:db8:1234:5678:9abc:def0:1234:5678, UDP 20003, for 40 s"
-    long = end("a", "b", "connecting", error=words, waiting_for=None)
+    long = end("a", "b", "connecting", note=words)
     _header, table = shown(long, end("a", "b", number=2))
     assert table[2:4] == [
         "    a: no answer yet from b at 2001:db8:1234:5678:9abc:def0:1234:5678, UDP",
