@@ -108,6 +108,31 @@ def test_status_of_a_tunnel_that_carries_nothing(world: World) -> None:
     assert {value["status"] for value in world.tunnels().values()} == {"active"}
 
 
+def test_a_change_that_cuts_a_tunnel_off_fails_the_run(world: World) -> None:
+    """The new port is closed at both hosts. A status is a failure only where tunnels_strict says so."""
+    world.apply("-e", "tunnels_strict=error,connecting").expect()
+    port = 31999
+    for host in "ab":
+        world.lab.host(host).run(
+            "nft add table inet blocked && nft 'add chain inet blocked in { type filter hook input priority 0; }' && "
+            f"nft add rule inet blocked in udp dport {port} drop && nft add rule inet blocked in udp sport {port} drop"
+        )
+    try:
+        world.change("one", config={"target": {"port": port}})
+        run = world.apply("-e", "tunnels_wait=3")
+        assert run.code == 2, run.text
+        assert "tunnel one had a session before this run changed it, and no ping passes through it now" in run.text
+        assert "~ one: changed on " in run.text
+        world.apply("-e", "tunnels_wait=3").expect()  # this one has changed nothing
+        strict = world.play("status", "-e", "tunnels_strict=error,connecting")
+        assert strict.code == 2, strict.text
+        assert "tunnel one (a -> b): " in strict.text
+    finally:
+        for host in "ab":
+            world.lab.host(host).run("nft delete table inet blocked")
+    world.expect_traffic(*BOTH)
+
+
 def test_status_while_a_node_is_off(world: World) -> None:
     b = world.lab.host("b")
     b.stop()
