@@ -213,7 +213,8 @@ class Apply:
         for part in parts:
             self.memory.load_keys(part.protocol, part.tunnels)
         for tunnel in runnable:
-            find_peer(tunnel)
+            if not tunnel.refused:  # its key may be broken
+                find_peer(tunnel)
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
         self.plans = Plans(self.folders, self.memory, tunnels, parts, resolved, endpoints, lines)
         for part in parts:
