@@ -7,7 +7,9 @@ each type on real hosts, without Ansible in between."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -127,6 +129,27 @@ def test_a_name_goes_to_another_type_in_one_run(running: Directly) -> None:
     running.apply(fresh)
     for answer in running.health(fresh, wait=60).values():
         assert answer.statuses() == {"active"}, answer.errors()
+
+
+def test_a_new_interface_at_one_end_goes_on_with_the_pre_shared_key(nodes: Directly) -> None:
+    """Where one is required, the other end, which this run does not reach, goes on with it as well."""
+
+    def pair(**more: Any) -> dict[str, list[View]]:
+        return nodes.views(nodes.pair(1, post_quantum="require", **more))
+
+    nodes.apply(pair())  # the keys
+    assert nodes.apply(pair())["a"].tunnel(1)["needs_peer"]
+    handed = {uuid(1): json.loads(nodes.sh("a", f"cat {CONFIG}/{uuid(1)}/preshared.sealed"))["sealed"]}
+    for _round in range(2):  # it is taken, and switched to
+        nodes.apply(pair(), handed=handed, paired=[uuid(1)])
+    used = nodes.sh("b", "wg show mz1 preshared-keys")
+    assert "(none)" not in used
+    renamed = {"a": pair(interface="mz9")["a"]}
+    answer = nodes.apply(renamed)["a"]
+    assert answer.errors() == []
+    assert answer.tunnel(1)["had_session"]
+    assert nodes.sh("b", "wg show mz1 preshared-keys") == used
+    assert nodes.health(renamed, wait=60)["a"].statuses() == {"active"}
 
 
 def test_tunnels_of_two_types_change_their_names(running: Directly) -> None:

@@ -130,7 +130,7 @@ class WireGuard(Protocol):
         # in one round: an end that waits for nobody would be alone with its key until the next run.
         same = bool(held) and held == theirs
         told = (view["local"]["public"] or {}).get("psk_fingerprint") == held
-        used = same and ((told and uuid in self.paired) or self._uses(view, state) == held)
+        used = same and ((told and uuid in self.paired) or self._uses(state) == held)
         used = used or (at_once and bool(held) and (offers or same))
         self._used[uuid] = held if used else None
         needs_peer = bool(held) and not used and (same or offers)
@@ -152,11 +152,9 @@ class WireGuard(Protocol):
         return preshared_key.made_for(folder) or ((last and last["public"]) or {}).get("public_key")
 
     @staticmethod
-    def _uses(view: View, state: State | None) -> str | None:
-        """The fingerprint of the pre-shared key that the last run switched on, or None."""
-        if state is None or state["interface"] != view["interface"]:
-            return None
-        return state["applied"].get("psk_fingerprint")
+    def _uses(state: State | None) -> str | None:
+        """The fingerprint of the pre-shared key that the last run switched on, maybe under another interface."""
+        return state["applied"].get("psk_fingerprint") if state else None
 
     def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, with the pre-shared key in use and since when it is."""

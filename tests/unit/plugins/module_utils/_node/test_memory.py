@@ -17,6 +17,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node.memory impor
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import preshared_key
 from tests.support.views import PANEL, UUID, view
 
 
@@ -44,6 +45,23 @@ def run(kind, folders):
         state = tunnel.state or new_state(tunnel.view)
         memory.save(tunnel, {**state, "public_key": tunnel.public["public_key"]})
     return tunnel
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_tunnel_that_moves_goes_on_with_its_pre_shared_key(folders, active):
+    """The other end, whose run may come later, goes on with it; of one that stops nothing is in use."""
+    tunnel = run("wireguard", folders)
+    tunnel.checked = {**tunnel.view, "active": active}
+    used = preshared_key.make(folders.path(UUID), "x")
+    applied = {"psk_fingerprint": used, "psk_since": 1, "routes": ["192.0.2.0/24"], "rules": "x"}
+    tunnel.state = {**tunnel.state, "interface": "mz9", "applied": applied}
+    memory = Memory(Host(), folders)
+    memory.remember_nothing(tunnel)
+    state = folders.states()[UUID]
+    assert (state["interface"], state["applied"]) == (None, {"psk_fingerprint": used} if active else {})
+    public, theirs = dict(tunnel.public, psk_fingerprint=used), {"public_key": "x", "psk_fingerprint": used}
+    done = registry.protocol("wireguard")(Host(), folders).exchange(tunnel.view, public, theirs, state, None)
+    assert done.needs_peer is not active
 
 
 @pytest.mark.parametrize("text", ["", "\n"])
