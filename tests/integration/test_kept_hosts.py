@@ -131,6 +131,18 @@ def test_a_name_goes_to_another_type_in_one_run(running: Directly) -> None:
         assert answer.statuses() == {"active"}, answer.errors()
 
 
+def test_a_tunnel_that_moves_is_the_way_to_a_name_server_as_before(nodes: Directly) -> None:
+    ends = {"b": {"routes": ["10.66.0.0/24"]}}
+    nodes.up(1, ends=ends)
+    nodes.sh("a", "cp /etc/resolv.conf /root/resolv.conf; echo nameserver 10.66.0.53 > /etc/resolv.conf")
+    try:
+        answer = nodes.apply(nodes.views(nodes.pair(1, ends=ends, interface="mz9")))["a"]
+    finally:
+        nodes.sh("a", "cp /root/resolv.conf /etc/resolv.conf")
+    assert answer.errors() == []
+    assert "dev mz9" in nodes.sh("a", "ip route show 10.66.0.0/24")
+
+
 def test_a_new_interface_at_one_end_goes_on_with_the_pre_shared_key(nodes: Directly) -> None:
     """Where one is required, the other end, which this run does not reach, goes on with it as well."""
 

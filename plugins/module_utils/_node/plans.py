@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 class Plans:
-    """The plans of one run.
+    """The plans of one run. ``observation``: the host before anything is taken down.
 
     ``resolved``: ``{name or address of a peer: its addresses}``. ``endpoints`` and ``lifelines`` as ``Guard`` has them,
     of the tunnels of all protocols; who asks for the latter is answered the same in the whole run.
@@ -44,6 +44,7 @@ class Plans:
         memory: Memory,
         tunnels: list[Tunnel],
         parts: list[Part],
+        observation: Observation,
         resolved: dict[str, list[str]],
         endpoints: Mapping[str, set[str]],
         lifelines: Callable[[], Mapping[str, str]],
@@ -51,6 +52,8 @@ class Plans:
         self.folders, self.memory, self.resolved, self.endpoints = folders, memory, resolved, endpoints
         self._find_lifelines = lifelines
         self._found_lifelines: Mapping[str, str] | None = None  # not asked yet
+        self._ways = observation.routes  # asked for now, because what is taken down would be missing later
+        self._states = {id(tunnel): tunnel.state or tunnel.former for tunnel in tunnels}
         self.leaving = give_up_interfaces(tunnels)  # interface: the tunnel that gives it up
         going = [state for part in parts for state in part.going.values()]
         going += [tunnel.former for tunnel in tunnels if tunnel.former and not tunnel.refused]
@@ -105,7 +108,8 @@ class Plans:
             former = former_names.get(id(tunnel))
             try:
                 self._check_interface(protocol, tunnel, live, owners.get(name))
-                guard.check(view, views.title(view), {name, former, tunnel.last_interface} | self.free, tunnel.state)
+                ours = {name, former, tunnel.last_interface} | self.free
+                guard.check(view, views.title(view), ours, self._states[id(tunnel)])
                 if tunnel.waiting_for:
                     continue
                 plan = protocol.plan(self._situation(tunnel, observation, live, mtus))
@@ -153,8 +157,8 @@ class Plans:
         """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""
         leaving = given_up((tunnel.view, tunnel.state) for tunnel in wanted)
         addresses = [(a, name) for name, link in observation.links.items() for a in link["addresses"]]
-        lines = self._lifelines
-        return Guard(observation.sessions, self.endpoints, observation.routes, addresses, leaving, lines)
+        routes, lines = observation.routes, self._lifelines
+        return Guard(observation.sessions, self.endpoints, routes, addresses, leaving, lines, self._ways)
 
     def _lifelines(self) -> Mapping[str, str]:
         if self._found_lifelines is None:

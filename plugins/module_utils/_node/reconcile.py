@@ -216,7 +216,7 @@ class Apply:
             if not tunnel.refused:  # its key may be broken
                 find_peer(tunnel)
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
-        self.plans = Plans(self.folders, self.memory, tunnels, parts, resolved, endpoints, lines)
+        self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
         for part in parts:
             self.plans.rehearse(part, parts, observation)
         self.plans.refuse_what_is_not_free(tunnels)

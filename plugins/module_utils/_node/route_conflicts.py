@@ -40,7 +40,8 @@ class Guard:
     drive this host, ``endpoints`` ``{address: names of the tunnels that send their packets there}``, ``routes`` the
     host's ``[(network, interface, by the kernel)]``, ``addresses`` its ``[(address with prefix, interface)]``; of both
     ``leaving`` is what our own tunnels are about to give up. ``lifelines`` answers ``{address: what is there}`` of what
-    the host has to reach; it is asked only where something is new.
+    the host has to reach; it is asked only where something is new. ``ways``: the routes before this run took anything
+    down, by which packets left until then (default: ``routes``).
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Guard:
         addresses: Iterable[tuple[str, str]],
         leaving: Collection[tuple[str, str | None]] = (),
         lifelines: Callable[[], Mapping[str, str]] = dict,
+        ways: Iterable[Route] | None = None,
     ) -> None:
         self._find_lifelines = lifelines
         self._lifelines: Mapping[str, str] | None = None  # not asked yet
@@ -61,9 +63,11 @@ class Guard:
         self._routes: dict[str, list[str | None]] = {}
         self._addresses: dict[str, list[str]] = {}
         self._live: set[tuple[str, str | None]] = set()  # (network or address, interface)
-        self._now: dict[str, list[str | None]] = {}
+        self._ways: dict[str, list[str | None]] = {}
+        routes = list(routes)
+        for network, interface, _kernel in routes if ways is None else ways:
+            self._ways.setdefault(network, []).append(interface)
         for network, interface, _kernel in routes:
-            self._now.setdefault(network, []).append(interface)
             if (network, interface) not in leaving:
                 self._routes.setdefault(network, []).append(interface)
                 self._live.add((network, interface))
@@ -102,7 +106,7 @@ class Guard:
 
         By its own address too: where the interface is lost, and is to be put back, the route is lost as well.
         """
-        return session.own in tunnel.own or _way(session.address, self._now)[0] in tunnel.interfaces
+        return session.own in tunnel.own or _way(session.address, self._ways)[0] in tunnel.interfaces
 
     def _check_way(self, tunnel: _Checked) -> None:
         """Refuses to take away the network through which this run itself comes. Raises Error."""
@@ -153,7 +157,7 @@ class Guard:
             self._lifelines = self._find_lifelines()
         network = ipaddress.ip_interface(value).network
         for address in Addresses(self._lifelines).within(str(network)):
-            interface, length = _way(address, self._now)
+            interface, length = _way(address, self._ways)
             if interface not in tunnel.interfaces and length <= network.prefixlen:  # or the present way stays
                 seen = "It covers %s, %s, which could not be reached any more: %s"
                 raise FieldError(field, value, seen % (address, self._lifelines[address], hint))

@@ -127,6 +127,16 @@ def test_more_of_the_network_that_a_session_comes_by_is_no_harm():
         guard().check(view(["198.51.0.0/16"]), "mine", {"mz3"}, state())
 
 
+def test_what_came_by_a_tunnel_that_moves_comes_by_it_afterwards():
+    """Its old interface was taken down in this run, and the routes with it."""
+    moved = {**view(["10.203.9.0/24"]), "interface": "mz9"}
+    left = [route for route in ROUTES if route[1] != "mz3"]
+    given = ([Session("10.203.9.5", "192.0.2.7", True)], {}, left, [], (), lambda: {"10.203.9.53": "a name server"})
+    Guard(*given, ways=ROUTES).check(moved, "mine", {"mz9"}, state())
+    with pytest.raises(FieldError, match=r"10\.203\.9\.5, from where"):
+        Guard(*given).check(moved, "mine", {"mz9"}, state())
+
+
 @pytest.mark.parametrize(
     ("session", "changed", "cut_by"),
     [
