@@ -108,6 +108,14 @@ def test_nobody_learns_of_a_key_that_is_not_used(nodes: Directly) -> None:
     assert nodes.sh("a", f"ls {CONFIG} 2>/dev/null || true") == "", "no key was made"
 
 
+def test_of_two_new_tunnels_with_one_route_the_second_gets_no_key(nodes: Directly) -> None:
+    ends = {"b": {"routes": ["10.43.0.0/24"]}}
+    answer = nodes.apply({"a": [nodes.pair(number, ends=ends)["a"] for number in (1, 2)]})["a"]
+    assert answer.tunnel(1)["changes"] == ["key made"]
+    assert "The tunnel t1 takes it already" in answer.tunnel(2)["error"]
+    assert (answer.tunnel(2)["changes"], answer.tunnel(2)["public"]) == ([], None)
+
+
 def test_a_name_goes_to_another_type_in_one_run(running: Directly) -> None:
     """A panel of which a backup was put back gives an id again: the new tunnel has the place of the one that goes."""
     for number, like in ((4, 2), (5, 1), (6, 1)):  # so that they do not wait for their peers' keys

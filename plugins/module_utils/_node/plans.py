@@ -110,21 +110,21 @@ class Plans:
                 self._check_interface(protocol, tunnel, live, owners.get(name))
                 ours = {name, former, tunnel.last_interface} | self.free
                 guard.check(view, views.title(view), ours, self._states[id(tunnel)])
-                if tunnel.waiting_for:
-                    continue
-                plan = protocol.plan(self._situation(tunnel, observation, live, mtus))
+                plan = None
+                if not tunnel.waiting_for:
+                    plan = protocol.plan(self._situation(tunnel, observation, live, mtus))
             except Pending as error:
                 if not rehearsal:  # by then its key is there, and may be agreed on
                     tunnel.refuse(error)
                     tunnel.pending = True
-                continue
+                    continue
             except Error as error:
                 tunnel.refuse(error)
                 continue
-            if rehearsal:
+            guard.take(view, views.title(view))
+            if rehearsal or plan is None:
                 continue
             tunnel.plan = plan
-            guard.take(view, views.title(view))
             if former and former != name:
                 tunnel.changes.append("interface %s instead of %s" % (name, former))
             tunnel.changes += plan.changes
