@@ -89,11 +89,13 @@ def serving(sessions: sessionmaker[Session], tunnels: Tunnels, start: Callable[[
     thread.start()
     api = Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "", "", True)
     api.session.headers["Authorization"] = "Bearer right"
-    yield api
-    api.session.close()
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
+    try:
+        yield api
+    finally:
+        api.session.close()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def our_tunnels() -> Tunnels:

@@ -133,7 +133,8 @@ def run(source, target, new_keys=()):
 def test_what_requires_it_comes_back_with_another_key(ends, changed, fresh, by_the_run):
     source, target = ends
     run(source, target)
-    assert source.used == target.used is not None
+    assert source.used is not None
+    assert source.used == target.used
     for end in ends:
         if end.role in changed:
             folder = Path(end.folders.path(UUID))
