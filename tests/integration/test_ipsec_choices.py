@@ -108,7 +108,7 @@ def test_keys(nodes: Directly) -> None:
     for broken, why in (
         ("echo broken", "not a private key in PEM"),
         ("true", "not a private key in PEM"),
-        ("openssl genpkey -algorithm x25519", "no Ed25519 key"),
+        ("openssl genpkey -algorithm x25519", "not an Ed25519 key"),
         ("openssl genpkey -algorithm ed25519 -aes256 -pass pass:x", "it has a passphrase"),
     ):
         nodes.sh("a", f"{broken} > {path}")

@@ -153,7 +153,7 @@ def test_tunnels_come_change_and_go(world: World, pings: dict[str, Pings], whats
         change = changes(number, kind).get(what)
         if change:
             # An address in the networks behind b: IPsec's userspace data path wants one.
-            world.lab.host("b").run(f"ip address add {behind(number).replace('.0/', '.1/')} dev lan")
+            world.lab.host("b").run(f"ip address replace {behind(number).replace('.0/', '.1/')} dev lan")
             world.tunnel(f"{what}-{kind}", "a", "b", change.before, tunnel_type=kind)
             done[f"{what}-{kind}"] = change
     watch.apply(*((name, "a", "b") for name in done))
