@@ -39,7 +39,7 @@ def read(path: str) -> str | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise Error("%s is no UTF-8 at byte %d: correct it, and run again." % (path, error.start)) from None
+        raise Error("%s is not UTF-8 at byte %d: correct it, and run again." % (path, error.start)) from None
     except OSError as error:
         raise Error("%s can't be read: %s." % (path, error.strerror)) from None
 

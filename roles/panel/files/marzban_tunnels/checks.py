@@ -188,7 +188,7 @@ def public_key(text: str) -> str:
 def fingerprint(text: str) -> str:
     """A SHA-256 in hex."""
     if not _FINGERPRINT.match(text):
-        raise ValueError("This is no SHA-256: 64 hex digits in lower case, without colons")
+        raise ValueError("This is not a SHA-256: give 64 hex digits in lower case, without colons")
     return text
 
 
