@@ -24,6 +24,7 @@ LONG = [
     "demo",
     "node_modules",
     "panel_modules",
+    "recipes",
     "absence",
     "inventory",
     "together",

@@ -9,6 +9,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.support import recipes
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -60,3 +63,17 @@ def test_each_page_is_named_in_the_readme_or_beside_it() -> None:
             target = (page.parent / link).resolve()
             linked.add(target / "README.md" if target.is_dir() else target)
     assert [name(page) for page in PAGES if page not in linked and name(page) != "README.md"] == []
+
+
+def test_each_recipe_is_run_by_a_test() -> None:
+    """Which has to name a section's files, and gets its commands one by one (tests/support/recipes.py)."""
+    tests = (TOP / "tests/integration/test_recipes.py").read_text()
+    asked = set(re.findall(r"""\.section\(\s*"([^"]+)\"""", tests))
+    page = recipes.read("recipes.md")
+    assert page.keys() == asked
+    for section in page.values():
+        for file, text in section.files.items():
+            assert " " not in file, "the sentence above a file names it"
+            if file.endswith(".yml"):
+                (play, *_more) = yaml.safe_load(text)
+                assert "hosts" in play
