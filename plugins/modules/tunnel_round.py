@@ -60,7 +60,7 @@ options:
     default: 15
   strict:
     description:
-      - Statuses with which a tunnel is a failure: RV(failures) has it then. Not in check mode.
+      - Statuses with which a tunnel is a failure, and is in RV(failures). Not in check mode.
       - V(connecting) is also a tunnel that waits for its other end, V(broken) a record that can't be used.
     type: list
     elements: str
