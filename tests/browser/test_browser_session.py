@@ -168,9 +168,10 @@ def test_a_hidden_tab_asks_nothing(open_page: Opener, panel: Panel) -> None:
         )
 
     before = asked()
-    with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
+    with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url) as read:
         screen.page.clock.run_for(6_000)
     assert asked() > before, "the clock of this test is the page's"
+    assert read.value.status == 304, "what the page has already is not sent again"
     hide(True)
     before = asked()
     screen.page.clock.run_for(120_000)

@@ -138,6 +138,37 @@ def test_pages(api: Api, pair: Pair) -> None:
         assert set(api.refused("GET", f"/api/tunnels?{query}", None, 422)) == {wrong}
 
 
+def test_a_list_that_has_not_changed_is_not_sent_again(api: Api, make_node: Maker) -> None:
+    node, other = make_node(), make_node()
+    tunnel, _another = api.tunnel(node, other), api.tunnel(node, other)
+    for coding, sent in (("gzip, br", "gzip"), ("br", None), ("gzip;q=0", None)):
+        answer = api.bare("GET", "/api/tunnels?limit=1000", headers={"Accept-Encoding": coding})
+        assert answer.headers.get("Content-Encoding") == sent
+        assert len(answer.json()) >= 2
+
+    def read(tag: str, limit: int = 1000) -> tuple[int, str, Any]:
+        answer = api.bare("GET", f"/api/tunnels?limit={limit}", headers={"If-None-Match": tag})
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        return answer.status_code, answer.headers["ETag"], answer.json() if answer.content else None
+
+    status, tag, before = read("")
+    assert (status, read(tag)) == (200, (304, tag, None))
+    assert read(f'"other", {tag.removeprefix("W/")}')[0] == 304  # as proxies write it
+    assert read(tag, limit=999)[0] == 200, "another page"
+    changes = (
+        lambda: api.send("PUT", f"/api/tunnels/{tunnel['id']}", {"is_active": False}),
+        lambda: api.own("PUT", f"/api/node/{node['id']}", {"address": "203.0.113.77"}),
+        lambda: api.own("DELETE", f"/api/node/{other['id']}"),
+    )
+    for change in changes:
+        change()
+        status, after, records = read(tag)
+        assert status == 200
+        assert after != tag
+        assert records != before
+        tag, before = after, records
+
+
 def test_nodes_must_exist_and_differ(api: Api, pair: Pair) -> None:
     gone = {"id": 2_000_000_000}
     assert "target_node_id" in api.tunnel(pair[0], gone, status=404)["detail"]

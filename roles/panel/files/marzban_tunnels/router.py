@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from marzban_tunnels import schemas
+from marzban_tunnels import polling, schemas
 from marzban_tunnels.errors import Refused, by_field
 from marzban_tunnels.service import Tunnels
 
@@ -26,6 +26,7 @@ API_HEADER = "Marzban-Tunnels-Api"
 API_VERSION = 3
 LARGEST_PAGE = 2000  # about 0.1 s of a panel's time; version 2 gave 1000
 NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
+_UNCHANGED = "Nothing of this page has changed since If-None-Match, but for ages"
 #: Tries to start the tunnels, and answers in how many seconds a further call is worth it.
 Start = Callable[[], int]
 _TEXTS = {
@@ -112,9 +113,17 @@ def tunnels_router(
         session: Session = given,
         skip: int = Query(0, ge=0, le=2**31 - 1),
         limit: int = Query(100, ge=1, le=LARGEST_PAGE),
+        if_none_match: str | None = Header(None, description="An ETag of this page: 304 when nothing has changed"),
+        accept_encoding: str | None = Header(None, include_in_schema=False),
     ) -> Response:
         """A page of tunnels, ordered by id."""
-        return _answer(tunnels.page(session, skip, limit))
+        tag = tunnels.revision(session, skip, limit)
+        if polling.has(if_none_match, tag):
+            return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept-Encoding"})
+        response = _answer(tunnels.page(session, skip, limit))
+        response.body, headers = polling.compressed(bytes(response.body), accept_encoding)
+        response.headers.update({"ETag": tag, "Content-Length": str(len(response.body)), **headers})
+        return response
 
     def create_tunnel(body: schemas.TunnelCreate, session: Session = given) -> Response:
         """Record a tunnel; what config doesn't choose is allocated."""
@@ -181,7 +190,7 @@ def tunnels_router(
 
     one, changed = _errors(404), _errors(404, 412)
     for method, path, endpoint, model, errors in (
-        ("GET", "", list_tunnels, list[schemas.TunnelOut], _errors()),
+        ("GET", "", list_tunnels, list[schemas.TunnelOut], {304: {"description": _UNCHANGED}, **_errors()}),
         ("POST", "", create_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 507)),
         ("POST", "/bulk", create_tunnels, schemas.CreatedOut, _errors()),
         ("POST", "/keys", publish_keys, schemas.BulkOut, _errors()),

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, in
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import reports, responses, tunnel_config
+from marzban_tunnels import polling, reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
 from marzban_tunnels.errors import Refused, by_field
 from marzban_tunnels.routes import Routes
@@ -78,6 +78,10 @@ class Tunnels:
     def page(self, session: Session, skip: int, limit: int) -> list[dict[str, Any]]:
         """A page of tunnels, ordered by id."""
         return self._read(session, skip=skip, limit=limit)
+
+    def revision(self, session: Session, skip: int, limit: int) -> str:
+        """The entity tag of this page, to be asked for before the page."""
+        return polling.revision(session, self._nodes, skip, limit)
 
     def get(self, session: Session, tunnel_id: int) -> dict[str, Any]:
         """One tunnel."""

@@ -3,7 +3,7 @@
 
 const BASE = "/api/";
 const TOKEN = "token"; // Marzban's name for it
-const PAGE = 1000; // the most that the panel gives at once
+const PAGE = 2000; // the most that the panel gives at once
 const PATIENCE = 30_000; // milliseconds until a call counts as unanswered
 
 /** What went wrong. `status` 0: the panel can't be reached. `detail` is a sentence, or `{field: sentence}`. */
@@ -26,15 +26,21 @@ export function onUnauthorized(ask) {
 }
 
 /** A call as the admin; answers the JSON. When the session has ended, a new one is started first. */
-export async function call(method, path, { body, version } = {}) {
+export async function call(method, path, options) {
+    return read(await ask(method, path, options));
+}
+
+/** The same, with the answer as it came. `known`: the ETag of what is there already, which is then answered by a 304. */
+async function ask(method, path, { body, version, known } = {}) {
     for (;;) {
         const sent = token();
         if (sent) {
             const headers = { Authorization: `Bearer ${sent}` };
             if (body !== undefined) headers["Content-Type"] = "application/json";
             if (version !== undefined) headers["If-Match"] = `"${version}"`;
+            if (known) headers["If-None-Match"] = known;
             const answer = await request(method, path, headers, body === undefined ? undefined : JSON.stringify(body));
-            if (answer.status !== 401) return read(answer);
+            if (answer.status !== 401) return answer;
         }
         if (!sent || token() === sent) await login(Boolean(sent)); // else somebody has logged in meanwhile
     }
@@ -47,14 +53,27 @@ export async function logIn(username, password) {
     keepToken(fresh);
 }
 
-/** All tunnels, page by page. */
-export async function tunnels() {
-    const found = new Map(); // while we read, a tunnel that goes away moves the next ones to the page before
-    for (let skip = 0; ; skip += PAGE) {
-        const page = await call("GET", `tunnels?skip=${skip}&limit=${PAGE}`);
-        if (!Array.isArray(page)) throw new Problem(502, "");
-        for (const record of page) found.set(record.id, record);
-        if (page.length < PAGE) return [...found.values()];
+/** All tunnels, read again and again: what has not changed since is not sent again. */
+export class Tunnels {
+    #pages = []; // {tag, records, received}; `received`: the moment (ms) that the records' ages are from
+
+    /** Records and the moment that each one's ages are from, page by page: a list of [record, received]. */
+    async read() {
+        const found = new Map(); // while we read, a tunnel that goes away moves the next ones to the page before
+        for (let place = 0; ; place += 1) {
+            const page = await this.#page(place);
+            for (const record of page.records) found.set(record.id, [record, page.received]);
+            if (page.records.length < PAGE) return [...found.values()];
+        }
+    }
+
+    async #page(place) {
+        const before = this.#pages[place];
+        const answer = await ask("GET", `tunnels?skip=${place * PAGE}&limit=${PAGE}`, { known: before?.tag });
+        if (answer.status === 304 && before) return before;
+        const records = await read(answer);
+        if (!Array.isArray(records)) throw new Problem(502, "");
+        return (this.#pages[place] = { tag: answer.headers.get("ETag"), records, received: Date.now() });
     }
 }
 

@@ -17,6 +17,7 @@ import { explain } from "./problems.js";
 const APPLY = "ansible-playbook marzban.tunnels.apply";
 const WIDE = matchMedia("(min-width: 70rem)");
 
+let tunnels = new api.Tunnels();
 let nodes = [];
 let rows = new Map(); // by id
 let order = []; // the rows as they are sorted
@@ -40,12 +41,16 @@ const detail = new Detail({
 });
 const poll = new Poll(
     async () => {
-        const found = await Promise.all([api.call("GET", "nodes"), api.tunnels()]);
+        const found = await Promise.all([api.call("GET", "nodes"), tunnels.read()]);
         return { found, moment: Date.now() };
     },
     ({ found, moment }) => {
         [nodes, received, trouble] = [found[0], moment, null];
-        rows = new Map(found[1].map((record) => [record.id, rowOf(record, received)]));
+        const before = rows;
+        rows = new Map(found[1].map(([record, at]) => {
+            const row = before.get(record.id);
+            return [record.id, row?.record === record ? row : rowOf(record, at)];
+        }));
         arrange();
     },
     (problem) => {
@@ -170,6 +175,7 @@ function label() {
 function logOut() {
     api.dropToken();
     poll.stop();
+    tunnels = new api.Tunnels(); // what one admin has read is not shown to the next
     [nodes, rows, received, trouble] = [[], new Map(), 0, null];
     $("notice").replaceChildren();
     arrange();
