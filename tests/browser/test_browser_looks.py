@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.looking import Screen
+from tests.support.looking import Screen, plain, refused
 from tests.support.panel import Panel
 from tests.support.samples import fill
 
@@ -138,6 +138,28 @@ def test_persian_goes_from_right_to_left(open_page: Opener, panel: Panel) -> Non
     assert screen.evaluate("() => [localStorage.i18nextLng, document.cookie]") == ["fa", "i18next=fa"]
     screen.page.reload()
     expect(screen.page.locator("html")).to_have_attribute("lang", "fa")
+
+
+def test_what_the_panel_refuses_is_said_in_persian(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel, locale="fa-IR")
+    screen.watched.expect(*refused(409, 422))
+    screen.page.locator("#create").click()
+    screen.more()
+    screen.field("name").fill("تونل آلمان/فنلاند")
+    screen.field("config.mtu").fill("7")
+    screen.field("config.target.endpoint").fill("127.0.0.1")
+    screen.page.locator("#form-save").click()
+    expect(screen.note("name")).to_contain_text("در نام پذیرفته نیست")
+    assert plain(screen.note("name")).startswith("'تونل آلمان/فنلاند': نویسهٔ '/' ")
+    screen.field("name").fill("de-fi")
+    screen.page.locator("#form-save").click()
+    expect(screen.note("config.mtu")).to_contain_text("باید دست‌کم")
+    assert plain(screen.note("config.mtu")).endswith("1280 باشد (داده‌شده: 7)")
+    expect(screen.note("config.target.endpoint")).to_contain_text("از هیچ میزبان دیگری در دسترس نیست")
+    screen.field("config.mtu").fill("")
+    screen.field("config.target.endpoint").fill("")
+    screen.page.locator("#form-save").click()
+    expect(screen.note("name")).to_contain_text("نام دیگری برگزینید")  # a 409, which is one sentence
 
 
 def test_the_language_is_the_one_of_marzbans_dashboard(open_page: Opener, panel: Panel) -> None:

@@ -29,8 +29,14 @@ def test_an_end_is_not_reached_at_a_loopback_address(api: Api, pair: Pair) -> No
     here = api.node(address="127.0.0.1")
     for role, nodes in (("source", (here, pair[1])), ("target", (pair[0], here))):
         body = {"source_node_id": nodes[0]["id"], "target_node_id": nodes[1]["id"], "tunnel_type": "wireguard"}
-        detail = api.refused("POST", "/api/tunnels", body, 422)
-        assert list(detail) == [f"config.{role}.endpoint"]
+        answer = api.send("POST", "/api/tunnels", body, 422)
+        detail = answer["detail"]
+        assert list(detail) == list(answer["codes"]) == [f"config.{role}.endpoint"]
+        code = answer["codes"][f"config.{role}.endpoint"]
+        why = code["values"]["why"]
+        assert (code["code"], why["code"]) == ("endpoint_of_node", "endpoint_unreached")
+        why = why["text"].format(**why["values"])
+        assert detail[f"config.{role}.endpoint"] == code["text"].format(**code["values"] | {"why": why})
         assert (
             f"the address of node \"{here['name']}\": '127.0.0.1' is reached from no other host"
             in detail[f"config.{role}.endpoint"]
@@ -172,7 +178,10 @@ def test_a_list_that_has_not_changed_is_not_sent_again(api: Api, make_node: Make
 def test_nodes_must_exist_and_differ(api: Api, pair: Pair) -> None:
     gone = {"id": 2_000_000_000}
     assert "target_node_id" in api.tunnel(pair[0], gone, status=404)["detail"]
-    assert "source_node_id" in api.tunnel(gone, pair[0], status=404)["detail"]
+    answer = api.tunnel(gone, pair[0], status=404)
+    told = answer["codes"]["source_node_id"]
+    assert told["values"] == {"node": gone["id"]}
+    assert answer["detail"] == f"source_node_id: {told['text'].format(node=gone['id'])}"
     assert "target_node_id" in api.tunnel(pair[0], pair[0], status=400)["detail"]
     tunnel = api.tunnel(*pair)
     path = f"/api/tunnels/{tunnel['id']}"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import http.client
 import json
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from marzban_tunnels import page
+from marzban_tunnels import errors, page
 from tests.support.panel import PACKAGES, Panel
 
 FOLDER = PACKAGES / "marzban_tunnels" / "page"
@@ -115,11 +116,23 @@ def test_an_upgrade_has_other_addresses(tmp_path: Path, monkeypatch: pytest.Monk
     assert len({*asyncio.run(look("1")), *asyncio.run(look("2"))}) == 4
 
 
+def sentences() -> dict[str, str]:
+    """What the panel says in English by itself, as keys of the page's: each is translated there."""
+    found = {f"refused.{code}": f"{text} (got {{got}})" for code, text in errors.CODED.items()}
+    for module in {*(PACKAGES / "marzban_tunnels").glob("*.py")} - {Path(errors.__file__)}:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("say", "wrong"):
+                code, text = (str(argument.value) for argument in node.args[:2] if isinstance(argument, ast.Constant))
+                assert found.setdefault(f"refused.{code}", text) == text, "one code for two sentences"
+    return found
+
+
 def test_all_languages_say_the_same() -> None:
-    english = locale("en")
+    english = locale("en") | sentences()
+    assert len(english) > 150
     for language in LANGUAGES:
-        words = locale(language)
-        assert list(words) == list(english), language
+        words = (sentences() if language == "en" else {}) | locale(language)
+        assert set(words) == set(english), language
         for key, text in words.items():
             assert text.strip(), f"{language}: {key}"
             assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", english[key])), (

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import config as model_config
-from marzban_tunnels import checks, tunnel_config
+from marzban_tunnels import checks, errors, tunnel_config
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.settings import Settings
 
@@ -253,3 +253,9 @@ def test_a_broken_stored_config_chooses_nothing(text: str) -> None:
 def test_bad_settings_say_which(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
         Settings.from_env({name: value})
+
+
+def test_a_value_in_an_error_can_be_read() -> None:
+    assert errors.shown("تونل آلمان") == "'تونل آلمان'"
+    assert errors.shown({"Финляндия": "芬兰"}) == "{'Финляндия': '芬兰'}"
+    assert errors.shown("a\u202eb\u2066\u200f\n\x1b\ud800") == r"'a\u202eb\u2066\u200f\n\x1b\ud800'"

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from marzban_tunnels.errors import Refused
+from marzban_tunnels.errors import Refused, say
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.tables import ADDRESSES, ENDS, TUNNELS, Panel, Tunnel
 from marzban_tunnels.tunnel_config import IPSEC_PORTS, ROLES, TunnelConfig
@@ -141,8 +141,15 @@ class Allocator:
             if owner:
                 raise Refused(
                     409,
-                    f'config.{role}.port: {chosen} on node "{node.name}" is taken by {owner};'
-                    " choose another, or leave it out to get a free one",
+                    say(
+                        "port_taken",
+                        '{port} on node "{node}" is taken by tunnel {owner};'
+                        " choose another, or leave it out to get a free one",
+                        port=chosen,
+                        node=node.name,
+                        owner=owner,
+                    ),
+                    f"config.{role}.port",
                 )
             return chosen
         held = before.get(role)
@@ -155,8 +162,14 @@ class Allocator:
         if owner:
             raise Refused(
                 409,
-                f'config.{role}.port: IPsec needs 500 and 4500 on node "{node.name}", and {owner} has one of them;'
-                " choose another for that tunnel",
+                say(
+                    "ipsec_ports_taken",
+                    'IPsec needs 500 and 4500 on node "{node}", and tunnel {owner} has one of them;'
+                    " choose another for that tunnel",
+                    node=node.name,
+                    owner=owner,
+                ),
+                f"config.{role}.port",
             )
 
     def _port_free(self, node: Node, port: int) -> bool:
@@ -173,8 +186,15 @@ class Allocator:
             if not port:
                 raise Refused(
                     507,
-                    f'No port is left on node "{node.name}" (TUNNEL_PORT_RANGE {first}-{first + size - 1});'
-                    " widen the range, or choose one outside it in config",
+                    say(
+                        "no_port_left",
+                        'No port is left on node "{node}" ({setting} {first}-{last});'
+                        " widen the range, or choose one outside it in config",
+                        node=node.name,
+                        setting="TUNNEL_PORT_RANGE",
+                        first=first,
+                        last=first + size - 1,
+                    ),
                 )
         self._steps = max(self._steps, (port - first - start) % size + 1)
         return port
@@ -188,16 +208,26 @@ class Allocator:
             raise Refused(
                 422,
                 {
-                    f"config.{role}.interface": f"{chosen} is kept for tunnel {chosen[2:]};"
-                    " choose a name that is not mz<number>"
+                    f"config.{role}.interface": say(
+                        "interface_kept",
+                        "{given} is kept for tunnel {owner}; choose a name that is not mz<number>",
+                        given=chosen,
+                        owner=chosen[2:],
+                    )
                 },
             )
         owner = self._owner(ENDS.c.node_id == node.id, ENDS.c.interface == chosen)
         if owner:
             raise Refused(
                 409,
-                f'config.{role}.interface: {chosen} on node "{node.name}" is taken by {owner};'
-                " choose another, or leave it out",
+                say(
+                    "interface_taken",
+                    '{given} on node "{node}" is taken by tunnel {owner}; choose another, or leave it out',
+                    given=chosen,
+                    node=node.name,
+                    owner=owner,
+                ),
+                f"config.{role}.interface",
             )
         return chosen
 
@@ -220,8 +250,15 @@ class Allocator:
         if taken:
             raise Refused(
                 409,
-                f"config.{role}.addresses: {text} overlaps {taken[0]}, taken by {called(taken[1], taken[2])};"
-                " choose another network, or leave addresses out to get a free one",
+                say(
+                    "address_taken",
+                    "{given} overlaps {address}, taken by tunnel {owner};"
+                    " choose another network, or leave addresses out to get a free one",
+                    given=text,
+                    address=taken[0],
+                    owner=called(taken[1], taken[2]),
+                ),
+                f"config.{role}.addresses",
             )
 
     def _pair(self, version: int) -> tuple[str, str]:
@@ -263,8 +300,12 @@ class Allocator:
                 return block
         raise Refused(
             507,
-            f"No address is left in the pool {pool} (TUNNEL_IPV{pool.version}_POOL); use a larger pool,"
-            " or choose addresses in config",
+            say(
+                "no_address_left",
+                "No address is left in the pool {pool} ({setting}); use a larger pool, or choose addresses in config",
+                pool=str(pool),
+                setting=f"TUNNEL_IPV{pool.version}_POOL",
+            ),
         )
 
     def _owner(self, *where: ColumnElement[bool]) -> str | None:
@@ -274,5 +315,5 @@ class Allocator:
 
 
 def called(tunnel_id: int, name: str | None) -> str:
-    """A tunnel, in an error about another one."""
-    return f'tunnel {tunnel_id} "{name}"' if name else f"tunnel {tunnel_id}"
+    """A tunnel's id and name, in an error about another one."""
+    return f'{tunnel_id} "{name}"' if name else str(tunnel_id)

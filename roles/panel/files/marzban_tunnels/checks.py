@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
 """Allow-lists, one per kind of value. Pure: each returns the value in its canonical form or raises ValueError
-with a sentence that holds the value and the hint."""
+with a sentence that holds the value and the hint. A sentence with a code is one that the page says in its language."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 import unicodedata
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
-from marzban_tunnels.errors import shown
+from marzban_tunnels.errors import shown, wrong
 
 NAME_LENGTH = 128
 _NAME_SIGNS = frozenset("._-()# ")
@@ -37,9 +37,17 @@ def _emoji(char: str) -> bool:
 def name(text: str) -> str:
     """A tunnel's name: letters, marks, digits, emoji, ``. _ - ( ) #`` and single spaces inside."""
     if not 1 <= len(text) <= NAME_LENGTH:
-        raise ValueError(f"{shown(text)}: a name has 1 to {NAME_LENGTH} characters, this one has {len(text)}")
+        raise wrong(
+            "name_length",
+            "{name}: a name has 1 to {most} characters, this one has {length}",
+            name=shown(text),
+            most=NAME_LENGTH,
+            length=len(text),
+        )
     if text != text.strip(" ") or "  " in text:
-        raise ValueError(f"{shown(text)}: no space at the start or end of a name, and single ones inside")
+        raise wrong(
+            "name_spaces", "{name}: no space at the start or end of a name, and single ones inside", name=shown(text)
+        )
     for position, char in enumerate(text):
         if char == _JOINER:
             before, after = text[:position].rstrip("\ufe0f")[-1:], text[position + 1 : position + 2]
@@ -47,25 +55,37 @@ def name(text: str) -> str:
         else:
             fine = char in _NAME_SIGNS or unicodedata.category(char)[0] in "LM" or char.isdecimal() or _emoji(char)
         if not fine:
-            raise ValueError(
-                f"{shown(text)}: {shown(char)} can't be in a name; use letters, digits, spaces and . _ - ( ) #"
+            raise wrong(
+                "name_sign",
+                "{name}: {sign} can't be in a name; use letters, digits, spaces and . _ - ( ) #",
+                name=shown(text),
+                sign=shown(char),
             )
     if not (text[0].isalpha() or text[0].isdecimal() or _emoji(text[0])):
-        raise ValueError(f"{shown(text)}: a name begins with a letter, a digit or an emoji")
+        raise wrong("name_start", "{name}: a name begins with a letter, a digit or an emoji", name=shown(text))
     return text
 
 
 def interface(text: str) -> str:
     """The name of a network interface that may be made on a node."""
     if set(text) & set("=+"):
-        raise ValueError(
-            f"{shown(text)}: systemd can't run a unit for a name with = or +; choose another, or leave it out"
+        raise wrong(
+            "interface_unit",
+            "{given}: systemd can't run a unit for a name with = or +; choose another, or leave it out",
+            given=shown(text),
         )
     if not _INTERFACE.match(text):
-        raise ValueError(f"{shown(text)} is not an interface name: 1 to 15 letters, digits and _ . - (no - in front)")
+        raise wrong(
+            "interface_name",
+            "{given} is not an interface name: 1 to 15 letters, digits and _ . - (no - in front)",
+            given=shown(text),
+        )
     if _TAKEN_INTERFACES.match(text):
-        raise ValueError(
-            f"{shown(text)} can be the system's own interface; choose another name, such as wg-{text[:12]}"
+        raise wrong(
+            "interface_system",
+            "{given} can be the system's own interface; choose another name, such as {example}",
+            given=shown(text),
+            example=f"wg-{text[:12]}",
         )
     return text
 
@@ -73,7 +93,9 @@ def interface(text: str) -> str:
 def _no_zone(text: str) -> None:
     """Python takes any character for the zone behind an address, line ends included."""
     if "%" in text:
-        raise ValueError(f"{shown(text)}: % is for a zone, which means something on one host only; leave it out")
+        raise wrong(
+            "zone", "{given}: % is for a zone, which means something on one host only; leave it out", given=shown(text)
+        )
 
 
 def address(text: str) -> str:
@@ -84,28 +106,53 @@ def address(text: str) -> str:
             raise ValueError
         value = ip_interface(text)
     except ValueError:
-        raise ValueError(
-            f"{shown(text)} is not an address with a prefix; write it as 10.9.0.1/30 or fd00:9::1/64"
+        raise wrong(
+            "address_prefix",
+            "{given} is not an address with a prefix; write it as {one} or {other}",
+            given=shown(text),
+            one="10.9.0.1/30",
+            other="fd00:9::1/64",
         ) from None
     if str(value) != text:
-        raise ValueError(f"{shown(text)}: write it as {value}")
+        raise _written_as(text, value)
     host = value.ip  # an interface's own is_loopback looks at its network
     if isinstance(host, IPv6Address) and host.ipv4_mapped:
-        raise ValueError(f"{shown(text)}: give a plain address, not an IPv4-mapped one")
+        raise wrong("address_mapped", "{given}: give a plain address, not an IPv4-mapped one", given=shown(text))
     if host.version == 6 and host.is_link_local:
-        raise ValueError(f"{shown(text)} is link-local and can't be routed; take one of fd00::/8")
+        raise wrong(
+            "address_link_local",
+            "{given} is link-local and can't be routed; take one of {network}",
+            given=shown(text),
+            network="fd00::/8",
+        )
     if value.network.prefixlen < _WIDEST[value.version]:
-        raise ValueError(f"{shown(text)} is of a network so wide that it takes the host's other ways; make it smaller")
+        raise wrong(
+            "address_wide",
+            "{given} is of a network so wide that it takes the host's other ways; make it smaller",
+            given=shown(text),
+        )
     if host.is_loopback or host.is_multicast or host.is_unspecified or (host.version == 4 and host.is_reserved):
-        raise ValueError(
-            f"{shown(text)} is not an address for a host; take one of a private network, or leave addresses out"
+        raise wrong(
+            "address_host",
+            "{given} is not an address for a host; take one of a private network, or leave addresses out",
+            given=shown(text),
         )
     network = value.network
     if network.num_addresses > 2:
         if host == network.network_address:
-            raise ValueError(f"{shown(text)} is the network itself; take {network[1]}/{network.prefixlen}")
+            raise wrong(
+                "address_network",
+                "{given} is the network itself; take {example}",
+                given=shown(text),
+                example=f"{network[1]}/{network.prefixlen}",
+            )
         if value.version == 4 and host == network.broadcast_address:
-            raise ValueError(f"{shown(text)} is the network's broadcast address; take {network[1]}/{network.prefixlen}")
+            raise wrong(
+                "address_broadcast",
+                "{given} is the network's broadcast address; take {example}",
+                given=shown(text),
+                example=f"{network[1]}/{network.prefixlen}",
+            )
     return text
 
 
@@ -118,27 +165,48 @@ def route(text: str) -> str:
         value = ip_network(text)
     except ValueError:
         try:
-            hint = f"; write it as {ip_network(text, strict=False)}"
+            example = str(ip_network(text, strict=False))
         except ValueError:
-            hint = "; write it as 192.168.1.0/24"
-        raise ValueError(f"{shown(text)} is not a network{hint}") from None
+            example = "192.168.1.0/24"
+        raise wrong(
+            "route_network", "{given} is not a network; write it as {example}", given=shown(text), example=example
+        ) from None
     if str(value) != text:
-        raise ValueError(f"{shown(text)}: write it as {value}")
+        raise _written_as(text, value)
     if value.prefixlen == 0:
-        raise ValueError(
-            f"{shown(text)}: a default route through a tunnel cuts the node off and isn't supported; name the networks"
+        raise wrong(
+            "route_default",
+            "{given}: a default route through a tunnel cuts the node off and isn't supported; name the networks",
+            given=shown(text),
         )
     if value.prefixlen < _WIDEST[value.version]:
-        raise ValueError(
-            f"{shown(text)}: too large, it works like a default route and cuts the node off; name the networks"
+        raise wrong(
+            "route_wide",
+            "{given}: too large, it works like a default route and cuts the node off; name the networks",
+            given=shown(text),
         )
     others = _NOT_ROUTED_IPV4 if value.version == 4 else _NOT_ROUTED_IPV6
     never = next((other for other in others if value.overlaps(other)), None)
     if never:
-        raise ValueError(
-            f"{shown(text)} covers addresses that are never routed ({never}); name the networks behind the node"
+        raise wrong(
+            "route_never",
+            "{given} covers addresses that are never routed ({never}); name the networks behind the node",
+            given=shown(text),
+            never=str(never),
         )
     return text
+
+
+def _written_as(text: str, value: object) -> ValueError:
+    return wrong("written_as", "{given}: write it as {value}", given=shown(text), value=str(value))
+
+
+def _reached_from_nowhere(text: str) -> ValueError:
+    return wrong(
+        "endpoint_unreached",
+        "{given} is reached from no other host; give the node's public address or name",
+        given=shown(text),
+    )
 
 
 def endpoint(text: str) -> str:
@@ -152,17 +220,21 @@ def endpoint(text: str) -> str:
         link_local = value.version == 6 and value.is_link_local
         broadcast = str(value) == "255.255.255.255"
         if value.is_loopback or value.is_multicast or value.is_unspecified or link_local or broadcast:
-            raise ValueError(f"{shown(text)} is reached from no other host; give the node's public address or name")
+            raise _reached_from_nowhere(text)
         if isinstance(value, IPv6Address) and value.ipv4_mapped:
-            raise ValueError(f"{shown(text)}: give a plain address, not an IPv4-mapped one")
+            raise wrong("address_mapped", "{given}: give a plain address, not an IPv4-mapped one", given=shown(text))
         return text
     labels = text.split(".")
     # a last label that is a number makes a misspelled IPv4 address
     plain = len(text) <= 253 and all(_LABEL.match(label) for label in labels) and not _NUMBER.match(labels[-1])
     if not plain:
-        raise ValueError(f"{shown(text)} is neither a host name nor an address (without brackets and port)")
+        raise wrong(
+            "endpoint_form",
+            "{given} is neither a host name nor an address (without brackets and port)",
+            given=shown(text),
+        )
     if labels[-1].lower() in ("localhost", "localdomain") or labels[0].lower() in ("ip6-localhost", "ip6-loopback"):
-        raise ValueError(f"{shown(text)} is reached from no other host; give the node's public address or name")
+        raise _reached_from_nowhere(text)
     return text
 
 

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from marzban_tunnels import polling, schemas
-from marzban_tunnels.errors import Refused, by_field
+from marzban_tunnels.errors import Refused, by_field, codes, say
 from marzban_tunnels.service import Tunnels
 
 PANEL_HEADER = "Marzban-Panel-Id"
@@ -25,7 +25,10 @@ API_HEADER = "Marzban-Tunnels-Api"
 # docs/development/contract.md says what is in each. A panel that sends no header is of version 1.
 API_VERSION = 3
 LARGEST_PAGE = 2000  # about 0.1 s of a panel's time; version 2 gave 1000
-NOT_STARTED = "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest"
+NOT_STARTED = say(
+    "not_started",
+    "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest",
+)
 _UNCHANGED = "Nothing of this page has changed since If-None-Match, but for ages"
 #: Tries to start the tunnels, and answers in how many seconds a further call is worth it.
 Start = Callable[[], int]
@@ -55,6 +58,11 @@ def _answer(body: Any, status: int = 200, version: int | None = None) -> Respons
     return Response(json.dumps(body, ensure_ascii=False), status, headers, "application/json")
 
 
+def _problem(status: int, detail: Any, told: dict[str, Any]) -> Response:
+    """An error; beside its sentences is what they were made of, where that is known."""
+    return _answer({"detail": detail, **({"codes": told} if told else {})}, status)
+
+
 def _route_class(tunnels: Tunnels, start: Start | None) -> type[APIRoute]:
     """Routes whose answers, errors included, have our shape and name the panel and the API's version, in any app."""
 
@@ -65,16 +73,17 @@ def _route_class(tunnels: Tunnels, start: Start | None) -> type[APIRoute]:
             async def handle(request: Request) -> Response:
                 wait = await run_in_threadpool(start) if start and not tunnels.panel_id else None
                 if not tunnels.panel_id:
-                    response = _answer({"detail": NOT_STARTED}, 503)
+                    response = _problem(503, NOT_STARTED, codes({"": NOT_STARTED}))
                     if wait is not None:
                         response.headers["Retry-After"] = str(wait)
                     return response
                 try:
                     response = await handler(request)
                 except RequestValidationError as error:
-                    response = _answer({"detail": by_field(error.errors(), skip=1)}, 422)
+                    fields = by_field(error.errors(), skip=1)
+                    response = _problem(422, fields, codes(fields))
                 except Refused as error:
-                    response = _answer({"detail": error.detail}, error.status)
+                    response = _problem(error.status, error.detail, error.codes)
                     if error.status == 503:
                         response.headers["Retry-After"] = "2"
                 except HTTPException as error:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.allocate import called
-from marzban_tunnels.errors import Refused
+from marzban_tunnels.errors import Refused, say
 from marzban_tunnels.tables import TUNNELS, Tunnel
 from marzban_tunnels.tunnel_config import PEER
 
@@ -37,8 +37,15 @@ class Routes:
                     where = self._session.scalar(select(self._nodes.c.name).where(self._nodes.c.id == node))
                     raise Refused(
                         409,
-                        f'config.{role}.routes: {network} goes from node "{where}" into {called(number, name)} already;'
-                        " take it out of one of the two, or deactivate one",
+                        say(
+                            "route_taken",
+                            '{route} goes from node "{node}" into tunnel {owner} already;'
+                            " take it out of one of the two, or deactivate one",
+                            route=network,
+                            node=where,
+                            owner=called(number, name),
+                        ),
+                        f"config.{role}.routes",
                     )
 
     def add(self, record: Tunnel) -> None:

@@ -229,13 +229,25 @@ class Message(BaseModel):
     message: str
 
 
+class Code(BaseModel):
+    """What a sentence was made of: ``text`` with its ``{names}``, and what is put in for them. ``code`` names it, for a
+    translation. A value may be a sentence again, in the same shape."""
+
+    code: str
+    text: str
+    values: dict[str, Any]
+
+
 class Problem(BaseModel):
-    """An error."""
+    """An error. ``codes`` is left out where nothing is known; its key is the field that the sentence begins with, or
+    empty."""
 
     detail: str
+    codes: dict[str, Code] | None = None
 
 
 class FieldProblems(BaseModel):
     """A 422: sentences by dotted field."""
 
     detail: dict[str, str]
+    codes: dict[str, Code] | None = None

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import polling, reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
-from marzban_tunnels.errors import Refused, by_field
+from marzban_tunnels.errors import Refused, by_field, say
 from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
@@ -35,7 +35,7 @@ LARGEST_ID = 2**31 - 1
 # time is theirs, as with creates that come one by one.
 LONGEST, PAUSE = 0.05, 0.05
 _ATTEMPTS = 6
-BUSY = "The database is busy: try again in a few seconds"
+BUSY = say("busy", "The database is busy: try again in a few seconds")
 T = TypeVar("T")
 Record = dict[str, Any]
 _New = tuple[TunnelCreate, TunnelConfig]
@@ -303,16 +303,31 @@ class Tunnels:
         found = {row.id: row for row in session.execute(self._two_nodes, {"nodes": list(wanted.values())})}
         for role, node_id in wanted.items():
             if node_id not in found:
-                raise Refused(404, f"{role}_node_id: there is no node {node_id}; GET /api/nodes lists them")
+                raise Refused(
+                    404,
+                    say("no_node", "there is no node {node}; GET /api/nodes lists them", node=node_id),
+                    f"{role}_node_id",
+                )
         if record.source_node_id == record.target_node_id:
             raise Refused(
                 400,
-                f"target_node_id: {record.target_node_id} is the source node as well; give two different nodes",
+                say(
+                    "same_node",
+                    "{node} is the source node as well; give two different nodes",
+                    node=record.target_node_id,
+                ),
+                "target_node_id",
             )
         if record.name is not None:
             other = session.scalar(_NAMED, {"name": record.name, "tunnel": record.id})
             if other is not None:
-                raise Refused(409, f'name: "{record.name}" is the name of tunnel {other}; choose another')
+                said = say(
+                    "name_taken",
+                    '"{name}" is the name of tunnel {owner}; choose another',
+                    name=record.name,
+                    owner=other,
+                )
+                raise Refused(409, said, "name")
         return {role: found[node_id] for role, node_id in wanted.items()}
 
     def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:

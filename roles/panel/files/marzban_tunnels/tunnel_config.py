@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from marzban_tunnels import checks
-from marzban_tunnels.errors import Refused, by_field, invalid, shown
+from marzban_tunnels.errors import Refused, by_field, invalid, say, shown, told
 
 LENGTH = 64 * 1024  # bytes of UTF-8
 DEPTH = 16  # levels
@@ -123,13 +123,15 @@ def check_endpoints(chosen: TunnelConfig, nodes: Mapping[str, Any]) -> None:
 
     ``nodes``: by role, with ``name`` and ``address``.
     """
-    problems = {}
+    problems: dict[str, str] = {}
     for role, node in nodes.items():
         if chosen.end(role).endpoint is None:
             try:
                 checks.endpoint(node.address)
             except ValueError as error:
-                problems[f"config.{role}.endpoint"] = f'the address of node "{node.name}": {error}'
+                problems[f"config.{role}.endpoint"] = say(
+                    "endpoint_of_node", 'the address of node "{node}": {why}', node=node.name, why=told(error)
+                )
     if problems:
         raise Refused(422, problems)
 
@@ -158,7 +160,8 @@ def _no_secrets(value: Any, field: str) -> None:
         for key, inner in value.items():
             if _SECRET_KEY.search(key):
                 raise invalid(
-                    f"{field}.{key}"[:200], "The panel stores no secret: keys are made on the nodes and stay there"
+                    f"{field}.{key}"[:200],
+                    say("no_secret", "The panel stores no secret: keys are made on the nodes and stay there"),
                 )
             _no_secrets(inner, f"{field}.{key}")
     elif isinstance(value, list):
@@ -168,29 +171,40 @@ def _no_secrets(value: Any, field: str) -> None:
 
 def _between_ends(config: TunnelConfig) -> dict[str, str]:
     """What is right for each end alone, and wrong together."""
-    problems = {}
+    problems: dict[str, str] = {}
     for role, other in PEER.items():
         end, peer = config.end(role), config.end(other)
         routes = end.routes or []
         if end.addresses is None and peer.addresses is not None:
-            problems[f"config.{role}.addresses"] = f"{other} has addresses: give them for both ends, or for none"
+            problems[f"config.{role}.addresses"] = say(
+                "addresses_of_both", "{other} has addresses: give them for both ends, or for none", other=other
+            )
         again = next((text for text in routes if routes.count(text) > 1), None)
         if again:
-            problems[f"config.{role}.routes"] = f"{again} is there twice: keep it once"
+            problems[f"config.{role}.routes"] = say("route_twice", "{route} is there twice: keep it once", route=again)
     source, target = (config.end(role).addresses for role in ROLES)
     if source and target and not _paired(source, target):
         near, far = _example(source[0])
-        problems["config.target.addresses"] = (
-            f"{shown(target)}: each address of the source, {shown(source)}, needs exactly one of the same network here,"
-            f" and the other way round; write for example {near} at the source and {far} here"
+        problems["config.target.addresses"] = say(
+            "addresses_paired",
+            "{target}: each address of the source, {source}, needs exactly one of the same network here,"
+            " and the other way round; write for example {near} at the source and {far} here",
+            target=shown(target),
+            source=shown(source),
+            near=near,
+            far=far,
         )
     hosts = [text.partition("/")[0] for role in ROLES for text in config.end(role).addresses or ()]
     twice = sorted({host for host in hosts if hosts.count(host) > 1})
     if twice:
-        problems["config.target.addresses"] = f"{twice[0]} is there twice: each end needs an address of its own"
+        problems["config.target.addresses"] = say(
+            "address_twice", "{address} is there twice: each end needs an address of its own", address=twice[0]
+        )
     both = sorted(set(config.end("source").routes or ()) & set(config.end("target").routes or ()))
     if both:
-        problems["config.target.routes"] = f"{both[0]} is behind the source as well: keep it at one end"
+        problems["config.target.routes"] = say(
+            "route_at_both", "{route} is behind the source as well: keep it at one end", route=both[0]
+        )
     return problems
 
 
@@ -211,11 +225,15 @@ def _example(text: str) -> tuple[str, str]:
 
 def _not_for(tunnel_type: str, config: TunnelConfig) -> dict[str, str]:
     """What another type may do, and a node refuses for this one."""
-    problems = {}
+    problems: dict[str, str] = {}
     if config.transport == "tcp" and tunnel_type != "openvpn":
-        problems["config.transport"] = "'tcp': only an openvpn tunnel can; make it 'udp', or leave it out"
+        problems["config.transport"] = say(
+            "tcp_openvpn", "'tcp': only an openvpn tunnel can; make it 'udp', or leave it out"
+        )
     for role in ROLES:
         port = config.end(role).port
         if tunnel_type == "ipsec" and port not in (None, IPSEC_PORT):
-            problems[f"config.{role}.port"] = f"{port}: IPsec speaks at UDP 500 and 4500 only; leave it out"
+            problems[f"config.{role}.port"] = say(
+                "ipsec_port", "{port}: IPsec speaks at UDP 500 and 4500 only; leave it out", port=port
+            )
     return problems

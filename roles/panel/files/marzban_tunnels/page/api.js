@@ -6,12 +6,14 @@ const TOKEN = "token"; // Marzban's name for it
 const PAGE = 2000; // the most that the panel gives at once
 const PATIENCE = 30_000; // milliseconds until a call counts as unanswered
 
-/** What went wrong. `status` 0: the panel can't be reached. `detail` is a sentence, or `{field: sentence}`. */
+/** What went wrong. `status` 0: the panel can't be reached. `detail` is a sentence, or `{field: sentence}`; `codes` are what
+ *  sentences are made of, by field, or by "" for one that is about none. */
 export class Problem extends Error {
-    constructor(status, detail) {
+    constructor(status, detail, codes) {
         super(typeof detail === "string" ? detail : JSON.stringify(detail));
         this.status = status;
         this.detail = detail;
+        this.codes = codes ?? {};
     }
 }
 
@@ -92,6 +94,6 @@ async function read(answer) {
     } catch (error) {
         if (answer.ok) throw new Problem(error instanceof SyntaxError ? 502 : 0, "");
     }
-    if (!answer.ok) throw new Problem(answer.status, body?.detail ?? "");
+    if (!answer.ok) throw new Problem(answer.status, body?.detail ?? "", body?.codes);
     return body;
 }

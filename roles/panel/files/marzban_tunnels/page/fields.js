@@ -48,7 +48,7 @@ class Field {
         setAttribute(this.control, "dir", this.code ? "ltr" : this.options || this.check ? null : "auto");
         setAttribute(this.control, "aria-describedby", this.noteId);
         this.caption = el("label", { for: id });
-        this.noteText = el("span", { dir: "auto" });
+        this.noteText = el("span");
         this.noteButton = el("button", { type: "button", class: "quiet", hidden: true });
         this.note = el("p", { class: "note", id: this.noteId, hidden: true }, this.noteText, this.noteButton);
         const parts = this.check ? [this.control, this.caption] : [this.caption, this.control];

@@ -7,7 +7,7 @@ import { call, Problem } from "./api.js";
 import { parseConfig, put } from "./config.js";
 import { hint, makeFields } from "./fields.js";
 import { t } from "./i18n.js";
-import { explain } from "./problems.js";
+import { explain, said } from "./problems.js";
 
 const ROLES = { source: "field.source", target: "field.target" };
 const NEW = { name: null, tunnel_type: "wireguard", is_active: true, config: "{}" };
@@ -120,10 +120,8 @@ export class Form {
     async #refused(problem) {
         if (!(problem instanceof Problem)) throw problem;
         if (problem.status === 412 && this.#record) return this.#merge();
-        if (problem.detail && typeof problem.detail === "object") return this.#invalid(problem.detail);
-        // A sentence that begins with a field's name stands at that field as well
-        const [, name, rest] = /^([a-z_.]+): (.*)$/s.exec(problem.message) ?? [];
-        if (this.#field(name)) return this.#invalid({ [name]: rest });
+        const told = said(problem);
+        if (typeof told === "object") return this.#invalid(told);
         this.#problem(explain(problem));
     }
 
@@ -138,7 +136,7 @@ export class Form {
                 field = this.#field(parts.join("."));
                 parts.pop();
             }
-            if (field) field.say(String(sentence));
+            if (field) field.say(sentence);
             else others.push(`${name}: ${sentence}`);
             first ??= field;
         }

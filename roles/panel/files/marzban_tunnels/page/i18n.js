@@ -36,10 +36,22 @@ export async function load(wanted) {
     translate(document);
 }
 
-/** The words for a key. What is put in is isolated, so that its direction is its own. */
-export function t(key, values = {}) {
-    return (words[key] ?? key).replace(/\{(\w+)\}/g, (_match, name) => `\u2068${values[name]}\u2069`);
+/** The words for a key. */
+export const t = (key, values = {}) => put(words[key] ?? key, values);
+
+/** What is put in is isolated, so that its direction is its own. */
+const put = (text, values) => text.replace(/\{(\w+)\}/g, (_match, name) => `\u2068${values[name]}\u2069`);
+
+/** A sentence that the panel has told with what it is made of, in the reader's language as far as we have words for it. */
+export function tell({ code, text, values }) {
+    const inner = Object.entries(values).map(([name, value]) => [name, value?.code ? tell(value) : value]);
+    const ours = words[`refused.${code}`];
+    const sentence = put(ours ?? text, Object.fromEntries(inner));
+    return ours ? sentence : english(sentence);
 }
+
+/** English text among another language's: from left to right. */
+export const english = (text) => (RTL.has(language) && text ? `\u2066${text}\u2069` : text);
 
 /** Fill in what the HTML asks for: data-t the text, data-t-label and data-t-placeholder the attributes. */
 export function translate(root) {

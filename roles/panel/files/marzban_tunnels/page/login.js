@@ -4,6 +4,7 @@
 import { $, setText, show } from "./dom.js";
 import { logIn, Problem, token } from "./api.js";
 import { t } from "./i18n.js";
+import { explain } from "./problems.js";
 
 let waiting = null; // the login that is asked for, shared by all calls that need it
 
@@ -38,7 +39,7 @@ function open(ended, old, resolve) {
             done();
         } catch (error) {
             if (!(error instanceof Problem)) throw error;
-            problem(error.status ? error.message || t("error.status", { status: error.status }) : t("error.unreachable"));
+            problem(error.status === 401 ? t("login.wrong") : explain(error));
             $("login-password").select();
         } finally {
             $("login-go").disabled = false;
