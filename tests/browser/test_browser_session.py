@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -147,6 +148,26 @@ def test_a_fresh_report_of_one_end_makes_no_old_one_fresh(open_page: Opener, pan
     expect(row).to_contain_text("active")
     expect(row).to_contain_text("1h ago")
     expect(row.get_by_text("stale")).to_be_visible()
+
+
+def test_late_is_what_comes_later_than_usual(open_page: Opener, panel: Panel) -> None:
+    """With a run each quarter of an hour, 29 minutes without a report are one run that was missed, and 31 are two."""
+    made = panel.add_tunnel(1, 2, "scheduled")
+    for _time in range(2):
+        report(panel, made, "active")
+        age(panel, made, 900)
+    report(panel, made, "active")
+    age(panel, made, 29 * 60)
+    screen = open_page(panel)
+    row = screen.row("scheduled")
+    expect(row).to_contain_text("29m ago")
+    expect(row.get_by_text("stale")).to_be_hidden()
+    screen.open("scheduled")
+    assert "Stale after30 min30 min" in plain(screen.page.locator("#detail-ends"))
+    screen.page.keyboard.press("Escape")
+    age(panel, made, 2 * 60)
+    expect(row.get_by_text("stale")).to_be_visible()
+    expect(row.get_by_text("stale")).to_have_attribute("title", re.compile("No report for more than .30 min"))
 
 
 def test_a_hidden_tab_asks_nothing(open_page: Opener, panel: Panel) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -235,7 +235,7 @@ def test_status(api: Api, pair: Pair) -> None:
     ],
 )
 def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, stale: list[bool]) -> None:
-    end: dict[str, Any] = {"node": "x", "status": "active", "error": None, "measured": None}
+    end: dict[str, Any] = {"node": "x", "status": "active", "error": None, "measured": None, "stale_after": 300}
     ends = [end | {"role": role, "age": age} for role, age in zip(("source", "target"), ages, strict=True)]
     record = {"id": 3, "status": "active", "is_active": True, "updated_at": "2026-11-22T17:00:00", "ends": ends}
     told = responses.status(record, datetime(2026, 11, 22, 18, 0))
@@ -243,6 +243,23 @@ def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, sta
     assert (told["age"], told["stale"]) == (age, all(stale)), "the newest report counts"
     ago = {300: "17:55:00", 301: "17:54:59", None: "17:00:00"}
     assert told["last_updated"] == "2026-11-22T" + ago[age]
+
+
+def test_stale_is_what_is_late() -> None:
+    """A run every quarter of an hour, an hour's outage, and somebody who runs by hand."""
+    began = datetime(2026, 11, 22)
+    gaps, before, seen = None, None, []
+    for minute in (0, 15, 30, 90, 105, 105.5, 108, 120):
+        moment = began + timedelta(minutes=minute)
+        gaps = responses.gaps(gaps, before, moment)
+        before = moment
+        seen.append(responses.stale_after(gaps))
+    assert seen == [300, 1800, 1800, 1800, 1800, 1800, 1800, 1800]
+    assert gaps == "720 150 900 3600 900"
+    assert responses.stale_after("60 60") == 300
+    assert responses.stale_after("9999999") == 2 * 86400
+    assert responses.stale_after("what somebody else wrote") == 300
+    assert len(" ".join(["9999999"] * 5)) <= 64, "what the column takes"
 
 
 def test_reports_about_another_version(api: Api, pair: Pair) -> None:

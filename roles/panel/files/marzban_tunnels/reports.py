@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Table, select, update
@@ -33,6 +34,8 @@ class _End:
     version: int
     tunnel_type: str
     public: str | None
+    reported_at: datetime | None
+    gaps: str | None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -80,6 +83,7 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
             )
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
         told = {"status": item.status, "error": item.error, "measured": measured, "reported_at": moment}
+        told["gaps"] = responses.gaps(end.gaps, end.reported_at, moment)
         changes.append({**end.key, **told})
         return True
 
@@ -127,7 +131,8 @@ def _find(session: Session, nodes: Table, uuids: set[str]) -> dict[str, dict[str
     """Ends by uuid and by the name of their node."""
     found: dict[str, dict[str, _End]] = {}
     wanted = sorted(uuids)
-    columns = (Tunnel.uuid, nodes.c.name, Tunnel.id, End.role, Tunnel.version, Tunnel.tunnel_type, End.public)
+    columns: tuple[Any, ...] = (Tunnel.uuid, nodes.c.name, Tunnel.id, End.role, Tunnel.version, Tunnel.tunnel_type)
+    columns += (End.public, End.reported_at, End.gaps)
     query = select(*columns).join_from(Tunnel, End, End.tunnel_id == Tunnel.id).join(nodes, nodes.c.id == End.node_id)
     for start in range(0, len(wanted), _CHUNK):
         for row in session.execute(query.where(Tunnel.uuid.in_(wanted[start : start + _CHUNK]))):

@@ -15,7 +15,11 @@ from typing import Any
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
 
-STALE_AFTER = 300  # seconds
+STALE_AFTER = 300  # seconds; the least after which a report is stale
+_GAPS = 5  # how many gaps between reports are kept
+# Seconds. Reports that follow each other sooner come from somebody who works on the nodes, and say nothing about how
+# often they usually come; nor does an outage, which is longer than any schedule.
+_SOONEST, _LATEST = 60, 86400
 
 
 def now() -> datetime:
@@ -61,7 +65,7 @@ def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
     """A tunnel's status, out of its answer."""
     ends = [
         {key: end[key] for key in ("role", "node", "status", "error", "measured", "age")}
-        | {"stale": _stale(end["age"])}
+        | {"stale": end["age"] is None or end["age"] > end["stale_after"]}
         for end in record["ends"]
     ]
     ages = [end["age"] for end in ends if end["age"] is not None]
@@ -76,7 +80,7 @@ def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
         "status": record["status"],
         "is_active": record["is_active"],
         "last_updated": updated.isoformat(),
-        "stale": _stale(age),
+        "stale": all(end["stale"] for end in ends),
         "age": age,
         "ends": ends,
     }
@@ -99,17 +103,28 @@ def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], momen
         "error": end.error,
         "measured": object_in(end.measured),
         "age": None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds())),
+        "stale_after": stale_after(end.gaps),
     }
+
+
+def gaps(known: str | None, before: datetime | None, moment: datetime) -> str | None:
+    """The column of an end that reports at this moment, and has reported ``before``."""
+    gap = 0 if before is None else min(int((moment - before).total_seconds()), 9_999_999)
+    return known if gap < _SOONEST else " ".join([str(gap), *(known or "").split()][:_GAPS])
+
+
+def stale_after(known: str | None) -> int:
+    """The seconds after which a report is stale: twice the usual time between two. The usual time is the median of the
+    last gaps, so that neither an outage nor a run by hand changes it."""
+    seconds = sorted(int(text) for text in (known or "").split() if text.isdecimal())
+    usual = seconds[(len(seconds) - 1) // 2] if seconds else 0
+    return max(STALE_AFTER, 2 * min(usual, _LATEST))
 
 
 def _overall(active: bool, reported: list[str | None]) -> str:
     if not active:
         return "inactive"
     return next((state for state in ("error", "active") if state in reported), "connecting")
-
-
-def _stale(age: int | None) -> bool:
-    return age is None or age > STALE_AFTER
 
 
 def object_in(text: str | None) -> dict[str, Any] | None:

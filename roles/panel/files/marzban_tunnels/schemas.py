@@ -146,6 +146,7 @@ class EndOut(BaseModel):
     error: str | None
     measured: Measured | None
     age: int | None = Field(description="Seconds since it was reported")
+    stale_after: int = Field(description="Seconds after which a report is stale: twice the usual time between two")
 
 
 class TunnelOut(BaseModel):

@@ -390,7 +390,7 @@ def _place(
             "node_created_at": nodes[role].created_at,
             "port": given[role].port,
             "interface": given[role].interface,
-            **{name: getattr(old.get(role), name, None) for name in ("public", "measured", "reported_at")},
+            **{name: getattr(old.get(role), name, None) for name in ("public", "measured", "reported_at", "gaps")},
         }
         for role in ROLES
     ]

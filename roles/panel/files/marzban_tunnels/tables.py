@@ -78,6 +78,7 @@ class End(Base):
     error: Mapped[str | None] = mapped_column(String(1024))
     measured: Mapped[str | None] = mapped_column(String(1024))  # JSON
     reported_at: Mapped[datetime | None]
+    gaps: Mapped[str | None] = mapped_column(String(64))  # seconds between the last reports, the newest first
 
 
 class Address(Base):

@@ -3,9 +3,9 @@
 
 import { others, parseConfig } from "./config.js";
 import { $, el, setAttribute, setText, show } from "./dom.js";
-import { ago, bytes, days, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
+import { ago, bytes, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
 import { StatusView } from "./list.js";
-import { ageNow } from "./model.js";
+import { ageNow, staleAfter } from "./model.js";
 
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const lines = (value) => (Array.isArray(value) ? value.map(String).join("\n") : "");
@@ -34,6 +34,7 @@ const END_FACTS = {
     "field.addresses": (end) => lines(end.addresses),
     "field.interface": (end) => text(end.interface),
     "field.routes": (end) => lines(end.routes),
+    "field.stale_after": (end) => (Number.isFinite(end.age) ? duration(staleAfter(end)) : ""),
     "field.handshake": (end, row, now) => (Number.isFinite(end.measured?.handshake_age) && Number.isFinite(end.age) ? ago(ageNow(end.measured.handshake_age + end.age, row.received, now)) : ""),
     "field.rtt": (end) => milliseconds(end.measured?.rtt_ms),
     "field.loss": (end) => percent(end.measured?.loss_percent),
@@ -116,12 +117,12 @@ export class Detail {
         const config = parseConfig(row.record.config);
         setText($("detail-name"), row.label);
         setText($("detail-switch"), row.record.is_active ? t("tunnel.deactivate") : t("tunnel.activate"));
-        this.#status.update(row.status, row.age, row.received, now);
+        this.#status.update(row.status, row.age, row.staleAfter, row.received, now);
         for (const [key, fact] of Object.entries(FACTS)) this.#put(this.#facts[key], key, [fact(row, config)]);
         const heads = $("detail-ends").tHead.rows[0].cells;
         row.ends.forEach((end, place) => {
             setText(heads[place + 1], row.nodes[place]);
-            this.#ends[place].update(end.status ?? null, end.age, row.received, now);
+            this.#ends[place].update(end.status ?? null, end.age, staleAfter(end), row.received, now);
             const [who, what] = this.#errors[place];
             setText(who, row.nodes[place]);
             setText(what, text(end.error));

@@ -80,6 +80,13 @@ export const percent = (value) =>
 
 export const seconds = (value) => (Number.isFinite(value) ? unit("second", 0).format(value) : "");
 
+/** 5 min, 2 hr, 1 day: as exact as it needs to be. */
+export function duration(value) {
+    if (!Number.isFinite(value)) return "";
+    const [size, name] = value < 3600 ? [60, "minute"] : value < 172_800 ? [3600, "hour"] : [86400, "day"];
+    return unit(name, 0).format(value / size);
+}
+
 export const days = (value) => (Number.isFinite(value) ? unit("day", 0).format(value) : "");
 
 /** 532 byte, 1.2 GB. */

@@ -2,7 +2,7 @@
 // The table of tunnels. A row is made once and changed in place; as many are in the page as were scrolled to.
 
 import { $, bdi, el, mark, setAttribute, setMark, setText } from "./dom.js";
-import { ago, bytes, milliseconds, percent, t } from "./i18n.js";
+import { ago, bytes, duration, milliseconds, percent, t } from "./i18n.js";
 import { ageNow, isOld } from "./model.js";
 
 const FIRST = 40; // rows that are there at once: two screens, laid out within a frame
@@ -24,11 +24,10 @@ export class StatusView {
         this.nodes = [this.state, el("span", { class: "when" }, this.age, this.stale)];
     }
 
-    /** `status` null: nothing was reported since the record was changed. */
-    update(status, age, received, now) {
+    /** `status` null: nothing was reported since the record was changed. It is stale `after` that many seconds. */
+    update(status, age, after, received, now) {
         const current = ageNow(age, received, now);
-        const off = status === "inactive";
-        const old = !off && isOld(current);
+        const old = isOld(status, current, after);
         const sign = old && status !== "error" ? "stale" : (status ?? "connecting");
         setMark(this.mark, sign);
         setAttribute(this.state, "data-status", sign);
@@ -36,7 +35,8 @@ export class StatusView {
         setText(this.word, status ? t(STATUS_WORDS[status] ?? "status.connecting") : t("status.unreported"));
         setText(this.age, current === null ? (status ? t("status.unreported") : "") : ago(current));
         setText(this.stale, t("status.stale"));
-        setAttribute(this.stale, "hidden", !(old && current !== null));
+        setAttribute(this.stale, "title", t("status.stale_since", { time: duration(after) }));
+        setAttribute(this.stale, "hidden", !old);
     }
 }
 
@@ -91,7 +91,7 @@ class Row {
                 setText(who, what.textContent && `${row.nodes[place]}: `);
             });
         }
-        this.status.update(row.status, row.age, row.received, now);
+        this.status.update(row.status, row.age, row.staleAfter, row.received, now);
     }
 }
 

@@ -4,7 +4,7 @@
 
 export const STATUSES = ["error", "connecting", "active", "inactive"];
 export const TYPES = { wireguard: "WireGuard", openvpn: "OpenVPN", ipsec: "IPsec" };
-const STALE_AFTER = 300; // seconds, the contract's
+const STALE_AFTER = 300; // seconds, where the panel has not said how often reports come
 
 /** A tunnel's row, out of its record and the time (ms) at which the record came. */
 export function rowOf(record, received) {
@@ -19,7 +19,7 @@ export function rowOf(record, received) {
         nodes: [record.source_node_name, record.target_node_name].map(String),
         ids: [record.source_node_id, record.target_node_id],
         pair: pairOf(record.source_node_id, record.target_node_id),
-        age: reportAge(status, ends),
+        ...reportAge(status, ends),
         rtt: most(source.measured?.rtt_ms, target.measured?.rtt_ms),
         loss: most(source.measured?.loss_percent, target.measured?.loss_percent),
         traffic: most(total(source.measured), total(target.measured)),
@@ -37,13 +37,17 @@ const most = (...values) => {
 
 const total = (measured) => most(measured?.rx_bytes, measured?.tx_bytes);
 
-/** The age of the report that the status rests on: a fresh report of one end makes no old one of the other fresh. */
+/** The age of the report that the status rests on (a fresh report of one end makes no old one of the other fresh), and the
+ *  seconds after which it is stale. */
 function reportAge(status, ends) {
     const reported = ends.filter((end) => Number.isFinite(end.age));
     const behind = reported.filter((end) => end.status === status);
-    const ages = (behind.length ? behind : reported).map((end) => end.age);
-    return ages.length ? Math.min(...ages) : null;
+    const [newest] = (behind.length ? behind : reported).sort((one, other) => one.age - other.age);
+    return { age: newest?.age ?? null, staleAfter: staleAfter(newest) };
 }
+
+/** Seconds after which an end's report is stale. */
+export const staleAfter = (end) => (Number.isFinite(end?.stale_after) ? end.stale_after : STALE_AFTER);
 
 function searchText(record, ends, label, type) {
     const parts = [label, type, TYPES[type], `#${record.id}`, record.uuid, record.source_node_name, record.target_node_name];
@@ -58,10 +62,11 @@ const fold = (text) => String(text).normalize("NFKC").toLowerCase();
 /** An age (s) that was `age` when it came, now; null stays null. */
 export const ageNow = (age, received, now) => (Number.isFinite(age) ? age + Math.max(0, (now - received) / 1000) : null);
 
-export const isOld = (age) => age === null || age > STALE_AFTER;
+/** Whether the status can't be relied upon now. Switched off is what the operator said, and doesn't age; and where nothing
+ *  was reported yet, nothing is old. */
+export const isOld = (status, age, after) => status !== "inactive" && age !== null && age > after;
 
-/** Whether the status can't be relied upon now. Switched off is what the operator said, and doesn't age. */
-export const isStale = (row, now) => row.status !== "inactive" && isOld(ageNow(row.age, row.received, now));
+export const isStale = (row, now) => isOld(row.status, ageNow(row.age, row.received, now), row.staleAfter);
 
 export const noFilter = () => ({ search: "", status: "", type: "", node: "", pair: "" });
 
