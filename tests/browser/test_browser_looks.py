@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Opener
 from tests.support.looking import Screen, plain, refused
 from tests.support.panel import Panel
-from tests.support.samples import fill
+from tests.support.samples import LOST, fill
 
 PHONE = {"width": 360, "height": 740}
 #: Every piece of text whose contrast with what lies behind it is below WCAG's AA: 4.5 to 1, 3 to 1 where it is large.
@@ -112,8 +113,17 @@ def test_a_phone_needs_no_sideways_scrolling(open_page: Opener, panel: Panel, lo
     for view in each_view(screen):
         assert screen.evaluate(BEYOND) == 0, view
         if view == "list":
+            first = screen.rows.first.bounding_box()
+            assert first
+            assert first["y"] < PHONE["height"] / 3, "the list has room"
             screen.page.locator("#graph-fold summary").click()
             assert screen.evaluate(BEYOND) == 0, "with the map"
+            expect(screen.page.locator("#filter-type")).to_be_hidden()
+            screen.page.locator("#filters summary").click()
+            screen.page.locator("#filter-type").select_option("WireGuard")
+            expect(screen.page.locator("#filters-set")).to_have_text({"fa": "۱"}.get(locale[:2], "1"))
+            screen.page.locator("#filter-type").select_option("")
+            assert screen.evaluate(BEYOND) == 0, "with the filters"
             expect(screen.row("de-fi")).to_contain_text("de-1")
 
 
@@ -173,6 +183,33 @@ def test_the_language_is_the_one_of_marzbans_dashboard(open_page: Opener, panel:
     expect(screen.page.locator("html")).to_have_attribute("lang", "fa")
 
 
+def test_the_map_shows_whole_names_and_says_what_its_dots_are(open_page: Opener, panel: Panel) -> None:
+    nodes = panel.call("GET", "/api/nodes")
+    try:
+        for node in nodes:
+            panel.call("PUT", f"/api/node/{node['id']}", {"name": f"{node['name']}-{'long' * 6}"})
+        panel.call("PUT", f"/api/node/{nodes[0]['id']}", {"status": "disabled"})
+        screen = open_page(panel, locale="fa-IR")
+        expect(screen.page.locator("#graph text").first).to_have_text(re.compile("^.{15}…$"))
+        cut = """() => {
+            const svg = document.querySelector("#graph svg").getBoundingClientRect();
+            return [...document.querySelectorAll("#graph text")].filter((text) => {
+                const box = text.getBoundingClientRect();
+                return box.left < svg.left || box.right > svg.right || box.top < svg.top || box.bottom > svg.bottom;
+            }).map((text) => text.textContent);
+        }"""
+        assert screen.evaluate(cut) == []
+        legend = screen.page.locator("#graph-legend")
+        expect(legend).to_contain_text("گره به پنل متصل است")
+        expect(legend).to_contain_text("گره غیرفعال")
+        screen.page.locator("#graph .node").first.hover()
+        expect(legend).to_be_hidden()  # its place is for what is pointed at
+        expect(screen.page.locator("#graph-info")).to_contain_text("long" * 6)
+    finally:
+        for node in nodes:
+            panel.call("PUT", f"/api/node/{node['id']}", {"name": node["name"], "status": node["status"]})
+
+
 def test_the_list_is_sorted_searched_and_filtered(open_page: Opener, panel: Panel) -> None:
     screen = open_page(panel)
     names = screen.rows.locator("button.name")
@@ -191,6 +228,10 @@ def test_the_list_is_sorted_searched_and_filtered(open_page: Opener, panel: Pane
         expect(names).to_have_count(len(expected))
         assert set(names.all_text_contents()) == set(expected)
 
+    # an error is said in its row, and of what was measured it is said at which end
+    expect(screen.row("ist-ams").locator(".why")).to_have_text(LOST)
+    expect(screen.row("ist-ams").locator(".traffic")).to_be_hidden()
+    assert plain(screen.row("de-ams backup").locator(".traffic > span").last).startswith("nl-ams-1↓")
     screen.search.fill("IPSEC  nl-AMS")
     shown("ist-ams", "de-ams backup")
     screen.search.fill("10.201.0.9")  # an address, and where an error speaks of it
@@ -223,6 +264,12 @@ def test_the_detail_shows_both_ends(open_page: Opener, panel: Panel) -> None:
         "mz5",
     ):
         expect(screen.detail).to_contain_text(text)
+    ends, facts = (screen.page.locator(f"#detail-{part}").bounding_box() for part in ("ends", "facts"))
+    assert ends
+    assert facts
+    assert ends["y"] < facts["y"]
+    assert plain(screen.page.locator("#detail-ends thead")) == "Sourcede-1Targetfi-1"
+    assert "Who dialsboth endsTransportUDP" in plain(screen.page.locator("#detail-facts"))
     record = screen.tunnel("de-fi openvpn")
     for end in record["ends"]:
         expect(screen.detail).to_contain_text(end["public"]["public_key"])

@@ -163,6 +163,7 @@ def test_two_that_start_at_once_migrate_once(make: Made) -> None:
     assert None not in ids
     for panel in (first, second):
         assert "could not start" not in panel.log.read_text()
+        assert "serves /api/tunnels and /dashboard/tunnels" in panel.log.read_text()
 
 
 @mariadb_is_a_variation

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import __version__, migrate, nodes
 from marzban_tunnels.errors import Refused
-from marzban_tunnels.page import page_router
+from marzban_tunnels.page import page_router, place
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
@@ -52,7 +52,7 @@ def mount() -> None:
     admin = importlib.import_module("app.models.admin").Admin
     dashboard = importlib.import_module("config").DASHBOARD_PATH
     tunnels = Tunnels(node.__table__, Settings.from_env(os.environ))
-    start = Start(tunnels, database.engine, node)
+    start = Start(tunnels, database.engine, node, page=place(dashboard))
     routers = [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
     for router in routers:
         app.include_router(router)
@@ -79,8 +79,14 @@ class Start:
     """
 
     def __init__(
-        self, tunnels: Tunnels, engine: Engine, node: type[Any], clock: Callable[[], float] = time.monotonic
+        self,
+        tunnels: Tunnels,
+        engine: Engine,
+        node: type[Any],
+        clock: Callable[[], float] = time.monotonic,
+        page: str = "",
     ) -> None:
+        self._page = page  # where it is, for the log
         self._tunnels, self._engine, self._node, self._clock = tunnels, engine, node, clock
         self._lock = threading.Lock()
         self._follows = False
@@ -117,7 +123,7 @@ class Start:
                     SOON if busy else LATER,
                 )
         else:
-            _log.info("marzban_tunnels %s: serves /api/tunnels", __version__)
+            _log.info("marzban_tunnels %s: serves /api/tunnels%s", __version__, self._page and f" and {self._page}")
 
 
 def command(words: list[str]) -> int:

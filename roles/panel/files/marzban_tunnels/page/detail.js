@@ -2,25 +2,25 @@
 // One tunnel in full, and what can be done with it. What is shown is changed in place while it is open.
 
 import { others, parseConfig } from "./config.js";
-import { $, el, setAttribute, setText, show } from "./dom.js";
-import { ago, bytes, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
+import { $, bdi, el, setAttribute, setText, show } from "./dom.js";
+import { ago, bytes, chosen, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
 import { StatusView } from "./list.js";
 import { ageNow, staleAfter } from "./model.js";
 
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const lines = (value) => (Array.isArray(value) ? value.map(String).join("\n") : "");
 const numeral = (value) => (Number.isFinite(value) ? number(value) : text(value));
+const ROLES = ["field.source", "field.target"];
 const yes = (value) => (value === true ? t("page.yes") : value === false ? t("page.no") : "");
-const PATHS = { kernel: "value.kernel", userspace: "value.userspace" };
 
 // Facts of the tunnel, out of its row and its config
 const FACTS = {
     "field.type": (row) => row.typeLabel,
     "field.mtu": (_row, config) => numeral(config.mtu) || t("value.node_finds"),
-    "field.dial": (_row, config) => text(config.dial ?? "both"),
-    "field.transport": (_row, config) => text(config.transport ?? "udp"),
+    "field.dial": (_row, config) => chosen(config.dial ?? "both"),
+    "field.transport": (_row, config) => chosen(config.transport ?? "udp"),
     "field.keepalive": (_row, config) => seconds(config.keepalive ?? 25) || text(config.keepalive),
-    "field.post_quantum": (_row, config) => text(config.post_quantum ?? "auto"),
+    "field.post_quantum": (_row, config) => chosen(config.post_quantum ?? "auto"),
     "field.other": (_row, config) => others(config),
     "field.version": (row) => number(row.record.version),
     "field.updated": (row) => moment(row.record.updated_at),
@@ -43,7 +43,7 @@ const END_FACTS = {
     "field.cipher": (end) => text(end.measured?.cipher),
     "field.key_exchange": (end) => text(end.measured?.key_exchange),
     "field.pq_seen": (end) => yes(end.measured?.post_quantum),
-    "field.data_path": (end) => (end.measured?.data_path ? t(PATHS[end.measured.data_path] ?? end.measured.data_path) : ""),
+    "field.data_path": (end) => (end.measured?.data_path ? chosen(end.measured.data_path) : ""),
     "field.certificate": (end) => days(end.measured?.certificate_days),
     "field.public_key": (end) => text(end.public?.public_key),
     "field.fingerprint": (end) => short(end.public?.fingerprint),
@@ -51,7 +51,7 @@ const END_FACTS = {
     "field.accepts": (end) => short(end.public?.accepts),
     "field.psk": (end) => short(end.public?.psk_fingerprint),
 };
-const CODE = /\.(endpoint|port|addresses|interface|routes|cipher|key_exchange|public_key|\w*fingerprint|accepts|psk|uuid|other|dial|transport|post_quantum)$/;
+const CODE = /\.(endpoint|port|addresses|interface|routes|cipher|key_exchange|public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
 
 /** The first and last digits of a SHA-256, as people compare them. */
 const short = (print) => (print ? String(print).replace(/^(.{16}).{16,}(.{16})$/, "$1…$2") : "");
@@ -63,6 +63,7 @@ export class Detail {
     #status = new StatusView();
     #ends = [new StatusView(), new StatusView()];
     #errors = [0, 1].map(() => [el("b"), el("bdi", { dir: "auto" })]);
+    #heads = [0, 1].map(() => [el("small"), bdi()]);
     #row;
 
     /** `edit`, `toggle`, `remove` are called with the row. */
@@ -74,6 +75,7 @@ export class Detail {
         $("detail-delete").addEventListener("click", () => remove(this.#row));
         this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
         $("detail-status").append(...this.#status.nodes);
+        this.#heads.forEach((parts, place) => $("detail-ends").tHead.rows[0].cells[place + 1].append(...parts));
         for (const parts of this.#errors) $("detail-errors").append(el("p", { class: "problem" }, ...parts));
         for (const key of Object.keys(FACTS)) this.#facts[key] = this.#line("detail-facts", key, 1);
         const status = this.#line("detail-ends", "field.status", 2);
@@ -119,9 +121,10 @@ export class Detail {
         setText($("detail-switch"), row.record.is_active ? t("tunnel.deactivate") : t("tunnel.activate"));
         this.#status.update(row.status, row.age, row.staleAfter, row.received, now);
         for (const [key, fact] of Object.entries(FACTS)) this.#put(this.#facts[key], key, [fact(row, config)]);
-        const heads = $("detail-ends").tHead.rows[0].cells;
         row.ends.forEach((end, place) => {
-            setText(heads[place + 1], row.nodes[place]);
+            const [role, name] = this.#heads[place];
+            setText(role, t(ROLES[place]));
+            setText(name, row.nodes[place]);
             this.#ends[place].update(end.status ?? null, end.age, staleAfter(end), row.received, now);
             const [who, what] = this.#errors[place];
             setText(who, row.nodes[place]);

@@ -2,13 +2,13 @@
 // The fields of a tunnel's form: where each is in a record, its control, and how text becomes a value and back.
 
 import { $, el, setAttribute, setText } from "./dom.js";
-import { t } from "./i18n.js";
+import { chosen, t } from "./i18n.js";
 import { at } from "./config.js";
 import { TYPES } from "./model.js";
 
 const words = (text) => text.split(/[\s,،]+/).filter(Boolean);
 const asNumber = (text) => (/^\d+$/.test(text) ? Number(text) : text); // the panel says what is wrong with another
-const choice = (...values) => ({ options: () => [["", t("form.automatic")], ...values.map((value) => [value, value])] });
+const choice = (...values) => ({ options: () => [["", t("form.automatic")], ...values.map((value) => [value, chosen(value)])] });
 const list = { area: true, code: true, parse: words, print: (value) => (Array.isArray(value) ? value.join("\n") : String(value)) };
 const whole = { code: true, numeric: true, parse: asNumber };
 

@@ -8,11 +8,15 @@ import { collator, number, t } from "./i18n.js";
 import { isStale, STATUSES } from "./model.js";
 import { STATUS_WORDS } from "./list.js";
 
-const SIZE = 250; // of the drawing, in its own units
+const SIZE = 210; // of the circle at least, in the drawing's own units, of which a letter is 14 high
+const ROOM = 15; // of the circle for each node, so that the names of a crowd don't run into each other
 const APART = 3; // the most tunnels of a pair that are lines of their own
 const FULL = 60; // pairs; more are thin lines without numbers
 const CROWD = 12; // nodes; more have names that point outwards
-const NAME = 12; // characters of a name that are drawn
+const NAMED = 80; // nodes; more have no names on the map, which nobody could read: they are told below it
+const NAME = 16; // characters of a name that are drawn
+const FONT = 14;
+const NODES = { connected: "node.connected", connecting: "node.connecting", error: "node.error", disabled: "node.disabled" };
 
 export class Graph {
     #pick;
@@ -37,6 +41,7 @@ export class Graph {
         const apart = pairs.size > FULL ? 1 : APART;
         const lines = [...pairs.values()].flatMap((of) => (of.length > apart ? [of] : of.map((row) => [row])));
         this.svg.classList.toggle("full", pairs.size > FULL);
+        this.#legend(nodes);
         const keys = lines.map((of) => (of.length > 1 ? of[0].pair : `${of[0].pair}:${of[0].id}`));
         const shape = JSON.stringify([nodes.map((node) => [node.id, node.name]), keys]);
         if (shape !== this.#shape) {
@@ -62,7 +67,7 @@ export class Graph {
     }
 
     #words({ rows, node }) {
-        if (node) return t("graph.node", { node: node.name, state: node.status });
+        if (node) return t("graph.node", { node: node.name, state: NODES[node.status] ? t(NODES[node.status]) : String(node.status) });
         const [first] = rows;
         const [source, target] = first.nodes;
         if (rows.length > 1) return t("graph.bundle", { source, target, count: number(rows.length), ...this.#tally(rows) });
@@ -77,12 +82,12 @@ export class Graph {
     #draw(nodes, lines, keys, pairs) {
         const held = this.#parts[this.#here]?.key;
         const focused = this.svg.contains(document.activeElement);
-        const places = circle(nodes);
-        const [x, y] = nodes.length > CROWD ? [110, 110] : nodes.length > 2 ? [85, 30] : [30, 30];
-        setAttribute(this.svg, "viewBox", `${-x} ${-y} ${SIZE + 2 * x} ${(nodes.length > 2 ? SIZE : 80) + 2 * y}`);
+        const size = Math.max(SIZE, (Math.min(nodes.length, NAMED) * ROOM) / Math.PI);
+        const places = circle(nodes, size);
+        setAttribute(this.svg, "viewBox", frame(nodes, places));
         const edges = lines.map((of, place) => {
             const together = of.length > 1 ? [] : pairs.get(of[0].pair);
-            return { key: keys[place], element: edge(of, places, together.indexOf(of[0]), together.length) };
+            return { key: keys[place], element: edge(of, places, together.indexOf(of[0]), together.length, size / 2) };
         }).filter((part) => part.element);
         const dots = nodes.map((node) => ({ key: `node ${node.id}`, element: dot(node, places.get(node.id), nodes.length) }));
         this.#parts = [...dots, ...edges];
@@ -95,6 +100,19 @@ export class Graph {
         this.#here = Math.max(0, this.#parts.findIndex((part) => part.key === held));
         this.#parts[this.#here]?.element.setAttribute("tabindex", "0");
         if (focused) this.#parts[this.#here]?.element.focus({ preventScroll: true });
+    }
+
+    /** What the signs mean, for who looks at the map: of all lines, and of the nodes as they are. */
+    #legend(nodes) {
+        const states = Object.keys(NODES).filter((state) => nodes.some((node) => node.status === state));
+        const entries = [
+            ...STATUSES.map((status) => [{ class: "key", "data-status": status }, t(STATUS_WORDS[status])]),
+            ...states.map((state) => [{ class: "key dot", "data-state": state }, t(NODES[state])]),
+        ];
+        const known = JSON.stringify(entries);
+        if ($("graph-legend").dataset.known === known) return;
+        $("graph-legend").dataset.known = known;
+        $("graph-legend").replaceChildren(...entries.map(([attributes, words]) => el("span", attributes, bdi(words))));
     }
 
     #choose({ rows, node }) {
@@ -122,24 +140,49 @@ export class Graph {
     }
 }
 
-/** Where each node is. Two stand side by side. */
-function circle(nodes) {
+/** Where each node is, on a circle of this size. Two stand side by side. */
+function circle(nodes, size) {
     const order = [...nodes].sort((a, b) => collator().compare(a.name, b.name) || a.id - b.id);
     const flat = order.length < 3;
     return new Map(order.map((node, place) => {
         const turn = (place / order.length) * 2 * Math.PI + (flat ? Math.PI : -Math.PI / 2);
-        return [node.id, { x: SIZE / 2 + (SIZE / 2) * Math.cos(turn), y: (flat ? 40 : SIZE / 2) + (SIZE / 2) * Math.sin(turn), turn }];
+        return [node.id, { x: (size / 2) * (1 + Math.cos(turn)), y: flat ? 40 : (size / 2) * (1 + Math.sin(turn)), turn }];
     }));
 }
 
-function dot(node, { x, y, turn }, crowd) {
+/** A node's name as it is drawn among so many. */
+function drawn(node, crowd) {
+    if (crowd > NAMED) return "";
     const name = [...String(node.name)];
-    const drawn = name.length > NAME ? `${name.slice(0, NAME - 1).join("")}…` : name.join("");
+    return name.length > NAME ? `${name.slice(0, NAME - 1).join("")}…` : name.join("");
+}
+
+/** The part of the drawing that is seen: all nodes and names. Measured on a canvas, because the map may be folded. */
+function frame(nodes, places) {
+    const canvas = document.createElement("canvas").getContext("2d");
+    canvas.font = `${FONT}px ${getComputedStyle(document.documentElement).fontFamily}`;
+    let [left, top, right, bottom] = [0, 0, SIZE, 80];
+    for (const node of nodes) {
+        const { x, y, turn } = places.get(node.id);
+        const { width } = canvas.measureText(drawn(node, nodes.length));
+        const name = beside(turn, nodes.length);
+        const reach = nodes.length > CROWD ? Math.abs(name.x) + width : 0; // in the direction that it points to
+        const [ahead, behind] = { start: [name.x + width, 0], end: [0, width - name.x], middle: [width / 2, width / 2] }[name["text-anchor"]];
+        const [across, down] = [reach * Math.cos(turn), reach * Math.sin(turn)];
+        right = Math.max(right, x + (reach ? across : ahead) + FONT);
+        left = Math.min(left, x - (reach ? -across : behind) - FONT);
+        bottom = Math.max(bottom, y + (reach ? down : Math.max(0, name.y)) + FONT);
+        top = Math.min(top, y + (reach ? down : Math.min(0, name.y - FONT)) - FONT);
+    }
+    return [left, top, right - left, bottom - top].map((value) => value.toFixed(1)).join(" ");
+}
+
+function dot(node, { x, y, turn }, crowd) {
     return svg(
         "g", { class: "node", role: "button", tabindex: "-1", transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` },
         svg("circle", { class: "halo", r: crowd > CROWD ? 9 : 12 }),
-        svg("circle", { class: "dot", r: crowd > CROWD ? 5 : 7 }),
-        svg("text", { ...beside(turn, crowd), direction: "ltr", "aria-hidden": "true" }, drawn),
+        svg("circle", { class: "dot", r: crowd > NAMED ? 3 : crowd > CROWD ? 5 : 7 }),
+        svg("text", { ...beside(turn, crowd), direction: "ltr", "aria-hidden": "true" }, drawn(node, crowd)),
     );
 }
 
@@ -151,12 +194,12 @@ function beside(turn, crowd) {
         const degrees = (turn * 180) / Math.PI + (right ? 0 : 180);
         return { x: right ? 11 : -11, y: 4, "text-anchor": right ? "start" : "end", transform: `rotate(${degrees.toFixed(1)})` };
     }
-    if (crowd < 3 || Math.abs(across) < 0.2) return { y: Math.sin(turn) < -0.5 ? -14 : 24, "text-anchor": "middle" };
+    if (crowd < 3 || Math.abs(across) < 0.2) return { x: 0, y: Math.sin(turn) < -0.5 ? -14 : 24, "text-anchor": "middle" };
     return { x: right ? 14 : -14, y: 4, "text-anchor": right ? "start" : "end" };
 }
 
 /** A line that bends towards the middle, so that it passes between nodes; several of one pair bend apart. */
-function edge(of, places, place, together) {
+function edge(of, places, place, together, centre) {
     const [from, to] = [...of[0].ids].sort((a, b) => a - b).map((id) => places.get(id));
     if (!from || !to) return null; // a node that has just gone
     const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
@@ -164,8 +207,8 @@ function edge(of, places, place, together) {
     const aside = together > 1 ? (place - (together - 1) / 2) * 34 : 0;
     const pull = places.size > 2 ? 0.25 : 0;
     const bend = {
-        x: middle.x + pull * (SIZE / 2 - middle.x) - (aside * (to.y - from.y)) / length,
-        y: middle.y + pull * (SIZE / 2 - middle.y) + (aside * (to.x - from.x)) / length,
+        x: middle.x + pull * (centre - middle.x) - (aside * (to.y - from.y)) / length,
+        y: middle.y + pull * (centre - middle.y) + (aside * (to.x - from.x)) / length,
     };
     const round = (value) => value.toFixed(1);
     const path = `M${round(from.x)} ${round(from.y)}Q${round(bend.x)} ${round(bend.y)} ${round(to.x)} ${round(to.y)}`;
@@ -181,10 +224,4 @@ function edge(of, places, place, together) {
         );
     }
     return group;
-}
-
-/** What the signs mean, for who looks at the map. */
-export function legend() {
-    const entries = STATUSES.map((status) => el("span", { class: "key", "data-status": status }, bdi(t(STATUS_WORDS[status]))));
-    return el("p", { class: "legend", "aria-hidden": "true" }, ...entries);
 }

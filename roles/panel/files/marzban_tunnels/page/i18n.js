@@ -39,6 +39,14 @@ export async function load(wanted) {
 /** The words for a key. */
 export const t = (key, values = {}) => put(words[key] ?? key, values);
 
+const CHOICES = {
+    both: "value.both", source: "value.source", target: "value.target", udp: "value.udp", tcp: "value.tcp",
+    auto: "form.automatic", require: "value.require", off: "value.off", kernel: "value.kernel", userspace: "value.userspace",
+};
+
+/** A word of the API, as people say it; what somebody else wrote in its place stays as it is. */
+export const chosen = (value) => (Object.hasOwn(CHOICES, value) ? t(CHOICES[value]) : String(value));
+
 /** What is put in is isolated, so that its direction is its own. */
 const put = (text, values) => text.replace(/\{(\w+)\}/g, (_match, name) => `\u2068${values[name]}\u2069`);
 
@@ -108,9 +116,11 @@ export function ago(age) {
     return relative.format(-Math.floor(age / step[1]), step[2]);
 }
 
-/** A moment as the API writes it: naive UTC. */
+/** A moment as the API writes it: naive UTC. As it is written where the reader is: day and month have another order in
+ *  London than in New York. */
 export function moment(text) {
     const date = new Date(`${text}Z`);
-    const shape = format("moment", () => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }));
+    const place = navigator.languages.find((tag) => tag.split("-")[0] === language) ?? language;
+    const shape = format("moment", () => new Intl.DateTimeFormat(place, { dateStyle: "medium", timeStyle: "short" }));
     return Number.isNaN(date.getTime()) ? String(text) : shape.format(date);
 }

@@ -49,16 +49,17 @@ class Row {
         this.status = new StatusView();
         this.cells = { rtt: el("td"), loss: el("td") };
         this.type = el("td");
-        this.traffic = [0, 1].map(() => [el("span", { class: "unseen" }), el("span")]);
-        this.arrow = el("span", { class: "arrow" }, "→");
+        this.traffic = [0, 1].map(() => [bdi(), el("span")]);
+        this.cells.traffic = el("td", { class: "traffic" }, ...this.traffic.map((parts) => el("span", {}, ...parts)));
+        this.why = [0, 1].map(() => [el("b"), el("bdi", { dir: "auto" })]);
+        this.cells.why = el("td", { class: "why", colspan: Object.keys(this.cells).length }, ...this.why.map((parts) => el("p", { dir: "auto" }, ...parts)));
         this.tr = el(
             "tr", {},
             el("th", { scope: "row" }, this.button, this.under),
-            el("td", { class: "nodes" }, el("span", {}, this.from, " ", this.arrow), " ", el("span", {}, this.to)),
+            el("td", { class: "nodes" }, el("span", {}, this.from, el("span", { class: "arrow" }, "→")), el("span", {}, this.to)),
             this.type,
             el("td", { class: "status" }, ...this.status.nodes),
-            this.cells.rtt, this.cells.loss,
-            el("td", { class: "traffic" }, ...this.traffic.map((parts) => el("span", {}, ...parts))),
+            ...Object.values(this.cells),
         );
         this.label();
         this.tr.addEventListener("click", (event) => {
@@ -69,7 +70,7 @@ class Row {
     /** On a phone there are no heads: each cell says what it is. */
     label() {
         const names = Object.values(COLUMNS);
-        [...this.tr.cells].forEach((cell, place) => setAttribute(cell, "data-label", t(names[place])));
+        [...this.tr.cells].forEach((cell, place) => setAttribute(cell, "data-label", names[place] ? t(names[place]) : null));
         this.row = null;
     }
 
@@ -88,8 +89,15 @@ class Row {
             row.ends.forEach((end, place) => {
                 const [who, what] = this.traffic[place];
                 setText(what, trafficOf(end));
-                setText(who, what.textContent && `${row.nodes[place]}: `);
+                setText(who, what.textContent && row.nodes[place]);
+                const [node, error] = row.why[place] ?? ["", ""];
+                setText(this.why[place][0], node);
+                setText(this.why[place][1], error);
+                this.why[place][1].parentElement.hidden = !error;
             });
+            // what was measured is in the detail; where something is wrong, there is mostly nothing
+            for (const [name, cell] of Object.entries(this.cells)) cell.hidden = (name === "why") !== row.why.length > 0;
+            setAttribute(this.cells.why, "title", row.why.map((words) => words.filter(Boolean).join(": ")).join("\n"));
         }
         this.status.update(row.status, row.age, row.staleAfter, row.received, now);
     }

@@ -6,7 +6,7 @@ import * as api from "./api.js";
 import * as changes from "./changes.js";
 import { Detail } from "./detail.js";
 import { Form } from "./form.js";
-import { Graph, legend } from "./graph.js";
+import { Graph } from "./graph.js";
 import { ago, choose, collator, LANGUAGES, load, number, preferred, t } from "./i18n.js";
 import { COLUMNS, List, STATUS_WORDS } from "./list.js";
 import { askLogin } from "./login.js";
@@ -16,6 +16,7 @@ import { explain } from "./problems.js";
 
 const APPLY = "ansible-playbook marzban.tunnels.apply";
 const WIDE = matchMedia("(min-width: 70rem)");
+const NARROW = matchMedia("(max-width: 48rem)");
 
 let tunnels = new api.Tunnels();
 let nodes = [];
@@ -108,6 +109,8 @@ function render() {
     setText($("empty"), received === 0 ? t("list.loading") : rows.size ? t("list.nothing") : t("list.empty"));
     $("empty").hidden = shown.length > 0;
     $("clear").hidden = !isFiltered(filter);
+    const folded = [filter.type, filter.node].filter(Boolean).length;
+    setText($("filters-set"), folded ? number(folded) : "");
     tick();
 }
 
@@ -166,8 +169,6 @@ function label() {
         const click = () => filterBy({ status: filter.status === status ? "" : status });
         return el("button", { class: "chip", "data-status": status, on: { click } }, el("span", {}, t(key)), " ", el("b"));
     }));
-    $("graph").querySelector(".legend")?.remove();
-    $("graph").append(legend());
     list.label();
     arrange();
 }
@@ -205,6 +206,9 @@ async function begin() {
     $("dashboard").hidden = document.documentElement.dataset.dashboard !== "yes";
     $("logout").hidden = false;
     $("graph-fold").open = WIDE.matches;
+    const fold = () => ($("filters").open = !NARROW.matches);
+    NARROW.addEventListener("change", fold);
+    fold();
     label();
     $("search").addEventListener("input", () => filterBy({ search: $("search").value }));
     $("filter-type").addEventListener("change", () => filterBy({ type: $("filter-type").value }));

@@ -23,6 +23,7 @@ export function rowOf(record, received) {
         rtt: most(source.measured?.rtt_ms, target.measured?.rtt_ms),
         loss: most(source.measured?.loss_percent, target.measured?.loss_percent),
         traffic: most(total(source.measured), total(target.measured)),
+        why: ["error", "connecting"].includes(status) ? errorsOf(record, ends) : [],
         search: searchText(record, ends, label, type),
     };
 }
@@ -48,6 +49,13 @@ function reportAge(status, ends) {
 
 /** Seconds after which an end's report is stale. */
 export const staleAfter = (end) => (Number.isFinite(end?.stale_after) ? end.stale_after : STALE_AFTER);
+
+/** What ends say is wrong, as [node, sentence]; one sentence of both has no node. */
+function errorsOf(record, ends) {
+    const [one, other] = [[record.source_node_name, ends[0].error], [record.target_node_name, ends[1].error]];
+    if (one[1] && one[1] === other[1]) return [["", String(one[1])]];
+    return [one, other].filter(([, error]) => error).map((words) => words.map(String));
+}
 
 function searchText(record, ends, label, type) {
     const parts = [label, type, TYPES[type], `#${record.id}`, record.uuid, record.source_node_name, record.target_node_name];
