@@ -30,7 +30,8 @@ options:
     description:
       - What you choose for the tunnel instead of the panel; docs/records.md lists it - C(mtu),
         C(keepalive), C(dial), C(transport), C(post_quantum), and for each end under C(source) and C(target)
-        C(endpoint), C(port), C(addresses), C(interface) and C(routes).
+        C(endpoint), C(port), C(endpoint_port) (version 4 of the panel's tunnels API), C(addresses), C(interface) and
+        C(routes).
       - It replaces the panel's config as a whole. Keys that this version doesn't know are passed on.
       - Numbers have to be numbers. In a template write C("{{ port | int }}").
     type: dict

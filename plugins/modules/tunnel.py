@@ -57,6 +57,21 @@ EXAMPLES = r"""
   delegate_to: localhost
   become: false
 
+- name: Join two nodes, one of them behind a NAT that maps port 443 to the node's port 20012
+  marzban.tunnels.tunnel:
+    url: https://panel.example.com:8000
+    token: "{{ vault_marzban_token }}"
+    name: de-ir
+    source: de-1
+    target: ir-1
+    config:
+      target:
+        endpoint: 198.51.100.20
+        endpoint_port: 443
+        port: 20012
+  delegate_to: localhost
+  become: false
+
 - name: Switch it off and change nothing else
   marzban.tunnels.tunnel:
     url: https://panel.example.com:8000
@@ -113,7 +128,10 @@ tunnel:
         node: {description: The name of its node., type: str}
         node_id: {description: The panel's id of that node., type: int}
         endpoint: {description: Host name or IP address where the other end reaches it., type: str}
-        port: {description: Its port., type: int}
+        port: {description: The port where it listens., type: int}
+        endpoint_port:
+          description: The port that the other end dials at C(endpoint). It is C(port), or what a NAT maps to that.
+          type: int
         addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
         interface: {description: Its network interface., type: str}
         routes: {description: The networks behind it., type: list, elements: str}
@@ -163,6 +181,7 @@ tunnel:
         node_id: 1
         endpoint: 203.0.113.7
         port: 20003
+        endpoint_port: 20003
         addresses: [10.201.0.6/31, fd6d:7a00::6/127]
         interface: mz3
         routes: [192.168.1.0/24]
@@ -176,6 +195,7 @@ tunnel:
         node_id: 2
         endpoint: 198.51.100.9
         port: 20003
+        endpoint_port: 20003
         addresses: [10.201.0.7/31, fd6d:7a00::7/127]
         interface: mz3
         routes: []
@@ -221,6 +241,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     body = desired.body_to_update(want, raw) if raw else desired.body_to_create(want)
     if raw and not body:
         return {"changed": False, "tunnel": records.info(raw), "diff": {"before": before, "after": before}}
+    panel.check_known(body)
     after = desired.declared({**(raw or {}), **body}, nodes)
     if module.check_mode:
         tunnel = desired.predicted(raw, body, nodes)

@@ -30,7 +30,7 @@ options:
     description: Only the tunnel of this id.
     type: int
   only_ports:
-    description: Return RV(ports) without RV(tunnels), which is short enough to read.
+    description: Return RV(ports) and RV(mapped_ports) without RV(tunnels), which is short enough to read.
     type: bool
     default: false
     version_added: 0.3.0
@@ -86,7 +86,10 @@ tunnels:
         node: {description: The name of its node., type: str}
         node_id: {description: The panel's id of that node., type: int}
         endpoint: {description: Host name or IP address where the other end reaches it., type: str}
-        port: {description: Its port., type: int}
+        port: {description: The port where it listens., type: int}
+        endpoint_port:
+          description: The port that the other end dials at C(endpoint). It is C(port), or what a NAT maps to that.
+          type: int
         addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
         interface: {description: Its network interface., type: str}
         routes: {description: The networks behind it., type: list, elements: str}
@@ -137,6 +140,7 @@ tunnels:
           node_id: 1
           endpoint: 203.0.113.1
           port: 20003
+          endpoint_port: 20003
           addresses: [10.201.0.6/31, fd6d:7a00::6/127]
           interface: mz3
           routes: []
@@ -160,9 +164,28 @@ ports:
     - For each node, where its firewall has to let packets of these tunnels in, as C(ufw allow) and
       C(firewall-cmd --add-port) take it. Tunnels that are not active, and ends to which nobody dials, need none.
     - IPsec also needs the protocol ESP where both kernels carry it.
+    - These are the ports at which the nodes listen. RV(mapped_ports) has those of a NAT in front of them.
   returned: success
   type: dict
   sample: {de-1: [4500/udp, 20003/udp], fi-1: [20004/udp]}
+mapped_ports:
+  description:
+    - For each node with ends behind a NAT that has other ports for them (C(endpoint_port)), what that NAT has to map.
+    - Tunnels that are not active, and ends to which nobody dials, need nothing.
+  returned: success
+  type: dict
+  version_added: 0.3.0
+  contains:
+    node_name:
+      description: What is to be mapped for the node of this name.
+      type: list
+      elements: dict
+      contains:
+        endpoint: {description: Host name or IP address of the NAT., type: str}
+        endpoint_port: {description: Its port., type: int}
+        protocol: {description: V(udp) or V(tcp)., type: str}
+        port: {description: The port of the node that it has to lead to., type: int}
+  sample: {fi-1: [{endpoint: 198.51.100.20, endpoint_port: 443, protocol: udp, port: 20004}]}
 panel:
   description: The id of the panel.
   returned: success
@@ -192,7 +215,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             raws = []
     else:
         raws = [raw for raw in panel.tunnels() if name is None or raw.get("name") == name]
-    found = {"changed": False, "ports": records.ports(records.parse_all(raws)[0]), "panel": panel.id}
+    good = records.parse_all(raws)[0]
+    found = {"changed": False, "ports": records.ports(good), "mapped_ports": records.mapped_ports(good)}
+    found["panel"] = panel.id
     if not module.params["only_ports"]:
         found["tunnels"] = [records.info(raw) for raw in raws]
     return found

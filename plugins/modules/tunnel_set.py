@@ -113,7 +113,10 @@ tunnels:
             node: {description: The name of its node., type: str}
             node_id: {description: The panel's id of that node., type: int}
             endpoint: {description: Host name or IP address where the other end reaches it., type: str}
-            port: {description: Its port., type: int}
+            port: {description: The port where it listens., type: int}
+            endpoint_port:
+              description: The port that the other end dials at C(endpoint). It is C(port), or what a NAT maps to that.
+              type: int
             addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
             interface: {description: Its network interface., type: str}
             routes: {description: The networks behind it., type: list, elements: str}
@@ -253,6 +256,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     nodes = desired.Nodes(panel.nodes())
     raws = panel.tunnels()
     plans = plans_of(items, raws, nodes)
+    for _want, _raw, body in plans:
+        panel.check_known(body)
     new = [plan for plan in plans if plan[1] is None]
     named = {id(raw) for _want, raw, _body in plans}
     going = [raw for raw in raws if id(raw) not in named] if purge else []

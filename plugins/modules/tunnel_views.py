@@ -38,7 +38,8 @@ options:
     description:
       - A list of tunnels, instead of a panel. Each has C(name), C(id), C(source), C(target) (names of nodes) and
         C(config), and may have C(type), C(active) and C(public).
-      - C(config.source) and C(config.target) have C(endpoint), C(port) (not for C(ipsec)) and C(addresses).
+      - C(config.source) and C(config.target) have C(endpoint), C(port) (not for C(ipsec)) and C(addresses),
+        and may have C(endpoint_port).
       - An empty text is the same as not given.
     type: raw
   list_name:
@@ -136,7 +137,10 @@ views:
             node: {description: The name of its node., type: str}
             role: {description: V(source) or V(target)., type: str}
             endpoint: {description: Host name or IP address where the other end finds it., type: str}
-            port: {description: Its port., type: int}
+            port: {description: The port where it listens., type: int}
+            endpoint_port:
+              description: The port that the other end dials at C(endpoint). It is C(port), or what a NAT maps to that.
+              type: int
             addresses: {description: Its addresses inside the tunnel., type: list, elements: str}
             routes: {description: The networks behind it., type: list, elements: str}
             public:

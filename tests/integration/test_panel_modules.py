@@ -276,7 +276,8 @@ def test_tunnel_info(world: World) -> None:
     assert none["tunnels"] == no_id["tunnels"] == []
     assert everything["panel"]
     (short,) = call(world, [("tunnel_info", {"only_ports": True}, False)])
-    assert set(own(short)) == {"ports", "panel"}
+    assert set(own(short)) == {"ports", "mapped_ports", "panel"}
+    assert short["mapped_ports"] == {}
     listens: dict[str, list[int]] = {}
     for end in (end for tunnel in everything["tunnels"] for end in tunnel["ends"]):
         listens.setdefault(end["node"], []).append(end["port"])

@@ -129,7 +129,7 @@ def test_a_tunnel_that_carries_nothing(world: World, by_hand: ByHand) -> None:
         assert run.of(here.name, ["failed"])[0]["result"]["msg"].splitlines() == [
             f"tunnel t{n} on {here.name}: both ends were applied, and within 1 s no ping to {there.name} came back"
             f" through mz{n}: is UDP 2000{n} open at {there.address} ({there.name}),"
-            f" and 2000{n} at {here.address} ({here.name})?"
+            f" and is UDP 2000{n} open at {here.address} ({here.name})?"
             for n in (3, 4)
         ]
     assert by_hand.passes(1)

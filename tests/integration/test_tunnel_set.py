@@ -99,6 +99,34 @@ def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> No
     assert sorted(world.tunnels()) == ["de-fi", "fi-us"]
 
 
+@pytest.mark.parametrize("version", [None, "3"])
+def test_a_panel_that_does_not_know_an_endpoint_port_gets_none(world: World, version: str | None) -> None:
+    behind = {"target": {"endpoint_port": 443}}
+    world.tunnel("us-de", "us-1", "de-1")
+    with Faulty.before(world.panel) as faulty:
+        of_version(faulty, version)
+        written = len(world.panel.writes())
+        tasks = [
+            ("tunnel_set", {"tunnels": [RING[0], {**RING[1], "config": behind}]}),
+            ("tunnel_set", {"tunnels": [{**RING[2], "config": behind}]}),
+            ("tunnel", {**RING[1], "config": behind}),
+            ("tunnel", {**RING[2], "config": behind}),
+        ]
+        for module, options in tasks:
+            for check in (True, False):
+                (result,) = call(world, [(module, options, check)], MARZBAN_URL=faulty.url)
+                assert result["failed"], (module, options)
+                number = version or "1"
+                said = f"has version {number} of the tunnels API, which does not know config.target.endpoint_port."
+                assert said in result["msg"]
+                assert "Update the panel: run the playbook marzban.tunnels.panel." in result["msg"]
+        assert world.panel.writes()[written:] == []
+        (taken,) = call(world, [("tunnel", {**RING[2], "config": {"mtu": 1400}}, False)], MARZBAN_URL=faulty.url)
+        assert taken["changed"]
+    (taken,) = call(world, [("tunnel", {**RING[2], "config": behind}, False)])
+    assert [end["endpoint_port"] == end["port"] for end in taken["tunnel"]["ends"]] == [True, False]
+
+
 MANY = [{"name": f"t{number}", "source": "de-1", "target": "fi-1"} for number in range(120)]
 
 

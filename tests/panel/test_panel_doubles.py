@@ -246,6 +246,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
                 {},
                 optional={
                     "port": PORTS,
+                    "endpoint_port": PORTS,
                     "endpoint": st.none() | texts(ENDPOINTS),
                     "interface": st.none() | texts(INTERFACES),
                     "routes": st.none() | st.lists(texts(NETWORKS), max_size=3),
@@ -313,6 +314,8 @@ def test_a_run_takes_the_configs_that_the_panel_takes(run: Checks, kind: str) ->
         for role in tunnel_config.ROLES:
             port = config.end(role).port
             assert port is None or run.refusal("validators.end_port", port, "port", kind) is None
+            mapped = config.end(role).endpoint_port
+            assert mapped is None or run.refusal("validators.endpoint_port", mapped, "port", kind) is None
         taken.append(text)
 
     agree()

@@ -38,6 +38,7 @@ PAIRS = st.sampled_from(
         (["10.97.0.1/24"], ["10.97.1.1/24"]),  # no pair: refused, as a run would
     ]
 )
+MAPPED = st.sampled_from([None] * 6 + [20000, 443, 14500])
 INTERFACES = st.sampled_from([None] * 6 + ["wg0", "wg1"])
 # networks behind one end, or behind neither
 ROUTES = st.dictionaries(st.sampled_from(["10.5.0.0/16", "fd05::/48"]), st.sampled_from(["source", "target"]))
@@ -55,7 +56,8 @@ def configs(draw: st.DrawFn) -> str:
     chosen: dict[str, Any] = {"source": {}, "target": {}}
     pair = draw(PAIRS)
     for position, end in enumerate(list(chosen.values())):
-        end.update({key: value for key, value in (("port", draw(PORTS)), ("interface", draw(INTERFACES))) if value})
+        chosen_here = {"port": draw(PORTS), "endpoint_port": draw(MAPPED), "interface": draw(INTERFACES)}
+        end.update({key: value for key, value in chosen_here.items() if value})
         if pair:
             end["addresses"] = pair[position]
     for network, role in draw(ROUTES).items():

@@ -82,6 +82,9 @@ def test_no_name_holds_what_a_shell_or_a_terminal_takes_for_its_own(name: str) -
         ({"source": {"port": "80"}}, "config.source.port", "80"),
         ({"source": {"port": True}}, "config.source.port", "True"),
         ({"source": {"port": 80.0}}, "config.source.port", "80.0"),
+        ({"source": {"endpoint_port": 0}}, "config.source.endpoint_port", "0"),
+        ({"source": {"endpoint_port": 65536}}, "config.source.endpoint_port", "65536"),
+        ({"source": {"endpoint_port": "80"}}, "config.source.endpoint_port", "80"),
         ({"target": {"interface": "a" * 16}}, "config.target.interface", "1 to 15"),
         ({"target": {"interface": "a b"}}, "config.target.interface", "1 to 15"),
         ({"target": {"interface": "-a"}}, "config.target.interface", "1 to 15"),
@@ -178,6 +181,7 @@ def test_bad_configs(chosen: Any, field: str, hint: str) -> None:
         },
         {"post_quantum": "require"},
         {"source": {"port": 4500}},
+        {"source": {"endpoint_port": None}, "target": {"endpoint_port": 443}},
     ],
 )
 @pytest.mark.parametrize("tunnel_type", ["wireguard", "openvpn", "ipsec"])
@@ -223,6 +227,11 @@ def test_what_one_type_can_and_another_can_not() -> None:
     found = problems(chosen, "ipsec")
     assert set(found) == {"config.transport", "config.source.port"}
     assert found["config.source.port"] == "443: IPsec speaks at UDP 500 and 4500 only; leave it out"
+    mapped = {"source": {"endpoint_port": 500}, "target": {"endpoint_port": 4500}}
+    assert tunnel_config.parse(json.dumps(mapped), "openvpn").model_dump(exclude_unset=True) == mapped
+    found = problems(mapped, "ipsec")
+    assert set(found) == {"config.source.endpoint_port"}
+    assert found["config.source.endpoint_port"].startswith("500: to this port IPsec speaks in another way than to 4500")
 
 
 @pytest.mark.parametrize("tunnel_type", ["wireguard", "openvpn", "ipsec"])

@@ -105,8 +105,8 @@ def fits(place: str, value: Any, doc: dict[str, Any]) -> None:
         inner = doc.get("contains")
         if inner is None:
             continue
-        if set(inner) == {"inventory_hostname"}:  # a placeholder for the name of a host
-            inner = dict.fromkeys(one, inner["inventory_hostname"])
+        if set(inner) in ({"inventory_hostname"}, {"node_name"}):  # a placeholder for the name of a host or node
+            inner = dict.fromkeys(one, *inner.values())
         at_times = {key for key, doc in inner.items() if "returned" in doc}
         assert set(inner) - at_times <= set(one) <= set(inner), place
         for key, item in one.items():

@@ -57,6 +57,9 @@ def view(**changes):
         for part in path:
             place = place[part]
         place[last] = value
+    for side in (made["local"], made["peer"]):
+        if isinstance(side, dict):
+            side.setdefault("endpoint_port", side.get("port"))
     return made
 
 

@@ -41,6 +41,7 @@ def _plain(value: object, field: str, depth: int = 0) -> None:
 _END_KEYS: dict[str, validators.Check[Any]] = {
     "endpoint": validators.endpoint,
     "port": validators.port,
+    "endpoint_port": validators.port,
     "interface": validators.interface,
     "addresses": lambda value, field: validators.unique_list(value, field, validators.interface_address, least=1),
     "routes": lambda value, field: validators.unique_list(value, field, validators.route),

@@ -97,6 +97,7 @@ def _as_the_panel_has_it(value: object, field: str, panel: uuid.UUID, node_ids: 
         raw[role + "_node_name"] = node
         end = {"role": role, "node": node, "node_id": node_id, "public": public.get(node)}
         end.update((key, chosen[key]) for key in ("endpoint", "port", "addresses"))
+        end["endpoint_port"] = chosen.get("endpoint_port") or chosen["port"]
         end["interface"] = chosen.get("interface") or "mz%d" % tunnel_id
         end["routes"] = chosen.get("routes") or []
         raw["ends"].append(end)

@@ -27,8 +27,8 @@ def _required(raw: Raw, key: str, field: str | None = None) -> Any:
     return raw[key]
 
 
-def _end(raw: Raw, role: str, kind: str) -> End:
-    """One END of the wire, canonical."""
+def _end(raw: Raw, role: str, kind: str, chosen: Raw) -> End:
+    """One END of the wire, canonical. ``chosen``: of this end, in the config."""
 
     def get(key: str, check: Callable[..., Any], *more: Any) -> Any:
         field = "%s.%s" % (role, key)
@@ -43,6 +43,7 @@ def _end(raw: Raw, role: str, kind: str) -> End:
         "node_id": get("node_id", validators.integer, 1, MAX_ID),
         "endpoint": get("endpoint", validators.endpoint),
         "port": get("port", validators.end_port, kind),
+        "endpoint_port": _endpoint_port(raw, role, kind, chosen),
         "addresses": get("addresses", validators.unique_list, validators.interface_address, 1),
         "interface": get("interface", validators.interface),
         "routes": get("routes", validators.unique_list, validators.route),
@@ -55,14 +56,20 @@ def _end(raw: Raw, role: str, kind: str) -> End:
     }
 
 
+def _endpoint_port(raw: Raw, role: str, kind: str, chosen: Raw) -> int:
+    """Where the other end dials. A panel of version 3 of the API keeps what was chosen, and does not give it."""
+    found = raw.get("endpoint_port", chosen.get("endpoint_port"))
+    return validators.endpoint_port(raw["port"] if found is None else found, role + ".endpoint_port", kind)
+
+
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise FieldError(field, value, "Give a text.")
     return "".join(c if c.isprintable() else " " for c in value[:500])
 
 
-def _ends(raw: Raw, kind: str) -> dict[str, End]:
-    """``{"source": END, "target": END}`` of the wire's list."""
+def _ends(raw: Raw, kind: str, chosen: Raw) -> dict[str, End]:
+    """``{"source": END, "target": END}`` of the wire's list. ``chosen`` is the config."""
     listed = _required(raw, "ends")
     if not isinstance(listed, list) or len(listed) != 2:
         raise FieldError("ends", listed, "Give the two ends of the tunnel.")
@@ -74,7 +81,7 @@ def _ends(raw: Raw, kind: str) -> dict[str, End]:
             raise FieldError(
                 "ends[%d].role" % index, role, "Both ends have this role: make one the source, the other the target."
             )
-        by_role[role] = _end(end, role, kind)
+        by_role[role] = _end(end, role, kind, chosen.get(role) or {})
     return by_role
 
 
@@ -109,6 +116,7 @@ def parse(value: object) -> Record:
     """The record in one tunnel of the panel's answer. Raises FieldError, and nothing else, whatever ``value`` is."""
     raw = validators.mapping(value, "tunnel")
     kind = validators.tunnel_type(_required(raw, "tunnel_type"), "tunnel_type")
+    chosen = config.parse(_required(raw, "config"))
     record: Record = {
         "id": validators.integer(_required(raw, "id"), "id", 1, MAX_ID),
         "uuid": validators.uuid(_required(raw, "uuid")),
@@ -117,8 +125,8 @@ def parse(value: object) -> Record:
         "active": validators.boolean(_required(raw, "is_active"), "is_active"),
         "version": validators.version(_required(raw, "version")),
         "status": validators.choice(_required(raw, "status"), "status", validators.STATUSES),
-        "config": config.parse(_required(raw, "config")),
-        "ends": _ends(raw, kind),
+        "config": chosen,
+        "ends": _ends(raw, kind, chosen),
     }
     ends = record["ends"]
     for role, end in ends.items():
@@ -174,6 +182,9 @@ def _claims(record: Record) -> Iterator[tuple[str, object, _Key]]:
         node = end["node"]
         for port in BY_TYPE[record["type"]].shared_ports or (end["port"],):
             yield "%s.port on %s" % (role, node), port, ("port", node, port)
+        if end["endpoint_port"] != end["port"] and not BY_TYPE[record["type"]].shared_ports:
+            place = (end["endpoint"], record["config"].get("transport") or "udp", end["endpoint_port"])
+            yield "%s.endpoint_port on %s" % (role, node), end["endpoint_port"], ("dialed", *place)
         yield "%s.interface on %s" % (role, node), end["interface"], ("interface", node, end["interface"])
         for address in end["addresses"]:
             network = str(ipaddress.ip_interface(address).network)
@@ -226,8 +237,25 @@ def info(raw: object) -> dict[str, Any]:
     return {**NO_INFO, **record, **{end["role"]: end["node"] for end in ends}, "ends": ends}
 
 
+def mapped_ports(records: Iterable[Record]) -> dict[str, list[dict[str, Any]]]:
+    """``{node: [{"endpoint", "endpoint_port", "protocol", "port"}]}``: what a NAT has to map so that active tunnels can
+    be dialed, sorted by endpoint and port; without nodes that need nothing."""
+    found: dict[str, set[tuple[str, int, str, int]]] = {}
+    for record in records:
+        dial, transport = (record["config"].get(key) for key in ("dial", "transport"))
+        for role, end in record["ends"].items():
+            if record["active"] and dial != role and end["endpoint_port"] != end["port"]:
+                place = (end["endpoint"], end["endpoint_port"], transport or "udp", end["port"])
+                found.setdefault(end["node"], set()).add(place)
+    keys = ("endpoint", "endpoint_port", "protocol", "port")
+    return {node: [dict(zip(keys, place)) for place in sorted(its)] for node, its in sorted(found.items())}
+
+
 def ports(records: Iterable[Record]) -> dict[str, list[str]]:
-    """``{node: ["20003/udp"]}``: where active tunnels are dialed, sorted by number, for the nodes' firewalls."""
+    """``{node: ["20003/udp"]}``: where active tunnels listen to their peers, sorted by number, for nodes' firewalls.
+
+    What is behind a NAT listens there too, whatever port its peer dials (``mapped_ports``).
+    """
     found: dict[str, set[tuple[int, str]]] = {}
     for record in records:
         config = record["config"]

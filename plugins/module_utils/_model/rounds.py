@@ -359,9 +359,9 @@ def _no_answer(view: View, wait: int) -> str:
     local, peer = view["local"], view["peer"]
     return (
         "tunnel %s on %s: both ends were applied, and within %d s no ping to %s came back through %s: "
-        "is %s %d open at %s (%s), and %d at %s (%s)?"
+        "%s (%s), and %s (%s)?"
         % (
-            *(views.title(view), local["node"], wait, peer["node"], view["interface"], view["transport"].upper()),
-            *(peer["port"], peer["endpoint"], peer["node"], local["port"], local["endpoint"], local["node"]),
+            *(views.title(view), local["node"], wait, peer["node"], view["interface"]),
+            *(views.way_in(view, peer), peer["node"], views.way_in(view, local), local["node"]),
         )
     )

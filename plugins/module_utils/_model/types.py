@@ -138,12 +138,13 @@ class Measured(TypedDict, total=False):
 
 
 class Side(TypedDict):
-    """One end, as a view has it."""
+    """One end, as a view has it. It listens at ``port``; the other end dials ``endpoint``, ``endpoint_port``."""
 
     node: str
     role: str
     endpoint: str
     port: int
+    endpoint_port: int
     addresses: list[str]
     routes: list[str]
     public: Public | None

@@ -182,6 +182,15 @@ def end_port(value: object, field: str, kind: str) -> int:
     return checked
 
 
+def endpoint_port(value: object, field: str, kind: str) -> int:
+    """The port at which the other end dials an end of the type ``kind``: a NAT may have another one than the end."""
+    checked, shared = port(value, field), BY_TYPE[kind].shared_ports
+    if checked in shared[1:]:
+        hint = "To this port %s speaks in another way than to %d, where the end listens: map another one."
+        raise FieldError(field, value, hint % (BY_TYPE[kind].title, shared[0]))
+    return checked
+
+
 def interface(value: object, field: str = "interface") -> str:
     """The name of a network interface that may be ours."""
     if isinstance(value, str) and set(value) & set("=+"):  # the kernel takes them, but each tunnel has a unit

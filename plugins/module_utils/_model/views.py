@@ -34,6 +34,7 @@ def _side(end: End) -> Side:
         "role": end["role"],
         "endpoint": end["endpoint"],
         "port": end["port"],
+        "endpoint_port": end["endpoint_port"],
         "addresses": end["addresses"],
         "routes": end["routes"],
         "public": end["public"],
@@ -137,6 +138,9 @@ def _check_side(value: object, field: str, kind: str) -> Side:
         "role": validators.choice(raw.get("role"), field + ".role", validators.ROLES),
         "endpoint": validators.endpoint(raw.get("endpoint"), field + ".endpoint"),
         "port": validators.end_port(raw.get("port"), field + ".port", kind),
+        "endpoint_port": validators.endpoint_port(
+            raw.get("endpoint_port", raw.get("port")), field + ".endpoint_port", kind
+        ),
         "addresses": validators.unique_list(
             raw.get("addresses"), field + ".addresses", validators.interface_address, 1
         ),
@@ -179,6 +183,19 @@ def claims(view: View) -> Iterator[tuple[str, object]]:
     yield "interface", view["interface"]
     if not BY_TYPE[view["type"]].shared_ports:
         yield "port", view["local"]["port"]
+
+
+def dialed(view: View, side: Side) -> str:
+    """Where a side is dialed at its endpoint, as a text: ``UDP 443``."""
+    return "%s %d" % (view["transport"].upper(), side["endpoint_port"])
+
+
+def way_in(view: View, side: Side) -> str:
+    """What has to be so for packets to arrive at a side of a view, as the end of a question."""
+    if side["endpoint_port"] == side["port"]:
+        return "is %s open at %s" % (dialed(view, side), side["endpoint"])
+    where = (dialed(view, side), side["endpoint"], side["port"], side["node"])
+    return "is %s at %s mapped to %d on %s, and open" % where
 
 
 def title(view: View) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Iterable, List, NamedTuple
 
 from .._errors import Error
+from .._model import views
 from .._model.types import Measured, View
 from .._protocols.base import Protocol, ipv6_is_off
 from .files import read
@@ -165,13 +166,13 @@ def status(
         return "connecting", None  # nothing was measured
     if age is None:
         if up is None or up < PATIENCE:
-            return "connecting", _awaited(view, up, protocol)
+            return "connecting", _awaited(view, up)
         seen = "no handshake with %s in %s" % (peer["node"], _duration(up))
         if protocol.forgets_sessions:  # there may have been one a moment ago
             seen = "there is no session with %s" % peer["node"]
-        return "error", "%s: %s" % (seen, _advice(view, protocol))
+        return "error", "%s: %s" % (seen, _advice(view))
     if limit is not None and age >= limit:
-        advice = _advice(view, protocol)
+        advice = _advice(view)
         return "error", "the last handshake with %s was %s ago: %s" % (peer["node"], _duration(age), advice)
     address = peer["addresses"][0].split("/")[0]
     seen = "the handshake with %s is %s old, %s did not answer 3 pings inside the tunnel, and " % (
@@ -181,7 +182,7 @@ def status(
     if heard:
         return "error", seen + "other packets came in from it: " + inside % peer["node"]
     # A firewall inside the tunnel looks the same for some seconds, and is the less common cause.
-    outside = "nothing else came in from it: %s? If it is, " % _way_in(view, protocol)
+    outside = "nothing else came in from it: %s? If it is, " % _way_in(view)
     return "error", seen + outside + inside % peer["node"]
 
 
@@ -194,25 +195,24 @@ def _duration(seconds: float | None) -> str:
     return "%d h" % (seconds // 3600)
 
 
-def _awaited(view: View, up: float | None, protocol: Protocol) -> str:
+def _awaited(view: View, up: float | None) -> str:
     """What a tunnel without a session waits for."""
     peer, local = view["peer"], view["local"]
     since = "" if up is None else ", for %s" % _duration(up)
     if view["dial"]:
-        return "no answer yet from %s at %s, %s%s" % (peer["node"], peer["endpoint"], protocol.ports(view, peer), since)
-    return "%s has not dialed %s here at %s yet%s" % (
-        *(peer["node"], protocol.ports(view, local), local["endpoint"]),
-        since,
-    )
+        place = views.dialed(view, peer)
+        return "no answer yet from %s at %s, %s%s" % (peer["node"], peer["endpoint"], place, since)
+    where = (peer["node"], views.dialed(view, local), local["endpoint"])
+    return "%s has not dialed %s here at %s yet%s" % (*where, since)
 
 
-def _advice(view: View, protocol: Protocol) -> str:
-    return "%s, and was the tunnel applied on %s?" % (_way_in(view, protocol), view["peer"]["node"])
+def _advice(view: View) -> str:
+    return "%s, and was the tunnel applied on %s?" % (_way_in(view), view["peer"]["node"])
 
 
-def _way_in(view: View, protocol: Protocol) -> str:
+def _way_in(view: View) -> str:
     """What has to be open for packets to arrive, as a question without its mark."""
     peer, local = view["peer"], view["local"]
     if view["dial"]:
-        return "is %s open at %s" % (protocol.ports(view, peer), peer["endpoint"])
-    return "%s dials, is %s open here at %s" % (peer["node"], protocol.ports(view, local), local["endpoint"])
+        return views.way_in(view, peer)
+    return "%s dials, %s (this host)" % (peer["node"], views.way_in(view, local))

@@ -16,9 +16,10 @@ from typing import Any, Iterable, Mapping
 from .._errors import FieldError
 
 HEADER = "Marzban-Tunnels-Api"
-VERSION = 3  # the newest version that this collection knows
+VERSION = 4  # the newest version that this collection knows
 BULK = 3  # the first version that creates many tunnels in one call
 LARGE_PAGES = 3  # the first version that gives 2000 tunnels at once, and not 1000
+ENDPOINT_PORT = 4  # the first version that knows the port at which an end is dialed, where that is not its own
 # A panel of version 1 refuses all reports of a call when one of them has a measurement that is not in this list.
 # Later versions ignore what they do not know. So this list never changes.
 MEASURED_IN_1 = (
@@ -50,6 +51,18 @@ def version(text: str | None) -> int:
     if not re.match(r"[1-9][0-9]{0,8}\Z", text):
         raise FieldError(HEADER, text, "Expected an integer from 1: check that this address is the panel's.")
     return int(text)
+
+
+def unknown_in(panel: int, body: Mapping[str, Any]) -> list[str]:
+    """The fields of a tunnel's ``body`` (its config a dict) that a panel of this version does not know.
+
+    It would keep them, as it keeps whatever it does not know in a config, and neither check nor give them.
+    """
+    config = body.get("config")
+    if panel >= ENDPOINT_PORT or not isinstance(config, Mapping):
+        return []
+    ends = [role for role in ("source", "target") if isinstance(config.get(role), Mapping)]
+    return ["config.%s.endpoint_port" % role for role in ends if config[role].get("endpoint_port") is not None]
 
 
 def unknown_in_1(reports: Iterable[Mapping[str, Any]]) -> list[str]:

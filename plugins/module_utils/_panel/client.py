@@ -103,6 +103,16 @@ class Panel(Transport):
         """The new tunnel."""
         return self.ask_object("POST", TUNNELS_PATH, body=body)
 
+    def check_known(self, body: Raw) -> None:
+        """Refuses (``old_panel``) what this panel's version does not know of a tunnel; ``body`` has its config as a
+        dict. Sends no write."""
+        if api.unknown_in(0, body):  # there is something that some version does not know
+            version = self._version() or 1
+            unknown = api.unknown_in(version, body)
+            if unknown:
+                seen = "The panel at %s has version %d of the tunnels API, which does not know %s."
+                raise PanelError("old_panel", seen % (self.url, version, ", ".join(unknown)))
+
     def batches(self, bodies: Sequence[Raw]) -> Iterator[Sequence[Raw]]:
         """``bodies`` of new tunnels in their order, as ``create_tunnels`` takes them: one by one for an older panel."""
         start, size = 0, 0

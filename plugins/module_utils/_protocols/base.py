@@ -20,7 +20,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
 - ``make_plan(situation)`` → a ``netdev.Plan`` (or a subclass)
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
-and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``ports``,
+and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``,
 ``ping_from``, ``rehearsed``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
 """
 
@@ -34,7 +34,7 @@ import time
 from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
 
 from .._errors import Error, FieldError
-from .._model.types import Applied, Public, Side, State, View
+from .._model.types import Applied, Public, State, View
 from .._node import files as node_files
 from .._node import netdev
 from .._node import units as node_units
@@ -394,10 +394,6 @@ class Protocol:
     def service(self, interface: str) -> str:
         """The name of what runs an interface, for messages."""
         return self.units(interface)[0]
-
-    def ports(self, view: View, side: Side) -> str:
-        """Where a side of a view listens, as a text: ``UDP 20012``."""
-        return "%s %d" % (view["transport"].upper(), side["port"])
 
     def ping_from(self, view: View) -> str:
         """What a ping inside the tunnel is bound to: an interface or an address."""

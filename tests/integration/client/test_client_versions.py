@@ -88,13 +88,13 @@ def test_a_header_that_is_not_a_version(faulty: Faulty, panel: Panel, text: str)
 
 
 def test_a_newer_panel_is_used_and_the_collection_has_to_be_updated(faulty: Faulty, panel: Panel) -> None:
-    of_version(faulty, "4")
+    of_version(faulty, str(api.VERSION + 1))
     one, warnings = warned(faulty, panel)
     for _time in range(2):
         assert [tunnel["name"] for tunnel in one.tunnels()] == ["t0", "t1", "t2"]
     assert one.post_status(reports(panel, rtt_ms=1.5)) == (2, [])
     (text,) = warnings
-    assert "has version 4 of the tunnels API, and this collection knows 3" in text
+    assert f"has version {api.VERSION + 1} of the tunnels API, and this collection knows {api.VERSION}" in text
     assert text.endswith("Update the collection.")
 
 
@@ -130,6 +130,30 @@ def test_an_old_panel_that_does_not_know_a_field(faulty: Faulty, panel: Panel) -
     body = {"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "colour": "blue"}
     refused("old_panel", lambda: one.create_tunnel(body), "colour: Unknown field", "marzban.tunnels.panel")
     refused("invalid", lambda: one.update_tunnel(1, {"config": '{"mtu": 5}'}, 1), "config.mtu")
+
+
+BEHIND = {"config": {"source": None, "target": {"endpoint": "nat.example.org", "endpoint_port": 443}}}
+
+
+@pytest.mark.parametrize("version", [None, "2", "3"])
+def test_an_old_panel_gets_no_endpoint_port(faulty: Faulty, panel: Panel, version: str | None) -> None:
+    of_version(faulty, version)
+    one = client(faulty, panel)
+    number = version or "1"
+    seen = f"has version {number} of the tunnels API, which does not know config.target.endpoint_port."
+    refused("old_panel", lambda: one.check_known(BEHIND), seen, "marzban.tunnels.panel")
+    one.check_known({"config": {"target": {"endpoint_port": None, "port": 443}}, "name": "x"})
+    one.check_known({"name": "x"})
+    assert [request.path.split("?")[0] for request in faulty.requests] == ["/api/admin/token", "/api/tunnels"]
+    assert faulty.requests[-1].method == "GET"
+
+
+def test_what_every_panel_knows_of_a_tunnel_costs_no_question(faulty: Faulty, panel: Panel) -> None:
+    one = client(faulty, panel)
+    one.check_known({"config": {"target": {"port": 443}}})
+    assert faulty.requests == []
+    one.check_known(BEHIND)
+    assert one.api == api.VERSION
 
 
 def test_the_collection_ignores_a_measurement_that_it_does_not_know() -> None:

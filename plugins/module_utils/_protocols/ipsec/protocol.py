@@ -19,7 +19,7 @@ from typing import Any, Iterable, Sequence
 
 from ..._errors import Error, FieldError, printable
 from ..._model import render
-from ..._model.types import Applied, Public, Side, View
+from ..._model.types import Applied, Public, View
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node.host import Host
@@ -390,10 +390,6 @@ class IPsec(Protocol):
             self.host.try_run("swanctl", "--reload-settings")
 
     # Measuring
-
-    def ports(self, view: View, side: Side) -> str:
-        """Where a side of a view listens."""
-        return "UDP %d" % side["port"]
 
     def ping_from(self, view: View) -> str:
         """The local address: on the userspace data path the interface itself leads nowhere."""

@@ -19,7 +19,7 @@ from typing import Any, Sequence
 
 from ..._errors import FieldError, not_none
 from ..._model import render
-from ..._model.types import Applied, Public, Side, State, View
+from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node import state as node_state
@@ -335,10 +335,6 @@ class OpenVPN(Protocol):
         self.host.try_run("systemctl", "daemon-reload")
 
     # Measuring
-
-    def ports(self, view: View, side: Side) -> str:
-        """Where a side of a view listens."""
-        return "%s %d" % (view["transport"].upper(), side["port"])
 
     def measured(self, view: View, live: Live, ping: dict[str, Any]) -> dict[str, Any]:
         """MEASURED of one end. ``ping`` is what the probe said."""

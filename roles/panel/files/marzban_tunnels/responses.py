@@ -89,12 +89,14 @@ def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
 def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], moment: datetime) -> dict[str, Any]:
     endpoint = tunnel_config.end_of(chosen, end.role).get("endpoint")
     source = end.role == "source"
+    port = tunnel_config.IPSEC_PORT if row.tunnel_type == "ipsec" else end.port
     return {
         "role": end.role,
         "node": row.source_name if source else row.target_name,
         "node_id": end.node_id,
         "endpoint": endpoint if isinstance(endpoint, str) else (row.source_address if source else row.target_address),
-        "port": tunnel_config.IPSEC_PORT if row.tunnel_type == "ipsec" else end.port,
+        "endpoint_port": tunnel_config.endpoint_port_of(chosen, end.role) or port,
+        "port": port,
         "addresses": addresses,
         "interface": end.interface,
         "routes": tunnel_config.routes_of(chosen, end.role),

@@ -23,7 +23,7 @@ PANEL_HEADER = "Marzban-Panel-Id"
 API_HEADER = "Marzban-Tunnels-Api"
 # Grows when a client has to know that the panel takes or answers more than before;
 # docs/development/contract.md says what is in each. A panel that sends no header is of version 1.
-API_VERSION = 3
+API_VERSION = 4
 LARGEST_PAGE = 2000  # about 0.1 s of a panel's time; version 2 gave 1000
 NOT_STARTED = say(
     "not_started",
@@ -37,7 +37,7 @@ _TEXTS = {
     401: "No token, or one that isn't valid",
     403: "The admin isn't sudo",
     404: "Tunnel or node not found",
-    409: "The name, or a chosen port, address, interface or route is taken",
+    409: "The name, or a chosen port, endpoint_port, address, interface or route is taken",
     412: "If-Match names an older version",
     503: "The database is busy, or the tunnels could not be started",
     507: "A pool of addresses or ports is used up",

@@ -137,6 +137,7 @@ class EndOut(BaseModel):
     node: str
     node_id: int
     endpoint: str
+    endpoint_port: int = Field(description="Where the other end dials: the port, unless a NAT has another one for it")
     port: int
     addresses: list[str]
     interface: str

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import polling, reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
+from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
 from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
@@ -143,6 +144,7 @@ class Tunnels:
                 Routes(session, self._nodes).check(record)
             if changed - {"name", "is_active"}:
                 tunnel_config.check_endpoints(chosen, nodes)
+                check_dialed(session, self._nodes, record, chosen, nodes)
                 ends, held = self._release(session, tunnel_id)
                 places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, held, before)
                 _place(session, record, nodes, places, [] if "tunnel_type" in changed else ends)
@@ -289,6 +291,7 @@ class Tunnels:
         record = Tunnel(**row)
         nodes = self._check(session, record)
         tunnel_config.check_endpoints(chosen, nodes)
+        check_dialed(session, self._nodes, record, chosen, nodes)
         sent.check(record)
         places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, {}, TunnelConfig())
         session.execute(insert(TUNNELS), row)

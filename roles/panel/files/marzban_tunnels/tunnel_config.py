@@ -20,17 +20,20 @@ DEPTH = 16  # levels
 ROLES = ("source", "target")
 PEER = {"source": "target", "target": "source"}
 IPSEC_PORT = 4500  # UDP; one process speaks there for all IPsec tunnels of a node
-IPSEC_PORTS = (500, IPSEC_PORT)
+IKE_PORT = 500  # what is sent there lacks the mark that 4500 wants (RFC 3948), so the one can't be mapped to the other
+IPSEC_PORTS = (IKE_PORT, IPSEC_PORT)
 _SECRET_KEY = re.compile(r"private|preshared|psk|secret|passw", re.IGNORECASE)
 
 
 class EndConfig(BaseModel):
-    """One end. What is left out is allocated (port, addresses, interface) or is the node's address (endpoint)."""
+    """One end. What is left out is allocated (port, addresses, interface), or is the node's address (endpoint) or the
+    port (endpoint_port: where the other end dials, which a NAT on the way leads to the port)."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     endpoint: Annotated[str, AfterValidator(checks.endpoint)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    endpoint_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     addresses: (
         Annotated[list[Annotated[str, AfterValidator(checks.address)]], Field(min_length=1, max_length=8)] | None
     ) = None
@@ -82,6 +85,12 @@ def end_of(chosen: dict[str, Any], role: str) -> dict[str, Any]:
     """One end in what ``lenient`` answers."""
     end = chosen.get(role)
     return end if isinstance(end, dict) else {}
+
+
+def endpoint_port_of(chosen: dict[str, Any], role: str) -> int | None:
+    """The port that one end in what ``lenient`` answers is dialed at, where it was chosen."""
+    port = end_of(chosen, role).get("endpoint_port")
+    return port if isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535 else None
 
 
 def routes_of(chosen: dict[str, Any], role: str) -> list[str]:
@@ -235,5 +244,13 @@ def _not_for(tunnel_type: str, config: TunnelConfig) -> dict[str, str]:
         if tunnel_type == "ipsec" and port not in (None, IPSEC_PORT):
             problems[f"config.{role}.port"] = say(
                 "ipsec_port", "{port}: IPsec speaks at UDP 500 and 4500 only; leave it out", port=port
+            )
+        if tunnel_type == "ipsec" and config.end(role).endpoint_port == IKE_PORT:
+            problems[f"config.{role}.endpoint_port"] = say(
+                "ipsec_endpoint_port",
+                "{port}: to this port IPsec speaks in another way than to {listening}, where the end listens; map another"
+                " one",
+                port=IKE_PORT,
+                listening=IPSEC_PORT,
             )
     return problems

@@ -31,6 +31,7 @@ const FACTS = {
 const END_FACTS = {
     "field.endpoint": (end) => text(end.endpoint),
     "field.port": (end) => text(end.port),
+    "field.endpoint_port": (end) => (end.endpoint_port === end.port ? "" : text(end.endpoint_port)),
     "field.addresses": (end) => lines(end.addresses),
     "field.interface": (end) => text(end.interface),
     "field.routes": (end) => lines(end.routes),
@@ -51,7 +52,7 @@ const END_FACTS = {
     "field.accepts": (end) => short(end.public?.accepts),
     "field.psk": (end) => short(end.public?.psk_fingerprint),
 };
-const CODE = /\.(endpoint|port|addresses|interface|routes|cipher|key_exchange|public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
+const CODE = /\.(endpoint|port|endpoint_port|addresses|interface|routes|cipher|key_exchange|public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
 
 /** The first and last digits of a SHA-256, as people compare them. */
 const short = (print) => (print ? String(print).replace(/^(.{16}).{16,}(.{16})$/, "$1…$2") : "");

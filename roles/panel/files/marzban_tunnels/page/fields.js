@@ -30,6 +30,7 @@ const OPTIONS = [
 const END = [
     { name: "endpoint", label: "field.endpoint", code: true },
     { name: "port", label: "field.port", ...whole },
+    { name: "endpoint_port", label: "field.endpoint_port", ...whole },
     { name: "addresses", label: "field.addresses", ...list },
     { name: "interface", label: "field.interface", code: true },
     { name: "routes", label: "field.routes", ...list },

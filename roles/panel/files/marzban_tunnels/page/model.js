@@ -59,7 +59,7 @@ function errorsOf(record, ends) {
 
 function searchText(record, ends, label, type) {
     const parts = [label, type, TYPES[type], `#${record.id}`, record.uuid, record.source_node_name, record.target_node_name];
-    for (const end of ends) parts.push(end.endpoint, end.interface, end.port, ...list(end.addresses), ...list(end.routes), end.error);
+    for (const end of ends) parts.push(end.endpoint, end.interface, end.port, end.endpoint_port, ...list(end.addresses), ...list(end.routes), end.error);
     return fold(parts.filter((part) => part !== null && part !== undefined).join("\n"));
 }
 

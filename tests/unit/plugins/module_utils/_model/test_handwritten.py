@@ -39,6 +39,14 @@ def test_a_hand_written_ipsec_tunnel_needs_no_port():
     assert "config.source.port is required. " in handwritten.from_list([item], "home")[1][0]["error"]
 
 
+def test_a_hand_written_end_behind_a_nat():
+    item = written()
+    item["config"]["target"]["endpoint_port"] = 443
+    (record,), broken = handwritten.from_list([item], "home")
+    assert broken == []
+    assert [(end["port"], end["endpoint_port"]) for end in record["ends"].values()] == [(20003, 20003), (20003, 443)]
+
+
 def test_uuids_come_from_the_names():
     def of(name, panel):
         return handwritten.from_list([written(name=name)], panel)[0][0]["uuid"]

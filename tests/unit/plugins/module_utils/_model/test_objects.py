@@ -34,6 +34,8 @@ def test_config_is_returned_as_given_with_unknown_keys():
         ({"keepalive": -1}, "config.keepalive"),
         ({"source": "de-1"}, "config.source"),
         ({"source": {"port": 0}}, "config.source.port"),
+        ({"target": {"endpoint_port": 65536}}, "config.target.endpoint_port"),
+        ({"target": {"endpoint_port": "443"}}, "config.target.endpoint_port"),
         ({"target": {"addresses": []}}, "config.target.addresses"),
         ({"target": {"addresses": ["10.0.0.1/31", "10.0.0.1/31"]}}, "config.target.addresses[1]"),
         ({"target": {"routes": ["10.0.0.0/8"] * 65}}, "config.target.routes"),
@@ -153,3 +155,15 @@ def test_the_port_of_an_end(kind, good, bad):
     for value in (bad, None, True):
         with pytest.raises(FieldError):
             validators.end_port(value, "p", kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [("wireguard", [1, 443, 500, 65535], 0), ("openvpn", [443], "443"), ("ipsec", [443, 4500, 14500], 500)],
+)
+def test_the_port_at_which_an_end_is_dialed(kind, good, bad):
+    for port in good:
+        assert validators.endpoint_port(port, "p", kind) == port
+    for value in (bad, None, True):
+        with pytest.raises(FieldError):
+            validators.endpoint_port(value, "p", kind)

@@ -247,6 +247,64 @@ def test_ports_that_a_firewall_has_to_open():
         "nl-1": ["4500/udp"],
         "us-1": ["4500/udp", "20007/udp"],
     }
+    assert model_records.mapped_ports(records) == {}
+
+
+def test_ports_that_a_nat_has_to_map():
+    """The node's own firewall has to let in what the NAT makes of it."""
+    tcp = of_type("openvpn", 4, config={"transport": "tcp"})
+    tcp["ends"][1]["endpoint_port"] = 443
+    ipsec = [of_type("ipsec", number, (5, "nl-1"), (2, "fi-1")) for number in (5, 6)]
+    for raw in ipsec:
+        raw["ends"][1]["endpoint_port"] = 14500
+    off = [mapped(7, 445, dial="target"), mapped(8, 444) | {"is_active": False}]
+    records, broken = model_records.parse_all([mapped(3, 443), tcp, *ipsec, *off])
+    assert broken == []
+    nat = {"endpoint": "198.51.100.20", "endpoint_port": 443, "protocol": "udp", "port": 20003}
+    own = {"endpoint": "203.0.113.2", "protocol": "udp"}
+    assert model_records.mapped_ports(records) == {
+        "fi-1": [
+            {**own, "endpoint_port": 443, "protocol": "tcp", "port": 20004},
+            {**own, "endpoint_port": 14500, "port": 4500},
+        ],
+        "n3": [nat],
+    }
+    assert model_records.ports(records)["n3"] == ["20003/udp"]
+    assert model_records.ports(records)["fi-1"] == ["4500/udp", "20004/tcp"]
+
+
+def mapped(number, port, **config):
+    """A tunnel whose target is dialed at this port, as the panel answers it."""
+    raw = tunnel(number, target=(number, f"n{number}"), config={"target": {"endpoint_port": port}, **config})
+    raw["ends"][1].update(endpoint="198.51.100.20", endpoint_port=port)
+    return raw
+
+
+def test_a_panel_of_an_older_version_keeps_an_endpoint_port_and_does_not_give_it():
+    raw = mapped(3, 443)
+    del raw["ends"][1]["endpoint_port"]
+    assert [end["endpoint_port"] for end in model_records.parse(raw)["ends"].values()] == [20003, 443]
+    assert [end["port"] for end in model_records.parse(raw)["ends"].values()] == [20003, 20003]
+
+
+def test_one_port_of_an_address_leads_to_one_end():
+    first, second = mapped(3, 443), mapped(4, 443)
+    records, broken = model_records.parse_all([first, second])
+    assert [record["id"] for record in records] == [3]
+    assert broken[0]["error"].startswith("target.endpoint_port on n4: 443 can't be used. The tunnel 't3' has it")
+    apart = [mapped(4, 444), mapped(5, 443, transport="tcp"), mapped(6, 443)]
+    apart[2]["ends"][1]["endpoint"] = "198.51.100.21"
+    assert model_records.parse_all([first, *apart])[1] == []
+
+
+def test_ipsec_tunnels_share_a_mapped_port_too():
+    pair = [of_type("ipsec", number, (1, "de-1"), (2, "fi-1")) for number in (3, 4)]
+    for raw in pair:
+        raw["ends"][1]["endpoint_port"] = 14500
+    assert model_records.parse_all(pair)[1] == []
+    pair[0]["ends"][1]["endpoint_port"] = 500
+    with pytest.raises(FieldError, match=r"target\.endpoint_port: 500 can't be used\. To this port IPsec speaks in"):
+        model_records.parse(pair[0])
 
 
 @given(json_values)

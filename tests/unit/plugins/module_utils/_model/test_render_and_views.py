@@ -52,6 +52,9 @@ def test_an_end_that_does_not_dial_and_keeps_nothing_alive():
 
 def test_an_ipv6_endpoint_is_bracketed():
     assert "Endpoint = [2001:db8::1]:20003\n" in conf(view(**{"peer.endpoint": "2001:db8::1"}))
+    mapped = conf(view(**{"local.endpoint_port": 80, "peer.endpoint_port": 443}))
+    assert "ListenPort = 20003\n" in mapped
+    assert "Endpoint = 203.0.113.3:443\n" in mapped
 
 
 HOSTILE = st.one_of(

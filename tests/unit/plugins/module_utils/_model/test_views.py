@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +73,7 @@ def test_a_view():
             "role": "target",
             "endpoint": "203.0.113.2",
             "port": 20003,
+            "endpoint_port": 20003,
             "addresses": ["10.201.3.1/31", "fd6d:7a00::3:1/127"],
             "routes": ["192.168.7.0/24"],
             "public": None,
@@ -80,6 +83,7 @@ def test_a_view():
             "role": "source",
             "endpoint": "203.0.113.1",
             "port": 20003,
+            "endpoint_port": 20003,
             "addresses": ["10.201.3.0/31", "fd6d:7a00::3:0/127"],
             "routes": ["192.168.6.0/24"],
             "public": {"public_key": KEY},
@@ -108,3 +112,24 @@ def test_a_keepalive_of_zero_is_no_default():
 def test_two_hosts_that_are_one_node():
     with pytest.raises(FieldError, match="The host a is this node already"):
         model_views.views([], {"a": "de-1", "b": "de-1"}, PANEL)
+
+
+def test_an_end_is_dialed_at_another_port_than_it_listens_at():
+    raw = tunnel(config={"target": {"endpoint_port": 443}})
+    raw["ends"][1]["endpoint_port"] = 443
+    record = model_records.parse(raw)
+    here, there = (model_views.view(record, node, PANEL) for node in ("de-1", "fi-1"))
+    agree(here, there)
+    assert (here["peer"]["endpoint_port"], here["peer"]["port"]) == (443, 20003)
+    assert (here["local"]["endpoint_port"], here["local"]["port"]) == (20003, 20003)
+    assert model_views.check(here, PANEL) == here
+    mapped = "is UDP 443 at 203.0.113.2 mapped to 20003 on fi-1, and open"
+    assert model_views.way_in(here, here["peer"]) == model_views.way_in(there, there["local"]) == mapped
+    assert model_views.way_in(here, here["local"]) == "is UDP 20003 open at 203.0.113.1"
+
+
+def test_a_view_of_an_older_controller_is_dialed_at_its_port():
+    older: Any = model_views.view(model_records.parse(tunnel()), "de-1", PANEL)
+    for side in ("local", "peer"):
+        del older[side]["endpoint_port"]
+    assert model_views.check(older, PANEL)["peer"]["endpoint_port"] == 20003

@@ -316,7 +316,7 @@ def test_an_end_that_is_dialled_says_so():
         "connecting",
         "fi-1 has not dialed UDP 20003 here at 203.0.113.2 yet, for 40 s",
     )
-    assert "fi-1 dials, is UDP 20003 open here at 203.0.113.2" in (
+    assert "fi-1 dials, is UDP 20003 open at 203.0.113.2 (this host)" in (
         measure.status(view(dial=False), measured, 300, WireGuard(None, None))[1] or ""
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_the_connection_of_a_plain_view():
     ):
         assert wanted in lines
     assert "\n".join(lines).count("{") == "\n".join(lines).count("}")
+    assert [line for line in lines if "_port" in line] == ["local_port = 4500", "remote_port = 4500"]
+    behind = conf(ipsec(**{"local.endpoint_port": 443, "peer.endpoint_port": 14500}))
+    assert re.findall("\\w+_port = .*", behind) == ["local_port = 4500", "remote_port = 14500"]
     assert "remote_addrs = %any" in conf(ipsec(dial=False))
 
 

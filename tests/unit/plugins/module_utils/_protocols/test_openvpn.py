@@ -67,6 +67,11 @@ def target(**changes):
     ("changes", "wanted", "unwanted"),
     [
         ({}, ["tls-client", "proto udp", "lport 20003", "remote 203.0.113.3 20003"], ["dh"]),
+        (
+            {"local.endpoint_port": 80, "peer.endpoint_port": 443},
+            ["lport 20003", "remote 203.0.113.3 443"],
+            [],
+        ),
         (target(), ["tls-server", "dh none", "proto udp", "remote 203.0.113.3 20003"], []),
         # A name may be of either family: the target waits on both, unless nobody else dials.
         (target(**{"peer.endpoint": "fi.example"}), ["proto udp6"], ["remote"]),
