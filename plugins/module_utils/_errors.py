@@ -61,6 +61,8 @@ class PanelError(Error):
         "validate_certs: false is for a lab only.",
         "login": "Check username and password, or ask for a new token: tokens expire.",
         "forbidden": "Use a sudo admin of the panel.",
+        "not_panel": "Not the panel answered, but something before it, such as a web application firewall, a CDN or a "
+        "proxy: have it let the API's calls pass, or give the panel's own address.",
         "not_found": "It may have been deleted in the meantime: run again.",
         "no_tunnels_api": "Use a panel that has the tunnels API, such as the embedded one (docs/panel.md). "
         "Nothing was removed anywhere.",

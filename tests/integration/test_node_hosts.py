@@ -14,9 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.packages import NO_TUN
 from tests.lab.lab import Lab
 from tests.support import labs
 from tests.support.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
+from tests.support.records import ED25519
 from tests.support.world import until
 
 pytestmark = pytest.mark.lab
@@ -374,6 +376,41 @@ def test_interface_gets_another_name(nodes: Directly) -> None:
     nodes.apply(fresh)
     assert nodes.health(fresh, wait=60)["a"].statuses() == {"active"}
     assert sorted(nodes.sh("a", "ls /etc/wireguard").split()) == ["mz1.conf", "mz7.conf"]
+
+
+def test_a_host_without_a_tun_device_is_told_so(nodes: Directly) -> None:
+    """As in a container whose provider did not allow it. Before, each type ended in words of another program."""
+    pairs = [nodes.pair(number, type=kind) for number, kind in enumerate(("wireguard", "openvpn", "ipsec"), 1)]
+    nodes.sh("a", "mount -t tmpfs tmpfs /dev/net")
+    try:
+        answer = nodes.apply({"a": [pair["a"] for pair in pairs]})["a"]
+    finally:
+        nodes.sh("a", "umount /dev/net")
+    assert answer.errors() == [f"tunnel t{number} on a: {NO_TUN}" for number in (1, 2, 3)]
+    assert (answer["missing"], answer["unavailable"], answer["packages"]) == (["tun"], [NO_TUN], [])
+    assert "mz" not in leftovers(nodes, "a")
+
+
+def test_why_strongswan_does_not_start(nodes: Directly) -> None:
+    """Its own words, and not those of systemctl, which are to look for them. STAND-IN: a charon that ends at once."""
+    folder = "/run/systemd/system/strongswan.service.d"
+    lines = (
+        "[Service]",
+        "SyslogIdentifier=charon-systemd",
+        "ExecStart=",
+        "ExecStart=sh -c 'echo no luck today; exit 1'",
+    )
+    nodes.lab.host("a").run(f"systemctl stop strongswan; mkdir {folder}; cat > {folder}/x.conf", input="\n".join(lines))
+    nodes.sh("a", "systemctl daemon-reload")
+    pair = nodes.pair(1, type="ipsec")
+    pair["a"]["peer"]["public"] = {"public_key": ED25519}
+    try:
+        (error,) = nodes.apply({"a": [pair["a"]]})["a"].errors()
+    finally:
+        nodes.sh("a", f"rm -r {folder}; systemctl daemon-reload; systemctl reset-failed; systemctl start strongswan")
+    assert error.startswith("tunnel t1 on a: strongSwan does not run: ")
+    assert error.endswith("no luck today")
+    assert "systemctl" not in error
 
 
 def test_bare_host_says_what_is_missing(nodes: Directly) -> None:

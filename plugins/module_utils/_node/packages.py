@@ -7,11 +7,18 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from typing import NamedTuple
 
 from .._model.types import TypedDict  # type: ignore[attr-defined]
 
 OS_RELEASE = "/etc/os-release"
+PYTHON = "/usr/bin/python3"  # which the distribution's packages are for
+TUN = "/dev/net/tun"
+NO_TUN = (
+    "This host has no %s, with which a process carries packets: run modprobe tun, or in a container or a small virtual "
+    "server ask the provider for the device." % TUN
+)
 MANAGERS = {"Debian": "apt", "RedHat": "dnf"}
 # Words of ID and ID_LIKE, and the family as Ansible names it
 _FAMILIES = {"debian": "Debian", "ubuntu": "Debian", "rhel": "RedHat", "fedora": "RedHat", "centos": "RedHat"}
@@ -70,8 +77,29 @@ def family(settings: dict[str, str]) -> str | None:
     return next((_FAMILIES[word] for word in words if word in _FAMILIES), None)
 
 
-def choose(os_release: str, needs: list[tuple[Packages, list[str]]]) -> Choice:
-    """What to install, sorted; ``package_manager`` is apt, dnf or None.
+def own_python() -> str | None:
+    """The path of the Python that runs this, where it is not the distribution's, so that no package is for it."""
+    return None if sys.prefix == "/usr" else sys.executable
+
+
+def beyond_packages(missing: list[str], python: str | None) -> str | None:
+    """What to do about a capability of ``missing`` that no package brings; ``python`` as ``own_python`` answers it."""
+    if "tun" in missing:
+        return NO_TUN
+    if python and "cryptography" in missing:
+        hint = "The Python of this run, %s, has no cryptography, and the distribution's package for it is for %s: set "
+        return (hint + "ansible_python_interpreter to that, or install it with pip.") % (python, PYTHON)
+    return None
+
+
+def advice(missing: list[str], role: str, python: str | None) -> str:
+    """What to do about the capabilities that a tunnel lacks; ``role`` installs them."""
+    hint = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
+    return beyond_packages(missing, python) or hint % (", ".join(missing), role)
+
+
+def choose(os_release: str, needs: list[tuple[Packages, list[str]]], python: str | None = None) -> Choice:
+    """What to install, sorted; ``package_manager`` is apt, dnf or None; ``python`` as ``own_python`` answers it.
 
     ``os_release`` is the text of the file, ``needs`` ``[(Packages, [capabilities that the host lacks])]`` of the
     protocols. A protocol that lacks something without a package gets no packages: they would not make it run.
@@ -84,6 +112,10 @@ def choose(os_release: str, needs: list[tuple[Packages, list[str]]]) -> Choice:
     unavailable = []
     for table, missing in needs:
         if not missing:
+            continue
+        beyond = beyond_packages(missing, python)
+        if beyond:
+            unavailable.append(beyond)
             continue
         if system is None:
             sentence = "%s is not of the families %s. Install %s by hand: only what is missing is installed."

@@ -119,7 +119,7 @@ class Apply:
             "changed": bool(self.removed or any(tunnel.changes for tunnel in tunnels)),
             "diff": self.diff + [part for tunnel in tunnels for part in tunnel.diff],
             "missing": names,
-            **packages.choose((read(packages.OS_RELEASE) or "") if names else "", self.lacks),
+            **packages.choose((read(packages.OS_RELEASE) or "") if names else "", self.lacks, packages.own_python()),
             "tunnels": [tunnel.answer() for tunnel in tunnels],
             "removed": self.removed,
             "orphans": [_known(s) for u, s in mine.items() if u not in named and u not in going],
@@ -271,8 +271,8 @@ class Apply:
         self.lacks.append((part.protocol.packages, lacks))
         if lacks and not self.host.check:
             for tunnel in wanted:
-                hint = "This host lacks %s: install it (the role marzban.tunnels.%s does)."
-                tunnel.refuse(Error(hint % (", ".join(lacks), part.protocol.role or part.protocol.name)))
+                role = part.protocol.role or part.protocol.name
+                tunnel.refuse(Error(packages.advice(lacks, role, packages.own_python())))
 
     def _retire(self, tunnels: list[Tunnel]) -> None:
         """Takes down what a tunnel was before its type changed, now that it is known that the new type can run here."""

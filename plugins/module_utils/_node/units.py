@@ -40,8 +40,11 @@ def states(host: Host, units: Iterable[str]) -> dict[str, Unit]:
     return answer
 
 
+_NOISE = ("[#]", "┌", "│", "└")  # the commands of wg-quick, and the banner of wireguard-go
+
+
 def last_words(host: Host, unit: str, program: str) -> str:
     """The end of what ``program`` said in a unit's last start, as one line."""
-    said = host.query("journalctl", "--no-pager", "--output=cat", "--lines=12", "--unit", unit, "--identifier", program)
-    lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith("[#]")]
+    said = host.query("journalctl", "--no-pager", "--output=cat", "--lines=20", "--unit", unit, "--identifier", program)
+    lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith(_NOISE)]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit

@@ -274,6 +274,8 @@ class Transport:
             return self._kind_of_404(path, detail, from_our_routes)
         if status == 422 and self._is_unknown_there(detail):
             return "old_panel"
+        if status in (401, 403) and detail is None:  # a panel has a reason, in JSON
+            return "not_panel"
         own = api.trouble(detail) if status == 503 else None
         return own or _KINDS.get(status, "bad_answer")
 
@@ -374,7 +376,7 @@ def reason(error: Exception, timeout: int) -> str:
 
 def tls_reason(error: Exception) -> str:
     """Why a certificate, or a port, is not trusted."""
-    found = re.search(r"certificate verify failed: ([^(\]']+)", str(error))
+    found = re.search(r"certificate verify failed: (.+?)\.?(?: \(_ssl|[\])]|\Z)", str(error))  # it may quote names
     if found:
         return printable(found.group(1).strip(), 200)
     if "WRONG_VERSION_NUMBER" in str(error) or "wrong version number" in str(error):

@@ -42,7 +42,7 @@ from .._node.host import Host
 from .._node.net import Route
 from .._node.netdev import Live, Plan
 from .._node.observation import Observation
-from .._node.packages import Packages
+from .._node.packages import TUN, Packages
 from .._node.state import Folders
 from . import x25519
 
@@ -223,6 +223,11 @@ class Protocol:
         # Pings are sent without ping: it is there for those who look into a tunnel by hand.
         common = [("nftables", "nft"), ("ping", "ping"), ("iproute2", "ip")]
         return lacks + [name for name, program in [*wanted, *common] if not self.host.has(program)]
+
+    @staticmethod
+    def lacks_tun() -> list[str]:
+        """The capability ``tun``, where a process can't carry packets."""
+        return [] if os.path.exists(TUN) else ["tun"]
 
     # Planning
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,21 @@ def test_a_token_that_expired_is_replaced_once(panel: Panel) -> None:
 
 def test_no_such_tunnel_is_told_from_no_tunnels_api(panel: Panel) -> None:
     refused("not_found", lambda: client(panel).tunnel(99999), "Tunnel not found")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Hostname mismatch, certificate is not valid for 'wrong.example.com'. (_ssl.c:1006)",
+         "Hostname mismatch, certificate is not valid for 'wrong.example.com'"),
+        ("IP address mismatch, certificate is not valid for '192.0.2.1'. (_ssl.c:1000)",
+         "IP address mismatch, certificate is not valid for '192.0.2.1'"),
+        ("unable to get local issuer certificate (_ssl.c:1006)", "unable to get local issuer certificate"),
+    ],
+)  # fmt: skip
+def test_why_a_certificate_is_not_trusted_is_told_to_its_end(said: str, told: str) -> None:
+    error = ssl.SSLCertVerificationError(1, f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {said}")
+    assert transport.tls_reason(Exception(f"Max retries exceeded (Caused by SSLError({error!r}))")) == told
 
 
 @pytest.mark.parametrize("rule", [NO_ROUTE, HTML_404], ids=["json", "html"])

@@ -65,6 +65,15 @@ def test_a_post_that_was_not_looked_at_is_sent_again(faulty: Faulty, panel: Pane
     assert 10 <= waits[1] <= 20
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_firewall_before_the_panel_is_not_the_panel(alone: Faulty, status: int) -> None:
+    """It does not say that the login is wrong, nor that another admin would help."""
+    alone.on("GET", "/api/nodes", answer(status, "<html>Attention Required!", "text/html"))
+    words = ("a page of HTML", "Not the panel answered, but something before it", "let the API's calls pass")
+    error = refused("not_panel", client(alone).nodes, str(status), *words)
+    assert "sudo" not in str(error)
+
+
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_a_proxy_without_its_panel(alone: Faulty, status: int) -> None:
     alone.on("GET", "/api/nodes", answer(status, "<html>bad gateway", "text/html"))

@@ -22,6 +22,7 @@ from ..._model import render
 from ..._model.types import Applied, Public, View
 from ..._node import files as node_files
 from ..._node import netdev
+from ..._node import units as node_units
 from ..._node.host import Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
@@ -35,6 +36,7 @@ from .plan import CHARON
 
 LINK = "link.ip"
 UNITS = "/etc/systemd/system"
+PROGRAM = "charon-systemd"  # which the stock unit runs
 SCRIPT = "/usr/local/sbin/marzban-ipsec-call"
 PLUGINS = ("/usr/lib/ipsec/plugins", "/usr/lib64/strongswan/plugins")
 MODULES = ("esp4", "xfrm_user", "xfrm_interface")  # of a kernel that can carry the packets
@@ -123,7 +125,7 @@ class IPsec(Protocol):
         userspace = self._wanted_path == swanctl.USERSPACE or (self._wanted_path == "auto" and self._lacking())
         if userspace and not has_plugin("kernel-libipsec"):
             lacks.append("kernel-libipsec")
-        return lacks
+        return lacks + self.lacks_tun() if userspace else lacks
 
     def _lacking(self) -> list[str]:
         if self._kernel_lacks is None:
@@ -304,15 +306,17 @@ class IPsec(Protocol):
 
     def ready(self, plans: list[Any]) -> dict[str, Error]:
         """Lets charon read its settings. Failed: ``{uuid: Error}``."""
+        actions = {plan.charon for plan in plans if plan.charon}
         try:
-            actions = {plan.charon for plan in plans if plan.charon}
             if actions:
                 self._forget_starts(CHARON)
                 self.host.run("systemctl", min(actions), CHARON, timeout=60)
             elif any(plan.settings for plan in plans):
                 self.host.run("sh", "-c", "swanctl --reload-settings 2>&1")
         except Error as error:
-            return {plan.view["uuid"]: Error("strongSwan does not run: %s" % error) for plan in plans}
+            # systemctl says that it failed, and charon says why.
+            said = node_units.last_words(self.host, CHARON, PROGRAM) if actions else error
+            return {plan.view["uuid"]: Error("strongSwan does not run: %s" % said) for plan in plans}
         return {}
 
     def _forget_starts(self, name: str) -> None:

@@ -37,6 +37,7 @@ UNITS = "/etc/systemd/system"
 SOCKETS = "/run/openvpn-server"
 LINK = "link.ip"
 LEAST_VERSION = (2, 6)  # peer-fingerprint
+DCO = ("/sys/module/ovpn", "/sys/module/ovpn_dco_v2")  # where the kernel carries packets
 QUANTUM_LIBRARY = (3, 5)  # the first OpenSSL with ML-KEM
 HIDDEN = ("home", "root", "tmp", "var/tmp", "run/user")  # what the stock unit's process can't see
 TIMEOUT = 1  # second, for the management socket
@@ -92,7 +93,7 @@ class OpenVPN(Protocol):
         version = self._versions()[0]
         if version and version < LEAST_VERSION:
             lacks.insert(0, "openvpn-2.6")
-        return lacks
+        return lacks if any(os.path.isdir(module) for module in DCO) else lacks + self.lacks_tun()
 
     def _versions(self) -> openvpn_conf.Versions:
         """Of OpenVPN and of its OpenSSL; () where it isn't installed."""

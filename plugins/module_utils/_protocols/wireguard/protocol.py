@@ -77,8 +77,9 @@ class WireGuard(Protocol):
     def missing(self) -> list[str]:
         """The capabilities that a tunnel needs and this host lacks."""
         lacks = self.lacks([("wireguard-tools", "wg"), ("wireguard-tools", "wg-quick")])
-        if not self.host.has("wireguard-go") and not kernel_has_wireguard():
-            lacks.append("wireguard-go")
+        if not kernel_has_wireguard():
+            lacks += [] if self.host.has("wireguard-go") else ["wireguard-go"]
+            lacks += self.lacks_tun()
         return sorted(set(lacks), key=lacks.index)
 
     def check(self, view: View) -> None:

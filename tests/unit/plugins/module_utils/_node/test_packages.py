@@ -6,6 +6,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +93,33 @@ def test_another_system_is_named_with_what_it_lacks():
     assert sentence.startswith(
         "Alpine Linux is not of the families Debian and RedHat. Install wireguard-tools, nftables"
     )
+
+
+def test_what_no_package_brings():
+    """A device, and a library for a Python that is not the distribution's: installing would change nothing."""
+    needs = [(TABLES["wireguard"], ["wireguard-go", "tun"]), (TABLES["openvpn"], ["openvpn"])]
+    found = packages.choose(DEBIAN_12, needs)
+    assert (found["packages"], found["unavailable"]) == (["openvpn"], [packages.NO_TUN])
+    assert packages.advice(["openvpn", "tun"], "openvpn", None) == packages.NO_TUN
+    needs = [(TABLES["wireguard"], ["cryptography", "wireguard-tools"]), (TABLES["openvpn"], ["openvpn"])]
+    python = "/opt/venv/bin/python3"
+    found = packages.choose(DEBIAN_12, needs, python)
+    sentence = packages.advice(["cryptography"], "wireguard", python)
+    assert (found["packages"], found["unavailable"]) == (["openvpn"], [sentence])
+    assert sentence.startswith(f"The Python of this run, {python}, has no cryptography, and the distribution's package")
+    assert "set ansible_python_interpreter to that" in sentence
+    plain = "This host lacks cryptography: install it (the role marzban.tunnels.wireguard does)."
+    assert packages.advice(["cryptography"], "wireguard", None) == plain
+    assert packages.advice(["nftables"], "wireguard", python) == plain.replace("cryptography", "nftables")
+
+
+def test_which_python_the_packages_are_for():
+    assert packages.own_python() == sys.executable, "that of the tests is in a virtual environment"
+    code = "from ansible_collections.marzban.tunnels.plugins.module_utils._node.packages import *; print(own_python())"
+    there = {"PYTHONPATH": str(Path(packages.__file__).parents[6])}
+    if os.path.exists(packages.PYTHON):
+        said = subprocess.run([packages.PYTHON, "-c", code], env=there, capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == "None"
 
 
 @given(st.text(), st.lists(st.sampled_from(["wireguard-tools", "openvpn", "ping", "whatever"]), max_size=3))

@@ -15,7 +15,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import render, views
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import state
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import x25519
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import base, x25519
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.openvpn import (
     certificate as openvpn_certificate,
 )
@@ -253,11 +253,16 @@ class Told(Host):
         return self.said
 
 
-def test_what_is_missing_and_refused():
+def test_what_is_missing_and_refused(monkeypatch):
+    monkeypatch.setattr(base, "TUN", "/dev/null")
     folders = state.Folders("/etc/marzban/tunnels")
     old = openvpn_protocol.OpenVPN(Told("OpenVPN 2.5.1 x\nlibrary versions: OpenSSL 1.1.1n"), folders)
     assert old.missing() == ["openvpn-2.6"]
     mid = openvpn_protocol.OpenVPN(Told("OpenVPN 2.6.14 x\nlibrary versions: OpenSSL 3.0.20"), folders)
+    assert mid.missing() == []
+    monkeypatch.setattr(base, "TUN", "/dev/no/tun")
+    assert mid.missing() == ["tun"]
+    monkeypatch.setattr(openvpn_protocol, "DCO", ("/sys/module/no such", "/sys/module"))
     assert mid.missing() == []
     checked = views.check(view(type="openvpn", post_quantum="require"), PANEL)
     with pytest.raises(FieldError, match=r"OpenVPN of this host has OpenSSL 3\.0"):

@@ -16,6 +16,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node import host 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import net
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import base
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.base import Situation
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import plan as wireguard_plan
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import protocol as wireguard_protocol
@@ -53,11 +54,16 @@ def test_whether_the_kernel_has_wireguard(tmp_path, path, text, there):
 
 
 def test_wireguard_go_is_missing_only_where_the_kernel_has_no_wireguard(monkeypatch):
+    monkeypatch.setattr(base, "TUN", "/dev/null")
     protocol = wireguard_protocol.WireGuard(Routes({}), None)
     monkeypatch.setattr(protocol.host, "has", lambda program: program != "wireguard-go")
     for there, lacks in ((True, []), (False, ["wireguard-go"])):
         monkeypatch.setattr(wireguard_protocol, "kernel_has_wireguard", lambda there=there: there)
         assert protocol.missing() == lacks
+    monkeypatch.setattr(base, "TUN", "/dev/no/tun")
+    assert protocol.missing() == ["wireguard-go", "tun"]
+    monkeypatch.setattr(wireguard_protocol, "kernel_has_wireguard", lambda: True)
+    assert protocol.missing() == []
 
 
 # The size of packets
