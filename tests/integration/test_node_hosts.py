@@ -19,7 +19,7 @@ from tests.lab.lab import Lab
 from tests.support import labs
 from tests.support.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
 from tests.support.records import ED25519
-from tests.support.world import until
+from tests.support.world import TOP, until
 
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"
@@ -389,6 +389,14 @@ def test_a_host_without_a_tun_device_is_told_so(nodes: Directly) -> None:
     assert answer.errors() == [f"tunnel t{number} on a: {NO_TUN}" for number in (1, 2, 3)]
     assert (answer["missing"], answer["unavailable"], answer["packages"]) == (["tun"], [NO_TUN], [])
     assert "mz" not in leftovers(nodes, "a")
+
+
+def test_the_strongswan_of_these_tests_is_one_without_the_hole(nodes: Directly) -> None:
+    """docs/ipsec.md names the package of Debian 13 that is repaired; what users get today must not be an older one."""
+    repaired = "6.0.1-6+deb13u7"
+    assert f"`{repaired}`" in (TOP / "docs/ipsec.md").read_text()
+    installed = nodes.sh("b", "dpkg-query -W -f '${Version}' charon-systemd")
+    nodes.sh("b", f"dpkg --compare-versions {installed} ge {repaired}")
 
 
 def test_why_strongswan_does_not_start(nodes: Directly) -> None:
