@@ -61,6 +61,7 @@ def test_create_edit_deactivate_activate_delete(screen: Screen) -> None:
     expect(screen.page.locator("#detail-status")).to_contain_text("inactive")
     assert screen.tunnel("فارسی-1")["is_active"] is False
     screen.detail.get_by_role("button", name="Activate", exact=True).click()
+    expect(screen.detail.get_by_role("button", name="Deactivate")).to_be_visible()
     expect(screen.page.locator("#detail-status")).to_contain_text("not reported yet")
     assert screen.tunnel("فارسی-1")["is_active"] is True
 
