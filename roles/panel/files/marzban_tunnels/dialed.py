@@ -51,7 +51,8 @@ def check_dialed(session: Session, nodes: Table, record: Tunnel, config: TunnelC
             if _canonical(place) == _canonical(here) and (theirs.get("transport") or "udp") == transport:
                 sentence = say(
                     "endpoint_port_taken",
-                    "{transport} {port} at {place} leads to {owner} already; map another port, or give another endpoint",
+                    "{transport} {port} at {place} leads to tunnel {owner} already;"
+                    " map another port, or give another endpoint",
                     transport=transport.upper(),
                     port=port,
                     place=here,

@@ -248,8 +248,8 @@ def _not_for(tunnel_type: str, config: TunnelConfig) -> dict[str, str]:
         if tunnel_type == "ipsec" and config.end(role).endpoint_port == IKE_PORT:
             problems[f"config.{role}.endpoint_port"] = say(
                 "ipsec_endpoint_port",
-                "{port}: to this port IPsec speaks in another way than to {listening}, where the end listens; map another"
-                " one",
+                "{port}: to this port IPsec speaks in another way than to {listening}, where the end listens;"
+                " map another one",
                 port=IKE_PORT,
                 listening=IPSEC_PORT,
             )
