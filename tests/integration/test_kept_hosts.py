@@ -162,6 +162,7 @@ def test_a_new_interface_at_one_end_goes_on_with_the_pre_shared_key(nodes: Direc
     handed = {uuid(1): json.loads(nodes.sh("a", f"cat {CONFIG}/{uuid(1)}/preshared.sealed"))["sealed"]}
     for _round in range(2):  # it is taken, and switched to
         nodes.apply(pair(), handed=handed, paired=[uuid(1)])
+    assert nodes.health(pair(), wait=60)["a"].statuses() == {"active"}
     used = nodes.sh("b", "wg show mz1 preshared-keys")
     assert "(none)" not in used
     renamed = {"a": pair(interface="mz9")["a"]}
