@@ -24,6 +24,17 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
+@pytest.fixture
+def joined(world: World) -> None:
+    """Both tunnels carry packets. A run only where a test comes alone."""
+    for name, source, target in BOTH:
+        if name not in world.tunnels():
+            world.tunnel(name, source, target)
+    if not all(world.passes(*tunnel) for tunnel in BOTH):
+        world.apply().expect()
+        world.expect_traffic(*BOTH)
+
+
 def files(world: World, host: str) -> str:
     """What is on a host, with the times of its last change."""
     found = "find /etc/marzban /etc/wireguard -printf '%p %m %s %T@ %i\\n'; ip -o addr; nft -s list ruleset"
@@ -54,6 +65,7 @@ def test_apply_with_the_login_in_variables(world: World) -> None:
     assert world.panel.password not in run.text
 
 
+@pytest.mark.usefixtures("joined")
 @pytest.mark.variation
 def test_apply_on_chosen_hosts(world: World) -> None:
     run = world.apply("-e", "marzban_hosts=a").expect()
@@ -62,6 +74,7 @@ def test_apply_on_chosen_hosts(world: World) -> None:
     assert not run.of("b")
 
 
+@pytest.mark.usefixtures("joined")
 def test_status_measures_and_changes_nothing(world: World) -> None:
     before = files(world, "a"), files(world, "b")
     run = world.play("status", "--diff").expect()
@@ -76,6 +89,7 @@ def test_status_measures_and_changes_nothing(world: World) -> None:
         assert all(end["measured"]["loss_percent"] == 0 for end in told["ends"])
 
 
+@pytest.mark.usefixtures("joined")
 @pytest.mark.variation
 def test_status_in_check_mode_tells_the_panel_nothing(world: World) -> None:
     before = len(world.panel.writes())
@@ -85,6 +99,7 @@ def test_status_in_check_mode_tells_the_panel_nothing(world: World) -> None:
     assert len(world.panel.writes()) == before
 
 
+@pytest.mark.usefixtures("joined")
 def test_status_of_a_tunnel_that_carries_nothing(world: World) -> None:
     """It is said what was expected, what was seen and where; the other tunnel is as it was."""
     a = world.lab.host("a")
@@ -108,6 +123,7 @@ def test_status_of_a_tunnel_that_carries_nothing(world: World) -> None:
     assert {value["status"] for value in world.tunnels().values()} == {"active"}
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_change_that_cuts_a_tunnel_off_fails_the_run(world: World) -> None:
     """The new port is closed at both hosts. A status is a failure only where tunnels_strict says so."""
     world.apply("-e", "tunnels_strict=error,connecting").expect()
@@ -133,6 +149,7 @@ def test_a_change_that_cuts_a_tunnel_off_fails_the_run(world: World) -> None:
     world.expect_traffic(*BOTH)
 
 
+@pytest.mark.usefixtures("joined")
 def test_status_while_a_node_is_off(world: World) -> None:
     b = world.lab.host("b")
     b.stop()
@@ -146,6 +163,7 @@ def test_status_while_a_node_is_off(world: World) -> None:
     world.expect_traffic(*BOTH)
 
 
+@pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize(
     "words",
     [(), pytest.param(("-e", "marzban_tunnel=one", "-e", "marzban_all=true"), marks=pytest.mark.variation)],
@@ -162,6 +180,7 @@ def test_remove_asks_what_to_remove(world: World, words: tuple[str, ...]) -> Non
     world.expect_traffic(*BOTH)
 
 
+@pytest.mark.usefixtures("joined")
 @pytest.mark.variation
 def test_remove_of_a_tunnel_that_is_not_there(world: World) -> None:
     run = world.play("remove", "-e", "marzban_tunnel=onne").expect(2)
@@ -170,6 +189,7 @@ def test_remove_of_a_tunnel_that_is_not_there(world: World) -> None:
     world.expect_traffic(*BOTH)
 
 
+@pytest.mark.usefixtures("joined")
 def test_remove_in_check_mode_says_what_would_go(world: World) -> None:
     before = len(world.panel.writes())
     run = world.play("remove", "-e", "marzban_tunnel=two", "--check", "--diff").expect()
@@ -180,6 +200,7 @@ def test_remove_in_check_mode_says_what_would_go(world: World) -> None:
     world.expect_traffic(*BOTH)
 
 
+@pytest.mark.usefixtures("joined")
 def test_remove_one_end_after_the_other(world: World) -> None:
     """A host that is not in the run takes the tunnel off with its next one."""
     interface = world.tunnels()["two"]["ends"][0]["interface"]

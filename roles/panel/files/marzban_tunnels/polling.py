@@ -48,7 +48,7 @@ def compressed(content: bytes, accept_encoding: str | None) -> tuple[bytes, dict
 
 def _takes_gzip(accept_encoding: str | None) -> bool:
     for part in (accept_encoding or "").lower().split(","):
-        coding, _, weight = part.partition(";")
+        coding, _semicolon, weight = part.partition(";")
         if coding.strip() == "gzip":
             return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     return False
