@@ -150,8 +150,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if make and not check:
         if state is None:
             about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"], "version": 0}
-            folders.write_state(new_state(about))
+            state = new_state(about)
+            folders.write_state(state)
         public = protocol.make_key(uuid)
+        # Or the next run would name this key as one that somebody else has put there.
+        folders.write_state({**state, "public_key": public["public_key"]})
     old, new = (protocol.fingerprint(half) if half else None for half in (before, public))
     shown_old = old or ("a broken key" if broken else None)
     shown_new = new or ("a new key" if make else shown_old)
