@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
+from tests.support.nodes import Directly
 from tests.support.panel import Panel
 from tests.support.world import World
 
@@ -79,3 +80,17 @@ def make_world(
         panel.stop()
     for lab in running:
         lab.down()
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
+    """The hosts of a file's own ``lab``, with what serves the calls on them."""
+    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
+        yield served
+
+
+@pytest.fixture
+def nodes(served: Directly) -> Iterator[Directly]:
+    """The same, for a test that begins with nothing on them."""
+    yield served
+    served.start_anew()

@@ -31,18 +31,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    yield served
-    served.start_anew("old,mid,a,b")
-
-
 def agreed(answer: dict[str, Any]) -> list[tuple[str, bool]]:
     return [(tunnel["measured"]["key_exchange"], tunnel["measured"]["post_quantum"]) for tunnel in answer["tunnels"]]
 

@@ -48,18 +48,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    yield served
-    served.start_anew("a,b,c")
-
-
 def up(nodes: Nodes, *pairs: dict[str, View]) -> dict[str, list[View]]:
     """Brings these up, keys first, and answers their views."""
     nodes.apply(nodes.views(*pairs))

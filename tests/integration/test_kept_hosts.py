@@ -29,18 +29,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    yield served
-    served.start_anew()
-
-
 def views(nodes: Directly) -> dict[str, list[View]]:
     """Those of one tunnel of each type, as they are after what was published."""
     return nodes.views(*(nodes.pair(number, type=kind) for number, kind in NUMBERS.items()))

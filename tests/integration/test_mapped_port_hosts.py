@@ -36,12 +36,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def nodes(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
 def pairs(nodes: Directly) -> list[dict[str, View]]:
     """The tunnels from a to b, which a dials at the NAT."""
     made = []
@@ -95,4 +89,3 @@ def test_ends_behind_a_nat(nodes: Directly) -> None:
     assert f"endpoint {nat.address} port {moved[1]}" in said[0]
     for number in BEHIND:
         until(f"packets pass in tunnel {number}", lambda number=number: nodes.reaches("a", number, 1))  # type: ignore[misc]
-    nodes.start_anew()

@@ -28,18 +28,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    yield served
-    served.start_anew()
-
-
 @pytest.fixture
 def controller(nodes: Directly) -> Iterator[str]:
     """The address from which a is driven, over an ssh session that lasts as long as the test."""

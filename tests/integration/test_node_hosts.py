@@ -32,19 +32,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    """For tests of what happens on a host."""
-    yield served
-    served.start_anew()
-
-
 @contextlib.contextmanager
 def no_packet_lost(nodes: Nodes, number: int) -> Iterator[None]:
     """Pings from a to b inside a tunnel, every 10 ms, and insists that none stayed without an answer."""

@@ -49,18 +49,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
-    with Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    yield served
-    served.start_anew("a,b,c")
-
-
 def openvpn(nodes: Nodes, number: int, a: str = "a", b: str = "b", **more: object) -> dict[str, View]:
     return nodes.pair(number, a, b, type="openvpn", **more)  # type: ignore[arg-type]
 

@@ -267,9 +267,9 @@ class Directly(Nodes):
             self.servers.pop(host).end()
         self.lab.host(host).reboot()
 
-    def start_anew(self, hosts: str = "a,b") -> None:
-        """Takes everything of the panel off, and forgets it; what serves the calls stays for the next test."""
-        self.clear(hosts)
+    def start_anew(self) -> None:
+        """Takes everything of the panel off all hosts, and forgets it. What serves the calls stays."""
+        self.clear(",".join(self.lab.hosts))
         self.publics.clear()
 
     def __enter__(self) -> Directly:

@@ -308,8 +308,7 @@ class Systemd(_Marzban):
     def restart(self) -> None:
         """Restarts the unit."""
         self.reload()
-        self.host.try_run("systemctl", "reset-failed", self.unit)  # it may have been started too often already
-        self.host.run("systemctl", "restart", self.unit, timeout=RESTART)
+        self.host.start_units("restart", self.unit, timeout=RESTART)
 
     def version(self) -> str | None:
         """Marzban's version, or None."""

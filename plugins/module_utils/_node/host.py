@@ -83,6 +83,14 @@ class Host:
         with contextlib.suppress(CommandError):
             self.run(*argv, timeout=timeout)
 
+    def start_units(self, action: str, *units: str, timeout: float = TIMEOUT) -> None:
+        """Starts or restarts (``action``) units, also those that failed or started too often. Raises CommandError.
+
+        systemd refuses the sixth start within ten seconds, and leaves the unit dead; several runs may be that quick.
+        """
+        self.try_run("systemctl", "reset-failed", *units)
+        self.run("systemctl", action, *units, timeout=timeout)
+
     def _start(self, argv: tuple[str, ...]) -> subprocess.Popen[str]:
         return subprocess.Popen(  # pylint: disable=ansible-bad-function
             argv,

@@ -334,9 +334,8 @@ class Protocol:
         if not starts:
             return failed
         names = [plan.unit for plan in starts]
-        self.host.try_run("systemctl", "reset-failed", *names)
         try:
-            self.host.run("systemctl", "restart", *names, timeout=START_TIMEOUT + 2 * len(names))
+            self.host.start_units("restart", *names, timeout=START_TIMEOUT + 2 * len(names))
         except Error:  # of one of them, and the units say which
             units = node_units.states(self.host, names)
             for plan in starts:

@@ -297,8 +297,8 @@ class IPsec(Protocol):
         failed: dict[str, Error] = super().do(plans)
         plans = [plan for plan in plans if plan.view["uuid"] not in failed]
         if any(plan.watch for plan in plans):
-            self._forget_starts(swanctl.WATCH_UNIT)
-            self.host.try_run("systemctl", "restart", swanctl.WATCH_UNIT)
+            with contextlib.suppress(Error):
+                self.host.start_units("restart", swanctl.WATCH_UNIT)
         plans = [plan for plan in self._each(self._copy_key, plans, failed) if plan.give]
         if plans:
             failed.update(self._give(plans))
@@ -309,8 +309,7 @@ class IPsec(Protocol):
         actions = {plan.charon for plan in plans if plan.charon}
         try:
             if actions:
-                self._forget_starts(CHARON)
-                self.host.run("systemctl", min(actions), CHARON, timeout=60)
+                self.host.start_units(min(actions), CHARON, timeout=60)
             elif any(plan.settings for plan in plans):
                 self.host.run("sh", "-c", "swanctl --reload-settings 2>&1")
         except Error as error:
@@ -318,10 +317,6 @@ class IPsec(Protocol):
             said = node_units.last_words(self.host, CHARON, PROGRAM) if actions else error
             return {plan.view["uuid"]: Error("strongSwan does not run: %s" % said) for plan in plans}
         return {}
-
-    def _forget_starts(self, name: str) -> None:
-        # systemd refuses the sixth start within ten seconds, and leaves the unit dead. Several runs may be that quick.
-        self.host.try_run("systemctl", "reset-failed", name)
 
     def _copy_key(self, plan: planning.Plan) -> None:
         if plan.key:
@@ -388,8 +383,8 @@ class IPsec(Protocol):
         for name in places:
             self.host.try_run("swanctl", "--terminate", "--ike", name, "--timeout", "2")
         if last and "kernel-libipsec" in stats[-1].get("plugins", []) and not (self._ask("--list-conns") or [])[:-1]:
-            self._forget_starts(CHARON)
-            self.host.try_run("systemctl", "restart", CHARON, timeout=60)  # or its device would stay
+            with contextlib.suppress(Error):
+                self.host.start_units("restart", CHARON, timeout=60)  # or its device would stay
         elif last:
             self.host.try_run("swanctl", "--reload-settings")
 

@@ -188,49 +188,51 @@ def differences(
     Nothing is set that is right already: `wg syncconf` sets all, for which it takes the allowed IPs away for a moment,
     and wireguard-go opens its socket again, each of which loses packets.
     """
-    found: list[tuple[str, list[str]]] = []
+    texts: list[str] = []
+    words: list[str] = []
     if live["public"] != public:
-        found.append(("private key loaded", ["private-key", keys.private]))
+        texts.append("private key loaded")
+        words += ["private-key", keys.private]
     if live["port"] != conf["port"]:
-        text = "listen port %d instead of %d" % (conf["port"], live["port"])
-        found.append((text, ["listen-port", str(conf["port"])]))
+        texts.append("listen port %d instead of %d" % (conf["port"], live["port"]))
+        words += ["listen-port", str(conf["port"])]
     if live["fwmark"] != conf["fwmark"]:
-        text = "firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"])
-        found.append((text, ["fwmark", str(conf["fwmark"])]))
+        texts.append("firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"]))
+        words += ["fwmark", str(conf["fwmark"])]
     for key in live["peers"]:
         if key not in conf["peers"]:
-            found.append(("peer %s… removed" % key[:8], ["peer", key, "remove"]))
+            texts.append("peer %s… removed" % key[:8])
+            words += ["peer", key, "remove"]
     for key, wanted in conf["peers"].items():
         peer = live["peers"].get(key)
         lost = peer is None or _lost(key, wanted["endpoint"], peer, before, resolved, now)
-        different = _peer_differences(wanted, peer or _peer(), lost, keys.preshared)
-        words = ["peer", key, *(word for _text, words in different for word in words)]
-        if peer is None:
-            found.append(("peer %s… added" % key[:8], words))
-        elif different:
-            found += [(text, []) for text, _words in different[:-1]]
-            found.append((different[-1][0], words))
-    return [text for text, _words in found], [word for _text, words in found for word in words]
+        its_texts, its_words = _peer_differences(wanted, peer or _peer(), lost, keys.preshared)
+        texts += its_texts if peer else ["peer %s… added" % key[:8]]
+        words += ["peer", key, *its_words] if its_words or not peer else []
+    return texts, words
 
 
 def _peer_differences(
     wanted: dict[str, Any], peer: dict[str, Any], lost: bool, preshared: str
-) -> list[tuple[str, list[str]]]:
+) -> tuple[list[str], list[str]]:
     """The texts and words of one peer. ``lost``: its endpoint has to be set; ``preshared`` is the key's file."""
-    found = []
+    texts: list[str] = []
+    words: list[str] = []
     if {_canonical(network) for network in peer["allowed"]} != wanted["allowed"]:
         allowed = sorted(wanted["allowed"])
-        found.append(("allowed IPs %s" % ", ".join(allowed), ["allowed-ips", ",".join(allowed)]))
+        texts.append("allowed IPs %s" % ", ".join(allowed))
+        words += ["allowed-ips", ",".join(allowed)]
     if peer["keepalive"] != wanted["keepalive"]:
-        text = "keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"])
-        found.append((text, ["persistent-keepalive", str(wanted["keepalive"])]))
+        texts.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
+        words += ["persistent-keepalive", str(wanted["keepalive"])]
     if peer["psk"] != wanted["psk"]:
-        text = "pre-shared key switched %s" % ("on" if wanted["psk"] else "off")
-        found.append((text, ["preshared-key", preshared if wanted["psk"] else NO_KEY]))
+        texts.append("pre-shared key switched %s" % ("on" if wanted["psk"] else "off"))
+        words += ["preshared-key", preshared if wanted["psk"] else NO_KEY]
     if lost and wanted["endpoint"]:
         host, port = wanted["endpoint"]
-        found.append(("endpoint %s port %d" % (host, port), ["endpoint", _joined(host, port)]))
-    return found
+        texts.append("endpoint %s port %d" % (host, port))
+        words += ["endpoint", _joined(host, port)]
+    return texts, words
 
 
 def _joined(host: str, port: int) -> str:
