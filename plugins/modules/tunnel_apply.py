@@ -250,6 +250,8 @@ tunnels:
       type: dict
       contains:
         public_key: {description: A public key., type: str}
+        next_public_key: {description: "Of the key that will take its place, while there is one.", type: str}
+        accepts_public_key: {description: "The next key of its peer, while there is one.", type: str}
         psk_fingerprint: {description: "Of the pre-shared key (WireGuard, where there is one).", type: str}
         fingerprint: {description: Of the certificate (OpenVPN)., type: str}
         next_fingerprint: {description: "Of the certificate that takes its place (OpenVPN, where it is).", type: str}

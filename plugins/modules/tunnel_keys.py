@@ -42,10 +42,13 @@ options:
   regenerate:
     description:
       - What happens to a key that is there. A missing key is made in any case.
+      - Where what runs still has a key whose file is missing or broken, that key stays in use. Its file is written
+        again (WireGuard, IPsec), or the next key is made, and the apply playbook lets both ends switch to it.
       - V(never) leaves it as it is, even if it is broken; RV(valid) says whether it is.
       - V(fail) fails the task for a broken key.
       - V(if_invalid) replaces a broken key.
-      - V(always) replaces it, in each run. Traffic stops until both ends have been applied again.
+      - V(always) replaces it at once, in each run, as after a leak. Traffic stops until both ends have been applied
+        again.
     type: str
     choices: [never, fail, if_invalid, always]
     default: fail
@@ -97,6 +100,7 @@ public:
   returned: success
   contains:
     public_key: {description: A public key., type: str}
+    next_public_key: {description: "Of the key that will take its place, where there is one.", type: str}
     psk_fingerprint: {description: "Of the pre-shared key (WireGuard, if it has one).", type: str}
     fingerprint: {description: Of the certificate (OpenVPN)., type: str}
     next_fingerprint: {description: "Of its next certificate (OpenVPN, while it renews).", type: str}
@@ -117,11 +121,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import next_key, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import DEFAULT_TYPE, TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.files import file_diff
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.keyring import keep
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders, new_state
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry, x25519
 
@@ -147,7 +152,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             raise
     make = not exists or given["regenerate"] == "always" or bool(broken and given["regenerate"] == "if_invalid")
     public = None if make else before
-    if make and not check:
+    kept = keep(protocol, state) if make and given["regenerate"] != "always" else None
+    if kept:
+        public = kept
+    elif make and not check:
         if state is None:
             about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"], "version": 0}
             state = new_state(about)
@@ -157,6 +165,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         folders.write_state({**state, "public_key": public["public_key"]})
     old, new = (protocol.fingerprint(half) if half else None for half in (before, public))
     shown_old = old or ("a broken key" if broken else None)
+    following = (kept or {}).get(next_key.NEXT)
+    if kept and following:
+        new = "%s, next: %s" % (new, protocol.fingerprint(dict(kept, public_key=following)))
     shown_new = new or ("a new key" if make else shown_old)
     return {
         "changed": make,

@@ -148,6 +148,8 @@ views:
               type: dict
               contains:
                 public_key: {description: "Its public key, in base64.", type: str}
+                next_public_key: {description: Of its next key., returned: while there is one, type: str}
+                accepts_public_key: {description: The next key of its peer., returned: while there is one, type: str}
                 psk_fingerprint: {description: Of its pre-shared key., returned: WireGuard with one, type: str}
                 fingerprint: {description: Of its certificate., returned: OpenVPN, type: str}
                 next_fingerprint: {description: Of its next certificate., returned: OpenVPN with one, type: str}

@@ -19,6 +19,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import (
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
     handwritten,
+    next_key,
     publishing,
     records,
     reports,
@@ -183,6 +184,11 @@ def is_out(good: list[Any], broken: list[Any], orphan: Orphan) -> bool:
 
 # Publishing
 
+OUTDATED = (
+    "The panel at %s does not know the next key of a tunnel, so its ends can't agree on it: what runs goes on with the "
+    "former key. Update the panel: run the playbook marzban.tunnels.panel."
+)
+
 
 class Published(NamedTuple):
     """What the panel was told: how many it took, those sent, what they replace, and what was not taken."""
@@ -200,7 +206,7 @@ class Published(NamedTuple):
 
 def publish(panel: Panel, keys: list[Any], rejected: list[Any], check: bool, warn: Callable[[str], None]) -> Published:
     """Gives the panel those of ``keys`` (``{"uuid", "node", "public"}``, unchecked) that it lacks."""
-    news, before = [], []
+    news, before, outdated = [], [], False
     ends = publishing.ends_of(records.parse_all(panel.tunnels())[0]) if keys else {}
     for key in keys:
         try:
@@ -210,12 +216,16 @@ def publish(panel: Panel, keys: list[Any], rejected: list[Any], check: bool, war
                 raise FieldError("uuid", uuid, "The panel has no such tunnel that ends at %s and is in order." % node)
             kind, known = ends[uuid, node]
             public = validators.public_half(key["public"], "public", kind)
+            if public != next_key.without(public) and not panel.knows_next_keys():
+                public, outdated = next_key.without(public), True
         except FieldError as error:
             rejected.append(publishing.refusal(key, error))
             continue
         if public != known:
             news.append({"uuid": uuid, "node": node, "public": public})
             before.append({"uuid": uuid, "node": node, "public": known})
+    if outdated:
+        warn(OUTDATED % panel.url)
     updated = len(news)
     if news and not check:
         updated, refused = panel.post_keys(news)

@@ -50,10 +50,17 @@ def test_keys_follow_their_end(api: Api, pair: Pair, make_node: Maker) -> None:
 
 
 SHA = ["a" * 64, "0123456789abcdef" * 4]
+
+
+def following(kind: str = "wireguard") -> dict[str, str]:
+    """A next key, and the peer's that is accepted."""
+    return {name: key(kind)["public_key"] for name in ("next_public_key", "accepts_public_key")}
+
+
 WHOLE = {
-    "wireguard": key() | {"psk_fingerprint": SHA[0]},
-    "openvpn": key("openvpn") | {"next_fingerprint": SHA[0], "accepts": SHA[1]},
-    "ipsec": key("ipsec"),
+    "wireguard": key() | following() | {"psk_fingerprint": SHA[0]},
+    "openvpn": key("openvpn") | following() | {"next_fingerprint": SHA[0], "accepts": SHA[1]},
+    "ipsec": key("ipsec") | following("ipsec"),
 }
 
 
@@ -65,7 +72,7 @@ def test_public_halves_of_each_type(api: Api, pair: Pair, kind: str) -> None:
     for half, updated in ((least, 1), (WHOLE[kind], 1), (WHOLE[kind], 0), (least, 1)):
         assert publish(api, tunnel, pair[0], half) == {"updated": updated, "rejected": []}
         assert api.send("GET", path)["ends"][0]["public"] == half
-    nothing = dict.fromkeys(("psk_fingerprint", "next_fingerprint", "accepts"))
+    nothing = dict.fromkeys((*following(), "psk_fingerprint", "next_fingerprint", "accepts"))
     assert publish(api, tunnel, pair[0], nothing | least) == {"updated": 0, "rejected": []}, "null is left out"
     assert api.send("GET", path)["ends"][0]["public"] == least
 
@@ -154,6 +161,11 @@ def test_keys_in_bulk(api: Api, pair: Pair) -> None:
             for text in ("", "A" * 64, "a" * 63, "a" * 64 + "\n", ":".join(["ab"] * 32), 5, ["a" * 64])
         ),
         ({"public_key": key("ipsec")["public_key"][:-1]}, "keys.0.public.public_key"),
+        *(
+            (key() | {name: text}, "keys.0.public." + name)
+            for name in ("next_public_key", "accepts_public_key")
+            for text in ("", key()["public_key"][:-1], base64.b64encode(bytes(32)).decode())
+        ),
         ({"public_key": base64.b64encode(b"0" * 12 + bytes(range(32))).decode()}, "keys.0.public.public_key"),
         ({"public_key": "MCowBQYDK2VwAyEA" + "A" * 43 + "="}, "keys.0.public.public_key"),
         # an Ed25519 private key as PKCS #8

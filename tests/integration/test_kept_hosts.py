@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Directly, View, uuid
+from tests.support.nodes import Answer, Directly, View, no_packet_lost, uuid
 from tests.support.world import TYPES
 
 pytestmark = pytest.mark.lab
@@ -29,9 +29,10 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def views(nodes: Directly) -> dict[str, list[View]]:
-    """Those of one tunnel of each type, as they are after what was published."""
-    return nodes.views(*(nodes.pair(number, type=kind) for number, kind in NUMBERS.items()))
+def views(nodes: Directly, dials: bool = True) -> dict[str, list[View]]:
+    """Those of one tunnel of each type, as they are after what was published. ``dials``: whether a calls b."""
+    its = nodes.views(*(nodes.pair(number, type=kind) for number, kind in NUMBERS.items()))
+    return {**its, "a": [{**view, "dial": dials} for view in its["a"]]}
 
 
 def active(nodes: Directly) -> None:
@@ -65,12 +66,120 @@ def test_a_state_that_is_lost_is_written_again(running: Directly) -> None:
 
 
 def test_what_runs_without_its_folder_is_adopted(running: Directly) -> None:
+    known = dict(running.publics)
     running.sh("a", f"rm -r {CONFIG}/*")
     answer = running.apply(views(running))["a"]
     assert not any(tunnel["refused"] for tunnel in answer["tunnels"]), answer.errors()
+    for number, kind in NUMBERS.items():
+        key = "next key made" if kind == "openvpn" else "private key put back"
+        assert {"state written again", key} <= set(answer.tunnel(number)["changes"])
+        public = answer.tunnel(number)["public"]
+        assert public["public_key"] == known[uuid(number), "a"]["public_key"]
+    together(running)
+    active(running)
+    assert not running.apply(views(running))["a"]["changed"]
+
+
+def together(nodes: Directly, dials: bool = True) -> list[dict[str, Answer]]:
+    """The rounds of a run in which both ends have to agree on something."""
+    rounds = [nodes.apply(views(nodes, dials))]
+    while len(rounds) < 4:
+        its = [tunnel["uuid"] for answer in rounds[-1].values() for tunnel in answer["tunnels"] if tunnel["needs_peer"]]
+        rounds.append(nodes.apply(views(nodes, dials), paired=its))
+    assert not any(tunnel["needs_peer"] for answer in rounds[-1].values() for tunnel in answer["tunnels"])
+    return rounds
+
+
+@pytest.mark.parametrize("damage", ["rm {}", ": > {}", "echo rubbish > {}"])
+def test_a_private_key_that_is_lost_is_put_back_from_what_runs(running: Directly, damage: str) -> None:
+    known = dict(running.publics)
+    kept = [number for number, kind in NUMBERS.items() if kind != "openvpn"]
+    mine = {"a": [view for view in views(running)["a"] if view["id"] in kept]}
+    before = running.sh("a", f"cd {CONFIG}; sha256sum */private.key")
+    with no_packet_lost(running, *kept):
+        for number in kept:
+            running.sh("a", damage.format(f"{CONFIG}/{uuid(number)}/private.key"))
+        would = running.check(mine)["a"]
+        answer = running.apply(mine)["a"]
+    for number in kept:
+        assert would.tunnel(number)["changes"] == answer.tunnel(number)["changes"] == ["private key put back"]
+        assert not answer.tunnel(number)["publish"]
+    assert running.publics == known
+    assert running.sh("a", f"cd {CONFIG}; sha256sum */private.key") == before
+    assert running.sh("a", f"stat -c %a {CONFIG}/*/private.key").split() == ["600"] * len(NUMBERS)
+    assert not running.apply(mine)["a"]["changed"]
+
+
+def test_what_runs_with_another_key_is_not_put_back(running: Directly) -> None:
+    """Somebody set another one by hand: the peer does not know it, and to keep it would help nobody."""
+    running.sh("a", f"wg genkey | wg set mz1 private-key /dev/stdin; rm {CONFIG}/{uuid(1)}/private.key")
+    changes = running.apply(views(running))["a"].tunnel(1)["changes"]
+    assert "key made" in changes
+    assert "private key put back" not in changes
+
+
+def test_a_key_that_was_replaced_at_once_does_not_come_back(running: Directly) -> None:
+    """tunnel_keys made another one, which was lost before a run could use it: what runs has the one that leaked."""
     for number in NUMBERS:
-        assert {"state written again", "key made"} <= set(answer.tunnel(number)["changes"])
-    running.apply(views(running))
+        folder, other = f"{CONFIG}/{uuid(number)}", running.publics[uuid(number), "b"]["public_key"]
+        mine = running.publics[uuid(number), "a"]["public_key"]
+        running.sh("a", f"sed -i 's|{mine}|{other}|' {folder}/state.json; rm {folder}/private.key")
+    before = dict(running.publics)
+    answer = running.apply(views(running))["a"]
+    for number in NUMBERS:
+        assert "key made" in answer.tunnel(number)["changes"]
+        assert running.publics[uuid(number), "a"]["public_key"] != before[uuid(number), "a"]["public_key"]
+
+
+def processes(nodes: Directly) -> str:
+    units = "openvpn-server@mz2 strongswan wg-quick@mz1 marzban-ipsec-mz3"
+    return nodes.sh("a", f"systemctl show --property=MainPID,InvocationID {units}")
+
+
+def test_a_key_is_replaced_once_both_ends_have_the_next_one(running: Directly) -> None:
+    """OpenVPN's is lost, IPsec's with its copy too, and a new one is asked for of WireGuard."""
+    folders = {number: f"{CONFIG}/{uuid(number)}" for number in NUMBERS}
+    began, known = processes(running), dict(running.publics)
+    with no_packet_lost(running, *NUMBERS):
+        running.sh("a", f"umask 077; wg genkey > {folders[1]}/private.next")
+        running.sh("a", f"rm {folders[2]}/private.key {folders[3]}/private.key /etc/swanctl/private/marzban-mz3.pem")
+        # The panel answers nothing but errors: nobody learns of what was published.
+        for changes in (["next key made"], []):
+            answer = running.apply({"a": views(running)["a"]})["a"]
+            running.publics = dict(known)
+            for number in (2, 3):
+                assert answer.tunnel(number)["changes"] == changes
+            for number in NUMBERS:
+                tunnel = answer.tunnel(number)
+                assert (tunnel["status"], tunnel["publish"], tunnel["needs_peer"]) == ("active", True, True)
+                assert tunnel["public"]["public_key"] == known[uuid(number), "a"]["public_key"]
+        assert processes(running) == began
+    following = {number: answer.tunnel(number)["public"]["next_public_key"] for number in NUMBERS}
+    rounds = together(running)
+    for number in NUMBERS:
+        seen = [(at["a"].tunnel(number)["public"], at["b"].tunnel(number)["public"]) for at in rounds]
+        assert [b.get("accepts_public_key") for _a, b in seen] == [None, following[number], None, None]
+        assert [a.get("next_public_key") for a, _b in seen] == [following[number]] * 2 + [None, None]
+        assert seen[-1][0]["public_key"] == following[number]
+        assert "next key in use" in rounds[2]["a"].tunnel(number)["changes"]
+    assert not any(answer["changed"] for answer in rounds[3].values())
+    assert running.sh("a", f"ls {CONFIG}/*/private.*").count("private.key") == len(NUMBERS)
+    assert "private.next" not in running.sh("a", f"ls {CONFIG}/*")
+    active(running)
+    assert not any(answer["changed"] for answer in running.apply(views(running)).values())
+
+
+def test_what_would_end_a_process_that_alone_has_its_key_waits(running: Directly) -> None:
+    running.sh("a", f"rm {CONFIG}/{uuid(2)}/* {CONFIG}/{uuid(3)}/private.key /etc/swanctl/private/marzban-mz3.pem")
+    began = processes(running)
+    answer = running.apply({"a": views(running, dials=False)["a"]})["a"]
+    for number in (2, 3):
+        tunnel = answer.tunnel(number)
+        assert "is lost, and what runs would have to be started again" in tunnel["error"]
+        assert tunnel["refused"]
+        assert tunnel["publish"], "or they could never agree"
+    assert processes(running) == began
+    together(running, dials=False)
     active(running)
 
 

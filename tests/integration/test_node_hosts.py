@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import re
 import time
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ import pytest
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.packages import NO_TUN
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import CRASHED, PANEL, Directly, Nodes, leftovers, uuid
+from tests.support.nodes import CRASHED, PANEL, Directly, leftovers, no_packet_lost, uuid
 from tests.support.records import ED25519
-from tests.support.world import TOP, until
+from tests.support.world import TOP
 
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"
@@ -30,29 +29,6 @@ OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
 def lab() -> Iterator[Lab]:
     with Lab.up(labs.named("node-hosts"), {"a": "bookworm+tunnels", "b": "trixie+tunnels", "bare": "bookworm"}) as lab:
         yield lab
-
-
-@contextlib.contextmanager
-def no_packet_lost(nodes: Nodes, number: int) -> Iterator[None]:
-    """Pings from a to b inside a tunnel, every 10 ms, and insists that none stayed without an answer."""
-    command = f"exec ping -n -i 0.01 -I mz{number} 10.201.{number}.3 > /root/ping.txt"
-    nodes.sh("a", f"rm -f /root/ping.txt; systemd-run --quiet --unit=pinging sh -c '{command}'")
-
-    def answers() -> list[int]:
-        return [
-            int(found) for found in re.findall(r"icmp_seq=(\d+) ttl=", nodes.sh("a", "cat /root/ping.txt", check=False))
-        ]
-
-    try:
-        until("the first answers", lambda: len(answers()) > 20)
-        yield
-        before = len(answers())
-        until("answers after the change", lambda: len(answers()) > before + 50)
-    finally:
-        nodes.sh("a", "systemctl stop pinging")
-    # What was under way when ping was stopped doesn't count.
-    came = answers()
-    assert sorted(came) == list(range(1, max(came) + 1)), f"lost: {sorted(set(range(1, max(came) + 1)) - set(came))}"
 
 
 def test_drift_is_put_back_and_named(nodes: Directly) -> None:

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.lab
 
 KEYS = "etc/marzban/tunnels"
 # The files of secrets on a host, and those of them that both ends of a tunnel hold
-FILES = (f"{KEYS}/*/*.key", f"{KEYS}/*/*.pem", "etc/swanctl/private/marzban-*")
+FILES = (f"{KEYS}/*/*.key", f"{KEYS}/*/private.next", f"{KEYS}/*/*.pem", "etc/swanctl/private/marzban-*")
 SHARED = ("preshared.key", "wrap.key")
 KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
 LOUD = ("-vvv", "--diff")
@@ -164,7 +164,12 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             "ANSIBLE_KEEP_REMOTE_FILES": "1",
             "ANSIBLE_REMOTE_TMP": str(proof.kept),
         }
+        for kind in KINDS.values():  # next keys, to which this run switches
+            made = "openssl genpkey -algorithm ed25519" if kind == "ipsec" else "wg genkey"
+            host.run(f"cd $(dirname $(grep -l '\"{kind}\"' /{KEYS}/*/state.json)); umask 077; {made} > private.next")
+        proof.note_keys()
         proof.run("apply without pipelining", "apply", **kept)
+        assert set(proof.of_file("a", "private.next")) <= set(proof.of_file("a", "private.key")), "they are in use"
         views = proof.runs["apply"].results("tunnel_round")[0]["views"]["a"]
         about = [{"uuid": view["uuid"], "panel": view["panel"], "type": view["type"]} for view in views]
         keys = {
@@ -179,7 +184,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         }
         proof.run("new keys without pipelining", [keys], **kept)
         proof.run("new keys, and apply with them", [keys, APPLY])
-        assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [9, 3]
+        assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [12, 3]
         world.expect_traffic(*((name, "a", "b") for name in KINDS))
         yield proof
 

@@ -19,7 +19,7 @@ from .._errors import FieldError
 from . import answers, validators, views
 from .types import Lost, Public, View
 
-#: Rounds in which public halves are published: keys are made, handed over, and switched to.
+#: Rounds in which public halves are published: keys are made, handed over or accepted, and switched to.
 PUBLISH_ROUNDS = 3
 
 Answers = Dict[str, Dict[str, Any]]  # host → its newest answer, unchecked
@@ -34,6 +34,7 @@ class Entry(NamedTuple):
     role: str | None
     status: str | None
     refused: bool
+    withheld: bool  # refused, and not in order to agree with its peer first
     waiting: bool
     needs_peer: bool
     public: Public | None  # only where the panel lacks it
@@ -94,6 +95,7 @@ def entry_of(host: str, node: str, raw: Any) -> Entry | None:
         role=raw.get("role") if raw.get("role") in validators.ROLES else None,
         status=raw.get("status") if raw.get("status") in validators.STATUSES else None,
         refused=bool(raw.get("refused")),
+        withheld=bool(raw.get("refused")) and not raw.get("public"),
         waiting=bool(raw.get("waiting_for")),
         needs_peer=bool(raw.get("needs_peer", raw.get("hand"))),
         public=raw.get("public") if raw.get("publish") and isinstance(raw.get("public"), dict) else None,
@@ -213,8 +215,11 @@ def paired(entries: Iterable[Entry]) -> dict[str, list[str]]:
     entries = list(entries)
     roles: dict[str, set[str | None]] = {}
     for entry in entries:
-        roles.setdefault(entry.uuid, set()).add(entry.role)
-    needed = {entry.uuid for entry in entries if entry.needs_peer and {"source", "target"} <= roles[entry.uuid]}
+        if not entry.withheld:  # or its peer would switch alone
+            roles.setdefault(entry.uuid, set()).add(entry.role)
+    needed = {
+        entry.uuid for entry in entries if entry.needs_peer and {"source", "target"} <= roles.get(entry.uuid, set())
+    }
     found: dict[str, list[str]] = {}
     for entry in entries:
         if entry.uuid in needed:

@@ -35,6 +35,12 @@ class PublicField(NamedTuple):
     required: bool = True
 
 
+def _keys(kind: str) -> tuple[PublicField, ...]:
+    """Of every type: the key, the one that will take its place, and the peer's next one that this end has seen."""
+    following = [PublicField(name, kind, required=False) for name in ("next_public_key", "accepts_public_key")]
+    return (PublicField("public_key", kind), *following)
+
+
 class TunnelType(NamedTuple):
     """What is known about a type of tunnels without running it; how it runs is in ``_protocols``."""
 
@@ -56,7 +62,7 @@ BY_TYPE: dict[str, TunnelType] = {
         role="wireguard",
         template="wg-quick.conf.j2",
         transports=("udp",),
-        public=(PublicField("public_key", "x25519"), PublicField("psk_fingerprint", "sha256", required=False)),
+        public=(*_keys("x25519"), PublicField("psk_fingerprint", "sha256", required=False)),
         node_values=("dir", "mtu", "peer_public_key", "preshared_key"),
     ),
     "openvpn": TunnelType(
@@ -65,7 +71,7 @@ BY_TYPE: dict[str, TunnelType] = {
         template="openvpn.conf.j2",
         transports=("udp", "tcp"),
         public=(
-            PublicField("public_key", "x25519"),
+            *_keys("x25519"),
             PublicField("fingerprint", "sha256"),
             PublicField("next_fingerprint", "sha256", required=False),
             PublicField("accepts", "sha256", required=False),
@@ -77,7 +83,7 @@ BY_TYPE: dict[str, TunnelType] = {
         role="strongswan",
         template="swanctl.conf.j2",
         transports=("udp",),
-        public=(PublicField("public_key", "ed25519"),),
+        public=_keys("ed25519"),
         node_values=(
             *("dir", "mtu", "public_key", "peer_public_key", "proposals", "esp_proposals"),
             *("local_ts", "remote_ts", "if_id"),
@@ -96,6 +102,8 @@ class WireGuardPublic(TypedDict, total=False):
     """``public_key`` is always there."""
 
     public_key: str
+    next_public_key: str
+    accepts_public_key: str
     psk_fingerprint: str
 
 
@@ -103,6 +111,8 @@ class OpenVpnPublic(TypedDict, total=False):
     """``public_key`` and ``fingerprint`` are always there."""
 
     public_key: str
+    next_public_key: str
+    accepts_public_key: str
     fingerprint: str
     next_fingerprint: str
     accepts: str
@@ -112,6 +122,8 @@ class IpsecPublic(TypedDict, total=False):
     """``public_key`` is always there."""
 
     public_key: str
+    next_public_key: str
+    accepts_public_key: str
 
 
 PUBLIC_SHAPES = {"wireguard": WireGuardPublic, "openvpn": OpenVpnPublic, "ipsec": IpsecPublic}

@@ -2,14 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run writes into the folders: states, and the keys of new tunnels."""
+"""What a run writes into the folders about the tunnels: their states."""
 
 from __future__ import annotations
 
-from .._errors import Error, not_none
+from .._errors import Error
 from .._model.types import Applied, FileDiff, State
-from .._protocols.base import Protocol
-from .files import close_to_others, file_diff, open_to_others
+from .files import file_diff
 from .host import Host
 from .state import STATE, Folders, new_state, shown_text
 from .tunnel import Tunnel
@@ -80,50 +79,3 @@ class Memory:
     def farewell(self, state: State) -> FileDiff:
         """The diff of a folder that goes."""
         return file_diff(self.folders.path(state["uuid"], STATE), shown_text(state), None)
-
-    # Keys
-
-    def load_keys(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
-        """Finds this end's public half of each tunnel, and which active ones lack a key."""
-        for tunnel in tunnels:
-            if tunnel.refused:
-                continue
-            try:
-                there, tunnel.public = (False, None) if tunnel.former else protocol.load_key(tunnel.uuid)
-                self._compare_key(protocol, tunnel)
-                tunnel.lacks_key = not there and tunnel.view["active"]
-                if there and open_to_others(protocol.key_path(tunnel.uuid)):
-                    tunnel.changes.append("private key closed to others")
-                    if not self.host.check:
-                        close_to_others(protocol.key_path(tunnel.uuid))
-            except Error as error:
-                if tunnel.view["active"]:  # one that stops needs no key
-                    tunnel.refuse(error)
-
-    def _compare_key(self, protocol: Protocol, tunnel: Tunnel) -> None:
-        """Says where the private key is another one than in the last run: somebody put it there, or put it back."""
-        former = tunnel.state["public_key"] if tunnel.state else None
-        if tunnel.public and former not in (None, tunnel.public["public_key"]):
-            tunnel.changes.append("another private key found")
-            before = protocol.fingerprint(dict(tunnel.public, public_key=not_none(former, "it is not in the tuple")))
-            path = protocol.key_path(tunnel.uuid)
-            tunnel.diff.append(file_diff(path, before + "\n", protocol.fingerprint(tunnel.public) + "\n"))
-
-    def make_keys(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
-        """Makes those that are lacking, of the tunnels that were not refused by now."""
-        for tunnel in tunnels:
-            if tunnel.lacks_key and not tunnel.refused:
-                try:
-                    self._make_key(protocol, tunnel)
-                except Error as error:
-                    tunnel.refuse(error)
-
-    def _make_key(self, protocol: Protocol, tunnel: Tunnel) -> None:
-        tunnel.changes.append("key made")
-        after = "a new key\n"
-        if not self.host.check:
-            if tunnel.state is None:
-                self.save(tunnel, new_state(tunnel.view))
-            tunnel.public = protocol.make_key(tunnel.uuid)
-            after = protocol.fingerprint(tunnel.public) + "\n"
-        tunnel.diff.append(file_diff(protocol.key_path(tunnel.uuid), None, after))

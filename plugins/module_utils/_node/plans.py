@@ -137,6 +137,7 @@ class Plans:
             public=tunnel.public,
             peer_public=not_none(tunnel.peer_public, "or it would wait"),
             state=tunnel.state,
+            held=tunnel.held,
             live=live,
             routes=observation.routes,
             resolved=self.resolved,

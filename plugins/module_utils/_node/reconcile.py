@@ -26,6 +26,7 @@ from . import lifelines, net, packages
 from .adoption import rebuild
 from .files import read
 from .host import Host
+from .keyring import Keyring
 from .machine import machine
 from .measure import Work, had_session, measure
 from .memory import Memory
@@ -68,6 +69,7 @@ class Apply:
         self.paired: set[str] = set()
         self.new_keys: set[str] = set()
         self.memory = Memory(host, folders)
+        self.keyring = Keyring(host, self.memory)
         self.removed: list[Removed] = []
         self.diff: list[FileDiff] = []
         self.lacks: list[tuple[packages.Packages, list[str]]] = []  # by protocol: capabilities that the host lacks
@@ -211,7 +213,7 @@ class Apply:
         resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
         endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), resolved)
         for part in parts:
-            self.memory.load_keys(part.protocol, part.tunnels)
+            self.keyring.load(part.protocol, part.tunnels)
         for tunnel in runnable:
             if not tunnel.refused:  # its key may be broken
                 find_peer(tunnel)
@@ -233,6 +235,7 @@ class Apply:
             for tunnel in part.tunnels:
                 if tunnel.public and tunnel.state:
                     tunnel.public = part.protocol.acknowledge(tunnel.public, tunnel.state)
+                self.keyring.complete(tunnel)
 
     def _observe(self, parts: list[Part], ahead: list[Part]) -> Observation:
         """A new observation; what the protocols of ``ahead`` will ask of it is asked at once."""
@@ -243,7 +246,7 @@ class Apply:
 
     def _one_protocol(self, part: Part, parts: list[Part], ahead: list[Part], handed: dict[str, str]) -> Work:
         protocol, tunnels, _going, interfaces = part
-        self.memory.make_keys(protocol, tunnels)
+        self.keyring.make(protocol, tunnels)
         self._exchange(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], handed)
         observation = self._observed or self._observe(parts, ahead)
         live, changed = protocol.observe(observation, interfaces), protocol.name in self._cleared
@@ -296,11 +299,12 @@ class Apply:
 
     def _exchange(self, protocol: Protocol, tunnels: list[Tunnel], handed: dict[str, str]) -> None:
         for tunnel in tunnels:
-            peer_public = not_none(tunnel.peer_public, "or it would wait")
             try:
+                again = self.keyring.agree(protocol, tunnel)
+                peer_public = not_none(tunnel.peer_public, "or it would wait")
                 given = handed.get(tunnel.uuid)
                 done = protocol.exchange(tunnel.view, tunnel.public, peer_public, tunnel.state, given)
-                tunnel.public, tunnel.needs_peer = done.public, done.needs_peer
+                tunnel.public, tunnel.needs_peer = done.public, done.needs_peer or again
                 tunnel.peer_public = done.peer_public or peer_public
                 tunnel.changes += done.changes
             except Error as error:

@@ -34,6 +34,9 @@ class Tunnel:
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
         self.refused = self.needs_peer = self.new = self.had_session = False
         self.lacks_key = False  # one has to be made
+        self.held = False  # there is no file of the key in use: only what runs has it
+        self.next_key: str | None = None  # the public key of the one that will take its place
+        self.accepts: str | None = None  # the peer's next one, which is not in use yet
         self.pending = False  # refused until its peer has a key that this end has: the peer has to learn of it
         self.status = "connecting"
         self.changes: list[str] = []

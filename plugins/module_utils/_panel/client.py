@@ -164,6 +164,10 @@ class Panel(Transport):
         """``(updated, rejected)`` as ``_post_all``; ``keys`` are ``{"uuid", "node", "public"}``."""
         return self._post_all("/keys", "keys", keys)
 
+    def knows_next_keys(self) -> bool:
+        """Whether the panel takes public halves with a next key, and with the peer's that is accepted."""
+        return (self._version() or 1) >= api.NEXT_KEYS
+
     def post_status(self, reports: Sequence[Mapping[str, Any]]) -> tuple[int, list[Rejected]]:
         """``(updated, rejected)`` as ``_post_all``; ``reports`` are Reports, maybe with measurements of later versions.
 

@@ -11,8 +11,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
   ``forgets_sessions`` (of one that has ended nothing is known, so that ``up`` is no measure of silence)
 - ``missing()`` → capabilities that this host lacks, ``packages`` (``_node.packages.Packages``) what brings them;
   ``check(view)`` raises FieldError for what it can't run
-- ``load_key(uuid)`` → (there, public half?), raises BrokenKey; ``make_key(uuid)`` → public half;
-  ``key_path(uuid)`` and ``fingerprint(public half)`` for diffs
+- keys, where they are not X25519, or more than that: see ``keys``
 - ``units(interface)`` → all units that may run it, ``unit(view)`` the one that does, ``files(interface, uuid)`` what
   ``release`` has to remove beside the folder
 - ``queries()`` → the commands that ``observe`` asks, ``brief_queries()`` those of ``observe_briefly``
@@ -45,14 +44,26 @@ from .._node.observation import Observation
 from .._node.packages import TUN, Packages
 from .._node.state import Folders
 from . import x25519
+from .keys import Keys
 
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
+HELD = (
+    "It is lost, and what runs would have to be started again, which needs it. What runs goes on as it is, until %s "
+    "has the next key: run apply with both nodes, or put the file back."
+)
 
 
 class Pending(FieldError):
     """What can't be applied until both ends have the same key: they have to go on exchanging it."""
+
+
+class Held(Pending):
+    """What would end a process that alone has this end's key."""
+
+    def __init__(self, path: str, peer: str) -> None:
+        super().__init__("private.key", path, HELD % peer)
 
 
 class Exchanged(NamedTuple):
@@ -77,6 +88,7 @@ class Situation:
     routes: list[Route]  # of the main table
     resolved: dict[str, list[str]]  # name or address of a peer: its addresses
     mtus: dict[str, int]  # address: bytes of the MTU of the route there
+    held: bool = False  # only what runs has this end's key: there is no file of it
 
     @property
     def applied_here(self) -> bool:
@@ -94,7 +106,7 @@ def ipv6_is_off() -> bool:
     return node_files.read(IPV6_OFF) != "0\n"
 
 
-class Protocol:
+class Protocol(Keys):
     """The base of the protocols."""
 
     name = ""
@@ -118,33 +130,7 @@ class Protocol:
     def check(self, view: View) -> None:
         """Refuses a view that this protocol can't run. Raises FieldError."""
 
-    # Keys: one static X25519 key in the tunnel's folder
-
-    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
-        """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
-        if not self.has_key(uuid):
-            return False, None
-        folder = self.folders.path(uuid)
-        if not x25519.HAS_CRYPTOGRAPHY:
-            return True, None
-        public = x25519.load(folder)[1]
-        return True, {"public_key": public} if public else None
-
-    def has_key(self, uuid: str) -> bool:
-        """Whether there is a private half, or what may be one. An empty file has nothing that could be put right."""
-        return bool((node_files.read(self.key_path(uuid)) or "").strip())
-
-    def make_key(self, uuid: str) -> Public:
-        """Makes a private half and answers the public one."""
-        return {"public_key": x25519.make(self.folders.path(uuid))[1]}
-
-    def key_path(self, uuid: str) -> str:
-        """Where the private half is."""
-        return self.folders.path(uuid, x25519.FILE)
-
-    def fingerprint(self, public: Public) -> str:
-        """What a diff shows of a public half."""
-        return "public key %s" % x25519.fingerprint(public["public_key"])
+    # Keys
 
     def exchange(
         self, view: View, public: Public | None, peer_public: Public, state: State | None, handed: str | None
@@ -164,10 +150,6 @@ class Protocol:
         return public
 
     # Observing
-
-    def units(self, interface: str) -> list[str]:
-        """All units that may run an interface; the first one for messages."""
-        raise NotImplementedError
 
     def unit(self, view: View) -> str:
         """The unit that runs a view."""

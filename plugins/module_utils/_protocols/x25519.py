@@ -19,6 +19,7 @@ from .._node import files
 #: run that finds nothing to do.
 HAS_CRYPTOGRAPHY = importlib.util.find_spec("cryptography") is not None
 FILE = "private.key"
+NEXT = "private.next"  # will be used once both ends know it
 
 
 class BrokenKey(Error):
@@ -60,9 +61,9 @@ def fingerprint(public: str) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(base64.b64decode(public)).digest()).decode("ascii").rstrip("=")
 
 
-def load(folder: str) -> tuple[str, str] | tuple[None, None]:
-    """``(private, public)`` of the key in ``folder``, ``(None, None)`` where there is none. Raises BrokenKey."""
-    path = os.path.join(folder, FILE)
+def load(folder: str, name: str = FILE) -> tuple[str, str] | tuple[None, None]:
+    """``(private, public)`` of a key in ``folder``, ``(None, None)`` where there is none. Raises BrokenKey."""
+    path = os.path.join(folder, name)
     text = files.read(path)
     if text is None:
         return None, None
@@ -75,8 +76,8 @@ def load(folder: str) -> tuple[str, str] | tuple[None, None]:
         ) from None
 
 
-def make(folder: str) -> tuple[str, str]:
+def make(folder: str, name: str = FILE) -> tuple[str, str]:
     """Writes a new private key into ``folder``, in place of one that may be there; ``(private, public)``."""
     private = generate()
-    files.write(os.path.join(folder, FILE), private + "\n")
+    files.write(os.path.join(folder, name), private + "\n")
     return private, public_key(private)

@@ -13,10 +13,12 @@ import pytest
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import api
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import client as panel_client
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 from marzban_tunnels import router, schemas
 from tests.integration.client.conftest import client, refused
 from tests.support.faulty import Answer, Faulty, Request
 from tests.support.panel import Panel
+from tests.support.panel_api import key
 
 JSON = {"Content-Type": "application/json"}
 
@@ -122,6 +124,23 @@ def test_a_panel_of_today_ignores_a_measurement_that_it_does_not_know(faulty: Fa
     (sent,) = [request for request in faulty.requests if request.path == "/api/tunnels/status"]
     assert b"jitter_ms" in sent.body, "what the panel does not know is its own business"
     assert (stored(panel), warnings) == ([{"rtt_ms": 2.5}] * 2, [])
+
+
+@pytest.mark.parametrize(("version", "knows"), [(None, False), ("3", False), ("4", True)])
+def test_an_old_panel_is_not_sent_next_keys(faulty: Faulty, panel: Panel, version: str | None, knows: bool) -> None:
+    of_version(faulty, version)
+    one, warnings = client(faulty, panel), list[str]()
+    tunnel = panel.call("GET", "/api/tunnels")[0]
+    halves = [{**key(), "next_public_key": key()["public_key"]}, key()]
+    keys = [
+        {"uuid": tunnel["uuid"], "node": end["node"], "public": half}
+        for end, half in zip(tunnel["ends"], halves, strict=True)
+    ]
+    assert _panel_steps.publish(one, keys, [], False, warnings.append).updated == 2
+    halves = halves if knows else [{"public_key": halves[0]["public_key"]}, halves[1]]
+    assert [end["public"] for end in panel.call("GET", "/api/tunnels")[0]["ends"]] == halves
+    assert ["does not know the next key of a tunnel" in text for text in warnings] == ([] if knows else [True])
+    assert _panel_steps.publish(one, keys, [], False, warnings.append).updated == 0
 
 
 def test_an_old_panel_that_does_not_know_a_field(faulty: Faulty, panel: Panel) -> None:

@@ -20,30 +20,44 @@ except ImportError:  # the module says that it is missing
     pass
 
 
-def make(folder: str) -> str:
+def make(folder: str, name: str = FILE) -> str:
     """Writes a new private key into ``folder``, in place of one that may be there; the public one."""
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    files.write(os.path.join(folder, FILE), pem.decode("ascii"))
+    files.write(os.path.join(folder, name), pem.decode("ascii"))
     return _public(key)
 
 
-def load(folder: str) -> str:
-    """The public key of the private one in ``folder``. Raises BrokenKey, whose text never holds what was read."""
-    path = os.path.join(folder, FILE)
+def load(folder: str, name: str = FILE) -> str:
+    """The public key of a private one in ``folder``. Raises BrokenKey, whose text never holds what was read."""
+    path = os.path.join(folder, name)
     try:
-        key = serialization.load_pem_private_key((files.read(path) or "").encode("utf-8"), password=None)
-        if isinstance(key, Ed25519PrivateKey):
-            return _public(key)
-        why = "it is not an Ed25519 key"
+        return _read(files.read(path) or "")
+    except BrokenKey as error:
+        raise BrokenKey(
+            "The private key in %s can't be used: %s. Put the right one back, or make a new one with tunnel_keys and "
+            "regenerate: if_invalid (the other end then needs a run too)." % (path, error)
+        ) from None
+
+
+def public_key(text: str) -> str | None:
+    """The public key of a private one in PEM, or None where ``text`` is not one."""
+    try:
+        return _read(text)
+    except BrokenKey:
+        return None
+
+
+def _read(text: str) -> str:
+    try:
+        key = serialization.load_pem_private_key(text.encode("utf-8"), password=None)
     except TypeError:
-        why = "it has a passphrase"
+        raise BrokenKey("it has a passphrase") from None
     except (ValueError, UnsupportedAlgorithm):
-        why = "it is not a private key in PEM"
-    raise BrokenKey(
-        "The private key in %s can't be used: %s. Put the right one back, or make a new one with tunnel_keys and "
-        "regenerate: if_invalid (the other end then needs a run too)." % (path, why)
-    )
+        raise BrokenKey("it is not a private key in PEM") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BrokenKey("it is not an Ed25519 key")
+    return _public(key)
 
 
 def _public(key: Ed25519PrivateKey) -> str:

@@ -15,11 +15,11 @@ import glob
 import ipaddress
 import os
 import re
-from typing import Any, Iterable, Sequence
+from typing import Any, Collection, Iterable, Sequence
 
 from ..._errors import Error, FieldError, printable
 from ..._model import render
-from ..._model.types import Applied, Public, View
+from ..._model.types import Applied, View
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node import units as node_units
@@ -28,7 +28,7 @@ from ..._node.netdev import Live
 from ..._node.observation import Observation
 from ..._node.state import Folders
 from .. import x25519
-from ..base import RULES, Protocol, Situation, ipv6_is_off
+from ..base import RULES, Held, Protocol, Situation, ipv6_is_off
 from . import ed25519, swanctl
 from . import plan as planning
 from .packages import PACKAGES
@@ -113,6 +113,7 @@ class IPsec(Protocol):
         self._taken: dict[str, str] = {}  # {network: name of the tunnel} in this run, on the userspace data path
         self._asked: dict[str, Any] = {}
         self._kernel_lacks: list[str] | None = None
+        self._as_copied: set[str] = set()  # uuids of the tunnels whose key is (in check mode, would be) the copy's
         self._planned = False  # that a tunnel runs here after this run
 
     # What is there
@@ -144,17 +145,29 @@ class IPsec(Protocol):
             hint = "strongSwan %s on this host has no ML-KEM (6.0.2 with OpenSSL 3.5 does): upgrade it, or choose auto."
             raise FieldError("post_quantum", "require", hint % ".".join(map(str, self._version())))
 
-    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
-        """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
-        if not self.has_key(uuid):
-            return False, None
-        if not x25519.HAS_CRYPTOGRAPHY:
-            return True, None
-        return True, {"public_key": ed25519.load(self.folders.path(uuid))}
+    def read_key(self, uuid: str, name: str) -> str | None:
+        """The public key of the private one in a file of the tunnel's folder, if there is one. Raises BrokenKey."""
+        return ed25519.load(self.folders.path(uuid), name) if node_files.read(self.folders.path(uuid, name)) else None
 
-    def make_key(self, uuid: str) -> Public:
-        """Makes a private half and answers the public one."""
-        return {"public_key": ed25519.make(self.folders.path(uuid))}
+    def write_key(self, uuid: str, name: str) -> str:
+        """Makes a private key in a file of the tunnel's folder; the public one."""
+        return ed25519.make(self.folders.path(uuid), name)
+
+    def put_back(self, uuid: str, interface: str, known: Collection[str]) -> str | None:
+        """From swanctl's copy."""
+        text = node_files.read(key_copy(interface)) if x25519.HAS_CRYPTOGRAPHY else None
+        public = ed25519.public_key(text) if text else None
+        if text is None or public is None or (known and public not in known):
+            return None
+        self._as_copied.add(uuid)
+        if not self.host.check:
+            node_files.write(self.key_path(uuid), text)
+        return public
+
+    def holds_key(self, interface: str) -> bool:
+        """charon, which has read it, and can't be asked for it."""
+        charon = node_units.states(self.host, [CHARON]).get(CHARON, {})
+        return charon.get("active") == "active" and super().holds_key(interface)
 
     def units(self, interface: str) -> list[str]:
         """The unit that makes the interface."""
@@ -251,14 +264,16 @@ class IPsec(Protocol):
         for place, after in self._wanted_files(view, path, mtu, plan.conf).items():
             plan.write(place, node_files.read(place) if here or place not in ours else None, after)
         key, copy = node_files.read(self.key_path(uuid)) if situation.public else None, key_copy(interface)
-        there = key is not None and node_files.read(copy) == key
+        there = uuid in self._as_copied or (key is not None and node_files.read(copy) == key)
         before = planning.Before(
-            key_there=there,
+            key_there=there or situation.held,
             key_open=there and node_files.open_to_others(copy),
             right_kind=os.path.exists("/sys/class/net/%s/tun_flags" % interface) == (path == swanctl.USERSPACE),
             applied=situation.applied,
         )
         planning.compare(plan, before, situation, mtu)
+        if situation.held and (plan.give or plan.start or plan.charon):
+            raise Held(self.key_path(uuid), view["peer"]["node"])
         if plan.give:  # what charon has already, it keeps
             netdev.check_endpoint(view, situation.resolved)
             if path == swanctl.USERSPACE:

@@ -27,7 +27,7 @@ from ..._node.host import Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
 from .. import x25519
-from ..base import RULES, Exchanged, Protocol, Situation
+from ..base import RULES, Exchanged, Held, Protocol, Situation
 from . import certificate, tls_crypt
 from . import conf as openvpn_conf
 from .packages import PACKAGES
@@ -119,26 +119,65 @@ class OpenVPN(Protocol):
     def load_key(self, uuid: str) -> tuple[bool, Public | None]:
         """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
         there, public = super().load_key(uuid)
-        return there, public and dict(public, **self._certificates(uuid))
+        if public is None:
+            return there, None
+        found = self.completed(uuid, public)
+        if found is None:
+            hint = "%s is missing: put it back, or make new keys with tunnel_keys and regenerate: if_invalid."
+            raise x25519.BrokenKey(hint % self._path(uuid, certificate.FILE))
+        return there, found
 
     def make_key(self, uuid: str) -> Public:
         """Makes a private half and answers the public one. The static key comes last: with it all are there."""
         folder = self.folders.path(uuid)
         node_files.remove(os.path.join(folder, certificate.NEXT))
         certificate.make(folder)
-        return dict(super().make_key(uuid), **self._certificates(uuid))
+        public = super().make_key(uuid)
+        return not_none(self.completed(uuid, public), "its certificate was made")
 
-    def _certificates(self, uuid: str) -> Public:
+    def completed(self, uuid: str, known: Public) -> Public | None:
+        """With the certificate in use, which is the one in the file where there is one, and the next one."""
         folder = self.folders.path(uuid)
         used = certificate.load(folder)
-        if used is None:
-            path = os.path.join(folder, certificate.FILE)
-            hint = "%s is missing: put it back, or make new keys with tunnel_keys and regenerate: if_invalid."
-            raise x25519.BrokenKey(hint % path)
+        fingerprint = used.fingerprint if used else known.get("fingerprint")
+        public = super().completed(uuid, known)
+        if public is None or fingerprint is None:
+            return None
         following = self._next(folder)
         return dict(
-            {"fingerprint": used.fingerprint}, **({"next_fingerprint": following.fingerprint} if following else {})
+            public, fingerprint=fingerprint, **({"next_fingerprint": following.fingerprint} if following else {})
         )
+
+    def make_next(self, uuid: str) -> str:
+        """Makes the next static key, and the next certificate where the one in use is lost."""
+        folder = self.folders.path(uuid)
+        if certificate.load(folder) is None and self._next(folder) is None:
+            certificate.make(folder, certificate.NEXT)
+        return super().make_next(uuid)
+
+    def may_switch(self, uuid: str, peer: Public) -> bool:
+        """Where the certificate in use is lost, the process can't be started again before the peer lets in the next."""
+        folder = self.folders.path(uuid)
+        if certificate.load(folder):
+            return True
+        following = self._next(folder)
+        return following is not None and peer.get("accepts") == following.fingerprint
+
+    def use_next(self, uuid: str) -> Public | None:
+        """From now on the next one is the present one, with a certificate; the public half."""
+        folder = self.folders.path(uuid)
+        if certificate.load(folder) is None:
+            if self._next(folder) is None:
+                certificate.make(folder, certificate.NEXT)
+            certificate.switch(folder)
+        return super().use_next(uuid)
+
+    def _lost(self, uuid: str) -> bool:
+        """Whether a process that runs can't be started again: what it was started with is not there any more."""
+        key, wrap, tls = (
+            os.path.exists(self._path(uuid, name)) for name in (x25519.FILE, tls_crypt.FILE, certificate.FILE)
+        )
+        return not (tls and (key or wrap))
 
     @staticmethod
     def _next(folder: str) -> certificate.Certificate | None:
@@ -160,7 +199,7 @@ class OpenVPN(Protocol):
             return Exchanged(public, False, changes)
         folder = self.folders.path(view["uuid"])
         path = os.path.join(folder, certificate.FILE)
-        if node_files.open_to_others(path):
+        if os.path.exists(path) and node_files.open_to_others(path):
             changes.append("TLS key closed to others")
             if not self.host.check:
                 node_files.close_to_others(path)
@@ -173,7 +212,8 @@ class OpenVPN(Protocol):
             following = certificate.make(folder, certificate.NEXT).fingerprint
             public = dict(public, next_fingerprint=following)
         # Not before, even where the present one has ended: OpenVPN goes by the fingerprint, and takes it all the same.
-        if following and peer_public.get("accepts") == following:
+        # Where the present one is lost, it is switched together with the static key.
+        if following and used and peer_public.get("accepts") == following:
             changes.append("certificate switched")
             if not self.host.check:
                 certificate.switch(folder)
@@ -249,7 +289,8 @@ class OpenVPN(Protocol):
         plan.write(self._path(uuid, LINK), node_files.read(self._path(uuid, LINK)), netdev.batch(view, mtu))
         rules = netdev.rules(view, mtu)
         written = plan.write(self._path(uuid, RULES), node_files.read(self._path(uuid, RULES)), rules)
-        fresh = self._plan_wrap(plan, folder, public, situation.peer_public, here)
+        # Without the key it stays as it is: so does the one that the process was started with.
+        fresh = not situation.held and self._plan_wrap(plan, folder, public, situation.peer_public, here)
         netdev.compare_unit(plan, live, interface in live["links"])
         if not plan.start and (fresh or self._stale(before, conf, applied, public)):
             plan.start = True
@@ -261,6 +302,8 @@ class OpenVPN(Protocol):
             link, ours = live["links"][interface], set(applied.get("addresses") or [])
             shaken = netdev.compare_link(plan, link, view["local"]["addresses"], mtu, ours)
             netdev.compare_routes(plan, situation.routes, applied, shaken)
+        if situation.held and plan.start and self._lost(uuid):
+            raise Held(self.key_path(uuid), view["peer"]["node"])
         if plan.start and not (
             self._active(live, interface) and openvpn_conf.listens(before or conf) == openvpn_conf.listens(conf)
         ):
@@ -325,7 +368,10 @@ class OpenVPN(Protocol):
         applied = super().applied(view, live)
         with contextlib.suppress(x25519.BrokenKey):
             found = certificate.load(self.folders.path(view["uuid"])) if x25519.HAS_CRYPTOGRAPHY else None
-            applied["fingerprint"] = found.fingerprint if found else None
+            last = self.folders.state(view["uuid"])
+            # Without the file, the process goes on with what it was started with.
+            before = last["applied"].get("fingerprint") if last else None
+            applied["fingerprint"] = found.fingerprint if found else before
         return applied
 
     def released(self, places: dict[str, str]) -> None:

@@ -163,6 +163,25 @@ def parse_keys(text: str) -> dict[str, str]:
     return {words[1]: words[2] for words in lines if len(words) == 5 and "(none)" not in words[1:3]}
 
 
+class Running(NamedTuple):
+    """The keys of an interface, which hold secrets: they go into the files of its tunnel and nowhere else."""
+
+    private: str
+    public: str
+    preshared: Dict[str, str]  # public key of a peer: the pre-shared one
+
+
+def parse_running(text: str, interface: str) -> Running | None:
+    """What an interface in the output of `wg show all dump` runs with; None where it is not there or has no key."""
+    lines = [line.split("\t") for line in text.splitlines()]
+    its = [words for words in lines if words[0] == interface]
+    for words in its:
+        if len(words) == 5 and "(none)" not in words[1:3]:
+            peers = {peer[1]: peer[2] for peer in its if len(peer) == 9 and peer[2] != "(none)"}
+            return Running(words[1], words[2], peers)
+    return None
+
+
 class Keys(NamedTuple):
     """Files that `wg set` reads, so that no key is in its arguments or in what it says."""
 

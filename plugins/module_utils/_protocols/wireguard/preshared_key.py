@@ -47,6 +47,17 @@ def made_for(folder: str) -> str | None:
     return (files.read(os.path.join(folder, PEER)) or "").strip() or None
 
 
+def put_back(folder: str, key: str, peer_public: str) -> None:
+    """Writes the key again that the tunnel to ``peer_public`` runs with."""
+    files.write(os.path.join(folder, FILE), key + "\n")
+    files.write(os.path.join(folder, PEER), peer_public + "\n")
+
+
+def follow(folder: str, peer_public: str) -> None:
+    """The key stays: the same peer has another public key, as both ends agreed."""
+    files.write(os.path.join(folder, PEER), peer_public + "\n")
+
+
 def _store(folder: str, raw: bytes) -> str | None:
     text = base64.b64encode(raw).decode("ascii")
     files.write(os.path.join(folder, FILE), text + "\n")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Collection, Sequence
 
 from ..._errors import Error, FieldError
 from ..._model import render
@@ -71,6 +71,7 @@ class WireGuard(Protocol):
         self._used: dict[str, str | None] = {}
         self._dumped: str | None = None  # what wg said, until it is used
         self._running_keys: dict[str, str] | None = None
+        self._restored: dict[str, str | None] = {}  # uuid: fingerprint of a pre-shared key that was put back
 
     # What is there
 
@@ -95,8 +96,31 @@ class WireGuard(Protocol):
         private = node_files.read(self.key_path(uuid))
         running = self._public_keys().get(private.strip()) if private else None
         there, public = (True, {"public_key": running}) if running else super().load_key(uuid)
-        found = preshared_key.load(self.folders.path(uuid))[1] if public else None
-        return there, dict(public, psk_fingerprint=found) if public and found else public
+        return there, self.completed(uuid, public) if public else None
+
+    def completed(self, uuid: str, known: Public) -> Public | None:
+        """With the fingerprint of the pre-shared key that this end holds."""
+        public = super().completed(uuid, known)
+        found = preshared_key.load(self.folders.path(uuid))[1] or self._restored.get(uuid)
+        return dict(public, psk_fingerprint=found) if public and found else public
+
+    def holds_key(self, interface: str) -> bool:
+        """What holds a key can be asked for it."""
+        return False
+
+    def put_back(self, uuid: str, interface: str, known: Collection[str]) -> str | None:
+        """From the interface, with the pre-shared key, where that is lost too."""
+        self._public_keys()  # which asks
+        running = wireguard_conf.parse_running(self._ask() if self._dumped is None else self._dumped, interface)
+        if running is None or (known and running.public not in known):
+            return None
+        folder = self.folders.path(uuid)
+        self._unless_check(node_files.write, self.key_path(uuid), running.private + "\n")
+        if preshared_key.load(folder)[1] is None:
+            for peer, key in running.preshared.items():
+                self._unless_check(preshared_key.put_back, folder, key, peer)
+                self._restored[uuid] = wireguard_conf.preshared_fingerprint(key)
+        return running.public
 
     def exchange(
         self, view: View, public: Public | None, peer_public: Public, state: State | None, handed: str | None
@@ -115,10 +139,12 @@ class WireGuard(Protocol):
                 self._unless_check(preshared_key.drop, folder)
             held, offers = None, False
         elif offers:
-            if not held or self._made_for(folder, state) not in (None, peer_public["public_key"]):
+            if not held or self._made_for(folder, state) not in (None, *self._same_peer(view, peer_public)):
                 changes.append("pre-shared key made")
                 made = self._unless_check(preshared_key.make, folder, peer_public["public_key"])
                 held, at_once = made, False  # the target doesn't have it yet
+            elif preshared_key.made_for(folder) not in (None, peer_public["public_key"]):
+                self._unless_check(preshared_key.follow, folder, peer_public["public_key"])
             if held and (held == theirs or at_once):
                 self._unless_check(preshared_key.withdraw, folder)
             elif held and public:
@@ -141,6 +167,12 @@ class WireGuard(Protocol):
         if used and held:  # which the panel does not know yet where both switched at once
             peer_public = {"public_key": peer_public["public_key"], "psk_fingerprint": held}
         return Exchanged(public, needs_peer, changes, peer_public)
+
+    @staticmethod
+    def _same_peer(view: View, peer_public: Public) -> tuple[str, ...]:
+        """The keys of one peer: that to be used, and the one in the record, in whose place it came by agreement."""
+        recorded = view["peer"]["public"] or peer_public
+        return peer_public["public_key"], recorded["public_key"]
 
     @staticmethod
     def _made_for(folder: str, state: State | None) -> str | None:

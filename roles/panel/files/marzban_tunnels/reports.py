@@ -19,11 +19,12 @@ from marzban_tunnels.schemas import EndKey, Report
 from marzban_tunnels.tables import End, Tunnel
 
 _CHUNK = 500  # uuids in one query
-# What an end of a type has to show, what it may show besides, and the characters of its key
+_NEXT = ("next_public_key", "accepts_public_key")
+# What an end of a type has to show, what it may show besides, and the characters of its keys
 _HALVES: dict[str, tuple[set[str], set[str], int]] = {
-    "wireguard": ({"public_key"}, {"psk_fingerprint"}, 44),
-    "openvpn": ({"public_key", "fingerprint"}, {"next_fingerprint", "accepts"}, 44),
-    "ipsec": ({"public_key"}, set(), 60),
+    "wireguard": ({"public_key"}, {*_NEXT, "psk_fingerprint"}, 44),
+    "openvpn": ({"public_key", "fingerprint"}, {*_NEXT, "next_fingerprint", "accepts"}, 44),
+    "ipsec": ({"public_key"}, {*_NEXT}, 60),
 }
 
 
@@ -98,8 +99,9 @@ def _check_half(tunnel_type: str, half: dict[str, str]) -> None:
     required, optional, characters = _HALVES.get(tunnel_type, (set(), set(), 0))
     wrong = [f"lacks {name}" for name in sorted(required - half.keys())]
     wrong += [f"has {name}" for name in sorted(half.keys() - required - optional)]
-    if not wrong and len(half["public_key"]) != characters:
-        wrong = [f"has a public_key of {len(half['public_key'])} characters instead of {characters}"]
+    for name in ("public_key", *_NEXT):
+        if not wrong and name in half and len(half[name]) != characters:
+            wrong = [f"has a {name} of {len(half[name])} characters instead of {characters}"]
     if wrong:
         raise _Rejected(
             f"public: the tunnel's type is {shown(tunnel_type)}, and what was sent {' and '.join(wrong)};"

@@ -18,6 +18,7 @@ NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on th
 Config = Annotated[
     str, Field(description="A JSON object in a string of at most 64 KiB; see docs/development/contract.md")
 ]
+PublicKey = Annotated[str, AfterValidator(checks.public_key)]
 Fingerprint = Annotated[str, AfterValidator(checks.fingerprint), Field(description="A SHA-256: 64 hex digits")]
 Algorithm = Annotated[str, AfterValidator(checks.algorithm)]
 Moment = Annotated[str, Field(description="UTC, without a zone", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?$")]
@@ -72,7 +73,9 @@ class TunnelUpdate(Body):
 class Public(Body):
     """An end's public half; ``reports`` knows which type has what. Nothing private is taken, so it can't be stored."""
 
-    public_key: Annotated[str, AfterValidator(checks.public_key)]
+    public_key: PublicKey
+    next_public_key: PublicKey | None = None
+    accepts_public_key: PublicKey | None = None
     psk_fingerprint: Fingerprint | None = None
     fingerprint: Fingerprint | None = None
     next_fingerprint: Fingerprint | None = None

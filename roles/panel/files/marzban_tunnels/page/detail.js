@@ -47,12 +47,14 @@ const END_FACTS = {
     "field.data_path": (end) => (end.measured?.data_path ? chosen(end.measured.data_path) : ""),
     "field.certificate": (end) => days(end.measured?.certificate_days),
     "field.public_key": (end) => text(end.public?.public_key),
+    "field.next_public_key": (end) => text(end.public?.next_public_key),
+    "field.accepts_public_key": (end) => text(end.public?.accepts_public_key),
     "field.fingerprint": (end) => short(end.public?.fingerprint),
     "field.next_fingerprint": (end) => short(end.public?.next_fingerprint),
     "field.accepts": (end) => short(end.public?.accepts),
     "field.psk": (end) => short(end.public?.psk_fingerprint),
 };
-const CODE = /\.(endpoint|port|endpoint_port|addresses|interface|routes|cipher|key_exchange|public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
+const CODE = /\.(endpoint|port|endpoint_port|addresses|interface|routes|cipher|key_exchange|\w*public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
 
 /** The first and last digits of a SHA-256, as people compare them. */
 const short = (print) => (print ? String(print).replace(/^(.{16}).{16,}(.{16})$/, "$1…$2") : "");

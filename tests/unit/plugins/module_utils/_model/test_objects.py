@@ -61,10 +61,14 @@ def test_config_that_is_nested_deep_is_refused():
         model_config.check(deep)
 
 
+def keys(key):
+    return dict.fromkeys(("public_key", "next_public_key", "accepts_public_key"), key)
+
+
 HALVES = {
-    "wireguard": {"public_key": KEY, "psk_fingerprint": PRINT},
-    "openvpn": {"public_key": KEY, "fingerprint": PRINT, "next_fingerprint": OTHER_PRINT, "accepts": PRINT},
-    "ipsec": {"public_key": ED25519},
+    "wireguard": {**keys(KEY), "psk_fingerprint": PRINT},
+    "openvpn": {**keys(KEY), "fingerprint": PRINT, "next_fingerprint": OTHER_PRINT, "accepts": PRINT},
+    "ipsec": keys(ED25519),
 }
 REQUIRED = {"wireguard": ["public_key"], "openvpn": ["public_key", "fingerprint"], "ipsec": ["public_key"]}
 

@@ -76,6 +76,10 @@ def test_a_new_public_half_is_published_after_the_old_one():
 def test_what_both_ends_do_together_waits_until_both_were_applied():
     assert rounds.paired(entries(both({"needs_peer": True}))) == {"h1": [UUID], "h2": [UUID]}
     assert rounds.paired(entries({"h1": told("de-1", "source", needs_peer=True)})) == {}
+    refused = {"refused": True, "public": None}
+    assert rounds.paired(entries(both({"needs_peer": True}, refused))) == {}, "it would switch alone"
+    pending = {"refused": True, "needs_peer": True}
+    assert rounds.paired(entries(both({}, pending))) == {"h1": [UUID], "h2": [UUID]}
 
 
 def test_a_host_has_a_part_only_where_something_is_new_to_it():

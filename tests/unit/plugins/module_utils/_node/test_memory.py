@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.views import check
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.keyring import Keyring
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.memory import Memory
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
@@ -39,8 +40,9 @@ def run(kind, folders):
     )
     tunnel.state = folders.states().get(UUID)
     protocol, memory = registry.protocol(kind)(Host(), folders), Memory(Host(), folders)
-    memory.load_keys(protocol, [tunnel])
-    memory.make_keys(protocol, [tunnel])
+    keyring = Keyring(Host(), memory)
+    keyring.load(protocol, [tunnel])
+    keyring.make(protocol, [tunnel])
     if tunnel.public:
         state = tunnel.state or new_state(tunnel.view)
         memory.save(tunnel, {**state, "public_key": tunnel.public["public_key"]})
@@ -102,3 +104,40 @@ def test_a_key_of_a_former_version_is_no_news(kind, folders):
     state = folders.states()[UUID]
     folders.write_state({**state, "public_key": None})
     assert run(kind, folders).changes == []
+
+
+def published(tunnel):
+    Keyring.complete(tunnel)
+    return tunnel.public
+
+
+def test_a_next_key_is_published_beside_the_present_one(kind, folders):
+    first = run(kind, folders).public
+    following = registry.protocol(kind)(Host(), folders).make_next(UUID)
+    path = Path(folders.path(UUID, "private.next"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    tunnel = run(kind, folders)
+    assert (tunnel.changes, published(tunnel)) == ([], {**first, "next_public_key": following})
+    path.write_text("rubbish")
+    tunnel = run(kind, folders)
+    assert (tunnel.changes, published(tunnel)) == ([], first), "nobody uses it yet"
+
+
+def test_the_next_key_takes_the_place_of_one_that_nothing_runs_with(kind, folders):
+    run(kind, folders)
+    following = registry.protocol(kind)(Host(), folders).make_next(UUID)
+    Path(folders.path(UUID, "private.key")).unlink()
+    tunnel = run(kind, folders)
+    assert tunnel.changes == ["key made"]
+    assert published(tunnel)["public_key"] == following, "the peer may know it already"
+    assert "next_public_key" not in tunnel.public
+    assert not Path(folders.path(UUID, "private.next")).exists()
+    assert run(kind, folders).changes == []
+
+
+def test_a_key_that_is_replaced_at_once_has_no_next_one(kind, folders):
+    run(kind, folders)
+    protocol = registry.protocol(kind)(Host(), folders)
+    protocol.make_next(UUID)
+    protocol.make_key(UUID)
+    assert protocol.load_next(UUID) is None

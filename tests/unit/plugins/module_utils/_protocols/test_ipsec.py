@@ -196,7 +196,7 @@ def test_files():
 
 def test_a_key_and_its_public_half(tmp_path):
     public = ed25519.make(str(tmp_path))
-    assert ed25519.load(str(tmp_path)) == public
+    assert ed25519.load(str(tmp_path)) == public == ed25519.public_key((tmp_path / "private.key").read_text())
     assert len(public) == 60
     assert base64.b64decode(public)[:12] == bytes.fromhex("302a300506032b6570032100")
     assert (tmp_path / "private.key").stat().st_mode & 0o777 == 0o600
@@ -208,4 +208,5 @@ def test_a_broken_key_is_named_and_not_shown(tmp_path, content):
     (tmp_path / "private.key").write_text(content)
     with pytest.raises(BrokenKey, match=r"private\.key can't be used: it is not a private key in PEM.*if_inv") as error:
         ed25519.load(str(tmp_path))
+    assert ed25519.public_key(content) is None
     assert "secret" not in str(error.value)

@@ -47,6 +47,13 @@ def dump(**changes):
     )
 
 
+def test_the_keys_that_an_interface_runs_with():
+    assert wireguard_conf.parse_running(dump(), "mz3") == (SECRET, OWN, {})
+    assert wireguard_conf.parse_running(dump(psk=OWN), "mz3") == (SECRET, OWN, {KEY: OWN})
+    assert wireguard_conf.parse_running(dump(), "mz4") is None
+    assert wireguard_conf.parse_running("mz3\t(none)\t(none)\t0\toff\n", "mz3") is None
+
+
 def live(wg=None, **changes):
     link = {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31", "fd6d:7a00::2/127"]}
     return {

@@ -148,6 +148,22 @@ def test_what_requires_it_comes_back_with_another_key(ends, changed, fresh, by_t
     assert run(source, target) == 1, "and the next one finds nothing to do"
 
 
+def test_it_stays_where_the_target_switches_to_its_next_private_key(ends):
+    source, target = ends
+    run(source, target)
+    used, before = source.used, source.public()
+    following = WireGuard(Host(), target.folders).make_next(UUID)
+    recorded = {**target.published, "next_public_key": following}
+    WireGuard(Host(), target.folders).use_next(UUID)
+    target.publish()
+    for half in (recorded, target.published):  # in the round in which it switches, and afterwards
+        seen = view(**{"local.role": "source", "local.public": source.published, "peer.public": half})
+        protocol = WireGuard(Host(), source.folders)
+        done = protocol.exchange(seen, source.public(), target.published, source.state, None)
+        assert (done.changes, done.needs_peer, protocol._used[UUID]) == ([], False, used)
+    assert source.public() == before
+
+
 def test_what_waits_to_be_handed_over_is_sealed_by_the_key_that_the_source_has(ends):
     source, target = ends
     WireGuard(Host(), source.folders).make_key(UUID)
