@@ -358,10 +358,13 @@ def work(module):
     apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options, node, addresses)
     exchanged = {name: given[name] for name in ("handed", "paired", "new_keys")}
     answer = apply.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
+    for sentence in answer["warnings"]:
+        module.warn(sentence)
+    result = {key: value for key, value in answer.items() if key != "warnings"}  # Ansible adds them
     if module.check_mode:
-        return answer
+        return result
     needing = [tunnel["uuid"] for tunnel in answer["tunnels"] if tunnel["needs_peer"] and tunnel["uuid"]]
-    return dict(answer, sealed=apply.sealed(needing))  # taken out by the action plugin before anybody sees it
+    return dict(result, sealed=apply.sealed(needing))  # taken out by the action plugin before anybody sees it
 
 
 def main():

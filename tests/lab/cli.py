@@ -10,7 +10,7 @@ import os
 import sys
 
 from . import keeper, machine
-from .image import KERNEL, RELEASES, VARIANTS, Image
+from .image import KERNEL, MANAGERS, RELEASES, VARIANTS, Image
 from .lab import Lab
 from .machine import LabError
 
@@ -67,6 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 tests/lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     names = f"{', '.join(RELEASES)}; with {', '.join('+' + name for name in VARIANTS)} its packages are there already"
+    names += f"; with {' or '.join('+' + name for name in MANAGERS)} at the end that has its eth0"
     names += f"; with {KERNEL} at the end it is a virtual machine"
 
     command = commands.add_parser("up", help="bring up a lab")

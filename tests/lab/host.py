@@ -148,6 +148,8 @@ class Host:
         names = [f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n::1 localhost ip6-localhost ip6-loopback\n"]
         (etc / "hosts").write_text("".join(names))
         shutil.copy(apt.resolv_conf(), etc / "resolv.conf")
+        for path, text in self.network.settings(self.plan, Image(self.plan.image).manager).items():
+            machine.write(self.root / path, text, 0o600 if path.endswith(".nmconnection") else 0o644)
         key = etc / "ssh/ssh_host_ed25519_key"
         machine.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key)])
         machine.write(self.root / "root/.ssh/authorized_keys", self.lab.ssh_key.with_suffix(".pub").read_text(), 0o600)

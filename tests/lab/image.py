@@ -3,10 +3,11 @@
 """Root file systems of Debian releases, built once and kept as read-only layers for overlays.
 
 An image is named `bookworm` (bare: what a fresh server has) or `bookworm+tunnels` (a variant: the bare one, and on
-top a second layer with the packages that a role would install). With `+kernel` at its end (`forky+kernel`,
-`forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each is in the cache
-under a hash of its recipe: `<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole file system
-as one archive).
+top a second layer with the packages that a role would install). With `+networkd` or `+networkmanager` after that, this
+program has the host's eth0, as on many servers; elsewhere addresses come from outside. With `+kernel` at its end
+(`forky+kernel`, `forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each is
+in the cache under a hash of its recipe: `<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole
+file system as one archive).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ VARIANTS = {
         "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
     ),
 }
+#: What else may have a host's eth0, by the end of the image's name: the packages that bring it.
+MANAGERS: dict[str, tuple[str, ...]] = {"networkd": (), "networkmanager": ("network-manager",)}
 KERNEL = "+kernel"
 #: bullseye has no wireguard-go, and can't run bookworm's (newer glibc).
 ABSENT = {"bullseye": {"wireguard-go"}}
@@ -75,6 +78,13 @@ Pin-Priority: -1
 END
 """
 
+#: What switches networkd on again in the root file system $1.
+NETWORKD = r"""
+set -eu
+rm "$1/etc/systemd/system/systemd-networkd.service"
+ln -s /lib/systemd/system/systemd-networkd.service "$1/etc/systemd/system/multi-user.target.wants/"
+"""
+
 #: Lets "$2"… be installed into the file system "$1"; in a mount and process namespace of its own, which end with it.
 BEGIN = r"""
 set -eu
@@ -110,10 +120,11 @@ class Image:
     name: str
 
     def __post_init__(self) -> None:
-        release, _plus, variant = self.name.removesuffix(KERNEL).partition("+")
+        release, _plus, variant = self.name.removesuffix(KERNEL).removesuffix(f"+{self.manager}").partition("+")
         if release not in RELEASES or (variant and variant not in VARIANTS) or self.name.endswith("+"):
             known = f"{', '.join(RELEASES)}, each also with {', '.join('+' + name for name in VARIANTS)}"
-            raise LabError(f"no image {self.name!r}: there are {known}; any of them with {KERNEL} at its end")
+            known += f"; any of them with {', '.join('+' + name for name in MANAGERS)} or {KERNEL} at its end"
+            raise LabError(f"no image {self.name!r}: there are {known}")
 
     @property
     def release(self) -> str:
@@ -130,9 +141,16 @@ class Image:
         return self.name.endswith(KERNEL)
 
     @property
+    def manager(self) -> str | None:
+        """The program that has its eth0, or None where addresses come from outside."""
+        return next((name for name in MANAGERS if self.name.endswith("+" + name)), None)
+
+    @property
     def packages(self) -> list[str]:
         if self.kernel:
             return list(vm_kernel.PACKAGES)
+        if self.manager:
+            return list(MANAGERS[self.manager])
         wanted = VARIANTS[self.name.partition("+")[2]] if self.base else BARE
         return [package for package in wanted if package not in ABSENT.get(self.release, ())]
 
@@ -141,6 +159,8 @@ class Image:
         """What makes its layer out of the packages, on top of the base; mmdebstrap makes the bare ones."""
         if not self.base:
             return ""
+        if not self.packages:
+            return NETWORKD
         return "".join([BEGIN, vm_kernel.UNPACK if self.kernel else INSTALL, END])
 
     @cached_property

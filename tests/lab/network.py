@@ -167,6 +167,19 @@ class Network:
         for site in host.sites:
             self.plug_site(host, site)
 
+    def settings(self, host: HostPlan, manager: str | None) -> dict[str, str]:
+        """The files by which networkd or NetworkManager gives eth0 what `plug` gives it: {path in the host: text}."""
+        own, own6, way = f"{self.address(host.index)}/24", f"{self.address6(host.index)}/64", self.address(GATEWAY)
+        if manager == "networkd":
+            lines = [f"Address={own}", f"Address={own6}", f"Gateway={way}", "IPv6AcceptRA=no"]
+            text = "\n".join(["[Match]", "Name=eth0", "[Network]", *lines, ""])
+            return {"etc/systemd/network/10-eth0.network": text}
+        if manager == "networkmanager":
+            lines = ["[connection]", "id=eth0", "type=ethernet", "interface-name=eth0"]
+            lines += ["[ipv4]", "method=manual", f"address1={own},{way}", "[ipv6]", "method=manual", f"address1={own6}"]
+            return {"etc/NetworkManager/system-connections/eth0.nmconnection": "\n".join([*lines, ""])}
+        return {}
+
     def plug_tap(self, host: HostPlan) -> None:
         """Give a virtual machine its cable. The namespace is its own kernel's, and so are the addresses."""
         self.unplug(host)

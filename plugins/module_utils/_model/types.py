@@ -343,6 +343,7 @@ class Answer(TypedDict):
 
     changed: bool
     diff: list[FileDiff]
+    warnings: list[str]  # Ansible shows them
     missing: list[str]
     packages: list[str]
     unavailable: list[str]

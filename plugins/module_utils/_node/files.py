@@ -49,8 +49,8 @@ def sync_folder(path: str) -> None:
         os.close(handle)
 
 
-def write(path: str, text: str) -> None:
-    """Makes ``path`` hold ``text`` (0600): all of it or what was there before, whenever the power goes."""
+def write(path: str, text: str, mode: int = 0o600) -> None:
+    """Makes ``path`` hold ``text``: all of it or what was there before, whenever the power goes."""
     fresh = path + ".new"
     try:
         if os.path.lexists(fresh):
@@ -58,6 +58,8 @@ def write(path: str, text: str) -> None:
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
+            if mode != 0o600:
+                os.fchmod(stream.fileno(), mode)
             stream.flush()
             os.fsync(stream.fileno())
         os.rename(fresh, path)

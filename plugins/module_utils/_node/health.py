@@ -13,8 +13,10 @@ from .._errors import Error
 from .._model.types import HealthAnswer
 from .._protocols import registry
 from .._protocols.base import Protocol
+from . import net
 from .host import Host
 from .measure import Work, measure
+from .observation import TABLES, Observation
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer
 
@@ -49,8 +51,28 @@ def health(
         if not late or time.monotonic() + PAUSE > end:
             break
         time.sleep(PAUSE)
+    _explain_gaps(host, protocols, [tunnel for tunnel in tunnels if tunnel.measured is not None])
     answers = [{key: value for key, value in tunnel.answer().items() if key not in HIDDEN} for tunnel in tunnels]
     return {"changed": False, "tunnels": answers}  # type: ignore[typeddict-item]
+
+
+def _explain_gaps(host: Host, protocols: dict[str, Protocol], running: list[Tunnel]) -> None:
+    """Names what others have taken from a tunnel that runs: pings may pass, or fail as they do with a firewall."""
+    if not running:
+        return
+    names = {kind: [t.view["interface"] for t in running if t.view["type"] == kind] for kind in protocols}
+    observation = Observation(host, (unit for kind, p in protocols.items() for unit in p.all_units(names[kind])))
+    asked = [argv for protocol in protocols.values() for argv in protocol.queries()]
+    host.prefetch(net.LINKS, *net.ROUTES, net.LISTENING, TABLES, *asked)
+    lives = {kind: protocol.observe(observation, names[kind]) for kind, protocol in protocols.items() if names[kind]}
+    for tunnel in running:
+        kind, state = tunnel.view["type"], tunnel.state
+        lacks = protocols[kind].gone(tunnel.view, state["applied"], observation, lives[kind]) if state else []
+        if lacks:
+            hint = "something else on this host has taken away %s: run marzban.tunnels.apply, which puts it back"
+            tunnel.fail(hint % ", ".join(lacks))
+            tunnel.note = None
+    host.drop_prefetched()
 
 
 def _explain(protocol: Protocol, tunnel: Tunnel) -> None:

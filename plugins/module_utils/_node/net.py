@@ -13,6 +13,7 @@ import socket
 from typing import Any, Dict, Iterable, Iterator, NamedTuple, Tuple
 
 from .._errors import Error
+from .files import read
 from .host import Host
 
 RESOLVE = 5  # seconds that all names together may take to resolve
@@ -23,7 +24,7 @@ ROUTES = tuple(("ip", "-j", family, "route", "show", "table", "main") for family
 LISTENING = ("ss", "-H", "-l", "-u", "-t", "-n")
 PATHS = ("ip", "-j", "-force", "-batch", "-")  # goes on after an address without a route
 
-#: ``{interface: {"up": bool, "mtu": bytes, "addresses": [canonical]}}``
+#: ``{interface: {"up": bool, "mtu": bytes, "ipv6": whether it may have such addresses, "addresses": [canonical]}}``
 Links = Dict[str, Dict[str, Any]]
 #: network, interface or None, whether the kernel made it
 Route = Tuple[str, "str | None", bool]
@@ -60,6 +61,7 @@ def links(host: Host) -> Links:
         found[link["ifname"]] = {
             "up": "UP" in link.get("flags", []),
             "mtu": link.get("mtu"),
+            "ipv6": read("/proc/sys/net/ipv6/conf/%s/disable_ipv6" % link["ifname"]) != "1\n",
             "addresses": addresses,
         }
     return found

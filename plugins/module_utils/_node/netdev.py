@@ -36,6 +36,7 @@ class Plan:
         self.load = False  # the rules
         self.first: list[tuple[str, ...]] = []  # commands that give up what another tunnel may get in this run
         self.hot: list[tuple[str, ...]] = []  # commands
+        self.whole_host: dict[str, str] = {}  # path: text of the files that are not the tunnel's alone, for all to read
         self.changes: list[str] = []
 
     def write(self, path: str, before: str | None, after: str) -> bool:
@@ -137,6 +138,9 @@ def compare_link(plan: Plan, link: dict[str, Any], addresses: list[str], mtu: in
         plan.command("link up", "ip", "link", "set", "dev", name, "up")
     if mtu and link["mtu"] != mtu:
         plan.command("MTU %d instead of %s" % (mtu, link["mtu"]), "ip", "link", "set", "dev", name, "mtu", str(mtu))
+    if not link["ipv6"] and any(":" in address for address in addresses):
+        path = "/proc/sys/net/ipv6/conf/%s/disable_ipv6" % name
+        plan.command("IPv6 switched on", "sh", "-c", 'echo 0 > "$1"', "sh", path)
     # First those that come: with its last address an interface loses its routes.
     for address in addresses:
         if address not in link["addresses"]:
@@ -181,6 +185,22 @@ def check_endpoint(view: View, resolved: dict[str, list[str]]) -> None:
     if view["dial"] and not resolved.get(view["peer"]["endpoint"], True):
         hint = "This host can't resolve the name: correct it, or the host's DNS."
         raise FieldError("peer.endpoint", view["peer"]["endpoint"], hint)
+
+
+def gone(view: View, applied: Applied, live: Live, routes: list[Route], ipv6: bool) -> list[str]:
+    """What of a tunnel that was applied is not there, for a person. ``ipv6``: whether this host has any."""
+    name, link = view["interface"], live["links"].get(view["interface"])
+    if link is None:  # then all of it is gone, and it does not run
+        return []
+    addresses = [a for a in applied.get("addresses") or [] if ipv6 or ":" not in a]
+    there = [network for network, device, _kernel in routes if device == name]
+    lacks = [] if link["up"] else ["the interface (down)"]
+    lacks += ["the address %s" % address for address in addresses if address not in link["addresses"]]
+    wanted = [route for route in applied.get("routes") or [] if ipv6 or ":" not in route]
+    lacks += ["the route %s" % route for route in wanted if route not in there]
+    if applied.get("rules") and table(view["uuid"]) not in live["tables"]:
+        lacks.append("the firewall rules")
+    return lacks
 
 
 def leave_out(live: Live, interface: str, units: Iterable[str]) -> Live:

@@ -35,6 +35,7 @@ from .plans import Part, Plans
 from .route_conflicts import endpoints_of
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer, overtaken
+from .whole_host import WholeHost
 
 BOTH_ENDS = (
     "This host has the other end of this tunnel, that of %s: one machine can't be both. If it is a copy of the other "
@@ -70,6 +71,7 @@ class Apply:
         self.new_keys: set[str] = set()
         self.memory = Memory(host, folders)
         self.keyring = Keyring(host, self.memory)
+        self.whole_host = WholeHost(host, folders)
         self.removed: list[Removed] = []
         self.diff: list[FileDiff] = []
         self.lacks: list[tuple[packages.Packages, list[str]]] = []  # by protocol: capabilities that the host lacks
@@ -99,6 +101,7 @@ class Apply:
             lock = self.folders.lock()  # noqa: F841 - held until the process ends
             self.folders.sweep()
         self.memory.states = self.folders.states()
+        self.whole_host.load()
         mine = {uuid: state for uuid, state in self.memory.states.items() if state and self._is_mine(state)}
         tunnels = accept(raws, templates, self.panel, self.types, registry.TYPES)
         named = {views.seen(raw)["uuid"] for raw in raws}  # of whatever type
@@ -114,12 +117,14 @@ class Apply:
             self._work(self._parts(tunnels, going), tunnels, handed or {})
         finally:
             self.host.drop_prefetched()
+        self._settle(tunnels, going)
         if not self.host.check:
             self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
         names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
             "changed": bool(self.removed or any(tunnel.changes for tunnel in tunnels)),
-            "diff": self.diff + [part for tunnel in tunnels for part in tunnel.diff],
+            "diff": self.diff + [part for tunnel in tunnels for part in tunnel.diff] + self.whole_host.diff,
+            "warnings": self.whole_host.warnings,
             "missing": names,
             **packages.choose((read(packages.OS_RELEASE) or "") if names else "", self.lacks, packages.own_python()),
             "tunnels": [tunnel.answer() for tunnel in tunnels],
@@ -203,6 +208,16 @@ class Apply:
             tunnel.changes.append("state written again")
         return state
 
+    def _settle(self, tunnels: list[Tunnel], going: Collection[str]) -> None:
+        """Puts back what of the whole host no tunnel needs any more."""
+        stopped = [t.uuid for t in tunnels if t.checked and not t.refused and not t.view["active"]]
+        left = [uuid for uuid in self.folders.states() if not (self.host.check and uuid in going)]
+        try:
+            self.whole_host.need({uuid: {} for uuid in stopped})
+            self.whole_host.settle(left)
+        except Error as error:
+            self.whole_host.warnings.append(str(error))
+
     # The run
 
     def _work(self, parts: list[Part], tunnels: list[Tunnel], handed: dict[str, str]) -> None:
@@ -251,6 +266,7 @@ class Apply:
         observation = self._observed or self._observe(parts, ahead)
         live, changed = protocol.observe(observation, interfaces), protocol.name in self._cleared
         self.plans.plan(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], observation, live)
+        self._need(tunnels)
         plans = [tunnel for tunnel in tunnels if tunnel.plan and not tunnel.refused and tunnel.changes]
         if plans and not self.host.check:
             for tunnel in plans:
@@ -358,6 +374,16 @@ class Apply:
             self._cleared.add(part.protocol.name)
             self._observed = None
         return failed
+
+    def _need(self, tunnels: list[Tunnel]) -> None:
+        """Writes down what of the whole host the planned tunnels need. One that can't be remembered is not applied."""
+        planned = [tunnel for tunnel in tunnels if tunnel.plan and not tunnel.refused]
+        try:
+            self.whole_host.need({t.uuid: t.plan.whole_host for t in planned if t.plan})
+        except Error as error:
+            for tunnel in planned:
+                if tunnel.plan and tunnel.plan.whole_host:
+                    tunnel.refuse(error)
 
     def _do(self, protocol: Protocol, tunnels: list[Tunnel]) -> None:
         ready = []

@@ -180,6 +180,10 @@ class Protocol(Keys):
         """What changes by itself; each protocol adds its own to the units."""
         return {"units": observation.units, "now": observation.now}
 
+    def gone(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
+        """What of a tunnel that was applied others have taken away, for a person."""
+        return netdev.gone(view, applied, live, observation.routes, not ipv6_is_off())
+
     def find(self, uuid: str) -> str | None:
         """The interface of a tunnel, as the files outside of its folder say that have its uuid in them, or None."""
         for pattern in self.files("*", uuid):
@@ -279,10 +283,11 @@ class Protocol(Keys):
         for path, _before, after in plan.files:
             folder = os.path.dirname(path)
             try:
-                os.makedirs(folder, 0o755 if folder.endswith(".service.d") else 0o700, exist_ok=True)
+                for_all = path in plan.whole_host or folder.endswith(".service.d")
+                os.makedirs(folder, 0o755 if for_all else 0o700, exist_ok=True)
             except OSError as error:
                 raise Error("%s can't be made: %s." % (folder, error.strerror)) from None
-            node_files.write(path, after)
+            node_files.write(path, after, 0o644 if path in plan.whole_host else 0o600)
 
     def ready(self, plans: list[Plan]) -> dict[str, Error]:
         """What has to happen once, after the files of all ``plans`` are there. Failed: ``{uuid: Error}``."""

@@ -14,7 +14,7 @@ from ..._node import net, netdev
 from ..._node.net import Links
 from ..._node.netdev import Live
 from ..base import Situation
-from . import swanctl
+from . import charon_routes, swanctl
 
 CHARON = "strongswan.service"
 
@@ -41,6 +41,7 @@ class Plan(netdev.Plan):
         self.key = False  # into swanctl's folder
         self.give = False  # the key and the connection to charon
         self.renew = False  # the associations
+        self.rules: list[int] = []  # families (4, 6) whose routing rule has to be added
 
 
 def compare(plan: Plan, before: Before, situation: Situation, mtu: int) -> None:
@@ -56,6 +57,8 @@ def compare(plan: Plan, before: Before, situation: Situation, mtu: int) -> None:
             plan.changes.append("strongSwan's settings written")
         elif path.endswith(".service") and plan.unit in path and old is not None:
             plan.changes.append("unit changed")
+        elif path in plan.whole_host:
+            plan.changes.append("%s written" % path)
     _compare_charon(plan, live)
     link = live["links"].get(name)
     netdev.compare_unit(plan, live, link is not None and before.right_kind)
@@ -65,6 +68,7 @@ def compare(plan: Plan, before: Before, situation: Situation, mtu: int) -> None:
             plan, link, view["local"]["addresses"], mtu, set(before.applied.get("addresses") or [])
         )
         netdev.compare_routes(plan, situation.routes, before.applied, shaken)
+    _compare_routes(plan, live)
     _compare_watch(plan, live, written)
     if not before.key_there:
         plan.key = plan.give = True
@@ -88,6 +92,27 @@ def _compare_charon(plan: Plan, live: Live) -> None:
     elif ("kernel-libipsec" in live["plugins"]) != (plan.path == swanctl.USERSPACE):
         plan.charon = "restart"
         plan.changes.append("strongSwan restarted for its %s data path" % plan.path)
+
+
+def _compare_routes(plan: Plan, live: Live) -> None:
+    """On the userspace data path: what leads packets to charon, which makes it once."""
+    if plan.path != swanctl.USERSPACE or plan.charon:
+        return
+    seen, addresses = live["charon"], plan.view["local"]["addresses"]
+    lacks = charon_routes.gone(live, plan.interface, addresses, seen)
+    if lacks.device == "missing":
+        plan.charon = "restart"
+        plan.changes.append("strongSwan restarted for its device %s" % swanctl.USERSPACE_DEVICE)
+        return
+    if lacks.device:
+        device = swanctl.USERSPACE_DEVICE
+        plan.command("%s up" % device, "ip", "link", "set", "dev", device, "up")
+    for family in lacks.rules:
+        plan.rules.append(family)
+        plan.changes.append("routing rule %d (IPv%d) added" % (seen.settings.priority, family))
+    for network in lacks.routes:
+        change = "route %s added to table %d" % (network, seen.settings.table)
+        plan.command(change, *charon_routes.add_route(seen.settings, network, addresses))
 
 
 def _compare_watch(plan: Plan, live: Live, written: list[str]) -> None:

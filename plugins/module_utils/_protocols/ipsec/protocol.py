@@ -21,7 +21,7 @@ from ..._errors import Error, FieldError, printable
 from ..._model import render
 from ..._model.types import Applied, View
 from ..._node import files as node_files
-from ..._node import netdev
+from ..._node import netdev, networkd
 from ..._node import units as node_units
 from ..._node.host import Host
 from ..._node.netdev import Live
@@ -29,8 +29,9 @@ from ..._node.observation import Observation
 from ..._node.state import Folders
 from .. import x25519
 from ..base import RULES, Held, Protocol, Situation, ipv6_is_off
-from . import ed25519, swanctl
+from . import charon_routes, ed25519, swanctl
 from . import plan as planning
+from .installed import has_plugin, kernel_lacks
 from .packages import PACKAGES
 from .plan import CHARON
 
@@ -38,8 +39,6 @@ LINK = "link.ip"
 UNITS = "/etc/systemd/system"
 PROGRAM = "charon-systemd"  # which the stock unit runs
 SCRIPT = "/usr/local/sbin/marzban-ipsec-call"
-PLUGINS = ("/usr/lib/ipsec/plugins", "/usr/lib64/strongswan/plugins")
-MODULES = ("esp4", "xfrm_user", "xfrm_interface")  # of a kernel that can carry the packets
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
 # Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
 RENEW = """
@@ -78,24 +77,6 @@ def key_copy(interface: str) -> str:
     return etc("swanctl", "private", "marzban-%s.pem" % interface)
 
 
-def kernel_lacks(root: str = "/") -> list[str]:
-    """The modules that this kernel would need to carry ESP through XFRM interfaces, found out without making one."""
-    wanted = [name for name in MODULES if not os.path.isdir(os.path.join(root, "sys/module", name))]
-    known: set[str] = set()
-    modules = os.path.join(root, "lib/modules", os.uname().release)
-    for name in ("modules.dep", "modules.builtin") if wanted else ():
-        with contextlib.suppress(OSError), open(
-            os.path.join(modules, name), encoding="utf-8", errors="replace"
-        ) as stream:
-            known |= {os.path.basename(line.partition(":")[0].strip()).partition(".ko")[0] for line in stream}
-    return [name for name in wanted if name not in known]
-
-
-def has_plugin(name: str) -> bool:
-    """Whether a plugin of strongSwan is installed."""
-    return any(os.path.exists(os.path.join(folder, "libstrongswan-%s.so" % name)) for folder in PLUGINS)
-
-
 class IPsec(Protocol):
     """The protocol ``ipsec``."""
 
@@ -115,6 +96,8 @@ class IPsec(Protocol):
         self._kernel_lacks: list[str] | None = None
         self._as_copied: set[str] = set()  # uuids of the tunnels whose key is (in check mode, would be) the copy's
         self._planned = False  # that a tunnel runs here after this run
+        self._routes_as: charon_routes.Settings | None = None
+        self._rules_added: set[int] = set()  # families
 
     # What is there
 
@@ -179,21 +162,42 @@ class IPsec(Protocol):
         return [*ours, self.folders.path(uuid, LINK), *super().files(interface, uuid)]
 
     def all_units(self, interfaces: Iterable[str]) -> list[str]:
-        """Those of the interfaces, and the one that calls again."""
-        return [*super().all_units(interfaces), swanctl.WATCH_UNIT]
+        """Those of the interfaces, the one that calls again, and the one that takes routing rules away."""
+        return [*super().all_units(interfaces), swanctl.WATCH_UNIT, networkd.UNIT]
 
     def queries(self) -> list[tuple[str, ...]]:
-        """What charon knows, and what it could do."""
-        return [*self.brief_queries(), _command("--list-conns"), _command("--list-algs")]
+        """What charon knows and could do, and in userspace what leads packets to it."""
+        routes = charon_routes.queries(self._route_settings()) if self._lacking() else []
+        return [*self.brief_queries(), _command("--list-conns"), _command("--list-algs"), *routes]
 
     def brief_queries(self) -> list[tuple[str, ...]]:
         """How charon runs, and its associations."""
         return [_command("--stats"), _command("--list-sas")]
 
     def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
-        """The live state, with charon's connections."""
+        """The live state, with charon's connections, and in userspace its rules and routes."""
         live = super().observe(observation, interfaces)
-        return dict(live, conns=swanctl.by_name(self._ask("--list-conns") or []))
+        live["conns"] = swanctl.by_name(self._ask("--list-conns") or [])
+        if "kernel-libipsec" in (live["plugins"] or []):
+            settings = self._route_settings()
+            said = [self.host.query(*argv) for argv in charon_routes.queries(settings)]
+            live["charon"] = charon_routes.found(settings, said)
+        return live
+
+    def _route_settings(self) -> charon_routes.Settings:
+        if self._routes_as is None:
+            paths = [etc("strongswan.conf"), *sorted(glob.glob(etc("strongswan.d", "*.conf")))]
+            self._routes_as = charon_routes.settings_of(node_files.read(path) or "" for path in paths)
+        return self._routes_as
+
+    def gone(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
+        """What of a tunnel that was applied others have taken away, for a person."""
+        lacks = super().gone(view, applied, observation, live)
+        if "charon" not in live:
+            return lacks
+        own = [address for address in applied.get("addresses") or [] if not (":" in address and ipv6_is_off())]
+        found = charon_routes.gone(live, view["interface"], own, live["charon"])
+        return lacks + found.sentences(live["charon"].settings)
 
     def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself: units, associations, and which plugins charon runs with (None: it doesn't run)."""
@@ -261,7 +265,9 @@ class IPsec(Protocol):
         }
         plan = planning.Plan(view, unit(interface), path, render.fill(situation.template, values))
         ours = self.files(interface, uuid)
-        for place, after in self._wanted_files(view, path, mtu, plan.conf).items():
+        if path == swanctl.USERSPACE:
+            plan.whole_host = networkd.needed(live, node_files.read(networkd.DROP_IN))
+        for place, after in {**self._wanted_files(view, path, mtu, plan.conf), **plan.whole_host}.items():
             plan.write(place, node_files.read(place) if here or place not in ours else None, after)
         key, copy = node_files.read(self.key_path(uuid)) if situation.public else None, key_copy(interface)
         there = uuid in self._as_copied or (key is not None and node_files.read(copy) == key)
@@ -332,6 +338,14 @@ class IPsec(Protocol):
             said = node_units.last_words(self.host, CHARON, PROGRAM) if actions else error
             return {plan.view["uuid"]: Error("strongSwan does not run: %s" % said) for plan in plans}
         return {}
+
+    def change(self, plan: netdev.Plan) -> None:
+        """The rules that lead to charon, once for all tunnels."""
+        if isinstance(plan, planning.Plan):
+            for family in plan.rules:
+                if family not in self._rules_added:
+                    self.host.run(*charon_routes.add_rule(self._route_settings(), family))
+                    self._rules_added.add(family)
 
     def _copy_key(self, plan: planning.Plan) -> None:
         if plan.key:

@@ -93,7 +93,7 @@ def test_interfaces():
         '{"local":"10.201.0.2","prefixlen":31,"scope":"global"},'
         '{"local":"fe80::1","prefixlen":64,"scope":"link"}]}]'
     )
-    assert net.links(told) == {"mz3": {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31"]}}
+    assert net.links(told) == {"mz3": {"up": True, "mtu": 1420, "ipv6": True, "addresses": ["10.201.0.2/31"]}}
     assert net.links(Told()) == {}
     with pytest.raises(Error, match="iproute2"):
         net.links(Told(ip="1: lo: <LOOPBACK>"))

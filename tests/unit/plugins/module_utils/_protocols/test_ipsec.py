@@ -15,9 +15,8 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import render, views
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import ed25519, swanctl
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import ed25519, installed, swanctl
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import plan as ipsec_plan
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import protocol as ipsec_protocol
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.x25519 import BrokenKey
 from tests.support.views import PANEL, UUID, view
 
@@ -167,16 +166,16 @@ def test_what_swanctl_says_may_be_anything():
 
 
 def test_whether_the_kernel_carries_esp(tmp_path):
-    assert ipsec_protocol.kernel_lacks(str(tmp_path)) == ["esp4", "xfrm_user", "xfrm_interface"]
+    assert installed.kernel_lacks(str(tmp_path)) == ["esp4", "xfrm_user", "xfrm_interface"]
     modules = tmp_path / "lib/modules" / platform.release()
     modules.mkdir(parents=True)
     (modules / "modules.dep").write_text(
         "kernel/net/ipv4/esp4.ko.xz: kernel/net/xfrm/xfrm_algo.ko.xz\nkernel/net/xfrm/xfrm_interface_other.ko:\n"
     )
     (modules / "modules.builtin").write_text("kernel/net/xfrm/xfrm_user.ko\n")
-    assert ipsec_protocol.kernel_lacks(str(tmp_path)) == ["xfrm_interface"]
+    assert installed.kernel_lacks(str(tmp_path)) == ["xfrm_interface"]
     (tmp_path / "sys/module/xfrm_interface").mkdir(parents=True)
-    assert ipsec_protocol.kernel_lacks(str(tmp_path)) == []
+    assert installed.kernel_lacks(str(tmp_path)) == []
 
 
 def test_files():

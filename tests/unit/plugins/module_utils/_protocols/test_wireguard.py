@@ -55,7 +55,7 @@ def test_the_keys_that_an_interface_runs_with():
 
 
 def live(wg=None, **changes):
-    link = {"up": True, "mtu": 1420, "addresses": ["10.201.0.2/31", "fd6d:7a00::2/127"]}
+    link = {"up": True, "mtu": 1420, "ipv6": True, "addresses": ["10.201.0.2/31", "fd6d:7a00::2/127"]}
     return {
         "wg": wireguard_conf.parse_dump(dump() if wg is None else wg),
         "units": {UNIT: {"active": "active", "enabled": True}},
@@ -160,7 +160,7 @@ def test_a_name_that_cannot_be_resolved_matters_only_when_something_is_set():
 
 
 def test_the_link_is_put_right_in_order():
-    found = live(links={"mz3": {"up": False, "mtu": 1300, "addresses": ["10.99.0.1/32"]}})
+    found = live(links={"mz3": {"up": False, "mtu": 1300, "ipv6": True, "addresses": ["10.99.0.1/32"]}})
     made = plan(found, routes=[])
     assert [argv[1:4] for argv in made.hot] == [
         ("link", "set", "dev"),
