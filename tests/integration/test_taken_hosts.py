@@ -174,6 +174,34 @@ def test_a_host_with_networkd_comes_back_after_a_reboot(nodes: Directly) -> None
     assert not nodes.apply(views)["a"]["changed"]
 
 
+def test_a_peer_that_moved_is_looked_up_while_its_session_seems_to_last(nodes: Directly) -> None:
+    """B5: it does not dial, so that nothing but its name tells where it is."""
+    old, new = nodes.lab.host("b").address, nodes.lab.host("b").address.rpartition(".")[0] + ".200"
+    nodes.sh("a", f"sed -i /b.example/d /etc/hosts; echo {old} b.example >> /etc/hosts")
+    ends = {"b": {"endpoint": "b.example"}}
+
+    def views() -> dict[str, list[View]]:
+        pair = nodes.pair(1, ends=ends, keepalive=0)
+        pair["b"]["dial"] = False
+        return nodes.views(pair)
+
+    nodes.apply(views())
+    nodes.apply(views())
+    assert nodes.health(views(), wait=60)["a"].statuses() == {"active"}
+    nodes.sh("b", f"systemctl stop wg-quick@mz1; ip addr del {old}/24 dev eth0; ip addr add {new}/24 dev eth0")
+    try:
+        nodes.sh("b", "systemctl start wg-quick@mz1")
+        nodes.sh("a", f"sed -i 's/.* b.example/{new} b.example/' /etc/hosts")
+        assert nodes.apply({"a": views()["a"]})["a"].tunnel(1)["changes"] == ["endpoint b.example port 20001"]
+        assert nodes.health(views(), wait=20)["a"].statuses() == {"active"}
+        # A peer that is where its packets come from may have a name that says something else.
+        nodes.sh("a", f"sed -i 's/.* b.example/{old} b.example/' /etc/hosts")
+        assert nodes.apply({"a": views()["a"]})["a"].tunnel(1)["changes"] == []
+    finally:
+        nodes.sh("b", f"ip addr del {new}/24 dev eth0; ip addr add {old}/24 dev eth0")
+        nodes.sh("b", f"ip route replace default via {old.rpartition('.')[0]}.1")
+
+
 @pytest.mark.variation
 def test_networkmanager_leaves_tunnels_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
     hosts = {"a": "trixie+tunnels+networkmanager", "b": "bookworm+tunnels"}

@@ -59,7 +59,7 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
     pings: dict[str, Any] = {}
     narrow: dict[str, tuple[int, int | None]] = {}
     if probe and running:
-        targets = {u: (work.protocol.ping_from(t.view), _inside(t.view)) for u, (work, t) in running.items()}
+        targets = {u: (work.protocol.ping_from(t.view), inside(t.view)) for u, (work, t) in running.items()}
         mtus = {uuid: _mtu(tunnel.view["interface"]) for uuid, (_work, tunnel) in running.items()}
         pings, narrow = ping_all(targets, {uuid: mtu for uuid, mtu in mtus.items() if mtu})
     measured = {
@@ -127,7 +127,7 @@ def had_session(protocol: Protocol, tunnel: Tunnel, live: Live) -> bool:
     return age is not None and (limit is None or age < limit)
 
 
-def _inside(view: View) -> str:
+def inside(view: View) -> str:
     """The peer's address that a ping goes to: the first one, of a family that this host has."""
     addresses = [address.split("/")[0] for address in view["peer"]["addresses"]]
     if ":" in addresses[0] and ipv6_is_off():

@@ -265,6 +265,9 @@ class Apply:
         self._exchange(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], handed)
         observation = self._observed or self._observe(parts, ahead)
         live, changed = protocol.observe(observation, interfaces), protocol.name in self._cleared
+        if self.probe:
+            views_here = [tunnel.view for tunnel in tunnels if tunnel.wanted]
+            protocol.note_silence(views_here, live, self.plans.resolved)
         self.plans.plan(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], observation, live)
         self._need(tunnels)
         plans = [tunnel for tunnel in tunnels if tunnel.plan and not tunnel.refused and tunnel.changes]

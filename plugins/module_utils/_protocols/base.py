@@ -20,7 +20,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
 and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``,
-``ping_from``, ``rehearsed``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
+``ping_from``, ``note_silence``, ``rehearsed``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
 """
 
 from __future__ import annotations
@@ -179,6 +179,9 @@ class Protocol(Keys):
     def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself; each protocol adds its own to the units."""
         return {"units": observation.units, "now": observation.now}
+
+    def note_silence(self, views: list[View], live: Live, resolved: dict[str, list[str]]) -> None:
+        """Finds out, by pings, which peers of ``views`` are not where they were, and notes it in ``live``."""
 
     def gone(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
         """What of a tunnel that was applied others have taken away, for a person."""

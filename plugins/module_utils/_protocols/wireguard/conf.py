@@ -202,7 +202,7 @@ def differences(
 
     ``conf`` is what is wanted, ``live`` what the dump says, ``before`` the conf written last (or None), ``resolved``
     ``{host: [addresses]}``, ``now`` seconds of the clock. A peer may have moved: its live endpoint counts only when
-    there is no session that uses it.
+    there is no session that uses it, or one that carries nothing any more (``silence``).
 
     Nothing is set that is right already: `wg syncconf` sets all, for which it takes the allowed IPs away for a moment,
     and wireguard-go opens its socket again, each of which loses packets.
@@ -275,10 +275,14 @@ def _lost(
         return False
     if before and key in before["peers"] and before["peers"][key]["endpoint"] != endpoint:
         return True
-    if now - peer["handshake"] <= STALE:
+    if now - peer["handshake"] <= STALE and not peer.get("silent"):
         return False
     host, port = endpoint
-    addresses = resolved.get(host) or []
+    return is_elsewhere(peer, resolved.get(host) or [], port)
+
+
+def is_elsewhere(peer: dict[str, Any], addresses: list[str], port: int) -> bool:
+    """Whether the packets for a peer of the dump go to none of ``addresses``: it, or its name, has moved."""
     return bool(addresses) and peer["endpoint"] not in [(address, port) for address in addresses]
 
 

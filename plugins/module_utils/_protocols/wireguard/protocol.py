@@ -21,11 +21,12 @@ from ..._node import netdev
 from ..._node.host import Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
+from ..._node.ping import ping_all
 from ..._node.state import Folders
 from ..base import RULES, Exchanged, Pending, Protocol, Situation
 from . import conf as wireguard_conf
 from . import plan as planning
-from . import preshared_key
+from . import preshared_key, silence
 from .packages import PACKAGES
 
 CONF_DIR = "/etc/wireguard"
@@ -253,6 +254,10 @@ class WireGuard(Protocol):
         if not all(name in wg for name in active):
             wg = self._dump()  # wg may stumble over an interface that somebody takes down at this moment
         return dict(live, wg=wg)
+
+    def note_silence(self, views: list[View], live: Live, resolved: dict[str, list[str]]) -> None:
+        """Notes which peers have left the place that packets go to, where their names say another one."""
+        silence.note(views, live, resolved, ping_all, self._dump)
 
     def _public_keys(self) -> dict[str, str]:
         """``{private key: public key}`` of the interfaces of this host, as they were at the beginning of the run."""
