@@ -26,13 +26,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 @pytest.fixture
 def joined(world: World) -> None:
-    """Both tunnels carry packets. A run only where a test comes alone."""
-    for name, source, target in BOTH:
-        if name not in world.tunnels():
-            world.tunnel(name, source, target)
-    if not all(world.passes(*tunnel) for tunnel in BOTH):
-        world.apply().expect()
-        world.expect_traffic(*BOTH)
+    world.bring_about(*BOTH)
 
 
 def files(world: World, host: str) -> str:

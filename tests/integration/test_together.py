@@ -24,6 +24,11 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
+@pytest.fixture
+def joined(world: World) -> None:
+    world.bring_about(("one", "a", "b"))
+
+
 def play(**more: Any) -> dict[str, Any]:
     return {"name": "Together", "hosts": "marzban_nodes", "become": True, "gather_facts": False, **more}
 
@@ -76,6 +81,7 @@ def by_hand(world: World, name: str, number: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("joined")
 @pytest.mark.variation
 def test_two_lists_in_one_play(world: World) -> None:
     """Each pass of the role acts on its own records, and leaves the other's tunnels and the panel's alone."""
@@ -108,6 +114,7 @@ def waited_for(run: Run, host: str) -> list[set[str]]:
     return [{tunnel["name"] for tunnel in answer["tunnels"]} for answer in run.results("tunnel_health", host)]
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_refused_tunnel_beside_a_new_one(world: World) -> None:
     """What was refused stays refused in the report and in the exit code, also when the run waits for another tunnel."""
     world.lab.host("a").run("ip link add taken type bridge")
@@ -150,9 +157,11 @@ def test_tunnels_that_change_their_types(world: World, after: tuple[str, ...]) -
     assert set(world.lab.host("a").run("ls /etc/marzban/tunnels").stdout.split()) >= {world.tunnels()["one"]["uuid"]}
 
 
+@pytest.mark.usefixtures("joined")
 @pytest.mark.variation
 def test_another_folder_by_the_environment(world: World) -> None:
     world.play("remove", "-e", "marzban_all=true").expect()
+    assert world.silent("one", "a", "b")
     world.apply(env={"TUNNEL_CONFIG_DIR": "/etc/elsewhere"}).expect()
     world.expect_traffic(("one", "a", "b"))
     assert world.lab.host("a").run("ls /etc/elsewhere/*/private.key").stdout

@@ -3,7 +3,7 @@
 
 """The kernel's own data paths: a virtual machine with Debian's kernel, joined to a container that has none of them.
 
-The tests build on each other. Commands in the machine are slow, so there are few of them.
+Commands in the machine are slow, so there are few of them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ INNER = "496e7369646520612074756e6e656c21"
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
+    return make_world(vm="forky+tunnels+kernel", ct="forky+tunnels")
+
+
+@pytest.fixture
+def joined(world: World) -> None:
     """A tunnel of each type, named like it."""
-    world = make_world(vm="forky+tunnels+kernel", ct="forky+tunnels")
-    for name, source, target in TUNNELS:
-        world.tunnel(name, source, target, tunnel_type=name)
-    return world
+    world.bring_about(*TUNNELS, seconds=PATIENCE)
 
 
 @pytest.fixture
@@ -91,18 +93,20 @@ def expect_nothing_to_do(world: World) -> None:
     assert run.changed() == []
 
 
+@pytest.mark.usefixtures("joined")
 def test_one_run_brings_up_all(world: World, vm: Host) -> None:
-    world.apply().expect()
     expect_the_kernels_paths(world)
     assert data_paths(world, "vm") == dict.fromkeys(KINDS, "kernel")
     assert data_paths(world, "ct") == dict.fromkeys(KINDS, "userspace")
     assert vm.run(["pgrep", "--list-full", "wireguard-go"], check=False).stdout == ""
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_second_run_changes_nothing(world: World) -> None:
     expect_nothing_to_do(world)
 
 
+@pytest.mark.usefixtures("joined")
 def test_only_the_protocols_own_packets_are_on_the_wire(world: World, vm: Host, ct: Host) -> None:
     """Neither the inner ones, nor pieces of those that fill the interface."""
     pings = []
@@ -140,6 +144,7 @@ def test_only_the_protocols_own_packets_are_on_the_wire(world: World, vm: Host, 
     assert INNER not in read
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_reboot(world: World, vm: Host) -> None:
     """The machine comes back with all tunnels, and with nobody's help."""
     vm.run("echo kept > /root/kept; echo lost > /run/lost; ip address add 198.51.100.1/32 dev eth0")
@@ -150,6 +155,7 @@ def test_a_reboot(world: World, vm: Host) -> None:
     expect_nothing_to_do(world)
 
 
+@pytest.mark.usefixtures("joined")
 def test_what_is_removed_leaves_nothing(world: World, vm: Host, ct: Host) -> None:
     for value in world.tunnels().values():
         world.api("DELETE", f"/tunnels/{value['id']}")
