@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support import chromium
-from tests.support.looking import Screen
+from tests.support.screen import Screen
 from tests.support.panel import Panel
 from tests.support.samples import add_nodes
 

@@ -9,7 +9,7 @@ import json
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.looking import Screen, plain, refused
+from tests.support.screen import Screen, plain, refused
 from tests.support.panel import Panel
 
 

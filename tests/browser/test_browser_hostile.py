@@ -9,7 +9,7 @@ import json
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.looking import plain
+from tests.support.screen import plain
 from tests.support.panel import Panel
 from tests.support.samples import database, report
 

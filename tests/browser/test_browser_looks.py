@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.looking import Screen, plain, refused
+from tests.support.screen import Screen, plain, refused
 from tests.support.panel import Panel
 from tests.support.samples import LOST, fill
 

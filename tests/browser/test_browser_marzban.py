@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support import chromium
-from tests.support.looking import refused
+from tests.support.screen import refused
 from tests.support.marzban import MISSING, Marzban, source
 
 pytestmark = pytest.mark.skipif(source() is None, reason=MISSING)

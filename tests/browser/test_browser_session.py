@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.looking import AWAY, Screen, plain, refused
+from tests.support.screen import AWAY, Screen, plain, refused
 from tests.support.panel import Panel
 from tests.support.samples import age, database, report
 

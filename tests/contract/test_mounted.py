@@ -318,7 +318,7 @@ def test_the_rest_of_the_openapi_document_is_as_it_was(make: Made) -> None:
     added = set(after["components"]["schemas"]) - set(before["components"]["schemas"])
     after["paths"] = {path: item for path, item in after["paths"].items() if not path.startswith("/api/tunnels")}
     after["components"]["schemas"] = {
-        name: one for name, one in after["components"]["schemas"].items() if name not in added
+        name: schema for name, schema in after["components"]["schemas"].items() if name not in added
     }
     assert after == before
 

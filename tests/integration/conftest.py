@@ -28,7 +28,7 @@ LONG = [
     "recipes",
     "absence",
     "inventory",
-    "together",
+    "combined",
     "node_hosts",
     "ipsec_hosts",
     "limit",
@@ -93,4 +93,4 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direc
 def nodes(served: Directly) -> Iterator[Directly]:
     """The same, for a test that begins with nothing on them."""
     yield served
-    served.start_anew()
+    served.start_over()

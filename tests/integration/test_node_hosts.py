@@ -228,8 +228,8 @@ def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
         f" nft list table inet operator; ls -lR {CONFIG}/{uuid(78)}"
     )
     before = nodes.sh("a", theirs)
-    one = {"a": [views["a"][0]]}
-    answer = nodes.apply(one)["a"]
+    first = {"a": [views["a"][0]]}
+    answer = nodes.apply(first)["a"]
     assert answer["orphans"] == [
         {"id": 2, "uuid": uuid(2), "node": "a", "name": "t2", "type": "wireguard", "interface": "mz2"}
     ]
@@ -239,16 +239,16 @@ def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
         (uuid(78), OTHER_PANEL),
     }
 
-    assert nodes.check(one, remove=[uuid(2)])["a"]["removed"][0]["uuid"] == uuid(2)
+    assert nodes.check(first, remove=[uuid(2)])["a"]["removed"][0]["uuid"] == uuid(2)
     assert nodes.reaches("a", 2, 1), "check mode removed it"
     for gone in ([uuid(2), uuid(78)], [uuid(2), uuid(78)]):
-        answer = nodes.apply(one, remove=gone)["a"]
+        answer = nodes.apply(first, remove=gone)["a"]
         assert answer["orphans"] == []
         assert answer["changed"] == bool(answer["removed"])
     assert nodes.sh("a", "wg show interfaces").split() in (["mz1", "wgx"], ["wgx", "mz1"])
     assert not nodes.sh("a", f"ls -d {CONFIG}/{uuid(2)} /etc/wireguard/mz2.conf 2>/dev/null || true")
     assert nodes.reaches("a", 1, 1)
-    assert "views too" in nodes.run_on("a", "tunnel_apply", one["a"], remove=[uuid(1)]).answer["msg"]
+    assert "views too" in nodes.run_on("a", "tunnel_apply", first["a"], remove=[uuid(1)]).answer["msg"]
     # An interface that isn't ours is never taken over, however the record names it.
     taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
     assert taken["changed"] == any(tunnel["changes"] for tunnel in taken["tunnels"])

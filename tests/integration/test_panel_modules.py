@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.faulty import Answer, Faulty, Request
-from tests.support.panel_modules import Task, call, errors, nodes, own, quartet, run, start_anew
+from tests.support.panel_modules import Task, call, errors, nodes, own, quartet, run, start_over
 from tests.support.world import World
 
 
@@ -21,7 +21,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 @pytest.fixture(autouse=True)
 def empty(world: World) -> None:
-    start_anew(world)
+    start_over(world)
 
 
 # node
@@ -101,7 +101,7 @@ def test_node_info(world: World) -> None:
     broken = {"name": "bad\u202ename", "address": " not a host ", "port": 99999, "add_as_new_host": False}
     world.api("POST", "/node", json=broken)
     (everything,) = run(world, [("node_info", {}, True)])
-    one, none, bad = call(
+    single, none, bad = call(
         world,
         [
             ("node_info", {"name": "fi-1"}, False),
@@ -110,7 +110,7 @@ def test_node_info(world: World) -> None:
         ],
     )
     assert [node["name"] for node in everything["nodes"]] == ["de-1", "fi-1", "us-1", "bad\u202ename"]
-    assert [node["address"] for node in one["nodes"]] == ["203.0.113.2"]
+    assert [node["address"] for node in single["nodes"]] == ["203.0.113.2"]
     assert none["nodes"] == []
     assert bad["changed"], "a broken node can be deleted"
     assert sorted(nodes(world)) == ["de-1", "fi-1", "us-1"]

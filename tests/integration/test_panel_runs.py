@@ -25,7 +25,7 @@ from tests.support.panel_modules import (
     quartet,
     results_of,
     run,
-    start_anew,
+    start_over,
     with_token,
 )
 from tests.support.world import World
@@ -40,7 +40,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 @pytest.fixture(autouse=True)
 def empty(world: World) -> None:
-    start_anew(world)
+    start_over(world)
 
 
 # tunnel_views
@@ -388,8 +388,8 @@ def test_a_tunnel_that_is_deleted_during_a_run_is_asked_about(world: World) -> N
         options = {"answers": "tunnels_answer", "strict": ["connecting"]}
         tasks.append({"marzban.tunnels.tunnel_round": options, "register": "tunnels_round"})
     here = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
-    one = {"hosts": "all", "gather_facts": False, "vars": here, "tasks": tasks}
-    run = world.play([one], inventory="de-1,", env=with_token(world, {})).expect()
+    play = {"hosts": "all", "gather_facts": False, "vars": here, "tasks": tasks}
+    run = world.play([play], inventory="de-1,", env=with_token(world, {})).expect()
     begun, published, asked, ended = run.results("tunnel_round")
     assert [item["step"] for item in (begun, published, asked, ended)] == ["apply", "apply", "apply", "done"]
     assert asked["parts"]["de-1"]["remove"] == [goes["uuid"]]

@@ -36,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
 @pytest.fixture
 def nodes(served: Directly) -> Iterator[Directly]:
     yield served
-    served.start_anew()
+    served.start_over()
 
 
 def changes(nodes: Directly, views: dict[str, list[View]], number: int) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.client.test_client_versions import of_version
 from tests.support.faulty import Answer, Faulty, Request, drop
-from tests.support.panel_modules import call, errors, quartet, run, start_anew
+from tests.support.panel_modules import call, errors, quartet, run, start_over
 from tests.support.world import World
 
 
@@ -23,7 +23,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 @pytest.fixture(autouse=True)
 def empty(world: World) -> None:
-    start_anew(world)
+    start_over(world)
 
 
 RING: list[dict[str, Any]] = [
@@ -158,7 +158,7 @@ def test_hundreds_of_new_tunnels(world: World) -> None:
 
 def test_an_older_panel_makes_the_same_of_it(world: World) -> None:
     (together,) = call(world, [("tunnel_set", {"tunnels": RING}, False)])
-    start_anew(world)
+    start_over(world)
     with Faulty.before(world.panel) as faulty:
         of_version(faulty, "2")
         (single,) = call(world, [("tunnel_set", {"tunnels": RING}, False)], MARZBAN_URL=faulty.url)

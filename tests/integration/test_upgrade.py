@@ -106,7 +106,7 @@ def test_updating_one_side_after_the_other(world: World, old: Path, tmp_path: Pa
         written = len(old_panel.writes())
         declared = [{"name": name, "source": "a", "target": "b"} for name in ("new", "newer")]
         (result,) = run(world, [("tunnel_set", {"tunnels": declared}, False)], **place)
-        assert [one["change"] for one in result["tunnels"]] == ["created", "created"]
+        assert [tunnel["change"] for tunnel in result["tunnels"]] == ["created", "created"]
         assert old_panel.writes()[written:] == ["POST /api/tunnels"] * 2, "it has no call for both"
     assert world.apply().expect().changed() == []
     assert (records(world), private_halves(world)) == before

@@ -270,7 +270,7 @@ class Directly(Nodes):
             self.servers.pop(host).end()
         self.lab.host(host).reboot()
 
-    def start_anew(self) -> None:
+    def start_over(self) -> None:
         """Takes everything of the panel off all hosts, and forgets it. What serves the calls stays."""
         self.clear(",".join(self.lab.hosts))
         self.publics.clear()

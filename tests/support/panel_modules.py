@@ -24,7 +24,7 @@ KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": 
 COMMON = {"changed", "diff", "exception", "failed", "invocation", "msg", "warnings"}  # what any module may answer
 
 
-def start_anew(world: World) -> None:
+def start_over(world: World) -> None:
     """Each test begins with three nodes and no tunnel."""
     for node in world.api("GET", "/nodes"):
         world.api("DELETE", f"/node/{node['id']}")
@@ -56,7 +56,7 @@ def with_token(world: World, env: dict[str, str]) -> dict[str, str]:
 
 def play(world: World, tasks: list[Task], *words: str, **env: str) -> Run:
     """The same by Ansible, as it ended."""
-    one = {
+    play = {
         "hosts": "localhost",
         "connection": "local",
         "gather_facts": False,
@@ -66,7 +66,7 @@ def play(world: World, tasks: list[Task], *words: str, **env: str) -> Run:
             for module, options, check in tasks
         ],
     }
-    return world.play([one], *words, inventory="localhost,", env=with_token(world, env))
+    return world.play([play], *words, inventory="localhost,", env=with_token(world, env))
 
 
 def results_of(tasks: list[Task], done: Run) -> list[dict[str, Any]]:
@@ -99,17 +99,17 @@ def fits(place: str, value: Any, doc: dict[str, Any]) -> None:
         return
     assert isinstance(value, KINDS[doc["type"]]), (place, value)
     assert isinstance(value, bool) == (doc["type"] == "bool"), (place, value)
-    for one in value if isinstance(value, list) else [value]:
-        if one is not value:
-            assert isinstance(one, KINDS[doc["elements"]]), (place, one)
+    for element in value if isinstance(value, list) else [value]:
+        if element is not value:
+            assert isinstance(element, KINDS[doc["elements"]]), (place, element)
         inner = doc.get("contains")
         if inner is None:
             continue
         if set(inner) in ({"inventory_hostname"}, {"node_name"}):  # a placeholder for the name of a host or node
-            inner = dict.fromkeys(one, *inner.values())
+            inner = dict.fromkeys(element, *inner.values())
         at_times = {key for key, doc in inner.items() if "returned" in doc}
-        assert set(inner) - at_times <= set(one) <= set(inner), place
-        for key, item in one.items():
+        assert set(inner) - at_times <= set(element) <= set(inner), place
+        for key, item in element.items():
             fits(f"{place}.{key}", item, inner[key])
 
 

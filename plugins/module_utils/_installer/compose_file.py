@@ -145,7 +145,7 @@ def _check_keys(codes: list[str], place: Place, path: str) -> None:
 def service_of(config: dict[str, Any], place: Place, path: str) -> dict[str, Any]:
     """The service in what Compose read. Raises EditError."""
     services: dict[str, dict[str, Any]] = config.get("services") or {}
-    ours = [name for name, one in services.items() if _OF_MARZBAN.match(str(one.get("image")))]
+    ours = [name for name, service in services.items() if _OF_MARZBAN.match(str(service.get("image")))]
     if ours != [place.service]:
         names = ", ".join(map(shown, ours)) or "no service that is switched on"
         seen = "Compose finds Marzban's image in %s." % names

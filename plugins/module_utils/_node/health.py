@@ -67,7 +67,7 @@ def _explain_gaps(host: Host, protocols: dict[str, Protocol], running: list[Tunn
     lives = {kind: protocol.observe(observation, names[kind]) for kind, protocol in protocols.items() if names[kind]}
     for tunnel in running:
         kind, state = tunnel.view["type"], tunnel.state
-        lacks = protocols[kind].gone(tunnel.view, state["applied"], observation, lives[kind]) if state else []
+        lacks = protocols[kind].lacking(tunnel.view, state["applied"], observation, lives[kind]) if state else []
         if lacks:
             hint = "something else on this host has taken away %s: run marzban.tunnels.apply, which puts it back"
             tunnel.fail(hint % ", ".join(lacks))

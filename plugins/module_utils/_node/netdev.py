@@ -187,7 +187,7 @@ def check_endpoint(view: View, resolved: dict[str, list[str]]) -> None:
         raise FieldError("peer.endpoint", view["peer"]["endpoint"], hint)
 
 
-def gone(view: View, applied: Applied, live: Live, routes: list[Route], ipv6: bool) -> list[str]:
+def lacking(view: View, applied: Applied, live: Live, routes: list[Route], ipv6: bool) -> list[str]:
     """What of a tunnel that was applied is not there, for a person. ``ipv6``: whether this host has any."""
     name, link = view["interface"], live["links"].get(view["interface"])
     if link is None:  # then all of it is gone, and it does not run

@@ -183,9 +183,9 @@ class Protocol(Keys):
     def note_silence(self, views: list[View], live: Live, resolved: dict[str, list[str]]) -> None:
         """Finds out, by pings, which peers of ``views`` are not where they were, and notes it in ``live``."""
 
-    def gone(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
+    def lacking(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
         """What of a tunnel that was applied others have taken away, for a person."""
-        return netdev.gone(view, applied, live, observation.routes, not ipv6_is_off())
+        return netdev.lacking(view, applied, live, observation.routes, not ipv6_is_off())
 
     def find(self, uuid: str) -> str | None:
         """The interface of a tunnel, as the files outside of its folder say that have its uuid in them, or None."""

@@ -58,8 +58,8 @@ def test_each_wait_is_longer_up_to_a_limit(alone: Faulty, waits: list[float], ru
 def test_a_post_that_was_not_looked_at_is_sent_again(faulty: Faulty, panel: Panel, waits: Any, path: str) -> None:
     faulty.on("POST", path, answer(429, {"detail": "slow down"}, Retry_After="7"), times=1)
     faulty.on("POST", path, answer(429, {"detail": "slow down"}, Retry_After=formatdate(time.time() + 20)), times=1)
-    one = client(faulty, panel)
-    one.delete_node(one.create_node({"name": "once", "address": "203.0.113.98"})["id"])
+    asked = client(faulty, panel)
+    asked.delete_node(asked.create_node({"name": "once", "address": "203.0.113.98"})["id"])
     assert faulty.seen("POST", path) == 3
     assert waits[0] == 7
     assert 10 <= waits[1] <= 20
@@ -176,8 +176,8 @@ def test_a_server_that_refuses_the_connection() -> None:
 
 
 def test_a_name_that_does_not_exist() -> None:
-    one = panel_client.Panel("https://panel.invalid:8000", "admin", SECRET, retries=0, timeout=5)
-    refused("unreachable", one.nodes, "panel.invalid")
+    quick = panel_client.Panel("https://panel.invalid:8000", "admin", SECRET, retries=0, timeout=5)
+    refused("unreachable", quick.nodes, "panel.invalid")
 
 
 def test_a_panel_that_never_answers(alone: Faulty) -> None:

@@ -70,17 +70,17 @@ def warned(faulty: Faulty, panel: Panel) -> tuple[panel_client.Panel, list[str]]
 
 def test_both_sides_have_the_same_version_today(panel: Panel) -> None:
     assert (router.API_HEADER, router.API_VERSION) == (api.HEADER, api.VERSION)
-    one = client(panel)
-    assert one.api is None
-    one.tunnels()
-    assert one.api == api.VERSION
+    asking = client(panel)
+    assert asking.api is None
+    asking.tunnels()
+    assert asking.api == api.VERSION
 
 
 def test_a_panel_without_the_header_is_of_version_1(faulty: Faulty, panel: Panel) -> None:
     of_version(faulty, None)
-    one, warnings = warned(faulty, panel)
-    one.tunnels()
-    assert (one.api, warnings) == (1, [])
+    asking, warnings = warned(faulty, panel)
+    asking.tunnels()
+    assert (asking.api, warnings) == (1, [])
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5", "9" * 10, "２"])
@@ -91,10 +91,10 @@ def test_a_header_that_is_not_a_version(faulty: Faulty, panel: Panel, text: str)
 
 def test_a_newer_panel_is_used_and_the_collection_has_to_be_updated(faulty: Faulty, panel: Panel) -> None:
     of_version(faulty, str(api.VERSION + 1))
-    one, warnings = warned(faulty, panel)
+    asking, warnings = warned(faulty, panel)
     for _time in range(2):
-        assert [tunnel["name"] for tunnel in one.tunnels()] == ["t0", "t1", "t2"]
-    assert one.post_status(reports(panel, rtt_ms=1.5)) == (2, [])
+        assert [tunnel["name"] for tunnel in asking.tunnels()] == ["t0", "t1", "t2"]
+    assert asking.post_status(reports(panel, rtt_ms=1.5)) == (2, [])
     (text,) = warnings
     assert f"has version {api.VERSION + 1} of the tunnels API, and this collection knows {api.VERSION}" in text
     assert text.endswith("Update the collection.")
@@ -102,8 +102,8 @@ def test_a_newer_panel_is_used_and_the_collection_has_to_be_updated(faulty: Faul
 
 def test_an_old_panel_gets_the_measurements_that_it_knows(faulty: Faulty, panel: Panel) -> None:
     of_version(faulty, None, refuses=("jitter_ms",))
-    one, warnings = warned(faulty, panel)
-    assert one.post_status(reports(panel, rtt_ms=1.5, jitter_ms=0.5)) == (2, [])
+    asking, warnings = warned(faulty, panel)
+    assert asking.post_status(reports(panel, rtt_ms=1.5, jitter_ms=0.5)) == (2, [])
     assert stored(panel) == [{"rtt_ms": 1.5}] * 2
     (text,) = warnings
     assert "has version 1 of the tunnels API and does not know jitter_ms: left out of the reports" in text
@@ -112,15 +112,15 @@ def test_an_old_panel_gets_the_measurements_that_it_knows(faulty: Faulty, panel:
 
 def test_measurements_that_every_panel_knows_cost_no_question(faulty: Faulty, panel: Panel) -> None:
     of_version(faulty, None)
-    one, warnings = warned(faulty, panel)
-    assert one.post_status(reports(panel, loss_percent=0)) == (2, [])
+    asking, warnings = warned(faulty, panel)
+    assert asking.post_status(reports(panel, loss_percent=0)) == (2, [])
     assert stored(panel) == [{"loss_percent": 0}] * 2
     assert (faulty.seen("GET", "/api/tunnels"), warnings) == (0, [])
 
 
 def test_a_panel_of_today_ignores_a_measurement_that_it_does_not_know(faulty: Faulty, panel: Panel) -> None:
-    one, warnings = warned(faulty, panel)
-    assert one.post_status(reports(panel, rtt_ms=2.5, jitter_ms=0.5)) == (2, [])
+    asking, warnings = warned(faulty, panel)
+    assert asking.post_status(reports(panel, rtt_ms=2.5, jitter_ms=0.5)) == (2, [])
     (sent,) = [request for request in faulty.requests if request.path == "/api/tunnels/status"]
     assert b"jitter_ms" in sent.body, "what the panel does not know is its own business"
     assert (stored(panel), warnings) == ([{"rtt_ms": 2.5}] * 2, [])
@@ -129,26 +129,26 @@ def test_a_panel_of_today_ignores_a_measurement_that_it_does_not_know(faulty: Fa
 @pytest.mark.parametrize(("version", "knows"), [(None, False), ("3", False), ("4", True)])
 def test_an_old_panel_is_not_sent_next_keys(faulty: Faulty, panel: Panel, version: str | None, knows: bool) -> None:
     of_version(faulty, version)
-    one, warnings = client(faulty, panel), list[str]()
+    asking, warnings = client(faulty, panel), list[str]()
     tunnel = panel.call("GET", "/api/tunnels")[0]
     halves = [{**key(), "next_public_key": key()["public_key"]}, key()]
     keys = [
         {"uuid": tunnel["uuid"], "node": end["node"], "public": half}
         for end, half in zip(tunnel["ends"], halves, strict=True)
     ]
-    assert _panel_steps.publish(one, keys, [], False, warnings.append).updated == 2
+    assert _panel_steps.publish(asking, keys, [], False, warnings.append).updated == 2
     halves = halves if knows else [{"public_key": halves[0]["public_key"]}, halves[1]]
     assert [end["public"] for end in panel.call("GET", "/api/tunnels")[0]["ends"]] == halves
     assert ["does not know the next key of a tunnel" in text for text in warnings] == ([] if knows else [True])
-    assert _panel_steps.publish(one, keys, [], False, warnings.append).updated == 0
+    assert _panel_steps.publish(asking, keys, [], False, warnings.append).updated == 0
 
 
 def test_an_old_panel_that_does_not_know_a_field(faulty: Faulty, panel: Panel) -> None:
     of_version(faulty, "1")
-    one = client(faulty, panel)
+    asking = client(faulty, panel)
     body = {"source_node_id": 1, "target_node_id": 2, "tunnel_type": "wireguard", "colour": "blue"}
-    refused("old_panel", lambda: one.create_tunnel(body), "colour: Unknown field", "marzban.tunnels.panel")
-    refused("invalid", lambda: one.update_tunnel(1, {"config": '{"mtu": 5}'}, 1), "config.mtu")
+    refused("old_panel", lambda: asking.create_tunnel(body), "colour: Unknown field", "marzban.tunnels.panel")
+    refused("invalid", lambda: asking.update_tunnel(1, {"config": '{"mtu": 5}'}, 1), "config.mtu")
 
 
 BEHIND = {"config": {"source": None, "target": {"endpoint": "nat.example.org", "endpoint_port": 443}}}
@@ -157,22 +157,22 @@ BEHIND = {"config": {"source": None, "target": {"endpoint": "nat.example.org", "
 @pytest.mark.parametrize("version", [None, "2", "3"])
 def test_an_old_panel_gets_no_endpoint_port(faulty: Faulty, panel: Panel, version: str | None) -> None:
     of_version(faulty, version)
-    one = client(faulty, panel)
+    asking = client(faulty, panel)
     number = version or "1"
     seen = f"has version {number} of the tunnels API, which does not know config.target.endpoint_port."
-    refused("old_panel", lambda: one.check_known(BEHIND), seen, "marzban.tunnels.panel")
-    one.check_known({"config": {"target": {"endpoint_port": None, "port": 443}}, "name": "x"})
-    one.check_known({"name": "x"})
+    refused("old_panel", lambda: asking.check_known(BEHIND), seen, "marzban.tunnels.panel")
+    asking.check_known({"config": {"target": {"endpoint_port": None, "port": 443}}, "name": "x"})
+    asking.check_known({"name": "x"})
     assert [request.path.split("?")[0] for request in faulty.requests] == ["/api/admin/token", "/api/tunnels"]
     assert faulty.requests[-1].method == "GET"
 
 
 def test_what_every_panel_knows_of_a_tunnel_costs_no_question(faulty: Faulty, panel: Panel) -> None:
-    one = client(faulty, panel)
-    one.check_known({"config": {"target": {"port": 443}}})
+    asking = client(faulty, panel)
+    asking.check_known({"config": {"target": {"port": 443}}})
     assert faulty.requests == []
-    one.check_known(BEHIND)
-    assert one.api == api.VERSION
+    asking.check_known(BEHIND)
+    assert asking.api == api.VERSION
 
 
 def test_the_collection_ignores_a_measurement_that_it_does_not_know() -> None:

@@ -96,7 +96,7 @@ def _canonical(network: object) -> str:
         return ""
 
 
-class Gone(NamedTuple):
+class Lacking(NamedTuple):
     """What a tunnel needs and is not there."""
 
     device: str | None  # "missing" or "down"
@@ -111,12 +111,12 @@ class Gone(NamedTuple):
         return [*(device if self.device else []), *rules, *routes]
 
 
-def gone(live: Live, name: str, addresses: Iterable[str], seen: Found) -> Gone:
+def lacking(live: Live, name: str, addresses: Iterable[str], seen: Found) -> Lacking:
     """What of it the tunnel of an interface lacks. ``addresses``: its own, of the families that this host has."""
     link = live["links"].get(swanctl.USERSPACE_DEVICE)
     device = "missing" if link is None else None if link["up"] else "down"
     if not seen.settings.routes:
-        return Gone(device, [], [])
+        return Lacking(device, [], [])
     families: list[int] = sorted({ipaddress.ip_interface(address).version for address in addresses})
     rules = [family for family in families if family not in seen.rules]
     ike, children = swanctl.session(live["sas"].get(name, []))
@@ -127,7 +127,7 @@ def gone(live: Live, name: str, addresses: Iterable[str], seen: Found) -> Gone:
         for network in sorted(wanted - set(seen.routes))
         if ipaddress.ip_network(network).version in families and not _holds(network, peer)
     ]
-    return Gone(device, rules, routes)
+    return Lacking(device, rules, routes)
 
 
 def _holds(network: str, address: str) -> bool:

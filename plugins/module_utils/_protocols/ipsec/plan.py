@@ -99,7 +99,7 @@ def _compare_routes(plan: Plan, live: Live) -> None:
     if plan.path != swanctl.USERSPACE or plan.charon:
         return
     seen, addresses = live["charon"], plan.view["local"]["addresses"]
-    lacks = charon_routes.gone(live, plan.interface, addresses, seen)
+    lacks = charon_routes.lacking(live, plan.interface, addresses, seen)
     if lacks.device == "missing":
         plan.charon = "restart"
         plan.changes.append("strongSwan restarted for its device %s" % swanctl.USERSPACE_DEVICE)

@@ -42,11 +42,11 @@ SCRIPT = "/usr/local/sbin/marzban-ipsec-call"
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
 # Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
 RENEW = """
-for one in "$@"; do
-    name=${one#*:}
+for end in "$@"; do
+    name=${end#*:}
     (
         swanctl --terminate --ike "$name" --timeout 2
-        case $one in
+        case $end in
             source:*) swanctl --initiate --child "$name" --timeout 1 ;;
             target:*) sleep 0.2; swanctl --initiate --child "$name" --timeout 1 ;;
         esac
@@ -106,12 +106,12 @@ class IPsec(Protocol):
         lacks = self.lacks([("strongswan", "charon-systemd"), ("swanctl", "swanctl")])
         if not has_plugin("openssl"):
             lacks.append("strongswan-openssl")
-        userspace = self._wanted_path == swanctl.USERSPACE or (self._wanted_path == "auto" and self._lacking())
+        userspace = self._wanted_path == swanctl.USERSPACE or (self._wanted_path == "auto" and self._missing_in_kernel())
         if userspace and not has_plugin("kernel-libipsec"):
             lacks.append("kernel-libipsec")
         return lacks + self.lacks_tun() if userspace else lacks
 
-    def _lacking(self) -> list[str]:
+    def _missing_in_kernel(self) -> list[str]:
         if self._kernel_lacks is None:
             self._kernel_lacks = kernel_lacks()
         return self._kernel_lacks
@@ -120,7 +120,7 @@ class IPsec(Protocol):
         """Refuses a view that this protocol can't run. Raises FieldError."""
         if view["transport"] != "udp":
             raise FieldError("transport", view["transport"], "IPsec speaks udp only: change it, or the tunnel's type.")
-        lacks = self._lacking() if self._wanted_path == swanctl.KERNEL else []
+        lacks = self._missing_in_kernel() if self._wanted_path == swanctl.KERNEL else []
         if lacks:
             hint = "This host's kernel has no %s: choose auto or userspace, or another kernel."
             raise FieldError("ipsec_data_path", swanctl.KERNEL, hint % ", ".join(lacks))
@@ -167,7 +167,7 @@ class IPsec(Protocol):
 
     def queries(self) -> list[tuple[str, ...]]:
         """What charon knows and could do, and in userspace what leads packets to it."""
-        routes = charon_routes.queries(self._route_settings()) if self._lacking() else []
+        routes = charon_routes.queries(self._route_settings()) if self._missing_in_kernel() else []
         return [*self.brief_queries(), _command("--list-conns"), _command("--list-algs"), *routes]
 
     def brief_queries(self) -> list[tuple[str, ...]]:
@@ -190,13 +190,13 @@ class IPsec(Protocol):
             self._routes_as = charon_routes.settings_of(node_files.read(path) or "" for path in paths)
         return self._routes_as
 
-    def gone(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
+    def lacking(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
         """What of a tunnel that was applied others have taken away, for a person."""
-        lacks = super().gone(view, applied, observation, live)
+        lacks = super().lacking(view, applied, observation, live)
         if "charon" not in live:
             return lacks
         own = [address for address in applied.get("addresses") or [] if not (":" in address and ipv6_is_off())]
-        found = charon_routes.gone(live, view["interface"], own, live["charon"])
+        found = charon_routes.lacking(live, view["interface"], own, live["charon"])
         return lacks + found.sentences(live["charon"].settings)
 
     def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
@@ -236,7 +236,7 @@ class IPsec(Protocol):
         # Where the host's owner has charon carry the packets itself, it stays so.
         ours = node_files.read(etc("strongswan.d", "marzban.conf")) == swanctl.settings(swanctl.USERSPACE)
         owners = "kernel-libipsec" in (live["plugins"] or []) and not ours
-        return swanctl.USERSPACE if owners or self._lacking() else swanctl.KERNEL
+        return swanctl.USERSPACE if owners or self._missing_in_kernel() else swanctl.KERNEL
 
     # What is to be done
 

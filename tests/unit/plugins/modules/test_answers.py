@@ -120,9 +120,9 @@ def keys_in(module, *path):
 
 
 def test_what_a_node_answers_is_documented():
-    one = tunnel.Tunnel({}).answer()
-    assert keys_in(tunnel_apply, "tunnels") == set(one)
-    assert keys_in(tunnel_health, "tunnels") == set(one) - set(health.HIDDEN)
+    answer = tunnel.Tunnel({}).answer()
+    assert keys_in(tunnel_apply, "tunnels") == set(answer)
+    assert keys_in(tunnel_health, "tunnels") == set(answer) - set(health.HIDDEN)
     known = reconcile._known({})
     assert keys_in(tunnel_apply, "orphans") == set(known)
     assert keys_in(tunnel_apply, "removed") == {*known, "error"}

@@ -32,9 +32,9 @@ def test_a_hand_written_ipsec_tunnel_needs_no_port():
     assert broken == []
     assert [end["port"] for end in record["ends"].values()] == [4500, 4500]
     item["config"]["target"]["port"] = 20003
-    records, (one,) = handwritten.from_list([item], "home")
+    records, (refused,) = handwritten.from_list([item], "home")
     assert records == []
-    assert one["error"].startswith("target.port: 20003 can't be used. IPsec speaks")
+    assert refused["error"].startswith("target.port: 20003 can't be used. IPsec speaks")
     item["type"] = "openvpn"
     assert "config.source.port is required. " in handwritten.from_list([item], "home")[1][0]["error"]
 

@@ -161,18 +161,18 @@ def test_both_ends_on_one_node():
 def test_a_broken_tunnel_is_told_as_far_as_it_is_sane():
     raw = changed("ends.0.port", 99999)
     raw["source_node_name"] = "evil\n"
-    (one,) = model_records.parse_all([raw])[1]
-    assert one["id"] == 3
-    assert one["uuid"] == raw["uuid"]
-    assert one["name"] == "t3"
-    assert one["nodes"] == ["fi-1"]
+    (read,) = model_records.parse_all([raw])[1]
+    assert read["id"] == 3
+    assert read["uuid"] == raw["uuid"]
+    assert read["name"] == "t3"
+    assert read["nodes"] == ["fi-1"]
 
 
 @pytest.mark.parametrize("raw", [None, 5, "x", [], {}, {1: 2}, float("nan")])
 def test_no_tunnel_at_all(raw):
-    records, (one,) = model_records.parse_all([raw])
+    records, (read,) = model_records.parse_all([raw])
     assert records == []
-    assert (one["id"], one["uuid"], one["name"], one["nodes"]) == (None, None, None, [])
+    assert (read["id"], read["uuid"], read["name"], read["nodes"]) == (None, None, None, [])
 
 
 # What an earlier tunnel has, a later one can't have: (what the later one is, what the error says)

@@ -44,10 +44,10 @@ def test_what_is_there_without_an_entry_is_ours_from_a_register_that_was_lost():
 
 def test_a_tunnel_that_is_not_in_the_run_keeps_what_it_needs():
     both = register.with_needs({}, {A: ON, B: ON}, nothing)
-    one = register.with_needs(both, {A: {}}, nothing)
-    assert one[PATH].tunnels == [B]
-    assert register.unneeded(one) == []
-    assert register.unneeded(register.without_others(one, [A, C])) == [PATH]
+    left = register.with_needs(both, {A: {}}, nothing)
+    assert left[PATH].tunnels == [B]
+    assert register.unneeded(left) == []
+    assert register.unneeded(register.without_others(left, [A, C])) == [PATH]
 
 
 @pytest.mark.parametrize(("now", "others"), [("on\n", False), ("off\n", False), ("mine\n", True), (None, True)])

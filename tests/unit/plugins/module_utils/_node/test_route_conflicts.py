@@ -84,11 +84,11 @@ def test_addresses(address, why):
 
 
 def test_a_route_is_taken_once():
-    one = guard()
-    one.check(view(["192.168.7.0/24"]), "first", {"mz3"})
-    one.take(view(["192.168.7.0/24"]), "first")
+    guarding = guard()
+    guarding.check(view(["192.168.7.0/24"]), "first", {"mz3"})
+    guarding.take(view(["192.168.7.0/24"]), "first")
     with pytest.raises(FieldError, match="The tunnel first takes it already"):
-        one.check(view(["192.168.7.0/24"], ["10.201.0.26/31"]), "second", {"mz4"})
+        guarding.check(view(["192.168.7.0/24"], ["10.201.0.26/31"]), "second", {"mz4"})
 
 
 # What runs already

@@ -110,12 +110,12 @@ def test_the_owners_settings_count():
 
 
 def test_what_is_gone_is_told():
-    lacks = charon_routes.gone(
+    lacks = charon_routes.lacking(
         live(device=False, rules=((), (RULE,)), routes=((), ())), "mz3", OWN[:1], live()["charon"]
     )
-    assert lacks == charon_routes.Gone("down", [], [])
+    assert lacks == charon_routes.Lacking("down", [], [])
     found = live(rules=((), (RULE,)), routes=((), ()))
-    lacks = charon_routes.gone(found, "mz3", OWN[:1], found["charon"])
+    lacks = charon_routes.lacking(found, "mz3", OWN[:1], found["charon"])
     assert lacks.sentences(DEFAULT) == [
         *("the routing rule 220 (IPv4)", "the route 10.201.0.3/32 in table 220"),
         "the route 192.168.7.0/24 in table 220",
@@ -127,14 +127,14 @@ def test_what_any_tunnel_lacks_is_told():
     link = {"up": True, "mtu": 1400, "ipv6": True, "addresses": list(OWN)}
     routes = [("192.168.7.0/24", "mz3", False), ("fd77::/64", "mz3", False)]
     there = {"links": {"mz3": link}, "tables": {f"marzban-{UUID}": "another digest"}}
-    assert netdev.gone(view(), applied, there, routes, True) == []
-    assert netdev.gone(view(), applied, {**there, "links": {}}, [], True) == []
+    assert netdev.lacking(view(), applied, there, routes, True) == []
+    assert netdev.lacking(view(), applied, {**there, "links": {}}, [], True) == []
     link.update(up=False, addresses=[])
-    assert netdev.gone(view(), applied, {**there, "tables": {}}, [], True) == [
+    assert netdev.lacking(view(), applied, {**there, "tables": {}}, [], True) == [
         *("the interface (down)", "the address 10.201.0.2/31", "the address fd6d:7a00::2/127"),
         *("the route 192.168.7.0/24", "the route fd77::/64", "the firewall rules"),
     ]
-    assert len(netdev.gone(view(), applied, there, [], False)) == 3, "IPv6 is off"
+    assert len(netdev.lacking(view(), applied, there, [], False)) == 3, "IPv6 is off"
 
 
 def test_ipv6_that_was_switched_off_on_the_interface_comes_before_its_addresses():

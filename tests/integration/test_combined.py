@@ -30,7 +30,7 @@ def joined(world: World) -> None:
 
 
 def play(**more: Any) -> dict[str, Any]:
-    return {"name": "Together", "hosts": "marzban_nodes", "become": True, "gather_facts": False, **more}
+    return {"name": "Combined", "hosts": "marzban_nodes", "become": True, "gather_facts": False, **more}
 
 
 @contextlib.contextmanager
