@@ -30,6 +30,7 @@ from .. import x25519
 from ..base import RULES, Exchanged, Held, Protocol, Situation
 from . import certificate, tls_crypt
 from . import conf as openvpn_conf
+from . import plan as planning
 from .packages import PACKAGES
 
 CONF_DIR = "/etc/openvpn/server"
@@ -64,14 +65,6 @@ def drop_in(interface: str) -> str:
 def management(interface: str) -> str:
     """The socket that reports on a tunnel; root's alone, and gone after a reboot."""
     return os.path.join(SOCKETS, "marzban-%s.sock" % interface)
-
-
-class Plan(netdev.Plan):
-    """With the key that wraps the handshake, which no diff shows."""
-
-    def __init__(self, view: View, interface_unit: str) -> None:
-        super().__init__(view, interface_unit)
-        self.wrap: str | None = None  # the text of its file, if that has to be written
 
 
 class OpenVPN(Protocol):
@@ -269,47 +262,29 @@ class OpenVPN(Protocol):
 
     # What is to be done
 
-    def make_plan(self, situation: Situation) -> Plan:
+    def make_plan(self, situation: Situation) -> planning.Plan:
         """What has to happen to a tunnel. Raises Error."""
-        view, live, public, applied = situation.view, situation.live, situation.public, situation.applied
-        uuid, interface, here = view["uuid"], view["interface"], situation.applied_here
+        view, live, here = situation.view, situation.live, situation.applied_here
+        uuid, interface = view["uuid"], view["interface"]
         folder = self.folders.path(uuid)
         self.outside = OUTSIDE[view["transport"]]
         mtu = self.mtu(situation, self._last_mtu(uuid))
         conf = render.fill(situation.template, self._values(view, folder, mtu, situation.peer_public))
         openvpn_conf.check(conf)
-        plan = Plan(view, unit(interface))
-        before = node_files.read(conf_path(interface)) if here else None
-        if plan.write(conf_path(interface), before, conf):
-            plan.changes.append("conf written" if before is None else "conf changed")
-        old = node_files.read(drop_in(interface)) if here else None
-        plan.units = plan.write(drop_in(interface), old, openvpn_conf.unit(folder, uuid))
-        if plan.units and old is not None:
-            plan.changes.append("unit changed")
-        plan.write(self._path(uuid, LINK), node_files.read(self._path(uuid, LINK)), netdev.batch(view, mtu))
-        rules = netdev.rules(view, mtu)
-        written = plan.write(self._path(uuid, RULES), node_files.read(self._path(uuid, RULES)), rules)
-        # Without the key it stays as it is: so does the one that the process was started with.
-        fresh = not situation.held and self._plan_wrap(plan, folder, public, situation.peer_public, here)
-        netdev.compare_unit(plan, live, interface in live["links"])
-        if not plan.start and (fresh or self._stale(before, conf, applied, public)):
-            plan.start = True
-            plan.changes.append("restarted")
-        if plan.start:  # a process that runs keeps the address that it has
-            netdev.check_endpoint(view, situation.resolved)
-        else:
-            netdev.compare_rules(plan, applied, live, written)
-            link, ours = live["links"][interface], set(applied.get("addresses") or [])
-            shaken = netdev.compare_link(plan, link, view["local"]["addresses"], mtu, ours)
-            netdev.compare_routes(plan, situation.routes, applied, shaken)
+        plan = planning.Plan(view, unit(interface), conf)
+        last = node_files.read(conf_path(interface)) if here else None
+        plan.write(conf_path(interface), last, conf)
+        unit_file = node_files.read(drop_in(interface)) if here else None
+        plan.write(drop_in(interface), unit_file, openvpn_conf.unit(folder, uuid))
+        for name, text in ((LINK, netdev.batch(view, mtu)), (RULES, netdev.rules(view, mtu))):
+            plan.write(self._path(uuid, name), node_files.read(self._path(uuid, name)), text)
+        if not situation.held:  # without the key it stays as it is: so does the one that the process was started with
+            self._plan_wrap(plan, folder, situation)
+        before = planning.Before(last, self._active(live, interface), situation.applied)
+        planning.compare(plan, before, situation, mtu)
         if situation.held and plan.start and self._lost(uuid):
             raise Held(self.key_path(uuid), view["peer"]["node"])
-        if plan.start and not (
-            self._active(live, interface) and openvpn_conf.listens(before or conf) == openvpn_conf.listens(conf)
-        ):
-            self._check_port(plan, conf, live)
-        if plan.files and not plan.changes:
-            plan.changes.append("files put back")
+        planning.check_port(plan, before, live)
         return plan
 
     def _path(self, uuid: str, name: str) -> str:
@@ -331,36 +306,21 @@ class OpenVPN(Protocol):
         }
 
     @staticmethod
-    def _plan_wrap(plan: Plan, folder: str, public: Public | None, peer_public: Public, here: bool) -> bool:
-        """The key that wraps the handshake; whether it is another one than before. It goes with a former interface."""
-        wanted = None
-        if public:
+    def _plan_wrap(plan: planning.Plan, folder: str, situation: Situation) -> None:
+        """The key that wraps the handshake goes with a former interface. In check mode it may not be known yet."""
+        if situation.public:
             private = not_none(x25519.load(folder)[0], "its public half is there")
-            wanted = tls_crypt.derive(private, peer_public["public_key"], plan.view["uuid"])
-            if here and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
-                return False
-        plan.wrap = wanted
-        plan.changes.append("wrap key derived")
-        return True
-
-    @staticmethod
-    def _stale(before: str | None, conf: str, applied: Applied, public: Public | None) -> bool:
-        """Whether the process that runs was started with something else."""
-        return not openvpn_conf.same_process(before, conf) or bool(
-            public and applied.get("fingerprint") not in (None, public["fingerprint"])
-        )
-
-    @staticmethod
-    def _check_port(plan: Plan, conf: str, live: Live) -> None:
-        place = openvpn_conf.listens(conf)
-        if place:
-            netdev.check_port(plan, place[1], {port for kind, port in live["ports"] if kind == place[0]}, False)
+            wanted = tls_crypt.derive(private, situation.peer_public["public_key"], plan.view["uuid"])
+            if situation.applied_here and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
+                return
+            plan.wrap = wanted
+        plan.wrap_changes = True
 
     # Doing it
 
     def _do_files(self, plan: netdev.Plan) -> None:
         super()._do_files(plan)
-        if isinstance(plan, Plan) and plan.wrap:
+        if isinstance(plan, planning.Plan) and plan.wrap:
             node_files.write(self._path(plan.view["uuid"], tls_crypt.FILE), plan.wrap)
 
     def applied(self, view: View, live: Live) -> Applied:
