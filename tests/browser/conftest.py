@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support import chromium
-from tests.support.screen import Screen
 from tests.support.panel import Panel
 from tests.support.samples import add_nodes
+from tests.support.screen import Screen
 
 Opener = Callable[..., Screen]
 expect.set_options(timeout=60_000)  # milliseconds, on a machine that runs all other tests at the same time

@@ -9,8 +9,8 @@ import json
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.screen import Screen, plain, refused
 from tests.support.panel import Panel
+from tests.support.screen import Screen, plain, refused
 
 
 def test_create_edit_deactivate_activate_delete(screen: Screen) -> None:

@@ -9,9 +9,9 @@ import json
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.screen import plain
 from tests.support.panel import Panel
 from tests.support.samples import database, report
+from tests.support.screen import plain
 
 IMAGE = "<img src=x onerror=\"alert('img')\">"
 SCRIPT = "<script>alert('script')</script>"

@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.screen import Screen, plain, refused
 from tests.support.panel import Panel
 from tests.support.samples import LOST, fill
+from tests.support.screen import Screen, plain, refused
 
 PHONE = {"width": 360, "height": 740}
 #: Every piece of text whose contrast with what lies behind it is below WCAG's AA: 4.5 to 1, 3 to 1 where it is large.

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support import chromium
-from tests.support.screen import refused
 from tests.support.marzban import MISSING, Marzban, source
+from tests.support.screen import refused
 
 pytestmark = pytest.mark.skipif(source() is None, reason=MISSING)
 

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.screen import Screen, plain
 from tests.support.panel import Panel
 from tests.support.samples import database, many
+from tests.support.screen import Screen, plain
 
 
 @pytest.fixture(scope="module")

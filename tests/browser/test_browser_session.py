@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
-from tests.support.screen import AWAY, Screen, plain, refused
 from tests.support.panel import Panel
 from tests.support.samples import age, database, report
+from tests.support.screen import AWAY, Screen, plain, refused
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,7 @@ def test_the_quartet_on_bare_hosts(bare: World) -> None:
     bare.expect_traffic(*MESH)
 
 
+@pytest.mark.variation
 def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     before = world.tunnels()
     for name in AB:
@@ -148,6 +149,7 @@ def test_deactivate_and_activate(world: World, own: tuple[Pings, dict[str, str]]
     expect_own_untouched(world, own)
 
 
+@pytest.mark.variation
 def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     """Of several tunnels at once; what check mode says is repaired on one host, and nothing else anywhere."""
     ends = {
@@ -177,6 +179,7 @@ def test_drift_is_named_and_repaired(world: World, own: tuple[Pings, dict[str, s
     expect_own_untouched(world, own)
 
 
+@pytest.mark.variation
 def test_a_fresh_host_in_the_place_of_an_old_one(world: World, own: tuple[Pings, dict[str, str]]) -> None:
     before = world.tunnels()
     c = world.lab.host("c")

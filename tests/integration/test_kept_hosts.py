@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What runs is kept: where its state is lost, where it is refused, where its name goes to another type. A tunnel of
-each type on real hosts, without Ansible in between."""
+"""What runs is kept: where its state is lost, where it is refused, where its name goes to another type, and where a
+run crashes. A tunnel of each type on real hosts, without Ansible in between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Answer, Directly, View, no_packet_lost, uuid
+from tests.support.nodes import CRASHED, Answer, Directly, View, leftovers, no_packet_lost, uuid
 from tests.support.world import TYPES
 
 pytestmark = pytest.mark.lab
@@ -90,23 +90,23 @@ def together(nodes: Directly, dials: bool = True) -> list[dict[str, Answer]]:
     return rounds
 
 
-@pytest.mark.parametrize("damage", ["rm {}", ": > {}", "echo rubbish > {}"])
-def test_a_private_key_that_is_lost_is_put_back_from_what_runs(running: Directly, damage: str) -> None:
+def test_a_private_key_that_is_lost_is_put_back_from_what_runs(running: Directly) -> None:
     known = dict(running.publics)
     kept = [number for number, kind in NUMBERS.items() if kind != "openvpn"]
     mine = {"a": [view for view in views(running)["a"] if view["id"] in kept]}
     before = running.sh("a", f"cd {CONFIG}; sha256sum */private.key")
-    with no_packet_lost(running, *kept):
+    for damage in ("rm {}", ": > {}", "echo rubbish > {}"):
+        with no_packet_lost(running, *kept):
+            for number in kept:
+                running.sh("a", damage.format(f"{CONFIG}/{uuid(number)}/private.key"))
+            would = running.check(mine)["a"]
+            answer = running.apply(mine)["a"]
         for number in kept:
-            running.sh("a", damage.format(f"{CONFIG}/{uuid(number)}/private.key"))
-        would = running.check(mine)["a"]
-        answer = running.apply(mine)["a"]
-    for number in kept:
-        assert would.tunnel(number)["changes"] == answer.tunnel(number)["changes"] == ["private key put back"]
-        assert not answer.tunnel(number)["publish"]
-    assert running.publics == known
-    assert running.sh("a", f"cd {CONFIG}; sha256sum */private.key") == before
-    assert running.sh("a", f"stat -c %a {CONFIG}/*/private.key").split() == ["600"] * len(NUMBERS)
+            assert would.tunnel(number)["changes"] == answer.tunnel(number)["changes"] == ["private key put back"]
+            assert not answer.tunnel(number)["publish"]
+        assert running.publics == known
+        assert running.sh("a", f"cd {CONFIG}; sha256sum */private.key") == before
+        assert running.sh("a", f"stat -c %a {CONFIG}/*/private.key").split() == ["600"] * len(NUMBERS)
     assert not running.apply(mine)["a"]["changed"]
 
 
@@ -270,6 +270,7 @@ def test_a_new_interface_at_one_end_goes_on_with_the_pre_shared_key(nodes: Direc
     assert nodes.health(renamed, wait=60)["a"].statuses() == {"active"}
 
 
+@pytest.mark.variation
 def test_tunnels_of_two_types_change_their_names(running: Directly) -> None:
     changed = running.views(
         running.pair(1, interface="mz2"),
@@ -285,3 +286,30 @@ def test_tunnels_of_two_types_change_their_names(running: Directly) -> None:
     for answer in running.health(changed, wait=60).values():
         assert answer.statuses() == {"active"}, answer.errors()
     assert not running.apply(changed)["a"]["changed"]
+
+
+@pytest.mark.parametrize("active", [True, pytest.param(False, marks=pytest.mark.variation)])
+def test_a_crash_at_any_step_is_repaired_by_the_next_run(nodes: Directly, active: bool) -> None:
+    """Bringing a tunnel up, and (not active) taking one off."""
+    views = nodes.up(1)["a"]
+    if active:
+        nodes.clear("a")
+    for step in range(100):
+        options = {"crash": step, "probe": False} if active else {"crash": step, "probe": False, "remove": [uuid(1)]}
+        done = nodes.run_on("a", "tunnel_apply", views if active else [], **options)
+        if active:
+            answer = nodes.apply({"a": views}, probe=False)["a"]
+            assert answer.errors() == [], f"after a crash before step {step}"
+            assert nodes.sh("a", "systemctl is-active wg-quick@mz1; wg show mz1 peers | wc -l").split() == [
+                "active",
+                "1",
+            ]
+            assert not nodes.apply({"a": views}, probe=False)["a"]["changed"], f"after a crash before step {step}"
+        nodes.apply({"a": []}, remove_all=True, probe=False)
+        assert leftovers(nodes, "a") == "", f"after a crash before step {step}"
+        if done.code != CRASHED:
+            break
+        if not active:
+            nodes.apply({"a": views}, probe=False)
+    assert 5 < step < 99
+    print(f"crashed at {step} steps")

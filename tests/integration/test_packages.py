@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.world import World, between
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.variation]
 DEAD = "deb http://127.0.0.1:9/broken stable main\n"
 PIN = "Package: openvpn\nPin: release *\nPin-Priority: -1\n"
 

@@ -195,6 +195,7 @@ def test_remove_in_check_mode_says_what_would_go(world: World) -> None:
 
 
 @pytest.mark.usefixtures("joined")
+@pytest.mark.variation
 def test_remove_one_end_after_the_other(world: World) -> None:
     """A host that is not in the run takes the tunnel off with its next one."""
     interface = world.tunnels()["two"]["ends"][0]["interface"]

@@ -123,6 +123,7 @@ def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
     assert again.changed() == [], again.text
 
 
+@pytest.mark.variation
 def test_required_and_not_held_is_an_error_that_names_the_peer(world: World) -> None:
     """A run that reaches one end only leaves what runs as it is, and a new key of the peer's can't be handed over."""
     if "two" not in world.tunnels():

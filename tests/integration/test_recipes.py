@@ -185,6 +185,7 @@ ALL = (
 
 
 @pytest.mark.lab
+@pytest.mark.variation
 def test_a_spoke_reaches_another(joined: Reader) -> None:
     """Also one that is not a node: Marzban has it as a disabled one."""
     world = joined.world
@@ -234,6 +235,7 @@ def test_schedule_and_alarm(joined: Reader, cut: Callable[[], None]) -> None:
 
 
 @pytest.mark.lab
+@pytest.mark.variation
 def test_a_device_that_ansible_does_not_reach(joined: Reader) -> None:
     """The machine of office, by hand: a router with wg-quick."""
     world = joined.world

@@ -126,6 +126,7 @@ def test_removal_from_an_image_that_starts_in_another_way(c: ComposeHost) -> Non
     assert not c.path(FOLDER).exists()
 
 
+@pytest.mark.variation
 def test_installation_on_an_image_that_starts_in_another_way(c: ComposeHost) -> None:
     """There is nothing to change, and a restart does not help: a panel without tunnels is better than none."""
     another_image(c)
@@ -142,6 +143,7 @@ def test_installation_on_an_image_that_starts_in_another_way(c: ComposeHost) -> 
     assert c.serves()
 
 
+@pytest.mark.variation
 def test_a_panel_that_starts_in_no_way_keeps_its_lines(c: ComposeHost) -> None:
     main = c.path("/code/main.py")
     good, before = main.read_text(), c.snapshot()
@@ -161,6 +163,7 @@ def test_a_panel_that_starts_in_no_way_keeps_its_lines(c: ComposeHost) -> None:
     assert absent(c)["changes"] == [f"{FOLDER}: add-on removed", "tables dropped"]
 
 
+@pytest.mark.variation
 def test_removal_where_marzban_has_become_another_panel(c: ComposeHost) -> None:
     """Its image is another project's by now: what is to be taken out are lines that say whose they are."""
     mode, content = c.snapshot()[c.config]
@@ -170,6 +173,7 @@ def test_removal_where_marzban_has_become_another_panel(c: ComposeHost) -> None:
     assert c.read(c.config) == COMPOSE.replace("gozargah/marzban:v0.8.4", "pasarguard/panel:latest")
 
 
+@pytest.mark.variation
 def test_removal_of_a_panel_that_was_only_stopped(c: ComposeHost) -> None:
     c.tunnels(*NAMES)
     c.compose("down")
@@ -178,6 +182,7 @@ def test_removal_of_a_panel_that_was_only_stopped(c: ComposeHost) -> None:
     assert c.serves(), "it runs again, as it was"
 
 
+@pytest.mark.variation
 def test_installation_repairs_what_the_unit_has_lost(s: SystemdHost) -> None:
     another_python(s)
     changes = present(s)["changes"]
@@ -185,6 +190,7 @@ def test_installation_repairs_what_the_unit_has_lost(s: SystemdHost) -> None:
     assert s.serves()
 
 
+@pytest.mark.variation
 def test_removal_from_a_unit_that_has_changed(s: SystemdHost) -> None:
     """Its records can be read, and nobody has said that they may be deleted: they stay, and the panel starts."""
     s.tunnels(*NAMES)
@@ -197,7 +203,7 @@ def test_removal_from_a_unit_that_has_changed(s: SystemdHost) -> None:
     assert done["changes"] == [f"{FOLDER}: add-on removed", "tables dropped"]
 
 
-@pytest.mark.parametrize("folder", ["/srv/tunnels", "/srv/deep/er/tunnels"])
+@pytest.mark.parametrize("folder", ["/srv/tunnels", pytest.param("/srv/deep/er/tunnels", marks=pytest.mark.variation)])
 def test_only_the_folders_that_were_made_are_removed(s: SystemdHost, folder: str) -> None:
     absent(s)
     dropins = s.path("/etc/systemd/system/marzban.service.d")

@@ -18,7 +18,7 @@ from tests.support.panel import PACKAGES, Panel
 from tests.support.panel_modules import run
 from tests.support.world import TOP, TYPES, Pings, Run, World
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.variation]  # what nodes and panels of another version say is in client
 OLD = "e1e2568"  # the last commit before module_utils got folders, and the run became Python
 EACH = tuple((kind, "a", "b") for kind in TYPES)  # tunnels, named after their types
 INTERVAL = 0.02  # seconds
