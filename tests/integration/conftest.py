@@ -90,7 +90,7 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direc
 
 
 @pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
+def nodes(served: Directly) -> Directly:
     """The same, for a test that begins with nothing on them."""
-    yield served
     served.start_over()
+    return served

@@ -27,16 +27,10 @@ LOST = (
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directly]:
+def lab() -> Iterator[Lab]:
     hosts = {"a": "trixie+tunnels+networkd", "b": "bookworm+tunnels"}
-    with Lab.up(labs.named("taken-hosts"), hosts) as lab, Directly(lab, tmp_path_factory.mktemp("nodes")) as served:
-        yield served
-
-
-@pytest.fixture
-def nodes(served: Directly) -> Iterator[Directly]:
-    yield served
-    served.start_over()
+    with Lab.up(labs.named("taken-hosts"), hosts) as lab:
+        yield lab
 
 
 def changes(nodes: Directly, views: dict[str, list[View]], number: int) -> list[str]:
