@@ -20,7 +20,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec i
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.x25519 import BrokenKey
 from tests.support.views import PANEL, UUID, view
 
-TEMPLATE = (Path(__file__).parents[5] / "roles/strongswan/templates/swanctl.conf.j2").read_text()
+TEMPLATE = (Path(__file__).parents[6] / "roles/strongswan/templates/swanctl.conf.j2").read_text()
 KEY = "MCowBQYDK2VwAyEA" + "k" * 43 + "="
 NODE = {
     "public_key": KEY,

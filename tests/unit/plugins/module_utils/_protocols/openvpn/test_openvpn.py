@@ -24,7 +24,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.openvpn
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.openvpn import tls_crypt
 from tests.support.views import PANEL, UUID, view
 
-TEMPLATE = (Path(__file__).parents[5] / "roles/openvpn/templates/openvpn.conf.j2").read_text()
+TEMPLATE = (Path(__file__).parents[6] / "roles/openvpn/templates/openvpn.conf.j2").read_text()
 ONE, TWO = "ab" * 32, "0c" * 32
 NODE = {
     "dir": f"/etc/marzban/tunnels/{UUID}",
