@@ -174,7 +174,7 @@ def test_an_empty_list_and_a_list_of_another_name_remove_nothing(world: World, b
 
 
 def test_absent_by_hand(world: World, by_hand: ByHand) -> None:
-    by_hand.bring_about(by_hand.tunnel(2), by_hand.tunnel(3, active=False))
+    by_hand.bring_about(by_hand.tunnel(2), by_hand.tunnel(3))
     tunnels = [by_hand.tunnel(2)]
     predicted = by_hand.run(tunnels, "--check", "--diff", wireguard_state="absent").expect()
     assert predicted.changed("a")
