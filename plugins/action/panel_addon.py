@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
     _supports_diff = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The module's result."""
+        """Runs the module on the host with what was added here; its result."""
         super().run(tmp, task_vars)
         folder = self._task.args.get("source") or FILES
         try:

@@ -24,10 +24,10 @@ TEMPLATES = {name: os.path.join(ROLES, kind.role, "templates", kind.template) fo
 
 
 class ActionModule(NodeAction):
-    """tunnel_apply"""
+    """The action of ``tunnel_apply``."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The module's result."""
+        """Runs the module on the host with what was added here; its result."""
         self._checked: list[Any] = []
         with _sealed_keys.unseen(self):
             result = super().run(tmp, task_vars)

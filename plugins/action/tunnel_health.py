@@ -10,4 +10,4 @@ from ansible_collections.marzban.tunnels.plugins.plugin_utils._node import NodeA
 
 
 class ActionModule(NodeAction):
-    """tunnel_health"""
+    """The action of ``tunnel_health``."""

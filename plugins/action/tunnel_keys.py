@@ -10,6 +10,6 @@ from ansible_collections.marzban.tunnels.plugins.plugin_utils._node import NodeA
 
 
 class ActionModule(NodeAction):
-    """tunnel_keys"""
+    """The action of ``tunnel_keys``."""
 
     TAKES_VIEWS = False

@@ -14,7 +14,7 @@ from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import
 
 
 class ActionModule(ControllerAction):
-    """tunnel_publish"""
+    """The action of ``tunnel_publish``."""
 
     SPEC = {
         "results": {"type": "dict"},

@@ -14,7 +14,7 @@ from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import
 
 
 class ActionModule(ControllerAction):
-    """tunnel_report"""
+    """The action of ``tunnel_report``."""
 
     SPEC = {
         "results": {"type": "dict"},

@@ -20,7 +20,7 @@ SAME_MACHINE = (
 
 
 class ActionModule(ControllerAction):
-    """tunnel_round"""
+    """The action of ``tunnel_round``."""
 
     SPEC = {
         "answers": {"type": "str"},
@@ -105,9 +105,9 @@ class ActionModule(ControllerAction):
             published=self.progress.published + keys, rounds=self.progress.rounds + 1
         )
         earlier = self.views
-        gone = self._read(orphans, self._listed("tunnels"))
+        deleted = self._read(orphans, self._listed("tunnels"))
         known = rounds.agreed(self.entries)
-        parts = rounds.parts(earlier, self.views, gone, pairs, self.progress.new_keys, known)
+        parts = rounds.parts(earlier, self.views, deleted, pairs, self.progress.new_keys, known)
         return {host: part for host, part in parts.items() if host in self.answers}
 
     def _end(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class ActionModule(ControllerAction):
             self.answers, self.nodes_of, self.progress.lost, self.broken, {}, done, self.progress.asked, strict
         )
         answer, dead = self.report(told, post=not self.by_hand)
-        result.update(answer, done=done, failures=summary.together(result["failures"], dead))
+        result.update(answer, done=done, failures=summary.merged(result["failures"], dead))
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:
@@ -141,8 +141,8 @@ class ActionModule(ControllerAction):
         result.update(progress=self.progress.dump(), failures={}, without_traffic={})
         if step == "done":
             failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)
-            mute = rounds.without_traffic(self.entries, self.views, self.options["wait"])
+            without_traffic = rounds.without_traffic(self.entries, self.views, self.options["wait"])
             if self.progress.waited and self.options["wait"] > 0:
-                failures = summary.together(failures, summary.cut_off(self.entries, self.progress, self.views))
-            result.update(failures=failures, without_traffic=mute)
+                failures = summary.merged(failures, summary.cut_off(self.entries, self.progress, self.views))
+            result.update(failures=failures, without_traffic=without_traffic)
         return result

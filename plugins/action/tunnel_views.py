@@ -13,7 +13,7 @@ from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import
 
 
 class ActionModule(ControllerAction):
-    """tunnel_views"""
+    """The action of ``tunnel_views``."""
 
     SPEC = {
         "nodes": {"type": "dict"},

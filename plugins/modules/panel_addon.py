@@ -195,7 +195,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The module."""
+    """Hands the options over; what belongs to what is checked in ``work``."""
     run(
         work,
         {

@@ -57,7 +57,7 @@ options:
     default: [wireguard, openvpn, ipsec]
   remove:
     description:
-      - The uuids of tunnels that are gone from the panel for certain. What isn't there is fine.
+      - The uuids of tunnels that are confirmed as deleted from the panel. What isn't there is fine.
     type: list
     elements: str
     default: []
@@ -297,7 +297,7 @@ removed:
     node: {description: "The node that it was made for, or null where a version before 0.3.0 made it.", type: str}
     name: {description: "Its name, or null.", type: str}
     type: {description: Its protocol., type: str}
-    interface: {description: "Its network interface, or null where none stands.", type: str}
+    interface: {description: "Its network interface, or null where it has none.", type: str}
     error: {description: "Why it could not be taken off, or null.", type: str}
 orphans:
   description: Tunnels of this panel that are on the host and in none of the views. They are left as they are.
@@ -310,7 +310,7 @@ orphans:
     node: {description: "The node that it was made for, or null where a version before 0.3.0 made it.", type: str}
     name: {description: "Its name, or null.", type: str}
     type: {description: Its protocol., type: str}
-    interface: {description: "Its network interface, or null where none stands.", type: str}
+    interface: {description: "Its network interface, or null where it has none.", type: str}
 foreign:
   description: Folders of other panels, or with a state that can't be read. They are never touched.
   type: list
@@ -329,6 +329,10 @@ machine:
   version_added: 0.3.0
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
@@ -339,7 +343,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile im
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     """The answer. Raises Error."""
     given = module.params
     preflight.require_root()
@@ -349,7 +353,7 @@ def work(module):
     if rendered is None or len(rendered) != len(views):
         raise Error("The controller did not render the templates: call this as marzban.tunnels.tunnel_apply.")
     if given["remove_all"] and views:
-        raise FieldError("remove_all", True, "There are views too: leave them out, or leave it out.")
+        raise FieldError("remove_all", True, "The list of views is not empty: pass views: [], or leave remove_all out.")
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     panel = validators.uuid(given["panel"], "panel")
     node = None if given["node"] is None else validators.node_name(given["node"], "node")
@@ -367,8 +371,8 @@ def work(module):
     return dict(result, sealed=apply.sealed(needing))  # taken out by the action plugin before anybody sees it
 
 
-def main():
-    """The module."""
+def main() -> None:
+    """The types are of the protocols, so that those who need a type are told by the module itself."""
     run(
         work,
         {

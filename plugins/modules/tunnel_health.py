@@ -129,6 +129,10 @@ tunnels:
         certificate_days: {description: "Days until this end's certificate ends, or null where it has none.", type: int}
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
@@ -137,18 +141,17 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
 
-def work(module):
+def work(module: AnsibleModule) -> dict[str, Any]:
     """The answer. Raises Error."""
     given = module.params
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     wait = validators.integer(given["wait"], "wait", 0, 600)
-    return health(
-        Host(check=True), folders, validators.uuid(given["panel"], "panel"), given["types"], given["views"], wait
-    )
+    panel = validators.uuid(given["panel"], "panel")
+    return dict(health(Host(check=True), folders, panel, given["types"], given["views"], wait))
 
 
-def main():
-    """The module."""
+def main() -> None:
+    """Takes what tunnel_apply takes, but for what changes something."""
     run(
         work,
         {

@@ -128,7 +128,7 @@ parts:
       type: dict
       contains:
         remove:
-          description: UUIDs of tunnels that are gone for certain.
+          description: UUIDs of tunnels that are confirmed as deleted.
           returned: V(apply)
           type: list
           elements: str

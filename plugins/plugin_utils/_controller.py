@@ -122,7 +122,8 @@ class ControllerAction(ActionBase):
         checked = ArgumentSpecValidator(spec, **self.RULES).validate(given)
         if checked.error_messages:
             raise AnsibleActionFail("; ".join(checked.error_messages))
-        return plain(checked.validated_parameters)
+        options: dict[str, Any] = plain(checked.validated_parameters)
+        return options
 
     # The hosts of the play
 

@@ -23,7 +23,7 @@ class NodeAction(ActionBase):
     TAKES_VIEWS = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The module's result."""
+        """Runs the module on the host with what was added here; its result."""
         super().run(tmp, task_vars)
         name = "marzban.tunnels." + self._task.action.rpartition(".")[2]
         given = dict(self._task.args)

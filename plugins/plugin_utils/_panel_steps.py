@@ -72,7 +72,7 @@ def read(
     published: dict[str, Any],
     warn: Callable[[str], None],
 ) -> Read:
-    """``nodes``: {host: node name}. ``orphans``, ``published``: what the hosts told of, which can be anything."""
+    """``nodes``: {host: node name}. ``orphans``, ``published``: what the hosts reported, which can be anything."""
     found, problems = orphans_of(orphans)
     digest = None
     if source.panel is None:
@@ -96,19 +96,19 @@ def read(
         return node in names[0]
 
     listed = {(record["uuid"], end["node"]) for record in good for end in record["ends"].values()}
-    gone = {}
+    deleted = {}
     for host, its in found.items():
         # What is in the host's view is not an orphan, whatever the host says. What the list has at the orphan's node is
         # not one either: one machine may have two names, and each name's run finds the other's tunnels.
         wanted = {view["uuid"] for view in seen.get(host, [])}
-        gone[host] = [
+        deleted[host] = [
             orphan.uuid
             for orphan in its
             if orphan.uuid not in wanted
             and (orphan.uuid, orphan.node) not in listed
-            and (is_gone(source.panel, orphan, known) if source.panel else is_out(good, broken, orphan))
+            and (is_confirmed_deleted(source.panel, orphan, known) if source.panel else is_out(good, broken, orphan))
         ]
-    return Read(place, seen, gone, broken, digest)
+    return Read(place, seen, deleted, broken, digest)
 
 
 def orphans_of(listed: dict[str, Any]) -> tuple[Orphans, list[str]]:
@@ -146,8 +146,8 @@ def digest_of(listed: Any) -> str:
     return hashlib.sha256(json.dumps(listed, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def is_gone(panel: Panel, orphan: Orphan, known: Callable[[str], bool]) -> bool:
-    """Whether the panel says that this tunnel is not there, or does not end at its node. In doubt it is not gone.
+def is_confirmed_deleted(panel: Panel, orphan: Orphan, known: Callable[[str], bool]) -> bool:
+    """Whether the panel says that this tunnel is not there, or does not end at its node. In doubt it is not deleted.
 
     The node is the one in the orphan's folder, not that of the host that asks: one machine may be in the inventory
     under two names.

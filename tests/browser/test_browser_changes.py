@@ -99,7 +99,7 @@ def test_an_edit_sends_only_what_was_changed_and_keeps_what_the_page_does_not_kn
     screen.panel.call("DELETE", f"/api/tunnels/{made['id']}")
 
 
-def test_what_the_panel_refuses_stands_at_its_field(screen: Screen) -> None:
+def test_what_the_panel_refuses_is_at_its_field(screen: Screen) -> None:
     screen.watched.expect(*refused(400, 409, 422))
     screen.panel.add_tunnel(1, 2, "taken", config='{"source": {"port": 27000}}')
     screen.page.get_by_role("button", name="New tunnel").click()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from tests.contract.test_contract_concurrency import THREADS, together
+from tests.contract.test_contract_concurrency import THREADS, in_parallel
 from tests.support.panel_api import Api, key
 
 Maker = Callable[..., Any]
@@ -169,7 +169,7 @@ def test_many_calls_at_once(api: Api, make_node: Maker) -> None:
         created: int = answer["created"]
         return created
 
-    made = sum(together(api, work))
+    made = sum(in_parallel(api, work))
     for node in api.send("GET", "/api/nodes"):
         if node["name"].startswith(f"beside {stamp} "):
             assert api.own("DELETE", f"/api/node/{node['id']}").status_code == 200

@@ -18,7 +18,7 @@ THREADS = 20
 LETTERS = string.ascii_letters
 
 
-def together(api: Api, work: Callable[[Api, int], Any]) -> list[Any]:
+def in_parallel(api: Api, work: Callable[[Api, int], Any]) -> list[Any]:
     """Run ``work(api, number)`` in threads that start at the same moment, each with a connection of its own."""
     barrier = threading.Barrier(THREADS)
     clients = [api.another() for _time in range(THREADS)]
@@ -50,7 +50,7 @@ def test_creating_changing_and_deleting_at_once(api: Api, make_node: Maker) -> N
                 kept.append(made["id"])
         return kept
 
-    kept = [number for numbers in together(api, work) for number in numbers]
+    kept = [number for numbers in in_parallel(api, work) for number in numbers]
     listed = api.send("GET", "/api/tunnels?limit=1000")
     mine = [tunnel for tunnel in listed if tunnel["source_node_id"] in [node["id"] for node in nodes]]
     assert [tunnel["id"] for tunnel in mine] == sorted(kept)
@@ -67,20 +67,20 @@ def test_one_name_has_one_winner(api: Api, pair: tuple[Any, Any]) -> None:
     def create(api: Api, number: int) -> int:
         return api.bare("POST", "/api/tunnels", json=body).status_code
 
-    assert Counter(together(api, create)) == {200: 1, 409: THREADS - 1}
+    assert Counter(in_parallel(api, create)) == {200: 1, 409: THREADS - 1}
     (made,) = [tunnel["id"] for tunnel in api.send("GET", "/api/tunnels?limit=1000") if tunnel["name"] == name]
 
     def change(api: Api, number: int) -> int:
         options = {"json": {"config": f'{{"mtu": {1400 + number}}}'}, "headers": {"If-Match": '"1"'}}
         return api.bare("PUT", f"/api/tunnels/{made}", **options).status_code
 
-    assert Counter(together(api, change)) == {200: 1, 412: THREADS - 1}
+    assert Counter(in_parallel(api, change)) == {200: 1, 412: THREADS - 1}
     assert api.send("GET", f"/api/tunnels/{made}")["version"] == 2
 
     def node(api: Api, number: int) -> int:
         return api.own("POST", "/api/node", {"name": f"same {made}", "address": "x"}).status_code
 
-    assert Counter(together(api, node)) == {200: 1, 409: THREADS - 1}
+    assert Counter(in_parallel(api, node)) == {200: 1, 409: THREADS - 1}
 
 
 def test_nodes_go_while_tunnels_come(api: Api, make_node: Maker) -> None:
@@ -98,7 +98,7 @@ def test_nodes_go_while_tunnels_come(api: Api, make_node: Maker) -> None:
         return statuses
 
     # SQLite gives an id to the next node at once, so that a late create may meet another one's node: fine as well
-    assert {status for statuses in together(api, work) for status in statuses} <= {200, 404}
+    assert {status for statuses in in_parallel(api, work) for status in statuses} <= {200, 404}
     for tunnel in api.send("GET", "/api/tunnels?limit=1000"):
         api.send("GET", f"/api/node/{tunnel['target_node_id']}")
 
@@ -114,7 +114,7 @@ def test_keys_published_at_once_are_all_there(api: Api, make_node: Maker) -> Non
             "POST", "/api/tunnels/keys", {"keys": [{"uuid": made[number]["uuid"], "node": node, "public": public}]}
         )
 
-    assert together(api, work) == [{"updated": 1, "rejected": []}] * THREADS
+    assert in_parallel(api, work) == [{"updated": 1, "rejected": []}] * THREADS
     for number, tunnel in enumerate(made):
         seen = api.send("GET", f"/api/tunnels/{tunnel['id']}")
         assert [end["public"] for end in seen["ends"]] == [None, {"public_key": LETTERS[number] * 42 + "A="}]

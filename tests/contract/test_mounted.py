@@ -238,7 +238,7 @@ def test_what_is_gone_while_the_addon_is_away_is_purged(make: Made) -> None:
 @without_mariadb
 def test_an_addon_that_cannot_be_loaded_leaves_the_panel_serving(make: Made) -> None:
     panel = make()
-    (panel.addon / "marzban_tunnels" / "mounted.py").write_text("this is no Python")
+    (panel.addon / "marzban_tunnels" / "mounted.py").write_text("this is not Python")
     with panel:
         expect_marzban_alone(panel)
         assert get(panel, "/api/tunnels").status_code == 404
@@ -325,7 +325,7 @@ def test_the_rest_of_the_openapi_document_is_as_it_was(make: Made) -> None:
 
 @without_mariadb
 @pytest.mark.parametrize("dashboard", ["/", "/secret-panel/", pytest.param("/dashboard/", marks=pytest.mark.variation)])
-def test_the_page_stands_beside_the_dashboard(make: Made, dashboard: str) -> None:
+def test_the_page_is_beside_the_dashboard(make: Made, dashboard: str) -> None:
     with make(DASHBOARD_PATH=dashboard) as panel:
         page, own = get(panel, f"{dashboard}tunnels"), get(panel, dashboard)
         assert (page.status_code, own.status_code) == (200, 200)

@@ -235,7 +235,7 @@ def test_the_api_refuses_a_config(world: World, what: str) -> None:
         ("{}{}", "such as '{}': "),
     ],
 )
-def test_the_api_refuses_what_is_no_object(world: World, text: str, said: str) -> None:
+def test_the_api_refuses_what_is_not_an_object(world: World, text: str, said: str) -> None:
     expect_422(world, {"config": text}, "config", said)
 
 

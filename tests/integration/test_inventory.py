@@ -160,7 +160,7 @@ def test_options_are_templates(world: World) -> None:
     assert len(read(world, config, "-e", extra, **env).hosts) == 3
 
 
-def test_a_password_from_the_environment_is_no_template(world: World) -> None:
+def test_a_password_from_the_environment_is_not_a_template(world: World) -> None:
     world.panel.add_admin("odd", "{{ odd }} {% p4ssword", sudo=True)
     assert (
         len(read(world, MARZBAN_TOKEN="", MARZBAN_USERNAME="odd", MARZBAN_PASSWORD="{{ odd }} {% p4ssword").hosts) == 3
@@ -205,7 +205,7 @@ def test_odd_fields_do_not_cost_the_node(world: World, node: Any) -> None:
     assert (odd["marzban_node"]["port"], odd["marzban_node"]["api_port"]) == (None, None)
 
 
-def test_a_node_that_would_be_the_controller_is_no_host_of_its_own(world: World, node: Any) -> None:
+def test_a_node_that_would_be_the_controller_is_not_a_host_of_its_own(world: World, node: Any) -> None:
     """Its address is right for the panel, which runs beside it; Ansible would set up tunnels on its own machine."""
     for number, address in enumerate(("127.0.0.1", "::1", "fe80::1", "localhost", "me.localhost")):
         node(f"here-{number}", address)
@@ -305,7 +305,7 @@ def test_rubbish_from_the_panel(world: World) -> None:
         assert "500" in failure(world, MARZBAN_URL=faulty.url, MARZBAN_RETRIES="0")
 
 
-def test_strings_are_no_templates(world: World) -> None:
+def test_strings_are_not_templates(world: World) -> None:
     with Faulty.before(world.panel) as faulty:
         evil = {"id": 1, "name": "evil", "address": "203.0.113.9", "status": "error", "message": "{{ 6 * 7 }}"}
         faulty.on("GET", "/api/nodes", answer(200, [evil]))

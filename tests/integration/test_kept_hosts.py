@@ -88,12 +88,12 @@ def test_what_runs_without_its_folder_is_adopted(running: Directly) -> None:
         assert {"state written again", key} <= set(answer.tunnel(number)["changes"])
         public = answer.tunnel(number)["public"]
         assert public["public_key"] == known[uuid(number), "a"]["public_key"]
-    together(running)
+    settle(running)
     active(running)
     assert not running.apply(views(running))["a"]["changed"]
 
 
-def together(nodes: Directly, dials: bool = True) -> list[dict[str, Answer]]:
+def settle(nodes: Directly, dials: bool = True) -> list[dict[str, Answer]]:
     """The rounds of a run in which both ends have to agree on something."""
     rounds = [nodes.apply(views(nodes, dials))]
     while len(rounds) < 4:
@@ -168,7 +168,7 @@ def test_a_key_is_replaced_once_both_ends_have_the_next_one(running: Directly) -
                 assert tunnel["public"]["public_key"] == known[uuid(number), "a"]["public_key"]
         assert processes(running) == began
     following = {number: answer.tunnel(number)["public"]["next_public_key"] for number in NUMBERS}
-    rounds = together(running)
+    rounds = settle(running)
     for number in NUMBERS:
         seen = [(at["a"].tunnel(number)["public"], at["b"].tunnel(number)["public"]) for at in rounds]
         assert [b.get("accepts_public_key") for _a, b in seen] == [None, following[number], None, None]
@@ -192,7 +192,7 @@ def test_what_would_end_a_process_that_alone_has_its_key_waits(running: Directly
         assert tunnel["refused"]
         assert tunnel["publish"], "or they could never agree"
     assert processes(running) == began
-    together(running, dials=False)
+    settle(running, dials=False)
     active(running)
 
 

@@ -55,7 +55,7 @@ def test_addresses_that_would_cut_off_are_refused(nodes: Directly, controller: s
     network, _dot, last = b.address.rpartition(".")
     for address, why in (
         (f"{a.address}/32", "This host has it already, on "),
-        (f"{controller.rpartition('.')[0]}.250/24", "driven"),
+        (f"{controller.rpartition('.')[0]}.250/24", "SSH connection"),
         (f"{network}.{int(last) ^ 1}/31", "own packets"),
     ):
         expect_refused(nodes, {"a": {"addresses": [address]}}, address, why)
@@ -68,7 +68,7 @@ def test_routes_that_would_cut_off_are_refused(nodes: Directly, controller: str)
     nodes.sh("a", f"ip route add 10.55.0.0/24 via {controller}")
     try:
         for route, why in (
-            (f"{controller}/32", "driven"),
+            (f"{controller}/32", "SSH connection"),
             (f"{b.address}/32", "own packets"),
             ("10.55.0.0/24", "already"),
         ):
@@ -109,7 +109,7 @@ def test_the_way_to_what_a_host_needs_is_not_taken(nodes: Directly) -> None:
 
 
 def test_a_session_through_the_tunnel_keeps_nothing(nodes: Directly) -> None:
-    """Somebody's backup from the other end is no controller: changes are applied, and a lost interface is put back."""
+    """Somebody's backup from the other end does not drive it: changes are applied, a lost interface is put back."""
     nodes.up(1)
     nodes.sh("b", "systemd-run --quiet --unit=session bash -c 'exec 3<>/dev/tcp/10.201.1.2/22; sleep 300'")
     try:

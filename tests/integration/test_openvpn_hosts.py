@@ -259,7 +259,7 @@ def test_late_peer(nodes: Directly) -> None:
     firsts = {host: [view for view in views()[host] if early[view["id"]] == host] for host in "ab"}
     nodes.apply(firsts, probe=False)
 
-    # Past the point from which on OpenVPN would wait longer and longer, so ten minutes are no different.
+    # Past the point from which on OpenVPN would wait longer and longer, so ten minutes make no difference.
     def have_called(host: str) -> bool:
         journal = "journalctl --no-pager -o with-unit -u 'openvpn-server@mz*' --grep 'process restarting'"
         calls = Counter(

@@ -71,8 +71,8 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
     known = [{"id": item["id"], "uuid": item["uuid"], "node": "de-1"} for item in (stays, moved, deleted)]
     another = {"id": stays["id"], "uuid": "00000000-0000-4000-8000-000000000000"}
     options = {"nodes": NODES, "orphans": {"host-a": [*known, another], "host-c": []}}
-    # What was made for a name which the panel has no more: there is no such node, so nothing ends elsewhere. The same
-    # where nobody knows for which node it was made. What was made for another node than the asking host's is judged by
+    # What was made for a name which the panel does not have any more: there is no such node, so nothing ends
+    # elsewhere. The same where nobody knows for which node it was made. What was made for another node than the asking host's is judged by
     # that one.
     former = {"nodes": NODES, "orphans": {"host-a": [{**item, "node": "de-0"} for item in known]}}
     unknown = {"nodes": NODES, "orphans": {"host-a": [{**item, "node": None} for item in known]}}
@@ -345,15 +345,15 @@ def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
     record = world.tunnel("de-fi", "de-1", "fi-1")
     (read,) = run(world, [("tunnel_views", {"nodes": NODES}, False)])
     half = {"public": {"public_key": KEY}, "publish": True}
-    told_of = {"results": {"host-a": {"tunnels": [told(record, "de-1", "fi-1", **half)]}}, "nodes": NODES}
+    reported = {"results": {"host-a": {"tunnels": [told(record, "de-1", "fi-1", **half)]}}, "nodes": NODES}
     seen = {"panel": read["panel"], "views": read["views"]["host-a"], "config_dir": str(tmp_path / "none")}
     tasks: list[tuple[str, dict[str, Any]]] = [
         ("node_info", {}),
         ("tunnel_info", {}),
         ("tunnel_info", {"id": record["id"]}),
         ("tunnel_health", seen),
-        ("tunnel_publish", told_of),
-        ("tunnel_report", told_of),
+        ("tunnel_publish", reported),
+        ("tunnel_report", reported),
     ]
     before = len(world.panel.writes())
     checks = run(world, [(module, options, True) for module, options in tasks])

@@ -63,7 +63,7 @@ class Panels:
         return {name: answer["changes"] for name, answer in answers.items()}
 
     def refused(self, **more: Any) -> dict[str, str]:
-        """What the hosts said of why not, after it was seen that nothing was changed."""
+        """What the hosts said about why not, after it was seen that nothing was changed."""
         before, processes = self.snapshots(), self.processes()
         said = {name: answer["msg"] for name, answer in self.answers(code=2, **more).items() if "msg" in answer}
         assert self.snapshots() == before

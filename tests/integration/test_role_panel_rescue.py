@@ -153,7 +153,7 @@ def test_a_panel_that_starts_in_no_way_keeps_its_lines(c: ComposeHost) -> None:
     assert "Its log: error: out of order. Only a restart was tried." in said
     assert said.endswith(f"It does not start without the add-on's lines either, so they are back in {c.config}.")
     assert c.snapshot() == before
-    # The removal is asked for, and its tables can be reached: a panel that is down does not stand against it.
+    # The removal is asked for, and its tables can be reached: a panel that is down does not prevent it.
     answer = absent(c)
     assert "The add-on's lines are out of" in answer["msg"]
     assert "error: out of order" in answer["msg"]

@@ -308,7 +308,7 @@ def test_the_controller_holds_no_key(evidence: Evidence) -> None:
     world = evidence.world
     assert list((world.directory / "facts").iterdir())
     assert list((world.directory / "inventory").iterdir())
-    assert not list(evidence.kept.glob("*/AnsiballZ_*")), "what works on the controller is no module"
+    assert not list(evidence.kept.glob("*/AnsiballZ_*")), "what works on the controller is not a module"
     assert world.panel.database.is_relative_to(world.directory)
     assert evidence.private().find_in(world.directory) == {}
     assert (

@@ -183,7 +183,7 @@ class Host:
             raise LabError(f"{error}; its console said:\n{self.console()}") from error
 
     def stop(self) -> None:
-        """Pull the plug: nothing is shut down, the file system stays, neighbours see no farewell."""
+        """Pull the plug: nothing is shut down, the file system stays, neighbours are told nothing."""
         cgroup.kill(self.group)
         self.network.unplug(self.plan)
 

@@ -175,7 +175,7 @@ def test_no_script_makes_anything_of_text_but_text(script: Path) -> None:
     assert text.startswith("// SPDX-License-Identifier: AGPL-3.0-or-later\n")
 
 
-def test_nothing_stands_inline_and_nothing_comes_from_elsewhere() -> None:
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
     html = (FOLDER / "index.html").read_text(encoding="utf-8")
     assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:|https?://", html) == []
     for css in FOLDER.glob("*.css"):

@@ -46,7 +46,7 @@ def command(directory: str) -> list[str]:
 
 
 def block(text: str | None, path: str) -> str:
-    """Our lines."""
+    """The lines that the add-on has put into the file."""
     return marked_block.block(text or "", path, _OWN)
 
 

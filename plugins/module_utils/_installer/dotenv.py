@@ -71,7 +71,7 @@ def read(text: str) -> dict[str, str]:
 
 
 def block(text: str | None, path: str) -> str:
-    """Our lines."""
+    """The lines that the add-on has put into the file."""
     return marked_block.block(text or "", path, _OWN)
 
 

@@ -139,7 +139,7 @@ class Made:
 
 
 class Folder:
-    """Where the files stand, all of them ours. A new one takes the old one's place by rename, and the old one stays
+    """Where the files are, all of them ours. A new one takes the old one's place by rename, and the old one stays
     beside it until ``settle``."""
 
     def __init__(self, path: str, made: Made) -> None:

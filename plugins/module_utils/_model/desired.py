@@ -163,6 +163,6 @@ def predicted(raw: Raw | None, body: Raw, nodes: Nodes | None) -> dict[str, Any]
     answer = records.info(raw) if raw else {**records.NO_INFO, "ends": []}
     answer.update(declared(merged, nodes), version=version(raw) + 1 if raw else 1)
     answer["status"] = "connecting" if merged.get("is_active") else "inactive"
-    placed_anew = {"source_node_id", "target_node_id", "tunnel_type", "config"} & set(body)
-    answer["ends"] = [] if placed_anew else [dict(end, status=None, error=None) for end in answer["ends"]]
+    placed_again = {"source_node_id", "target_node_id", "tunnel_type", "config"} & set(body)
+    answer["ends"] = [] if placed_again else [dict(end, status=None, error=None) for end in answer["ends"]]
     return answer

@@ -25,7 +25,7 @@ NOT_IN_NAME = re.compile(
     "\\x00-\\x1f!\"$-'*+,/:-@\\[-^`{-\\x7f"
     # Controls, and spaces and line ends that can't be told from the plain ones
     "\\x80-\\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-    # Format characters (Cf): they can't be seen, or they turn the direction of what stands around them
+    # Format characters (Cf): they can't be seen, or they turn the direction of what is around them
     "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f"
     "\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"

@@ -78,7 +78,7 @@ class Progress(NamedTuple):
 
 
 def entry_of(host: str, node: str, raw: Any) -> Entry | None:
-    """The entry in what ``host`` said of one tunnel, or None where it can't be used."""
+    """The entry in what ``host`` answered about one tunnel, or None where it can't be used."""
     try:
         validators.mapping(raw, "tunnel")
         uuid = validators.uuid(raw.get("uuid"))

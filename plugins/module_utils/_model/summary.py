@@ -152,7 +152,7 @@ def strict(
     return {host: list(dict.fromkeys(its)) for host, its in found.items() if its}
 
 
-def together(*found: dict[str, list[str]]) -> dict[str, list[str]]:
+def merged(*found: dict[str, list[str]]) -> dict[str, list[str]]:
     """``{host: sentences}`` of all of them, each sentence once."""
     hosts = dict.fromkeys(host for part in found for host in part)
     return {host: list(dict.fromkeys(text for part in found for text in part.get(host, []))) for host in hosts}

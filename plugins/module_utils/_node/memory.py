@@ -76,6 +76,6 @@ class Memory:
         except Error as error:
             tunnel.refuse(error)
 
-    def farewell(self, state: State) -> FileDiff:
+    def removal_diff(self, state: State) -> FileDiff:
         """The diff of a folder that goes."""
         return file_diff(self.folders.path(state["uuid"], STATE), shown_text(state), None)

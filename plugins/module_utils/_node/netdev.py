@@ -145,7 +145,7 @@ def compare_link(plan: Plan, link: dict[str, Any], addresses: list[str], mtu: in
     for address in addresses:
         if address not in link["addresses"]:
             plan.command("address %s added" % address, "ip", "addr", "add", address, "dev", name)
-    shaken = False
+    routes_lost = False
     for address in link["addresses"]:
         if address in ours and address not in addresses:
             plan.command("address %s removed" % address, "ip", "addr", "del", address, "dev", name)
@@ -154,8 +154,8 @@ def compare_link(plan: Plan, link: dict[str, Any], addresses: list[str], mtu: in
             for other in addresses:
                 if ipaddress.ip_interface(other).network == network:
                     plan.hot.append(("ip", "addr", "replace", other, "dev", name))
-                    shaken = True
-    return shaken
+                    routes_lost = True
+    return routes_lost
 
 
 def compare_routes(plan: Plan, routes: list[Route], applied: Applied, again: bool) -> None:

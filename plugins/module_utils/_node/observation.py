@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, TypeVar
 
 from . import net, netdev, units
 from .host import Host
 
 # All tables of the family: nft 1.0.6 fails on a script that lists two by their names.
 TABLES = ("nft", "-s", "list", "ruleset", "inet")
+Seen = TypeVar("Seen")
 
 
 class Observation:
@@ -36,10 +37,11 @@ class Observation:
             self.host.prefetch(net.LINKS, *net.ROUTES, net.LISTENING, TABLES, self._controllers.command)
         self.host.prefetch(*others)
 
-    def _once(self, name: str, ask: Callable[[], Any]) -> Any:
+    def _once(self, name: str, ask: Callable[[], Seen]) -> Seen:
         if name not in self._known:
             self._known[name] = ask()
-        return self._known[name]
+        known: Seen = self._known[name]
+        return known
 
     @property
     def units(self) -> dict[str, units.Unit]:

@@ -266,6 +266,6 @@ def _is_address(text: str) -> bool:
 
 def _checksum(data: bytes) -> int:
     """The one of RFC 1071, of an even number of bytes."""
-    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    total: int = sum(struct.unpack("!%dH" % (len(data) // 2), data))
     total = (total >> 16) + (total & 0xFFFF)
     return 0xFFFF & ~(total + (total >> 16))

@@ -60,7 +60,7 @@ class Plans:
         # The interfaces that are given up in this run.
         self.free = {*self.leaving, *(state["interface"] for state in going if state["interface"])}
 
-    def rehearse(self, part: Part, parts: list[Part], observation: Observation) -> None:
+    def try_out(self, part: Part, parts: list[Part], observation: Observation) -> None:
         """Plans the tunnels for which a key is to be made, or something taken down, before that is done.
 
         One that is refused keeps what it has, and nobody learns of a key that it will not use. The plans are made again
@@ -79,8 +79,8 @@ class Plans:
             if len(parts) > 1 and "ports" in live:
                 live["ports"] = set()  # some may be another protocol's, which gives them up in this run
             every = [t for p in parts for t in p.tunnels if not t.refused and t.view["active"]]
-            self.plan(part.protocol, its, observation, live, rehearsal=every)
-            part.protocol.rehearsed()
+            self.plan(part.protocol, its, observation, live, trial=every)
+            part.protocol.tried_out()
             for tunnel in its:
                 if id(tunnel) in moving and not tunnel.refused and not self.memory.host.check:
                     tunnel.had_session = had_session(part.protocol, tunnel, live)
@@ -91,16 +91,16 @@ class Plans:
         wanted: list[Tunnel],
         observation: Observation,
         live: Live,
-        rehearsal: list[Tunnel] | None = None,
+        trial: list[Tunnel] | None = None,
     ) -> None:
-        """Plans ``wanted``, or refuses them. A rehearsal takes those too that wait for their peer, and keeps no plan.
+        """Plans ``wanted``, or refuses them. A trial takes those too that wait for their peer, and keeps no plan.
 
-        ``rehearsal``: all tunnels of the run, which may give up what one of ``wanted`` gets.
+        ``trial``: all tunnels of the run, which may give up what one of ``wanted`` gets.
         """
         if not wanted:
             return
         mtus = observation.path_mtus(address for found in self.resolved.values() for address in found)
-        guard = self._guard(rehearsal or wanted, observation)
+        guard = self._guard(trial or wanted, observation)
         owners = {s["interface"]: u for u, s in self.memory.states.items() if s and s["interface"] not in self.free}
         former_names = {id(tunnel): name for name, tunnel in self.leaving.items()}
         for tunnel in wanted:
@@ -114,7 +114,7 @@ class Plans:
                 if not tunnel.waiting_for:
                     plan = protocol.plan(self._situation(tunnel, observation, live, mtus))
             except Pending as error:
-                if not rehearsal:  # by then its key is there, and may be agreed on
+                if not trial:  # by then its key is there, and may be agreed on
                     tunnel.refuse(error)
                     tunnel.pending = True
                     continue
@@ -122,7 +122,7 @@ class Plans:
                 tunnel.refuse(error)
                 continue
             guard.take(view, views.title(view))
-            if rehearsal or plan is None:
+            if trial or plan is None:
                 continue
             tunnel.plan = plan
             if former and former != name:

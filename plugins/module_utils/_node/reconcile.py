@@ -34,7 +34,7 @@ from .observation import Observation
 from .plans import Part, Plans
 from .route_conflicts import endpoints_of
 from .state import Folders
-from .tunnel import Tunnel, accept, find_peer, overtaken
+from .tunnel import Tunnel, accept, changed_meanwhile, find_peer
 from .whole_host import WholeHost
 
 BOTH_ENDS = (
@@ -109,7 +109,7 @@ class Apply:
         for uuid in remove:
             if uuid in named:
                 raise FieldError("remove", uuid, "It is in views too, so it exists: remove one of them.")
-        # What the panel has no more is nobody's, but all of this node is not all of another that is the same machine.
+        # What the panel does not have any more is nobody's; another node's on the same machine is not this one's.
         node = self.node or next((tunnel.seen["node"] for tunnel in tunnels if tunnel.seen["node"]), None)
         whole = {uuid: state for uuid, state in mine.items() if node is None or state["node"] in (None, node)}
         going = whole if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
@@ -177,7 +177,7 @@ class Apply:
             if tunnel.refused:
                 continue
             try:
-                if overtaken(tunnel, before.get(tunnel.uuid), self.memory.states.get(tunnel.uuid)):
+                if changed_meanwhile(tunnel, before.get(tunnel.uuid), self.memory.states.get(tunnel.uuid)):
                     raise Error("Another run has just changed it here, and read a newer record: run again.")
                 former = self.memory.states.get(tunnel.uuid)
                 if former is None:
@@ -235,7 +235,7 @@ class Apply:
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
         self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
         for part in parts:
-            self.plans.rehearse(part, parts, observation)
+            self.plans.try_out(part, parts, observation)
         self.plans.refuse_what_is_not_free(tunnels)
         self._retire(tunnels)
         if not self.host.check:
@@ -314,7 +314,7 @@ class Apply:
             del self.memory.states[tunnel.uuid]
             self._observed = None
             tunnel.changes.append("%s taken down" % former["type"])
-            self.diff.append(self.memory.farewell(former))
+            self.diff.append(self.memory.removal_diff(former))
 
     def _exchange(self, protocol: Protocol, tunnels: list[Tunnel], handed: dict[str, str]) -> None:
         for tunnel in tunnels:
@@ -372,7 +372,7 @@ class Apply:
             except Error as error:
                 entry["error"] = str(error)
             self.removed.append(entry)
-            self.diff.append(self.memory.farewell(state))
+            self.diff.append(self.memory.removal_diff(state))
         if places and not self.host.check:
             self._cleared.add(part.protocol.name)
             self._observed = None

@@ -135,7 +135,10 @@ class Guard:
             # is known to come by another way.
             counts = [s for s in self._sessions[address] if s.driving or value not in tunnel.applied]
             if not all(self._through(tunnel, session) for session in counts):
-                seen = "It covers %s, from where this host is driven: the connection would be cut; %s" % (address, hint)
+                seen = "It covers %s, where an SSH connection to this host comes from: it would be cut; %s" % (
+                    address,
+                    hint,
+                )
                 raise FieldError(field, value, seen)
         for address in self._endpoints.within(network):
             names = sorted(self._names[address])
@@ -200,7 +203,7 @@ def endpoints_of(tunnels: Iterable[tuple[View, str]], resolved: Mapping[str, lis
 
 
 def given_up(tunnels: Iterable[tuple[View, State | None]]) -> set[tuple[str, str | None]]:
-    """``{(network or address, interface)}``: what these tunnels had, by their states, and their views have no more."""
+    """``{(network or address, interface)}``: what these tunnels had by their states, and have not by their views."""
     found: set[tuple[str, str | None]] = set()
     for view, state in tunnels:
         if state is None:

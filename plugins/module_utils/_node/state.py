@@ -56,7 +56,7 @@ class Folders:
     def state(self, uuid: str) -> State | None:
         """The state in a folder with the shape that the code relies on, or None."""
         try:
-            state = json.loads(read(self.path(uuid, STATE)) or "")
+            state: State = json.loads(read(self.path(uuid, STATE)) or "")
             if state["uuid"] != uuid:
                 return None
             validators.uuid(state["panel"])

@@ -137,7 +137,7 @@ def find_peer(tunnel: Tunnel) -> None:
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
 
 
-def overtaken(tunnel: Tunnel, before: State | None, now: State | None) -> bool:
+def changed_meanwhile(tunnel: Tunnel, before: State | None, now: State | None) -> bool:
     """Whether another run applied a newer record, or removed the tunnel, while this one waited for its turn."""
     if now is None:
         return before is not None

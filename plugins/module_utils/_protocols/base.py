@@ -8,7 +8,7 @@ A protocol is a subclass in a folder of its own, listed in ``registry``, made wi
 tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`` may be None. It gives:
 
 - ``name``, ``session_limit`` (seconds after which a session without a new handshake is dead, or None),
-  ``forgets_sessions`` (of one that has ended nothing is known, so that ``up`` is no measure of silence)
+  ``forgets_sessions`` (of one that has ended nothing is known, so that ``up`` does not measure silence)
 - ``missing()`` → capabilities that this host lacks, ``packages`` (``_node.packages.Packages``) what brings them;
   ``check(view)`` raises FieldError for what it can't run
 - keys, where they are not X25519, or more than that: see ``keys``
@@ -20,7 +20,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
 and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``,
-``ping_from``, ``note_silence``, ``rehearsed``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
+``ping_from``, ``note_silence``, ``tried_out``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
 """
 
 from __future__ import annotations
@@ -239,8 +239,8 @@ class Protocol(Keys):
         """The plan of a protocol, for what of the view this host can have."""
         raise NotImplementedError
 
-    def rehearsed(self) -> None:
-        """The plans so far were a rehearsal: what was noted for them counts no more."""
+    def tried_out(self) -> None:
+        """The plans so far were a trial: what was noted for them does not count any more."""
 
     def mtu(self, situation: Situation, before: int | None = None) -> int:
         """The MTU inside: the view's, else that of the way to the peer less what the protocol takes.

@@ -64,10 +64,10 @@ def compare(plan: Plan, before: Before, situation: Situation, mtu: int) -> None:
     netdev.compare_unit(plan, live, link is not None and before.right_kind)
     if not plan.start and link:
         netdev.compare_rules(plan, before.applied, live, any(path.endswith(".nft") for path in written))
-        shaken = netdev.compare_link(
+        routes_lost = netdev.compare_link(
             plan, link, view["local"]["addresses"], mtu, set(before.applied.get("addresses") or [])
         )
-        netdev.compare_routes(plan, situation.routes, before.applied, shaken)
+        netdev.compare_routes(plan, situation.routes, before.applied, routes_lost)
     _compare_routes(plan, live)
     _compare_watch(plan, live, written)
     if not before.key_there:

@@ -106,7 +106,9 @@ class IPsec(Protocol):
         lacks = self.lacks([("strongswan", "charon-systemd"), ("swanctl", "swanctl")])
         if not has_plugin("openssl"):
             lacks.append("strongswan-openssl")
-        userspace = self._wanted_path == swanctl.USERSPACE or (self._wanted_path == "auto" and self._missing_in_kernel())
+        userspace = self._wanted_path == swanctl.USERSPACE or (
+            self._wanted_path == "auto" and self._missing_in_kernel()
+        )
         if userspace and not has_plugin("kernel-libipsec"):
             lacks.append("kernel-libipsec")
         return lacks + self.lacks_tun() if userspace else lacks
@@ -221,14 +223,15 @@ class IPsec(Protocol):
         if "version" not in self._asked:
             said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.query("swanctl", "--version") or "")
             self._asked["version"] = tuple(int(number) for number in said.groups()) if said else ()
-        return self._asked["version"]
+        version: tuple[int, ...] = self._asked["version"]
+        return version
 
     def _has_ml_kem(self) -> bool:
         if "ml-kem" not in self._asked:
             said = self._ask("--list-algs")
-            known = "ML_KEM_768" in said[-1].get("ke", {}) if said else self._version() >= ML_KEM
-            self._asked["ml-kem"] = known
-        return self._asked["ml-kem"]
+            self._asked["ml-kem"] = "ML_KEM_768" in said[-1].get("ke", {}) if said else self._version() >= ML_KEM
+        known: bool = self._asked["ml-kem"]
+        return known
 
     def _data_path(self, live: Live) -> str:
         if self._wanted_path != "auto":
@@ -287,7 +290,7 @@ class IPsec(Protocol):
         self._planned = True
         return plan
 
-    def rehearsed(self) -> None:
+    def tried_out(self) -> None:
         """The networks are free again."""
         self._taken.clear()
 

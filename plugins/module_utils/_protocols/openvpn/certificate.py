@@ -92,7 +92,8 @@ def switch(folder: str) -> None:
 
 
 def _spki(public: Any) -> bytes:
-    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    der: bytes = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return der
 
 
 def _seen(certificate: x509.Certificate) -> Certificate:

@@ -128,10 +128,10 @@ def parse(said: str, conf: str) -> Said:
     state = _STATE.search(said)
     if not state or state.group(1) != "CONNECTED":
         return {"lost": _lost(said)} if state else {}
-    shaken, ciphers = _HANDSHAKE.findall(said), _CIPHERS.findall(said)
+    handshakes, ciphers = _HANDSHAKE.findall(said), _CIPHERS.findall(said)
     found: Said = {"cipher": _agreed(conf, ciphers[-1].split(":")) if ciphers else None}
-    if shaken:
-        when, about = shaken[-1]
+    if handshakes:
+        when, about = handshakes[-1]
         group = _KEY_EXCHANGE.search(about)
         # 2.6 as a TLS client has no word for a group with ML-KEM, and has one for each other.
         silent = QUANTUM if QUANTUM in _setting(conf, "tls-groups") else None

@@ -57,8 +57,8 @@ def compare(plan: Plan, before: Before, situation: Situation, mtu: int) -> None:
         written = any(path.endswith(".nft") for path, _old, _new in plan.files)
         netdev.compare_rules(plan, before.applied, live, written)
         ours = set(before.applied.get("addresses") or [])
-        shaken = netdev.compare_link(plan, live["links"][name], plan.view["local"]["addresses"], mtu, ours)
-        netdev.compare_routes(plan, situation.routes, before.applied, shaken)
+        routes_lost = netdev.compare_link(plan, live["links"][name], plan.view["local"]["addresses"], mtu, ours)
+        netdev.compare_routes(plan, situation.routes, before.applied, routes_lost)
     if plan.files and not plan.changes:
         plan.changes.append("files put back")
 

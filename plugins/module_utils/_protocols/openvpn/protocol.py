@@ -258,7 +258,7 @@ class OpenVPN(Protocol):
 
     @staticmethod
     def _active(live: Live, interface: str) -> bool:
-        return live["units"].get(unit(interface), {}).get("active") == "active"
+        return bool(live["units"].get(unit(interface), {}).get("active") == "active")
 
     # What is to be done
 

@@ -49,8 +49,8 @@ def compare(plan: Plan, before: Before, situation: Situation) -> None:
         written = any(path.endswith(".nft") for path, _old, _new in plan.files)
         netdev.compare_rules(plan, before.applied, live, written)
         ours = {*(before.applied.get("addresses") or []), *(before.parsed["addresses"] if before.parsed else [])}
-        shaken = netdev.compare_link(plan, link, conf["addresses"], conf["mtu"], ours)
-        netdev.compare_routes(plan, situation.routes, before.applied, shaken)
+        routes_lost = netdev.compare_link(plan, link, conf["addresses"], conf["mtu"], ours)
+        netdev.compare_routes(plan, situation.routes, before.applied, routes_lost)
         wrong, plan.settings = wireguard_conf.differences(
             conf, wg, public, before.parsed, resolved, live["now"], plan.keys
         )

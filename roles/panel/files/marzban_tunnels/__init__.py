@@ -4,7 +4,7 @@
 
 One package, two doors: *mounted* into a real Marzban (its database, its admins), or *standalone*
 (``python -m marzban_tunnels serve``) with a database of its own, for the demo, the tests and people without a panel.
-What stands directly in this package knows neither door: it is given the table of nodes, a session and a check for
+What is directly in this package knows neither door: it is given the table of nodes, a session and a check for
 sudo admins (see ``router.tunnels_router``). What belongs to the standalone door only is in ``standalone``.
 """
 

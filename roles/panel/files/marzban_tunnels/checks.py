@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z", re.IGNORECASE)
 _WIDEST = {4: 8, 6: 7}  # the shortest prefix of a network that a tunnel may take
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 _ALGORITHM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+,./:_-]{0,63}\Z")
-_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of a key in DER
+_ED25519 = bytes.fromhex("302a300506032b6570032100")  # what is before the 32 bytes of a key in DER
 _NOT_ROUTED_IPV4 = [IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")]
 _NOT_ROUTED_IPV6 = [IPv6Network(text) for text in ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")]
 

@@ -197,19 +197,19 @@ def tunnels_router(
         """A tunnel's status, with the measurements of both ends and their age."""
         return _answer(tunnels.status(session, tunnel_id))
 
-    one, changed = _errors(404), _errors(404, 412)
+    unknown, changed = _errors(404), _errors(404, 412)
     for method, path, endpoint, model, errors in (
         ("GET", "", list_tunnels, list[schemas.TunnelOut], {304: {"description": _UNCHANGED}, **_errors()}),
         ("POST", "", create_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 507)),
         ("POST", "/bulk", create_tunnels, schemas.CreatedOut, _errors()),
         ("POST", "/keys", publish_keys, schemas.BulkOut, _errors()),
         ("POST", "/status", report_status, schemas.BulkOut, _errors()),
-        ("GET", "/{tunnel_id}", get_tunnel, schemas.TunnelOut, one),
+        ("GET", "/{tunnel_id}", get_tunnel, schemas.TunnelOut, unknown),
         ("PUT", "/{tunnel_id}", update_tunnel, schemas.TunnelOut, _errors(400, 404, 409, 412, 507)),
         ("DELETE", "/{tunnel_id}", delete_tunnel, schemas.Message, changed),
         ("POST", "/{tunnel_id}/activate", activate_tunnel, schemas.Message, _errors(404, 409, 412)),
         ("POST", "/{tunnel_id}/deactivate", deactivate_tunnel, schemas.Message, changed),
-        ("GET", "/{tunnel_id}/status", tunnel_status, schemas.StatusOut, one),
+        ("GET", "/{tunnel_id}/status", tunnel_status, schemas.StatusOut, unknown),
     ):
         router.add_api_route(
             path, endpoint, methods=[method], response_model=model, responses=errors, name=endpoint.__name__

@@ -334,7 +334,7 @@ class Tunnels:
         return {role: found[node_id] for role, node_id in wanted.items()}
 
     def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:
-        """Take the ends' rows away, so that two ends can swap what they hold. Answers what stood there."""
+        """Take the ends' rows away, so that two ends can swap what they hold. Returns what was there."""
         ends = list(session.scalars(select(End).where(End.tunnel_id == tunnel_id)))
         addresses: dict[str, list[str]] = defaultdict(list)
         for row in session.scalars(select(Address).where(Address.tunnel_id == tunnel_id).order_by(Address.position)):

@@ -56,7 +56,7 @@ def test_rubbish_is_not_published_and_stops_nobody(bad):
 
 
 @pytest.mark.parametrize("bad", [5, [], "x", {"tunnels": 5}, {"tunnels": {}}, {"tunnels": "x"}, {"tunnels": [5]}])
-def test_what_is_no_answer_is_told(bad):
+def test_what_is_not_an_answer_is_reported(bad):
     results = {"bad": bad, "good": {"tunnels": [GOOD], "orphans": [ORPHAN]}}
     _keys, rejected = publishing.offered(results, NODES)
     assert [item["node"] for item in rejected] == ["fi-1"]
@@ -67,7 +67,7 @@ def test_what_is_no_answer_is_told(bad):
 
 
 @pytest.mark.parametrize("bad", [None, {}, {"tunnels": None, "orphans": None}, {"msg": "skipped"}])
-def test_a_host_that_has_nothing_to_say_is_no_problem(bad):
+def test_a_host_that_has_nothing_to_say_does_no_harm(bad):
     assert publishing.offered({"bad": bad}, NODES) == ([], [])
     assert reports.checked_results({"bad": bad}, NODES) == ({"bad": {"tunnels": [], "orphans": []}}, [])
 

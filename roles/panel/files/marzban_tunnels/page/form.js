@@ -125,7 +125,7 @@ export class Form {
         this.#problem(explain(problem));
     }
 
-    /** Sentences by field. One about a field that the form hasn't got stands on top. */
+    /** Sentences by field. One about a field that the form hasn't got is on top. */
     #invalid(detail) {
         const others = [];
         let first;

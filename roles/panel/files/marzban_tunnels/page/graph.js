@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// The map: nodes on a circle in the order of their names, tunnels as lines. A few tunnels of one pair stand side by
+// The map: nodes on a circle in the order of their names, tunnels as lines. A few tunnels of one pair are side by
 // side; many are one line with their number, and so is each pair where the map is full. One tab stop; the arrows go
 // around.
 
@@ -140,7 +140,7 @@ export class Graph {
     }
 }
 
-/** Where each node is, on a circle of this size. Two stand side by side. */
+/** Where each node is, on a circle of this size. Two are side by side. */
 function circle(nodes, size) {
     const order = [...nodes].sort((a, b) => collator().compare(a.name, b.name) || a.id - b.id);
     const flat = order.length < 3;
@@ -186,7 +186,7 @@ function dot(node, { x, y, turn }, crowd) {
     );
 }
 
-/** Where a node's name stands, seen from the node. */
+/** Where a node's name is, seen from the node. */
 function beside(turn, crowd) {
     const across = Math.cos(turn);
     const right = across > -0.001;

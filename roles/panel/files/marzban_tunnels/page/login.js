@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// The page's own login, over whatever stands open: nothing that was typed is lost.
+// The page's own login, over whatever is open: nothing that was typed is lost.
 
 import { $, setText, show } from "./dom.js";
 import { logIn, Problem, token } from "./api.js";

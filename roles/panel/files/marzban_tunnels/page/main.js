@@ -187,7 +187,7 @@ async function speak(language) {
     try {
         await load(language);
     } catch (error) {
-        // Away for the moment; or there, and upgraded: then the files of this page are no more
+        // Away for the moment; or there, and upgraded: then the files of this page do not exist any more
         if (error instanceof TypeError) $("language").value = document.documentElement.lang;
         else location.reload();
         return;

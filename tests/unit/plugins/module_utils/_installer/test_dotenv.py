@@ -237,7 +237,7 @@ def test_the_files_are_packed_the_same_each_time():
         ),
     ],
 )
-def test_what_is_no_add_on_is_not_unpacked(files):
+def test_what_is_not_an_add_on_is_not_unpacked(files):
     with pytest.raises(Error, match=r"call this as marzban\.tunnels\.panel_addon"):
         package.unpack(package.pack(files))
 

@@ -97,7 +97,7 @@ def test_a_folder_that_the_operator_uses_by_now_stays(tmp_path: Path, mark: Path
     ]
 
 
-def test_a_mark_that_somebody_has_damaged_is_no_reason_to_remove(tmp_path: Path, mark: Path) -> None:
+def test_a_mark_that_somebody_has_damaged_removes_nothing(tmp_path: Path, mark: Path) -> None:
     (tmp_path / "srv").mkdir()
     mark.parent.mkdir()
     for text in ("", "[", "[]", "3", f'{{"{tmp_path}/srv": "x"}}'):

@@ -104,7 +104,7 @@ def test_no_view_that_passes_adds_a_line(changes):
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 7, {}, {"uuid": []}, {"local": []}])
-def test_what_is_no_view_is_refused_and_can_be_talked_about(raw):
+def test_what_is_not_a_view_is_refused_and_can_be_talked_about(raw):
     with pytest.raises(FieldError):
         views.check(raw, PANEL)
     assert set(views.seen(raw).values()) == {None}

@@ -70,7 +70,7 @@ NO_PACKAGE = {"failed": True, "msg": "No package matching 'charon-systemd' is av
         ([{}], [5, "x", NO_PACKAGE], ["h1: {} could not be installed"], []),
     ],
 )
-def test_what_could_not_be_installed_is_told_and_a_dead_source_alone_is_no_failure(
+def test_what_could_not_be_installed_is_told_and_a_dead_source_alone_fails_nothing(
     packages, results, sentences, warned
 ):
     answers = {"h1": {"tunnels": [], "packages": packages}}
@@ -215,4 +215,4 @@ def test_a_status_that_is_a_failure(statuses: list[str], hosts: dict[str, int]) 
 
 
 def test_sentences_of_several_kinds_are_told_once() -> None:
-    assert summary.together({"a": ["x", "y"]}, {"a": ["y"], "b": ["z"]}) == {"a": ["x", "y"], "b": ["z"]}
+    assert summary.merged({"a": ["x", "y"]}, {"a": ["y"], "b": ["z"]}) == {"a": ["x", "y"], "b": ["z"]}

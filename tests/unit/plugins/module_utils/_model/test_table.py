@@ -159,7 +159,7 @@ def shown(*ends, wide=False, **more):
         ({**GOOD, "post_quantum": False}, ["pq"]),
     ],
 )
-def test_what_is_alike_everywhere_is_no_column(other, columns):
+def test_what_is_alike_everywhere_has_no_column(other, columns):
     ends = (end("a", "b", measured=GOOD), end("a", "b", number=2, measured=other))
     assert shown(*ends)[0] == [*model_table.HEADER[:7], *columns]
     assert shown(*ends, wide=True)[0] == list(model_table.HEADER)

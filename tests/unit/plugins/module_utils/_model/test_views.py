@@ -105,7 +105,7 @@ def test_post_quantum_is_the_records_choice_or_else_the_runs():
         assert [view["post_quantum"] for seen in views.values() for view in seen] == [is_now] * 2
 
 
-def test_a_keepalive_of_zero_is_no_default():
+def test_a_keepalive_of_zero_is_not_the_default():
     assert model_views.view(model_records.parse(tunnel(config={"keepalive": 0})), "de-1", PANEL)["keepalive"] == 0
 
 

@@ -99,7 +99,7 @@ def test_another_private_key_is_named(kind, folders, tmp_path):
     assert run(kind, folders).changes == []
 
 
-def test_a_key_of_a_former_version_is_no_news(kind, folders):
+def test_a_key_of_a_former_version_changes_nothing(kind, folders):
     run(kind, folders)
     state = folders.states()[UUID]
     folders.write_state({**state, "public_key": None})

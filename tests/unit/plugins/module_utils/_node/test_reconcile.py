@@ -64,7 +64,7 @@ def same(folders):
 
 
 @pytest.mark.parametrize(
-    ("stood", "meanwhile", "refused"),
+    ("earlier", "meanwhile", "refused"),
     [
         (4, remove, True),
         (4, newer, True),
@@ -74,10 +74,10 @@ def same(folders):
         (4, lambda folders: None, False),
     ],
 )
-def test_what_another_run_did_while_this_one_waited(tmp_path, monkeypatch, stood, meanwhile, refused):
+def test_what_another_run_did_while_this_one_waited(tmp_path, monkeypatch, earlier, meanwhile, refused):
     folders = Folders(str(tmp_path / "tunnels"))
-    if stood is not None:
-        folders.write_state(new_state(view(stood)))
+    if earlier is not None:
+        folders.write_state(new_state(view(earlier)))
     monkeypatch.setattr(folders, "lock", lambda: meanwhile(folders))
     answer = Apply(Deaf(), folders, PANEL, ["wireguard"]).run([view(4)], [{"text": ""}])
     assert answer["tunnels"][0]["refused"] is refused

@@ -55,7 +55,7 @@ def test_what_somebody_else_changed_is_theirs(now, others):
     assert register.changed_by_others(register.Entry("off\n", "on\n", []), now) is others
 
 
-def test_nothing_to_remember_is_no_file():
+def test_nothing_to_remember_needs_no_file():
     assert register.text_of({}) is None
     assert register.parse(None) == {}
 

@@ -41,8 +41,8 @@ def state(**applied):
 @pytest.mark.parametrize(
     ("route", "why"),
     [
-        ("198.51.100.0/24", "driven"),
-        ("fd99::/64", "driven"),
+        ("198.51.100.0/24", "SSH connection"),
+        ("fd99::/64", "SSH connection"),
         ("203.0.113.0/30", "where the tunnel's own packets go"),
         ("203.0.113.4/32", "where the packets of the tunnel other go"),
         ("10.5.0.0/16", "by eth1"),
@@ -66,8 +66,8 @@ def test_routes(route, why):
     ("address", "why"),
     [
         ("192.0.2.7/32", "This host has it already, on eth0"),
-        ("198.51.100.9/24", "driven"),
-        ("128.0.0.1/1", "driven"),
+        ("198.51.100.9/24", "SSH connection"),
+        ("128.0.0.1/1", "SSH connection"),
         ("203.0.113.5/24", "packets go"),
         ("10.5.0.1/16", "by eth1"),
         ("10.201.0.24/31", None),
@@ -112,14 +112,14 @@ def test_a_lost_interface_is_put_back_in_spite_of_sessions_through_it():
     lost = {"routes": ROUTES[:2], "addresses": ADDRESSES[:1]}
     stale = [Session("10.201.0.25", "10.201.0.24", False), Session("10.203.9.5", "192.0.2.7", False)]
     guard(*stale, **lost).check(view(["10.203.9.0/24"]), "mine", {"mz3"}, state())
-    with pytest.raises(FieldError, match=r"10\.203\.9\.5, from where this host is driven"):
+    with pytest.raises(FieldError, match=r"10\.203\.9\.5, where an SSH connection to this host comes from"):
         guard(stale[1], **lost).check(view(["10.203.9.0/24"]), "mine", {"mz3"})  # a new tunnel
     now = Session("10.203.9.5", "192.0.2.7", True)
-    with pytest.raises(FieldError, match=r"10\.203\.9\.5, from where this host is driven"):
+    with pytest.raises(FieldError, match=r"10\.203\.9\.5, where an SSH connection to this host comes from"):
         guard(now, **lost).check(view(["10.203.9.0/24"]), "mine", {"mz3"}, state())
 
 
-def test_more_of_the_network_that_a_session_comes_by_is_no_harm():
+def test_more_of_the_network_that_a_session_comes_by_does_no_harm():
     inside = [Session("10.203.9.5", "192.0.2.7", True), Session("10.201.0.25", "10.201.0.24", True)]
     given = Guard(inside, {}, ROUTES, ADDRESSES)
     given.check(view(["10.203.8.0/23"], ["10.201.0.24/28"]), "mine", {"mz3"}, state())

@@ -31,7 +31,7 @@ NODE = {
     "remote_ts": "10.201.0.3/32, 192.168.7.0/24",
     "if_id": 7,
 }
-# What 6.1.0 said of two connections, the second one of the host's owner.
+# What 6.1.0 printed about two connections, the second one of the host's owner.
 SAS = (
     "list-sa event {mz3 {uniqueid=2 version=2 state=ESTABLISHED local-host=203.0.113.2 remote-host=203.0.113.3"
     " local-id=source.1 remote-id=target.1 encr-alg=AES_GCM_16 encr-keysize=256 dh-group=CURVE_25519 ake1=ML_KEM_768"
@@ -79,7 +79,7 @@ def test_the_connection_of_a_plain_view():
     assert "remote_addrs = %any" in conf(ipsec(dial=False))
 
 
-def test_a_name_is_no_part_of_what_charon_is_given():
+def test_a_name_is_not_in_what_charon_is_given():
     plain, named = conf(ipsec()), conf(ipsec(name="fi (2) #7"))
     assert plain != named
     assert swanctl.digest(plain) == swanctl.digest(named)

@@ -18,7 +18,7 @@ from tests.support.views import UUID, view
 
 
 class End:
-    """One end, and what the panel was told of it."""
+    """One end, and what the panel knows about it."""
 
     def __init__(self, root, role):
         self.role, self.folders = role, Folders(str(root))
@@ -37,7 +37,7 @@ class End:
         public = protocol.load_key(UUID)[1]
         try:
             done = protocol.exchange(seen, public, self.other.published or self.other.public(), self.state, handed)
-        except Error:  # what was sealed for a key that this end has no more: it is refused in this round
+        except Error:  # what was sealed for a key that this end does not have any more: it is refused in this round
             return False, None
         self.used = protocol._used[UUID]
         if require and not self.used:

@@ -190,7 +190,7 @@ def test_rules_are_loaded_when_they_are_gone_or_others():
 
 
 @pytest.mark.parametrize("gone", ["wg", "links", "units"])
-def test_half_of_a_tunnel_is_started_anew(gone):
+def test_half_of_a_tunnel_is_started_again(gone):
     made = plan({**live(), gone: {}})
     assert made.start
     assert "started" in made.changes
