@@ -72,8 +72,8 @@ def test_tunnel_views_only_the_panels_own_word_makes_a_tunnel_gone(world: World)
     another = {"id": stays["id"], "uuid": "00000000-0000-4000-8000-000000000000"}
     options = {"nodes": NODES, "orphans": {"host-a": [*known, another], "host-c": []}}
     # What was made for a name which the panel does not have any more: there is no such node, so nothing ends
-    # elsewhere. The same where nobody knows for which node it was made. What was made for another node than the asking host's is judged by
-    # that one.
+    # elsewhere. The same where nobody knows for which node it was made. What was made for another node
+    # than the asking host's is judged by that one.
     former = {"nodes": NODES, "orphans": {"host-a": [{**item, "node": "de-0"} for item in known]}}
     unknown = {"nodes": NODES, "orphans": {"host-a": [{**item, "node": None} for item in known]}}
     others = {"nodes": {"host-a": "us-1"}, "orphans": {"host-a": known}}

@@ -123,7 +123,7 @@ def test_more_of_the_network_that_a_session_comes_by_does_no_harm():
     inside = [Session("10.203.9.5", "192.0.2.7", True), Session("10.201.0.25", "10.201.0.24", True)]
     given = Guard(inside, {}, ROUTES, ADDRESSES)
     given.check(view(["10.203.8.0/23"], ["10.201.0.24/28"]), "mine", {"mz3"}, state())
-    with pytest.raises(FieldError, match=r"198\.51\.100\.7, from where"):
+    with pytest.raises(FieldError, match=r"198\.51\.100\.7, where an SSH"):
         guard().check(view(["198.51.0.0/16"]), "mine", {"mz3"}, state())
 
 
@@ -133,7 +133,7 @@ def test_what_came_by_a_tunnel_that_moves_comes_by_it_afterwards():
     left = [route for route in ROUTES if route[1] != "mz3"]
     given = ([Session("10.203.9.5", "192.0.2.7", True)], {}, left, [], (), lambda: {"10.203.9.53": "a name server"})
     Guard(*given, ways=ROUTES).check(moved, "mine", {"mz9"}, state())
-    with pytest.raises(FieldError, match=r"10\.203\.9\.5, from where"):
+    with pytest.raises(FieldError, match=r"10\.203\.9\.5, where an SSH"):
         Guard(*given).check(moved, "mine", {"mz9"}, state())
 
 
