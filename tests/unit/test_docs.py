@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -21,6 +22,10 @@ PAGES = sorted(
     if path.is_file()
 )
 LONGEST, LONGEST_ROW = 120, 160
+# Examples in the sentences of the trouble guide, for which the code has a place
+EXAMPLE = re.compile(r" ?(?:\bfi-1\b|\bmarzban-panel\b|\b(?:UDP )?\d\d+\b|'[\d.]+'|'free'|/etc/\S+) ?")
+PLACE = re.compile(r"%\.?\d*[sdf]|\{[a-z.]*\}")
+OTHER_PROGRAMS = {"nft flush ruleset", "skipping: no hosts matched"}
 
 
 def name(page: Path) -> str:
@@ -77,3 +82,29 @@ def test_each_recipe_is_run_by_a_test() -> None:
             if file.endswith(".yml"):
                 (play, *_more) = yaml.safe_load(text)
                 assert "hosts" in play
+
+
+def sentences() -> str:
+    """All that the code says: its texts, cut where a value is put in, with NUL between the pieces."""
+    files = [path for folder in ("plugins", "roles/panel/files") for path in (TOP / folder).rglob("*.py")]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in nodes if isinstance(node.value, str)]
+    return "\0".join(["", *(piece.strip() for text in texts for piece in PLACE.split(text)), ""])
+
+
+def is_said(text: str, said: str, before: str = "") -> bool:
+    """Whether ``text`` is part of a piece, or put together of several. A NUL is the edge of one."""
+    if before + text in said:
+        return True
+    cuts = [(text[:place].strip(), text[place:].strip()) for place in range(1, len(text))]
+    return any(f"{before}{begin}\0" in said and is_said(rest, said, "\0") for begin, rest in cuts)
+
+
+def test_the_trouble_guide_quotes_what_is_said() -> None:
+    """A person finds the row by the words of a message."""
+    said, page = sentences(), (TOP / "docs/trouble.md").read_text()
+    bold = re.findall(r"\*\*(.+?)\*\*", page, re.DOTALL)
+    quoted = {" ".join(text.split()) for row in bold for text in re.findall(r"`([^`]+)`", row)} - OTHER_PROGRAMS
+    assert len(quoted) > 30
+    parts = {part.strip() for text in quoted for part in EXAMPLE.sub("\0…\0", text).split("…")} - {"", "\0"}
+    assert [part for part in sorted(parts) if not is_said(part, said)] == []
