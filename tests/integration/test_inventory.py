@@ -233,6 +233,16 @@ def test_a_host_called_like_a_group(world: World, node: Any) -> None:
     assert "Node 'plain' is left out: a group has this name" in text
 
 
+def test_a_name_with_a_space_is_a_limit_with_a_comma(world: World, node: Any) -> None:
+    """As docs/trouble.md says: Ansible splits patterns at spaces."""
+    node("Frankfurt 1")
+    path = world.directory / "test.marzban.yml"
+    path.write_text(json.dumps({"plugin": "marzban.tunnels.nodes"}))
+    ask = ("ansible", "-i", str(path), "all", "--list-hosts", "--limit")
+    assert world.command(*ask, "Frankfurt 1,").stdout.split() == ["hosts", "(1):", "Frankfurt", "1"]
+    assert "Frankfurt 1" not in world.command(*ask, "Frankfurt 1").stdout
+
+
 def test_hosts_of_one_name(world: World) -> None:
     found = read(world, {"hostname": "{{ 'same' if marzban_node.name != 'us-1' else 'us-1' }}"})
     assert sorted(found.hosts) == ["same", "us-1"]

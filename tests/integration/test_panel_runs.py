@@ -402,6 +402,21 @@ def test_a_tunnel_that_is_deleted_during_a_run_is_asked_about(world: World) -> N
     assert "\n".join(ended["done"]) in run.text
 
 
+def test_hosts_that_are_one_machine_are_named(world: World) -> None:
+    """What the hosts answer is written here."""
+    answered = {"tunnels": [], "removed": [], "orphans": [], "machine": "0" * 64}
+    tasks: list[dict[str, Any]] = [
+        {"marzban.tunnels.tunnel_round": {}, "register": "tunnels_round"},
+        {"ansible.builtin.set_fact": {"tunnels_answer": answered}},
+        {"marzban.tunnels.tunnel_round": {"answers": "tunnels_answer"}},
+    ]
+    one = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+    run = world.play([one], inventory="de-1,fi-1,us-1,", env=with_token(world, {}))
+    assert run.code == 0, run.text
+    assert "These hosts are one machine (they have the same" in " ".join(run.text.split())
+    assert "the same boot id): de-1, fi-1, us-1. Their tunnels share" in " ".join(run.text.split())
+
+
 @pytest.mark.parametrize(
     ("strategy", "playbook", "words"),
     [
