@@ -16,6 +16,7 @@ from tests.support.world import World
 
 # Files that take minutes, the longest first: no worker is to be left alone with one of them at the end.
 LONG = [
+    "killed_runs",
     "apply",
     "secrets",
     "openvpn_hosts",
