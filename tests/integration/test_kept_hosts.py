@@ -220,10 +220,13 @@ def test_nobody_learns_of_a_key_that_is_not_used(nodes: Directly) -> None:
 
 def test_of_two_new_tunnels_with_one_route_the_second_gets_no_key(nodes: Directly) -> None:
     ends = {"b": {"routes": ["10.43.0.0/24"]}}
-    answer = nodes.apply({"a": [nodes.pair(number, ends=ends)["a"] for number in (1, 2)]})["a"]
+    kinds = ("wireguard", "wireguard", "openvpn", "ipsec")
+    pairs = [nodes.pair(number, ends=ends, type=kind) for number, kind in enumerate(kinds, 1)]
+    answer = nodes.apply({"a": [pair["a"] for pair in pairs]})["a"]
     assert answer.tunnel(1)["changes"] == ["key made"]
-    assert "The tunnel t1 takes it already" in answer.tunnel(2)["error"]
-    assert (answer.tunnel(2)["changes"], answer.tunnel(2)["public"]) == ([], None)
+    for number in (2, 3, 4):
+        assert "The tunnel t1 takes it already" in answer.tunnel(number)["error"]
+        assert (answer.tunnel(number)["changes"], answer.tunnel(number)["public"]) == ([], None)
 
 
 def test_a_name_goes_to_another_type_in_one_run(running: Directly) -> None:
@@ -281,6 +284,25 @@ def test_a_new_interface_at_one_end_goes_on_with_the_pre_shared_key(nodes: Direc
     assert answer.tunnel(1)["had_session"]
     assert nodes.sh("b", "wg show mz1 preshared-keys") == used
     assert nodes.health(renamed, wait=60)["a"].statuses() == {"active"}
+
+
+def test_what_moves_is_kept_until_the_pre_shared_key_that_it_now_requires_is_there(nodes: Directly) -> None:
+    """One record asks for both, and the first run reaches one end: it was taken down, and then refused."""
+    nodes.up(1)
+
+    def moved() -> dict[str, list[View]]:
+        return nodes.views(nodes.pair(1, post_quantum="require", interface="mz9"))
+
+    with no_packet_lost(nodes, 1):
+        tunnel = nodes.apply({"a": moved()["a"]})["a"].tunnel(1)
+    assert "does not use this tunnel's pre-shared key yet" in tunnel["error"]
+    assert (tunnel["refused"], tunnel["publish"], tunnel["needs_peer"]) == (True, True, True)
+    handed = {uuid(1): json.loads(nodes.sh("a", f"cat {CONFIG}/{uuid(1)}/preshared.sealed"))["sealed"]}
+    for _round in range(2):  # it is taken, and switched to
+        nodes.apply(moved(), handed=handed, paired=[uuid(1)])
+    assert nodes.health(moved(), wait=60)["a"].statuses() == {"active"}
+    assert "(none)" not in nodes.sh("a", "wg show mz9 preshared-keys")
+    assert not any(answer["changed"] for answer in nodes.apply(moved()).values())
 
 
 @pytest.mark.variation

@@ -52,6 +52,7 @@ class Plans:
         self.folders, self.memory, self.resolved, self.endpoints = folders, memory, resolved, endpoints
         self._find_lifelines = lifelines
         self._found_lifelines: Mapping[str, str] | None = None  # not asked yet
+        self._rehearsing: Guard | None = None
         self._ways = observation.routes  # asked for now, because what is taken down would be missing later
         self._states = {id(tunnel): tunnel.state or tunnel.former for tunnel in tunnels}
         self.leaving = give_up_interfaces(tunnels)  # interface: the tunnel that gives it up
@@ -60,30 +61,46 @@ class Plans:
         # The interfaces that are given up in this run.
         self.free = {*self.leaving, *(state["interface"] for state in going if state["interface"])}
 
-    def try_out(self, part: Part, parts: list[Part], observation: Observation) -> None:
+    def try_out(
+        self, part: Part, parts: list[Part], observation: Observation, exchanged: list[Tunnel] | None = None
+    ) -> list[Tunnel]:
         """Plans the tunnels for which a key is to be made, or something taken down, before that is done.
 
         One that is refused keeps what it has, and nobody learns of a key that it will not use. The plans are made again
         afterwards, when the keys are there, the places are free, and the other protocols have done their part.
+
+        Answers those that would be taken down and then might have to wait for a key that both ends have: what there is
+        to exchange has to be exchanged first. ``exchanged``: these, once that is done; if they still wait, they are
+        refused.
         """
         moving = {id(tunnel) for tunnel in self.leaving.values()}
-        its = [
-            tunnel
-            for tunnel in part.tunnels
-            if not tunnel.refused
-            and tunnel.view["active"]
-            and (tunnel.lacks_key or id(tunnel) in moving or (tunnel.wanted and not tunnel.last_interface))
-        ]
+        its = exchanged
+        if its is None:
+            active = (tunnel for tunnel in part.tunnels if not tunnel.refused and tunnel.view["active"])
+            its = [
+                tunnel
+                for tunnel in active
+                if tunnel.lacks_key or id(tunnel) in moving or (tunnel.wanted and not tunnel.last_interface)
+            ]
+        waits: list[Tunnel] = []
         if its:
             live = part.protocol.observe(observation, part.interfaces)
             if len(parts) > 1 and "ports" in live:
                 live["ports"] = set()  # some may be another protocol's, which gives them up in this run
             every = [t for p in parts for t in p.tunnels if not t.refused and t.view["active"]]
-            self.plan(part.protocol, its, observation, live, trial=every)
+            found = self.plan(part.protocol, its, observation, live, trial=every)
             part.protocol.tried_out()
+            waits = [tunnel for tunnel in found if id(tunnel) in moving and not tunnel.lacks_key]
+            for tunnel in found:
+                if exchanged is not None:
+                    tunnel.refuse(found[tunnel])
+                    tunnel.pending = True
+                elif tunnel not in waits:  # by then its key is there, and may be agreed on
+                    self._trial_guard(every, observation).take(tunnel.view, views.title(tunnel.view))
             for tunnel in its:
                 if id(tunnel) in moving and not tunnel.refused and not self.memory.host.check:
                     tunnel.had_session = had_session(part.protocol, tunnel, live)
+        return waits
 
     def plan(
         self,
@@ -92,15 +109,17 @@ class Plans:
         observation: Observation,
         live: Live,
         trial: list[Tunnel] | None = None,
-    ) -> None:
+    ) -> dict[Tunnel, Pending]:
         """Plans ``wanted``, or refuses them. A trial takes those too that wait for their peer, and keeps no plan.
 
-        ``trial``: all tunnels of the run, which may give up what one of ``wanted`` gets.
+        ``trial``: all tunnels of the run, which may give up what one of ``wanted`` gets. Answers which of these
+        would be refused until both ends have the same key.
         """
+        pending: dict[Tunnel, Pending] = {}
         if not wanted:
-            return
+            return pending
         mtus = observation.path_mtus(address for found in self.resolved.values() for address in found)
-        guard = self._guard(trial or wanted, observation)
+        guard = self._trial_guard(trial, observation) if trial else self._guard(wanted, observation)
         owners = {s["interface"]: u for u, s in self.memory.states.items() if s and s["interface"] not in self.free}
         former_names = {id(tunnel): name for name, tunnel in self.leaving.items()}
         for tunnel in wanted:
@@ -114,10 +133,12 @@ class Plans:
                 if not tunnel.waiting_for:
                     plan = protocol.plan(self._situation(tunnel, observation, live, mtus))
             except Pending as error:
-                if not trial:  # by then its key is there, and may be agreed on
+                if trial:
+                    pending[tunnel] = error
+                else:
                     tunnel.refuse(error)
                     tunnel.pending = True
-                    continue
+                continue
             except Error as error:
                 tunnel.refuse(error)
                 continue
@@ -129,6 +150,7 @@ class Plans:
                 tunnel.changes.append("interface %s instead of %s" % (name, former))
             tunnel.changes += plan.changes
             tunnel.diff += [file_diff(*change) for change in plan.files]
+        return pending
 
     def _situation(self, tunnel: Tunnel, observation: Observation, live: Live, mtus: dict[str, int]) -> Situation:
         return Situation(
@@ -153,6 +175,12 @@ class Plans:
         if found:
             hint = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
             raise FieldError("interface", name, hint % found)
+
+    def _trial_guard(self, every: list[Tunnel], observation: Observation) -> Guard:
+        """One for all protocols: of two new tunnels of different types with one route, the second gets no key."""
+        if self._rehearsing is None:
+            self._rehearsing = self._guard(every, observation)
+        return self._rehearsing
 
     def _guard(self, wanted: list[Tunnel], observation: Observation) -> Guard:
         """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""

@@ -235,7 +235,10 @@ class Apply:
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
         self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
         for part in parts:
-            self.plans.try_out(part, parts, observation)
+            waits = self.plans.try_out(part, parts, observation)
+            if waits:
+                self._exchange(part.protocol, waits, handed)
+                self.plans.try_out(part, parts, observation, [tunnel for tunnel in waits if not tunnel.refused])
         self.plans.refuse_what_is_not_free(tunnels)
         self._retire(tunnels)
         if not self.host.check:
@@ -262,7 +265,7 @@ class Apply:
     def _one_protocol(self, part: Part, parts: list[Part], ahead: list[Part], handed: dict[str, str]) -> Work:
         protocol, tunnels, _going, interfaces = part
         self.keyring.make(protocol, tunnels)
-        self._exchange(protocol, [tunnel for tunnel in tunnels if tunnel.wanted], handed)
+        self._exchange(protocol, [tunnel for tunnel in tunnels if tunnel.wanted and not tunnel.exchanged], handed)
         observation = self._observed or self._observe(parts, ahead)
         live, changed = protocol.observe(observation, interfaces), protocol.name in self._cleared
         if self.probe:
@@ -318,6 +321,7 @@ class Apply:
 
     def _exchange(self, protocol: Protocol, tunnels: list[Tunnel], handed: dict[str, str]) -> None:
         for tunnel in tunnels:
+            tunnel.exchanged = True
             try:
                 again = self.keyring.agree(protocol, tunnel)
                 peer_public = not_none(tunnel.peer_public, "or it would wait")

@@ -37,6 +37,7 @@ class Tunnel:
         self.held = False  # there is no file of the key in use: only what runs has it
         self.next_key: str | None = None  # the public key of the one that will take its place
         self.accepts: str | None = None  # the peer's next one, which is not in use yet
+        self.exchanged = False  # both ends' halves were compared in this run, and key material was made or taken
         self.pending = False  # refused until its peer has a key that this end has: the peer has to learn of it
         self.status = "connecting"
         self.changes: list[str] = []
