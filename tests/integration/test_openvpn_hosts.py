@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -294,29 +295,76 @@ def test_late_peer(nodes: Directly) -> None:
     connected("off for long")
 
 
-def test_broken_keys_are_named(nodes: Directly) -> None:
+def test_a_broken_private_key_is_named(nodes: Directly) -> None:
     views = up(nodes, openvpn(nodes, 1), openvpn(nodes, 2))
     folder = f"{CONFIG}/{uuid(1)}"
-    nodes.sh("a", f"cp {folder}/tls.pem {folder}/private.key /root")
-    other = f"sed -n '/PRIVATE/,/PRIVATE/p' {CONFIG}/{uuid(2)}/tls.pem"
-    certificate = "sed -n '/BEGIN CERT/,$p' /root/tls.pem"
     running = process(nodes, "a", 1)
-    for broken, said in (
-        (f"echo rubbish > {folder}/tls.pem", "it holds no key with its certificate"),
-        (f"rm {folder}/tls.pem", f"{folder}/tls.pem is missing"),
-        (f"{other} > {folder}/tls.pem; {certificate} >> {folder}/tls.pem", "its key is not that of its certificate"),
-        (f"echo rubbish > {folder}/private.key", "The private key in"),
-    ):
-        nodes.sh("a", broken)
-        answer = nodes.apply(views)["a"]
-        assert said in answer.tunnel(1)["error"]
-        assert "regenerate: if_invalid" in answer.tunnel(1)["error"]
-        assert answer.tunnel(2)["status"] == "active"
-        assert process(nodes, "a", 1) == running
-        nodes.sh("a", f"cp /root/tls.pem /root/private.key {folder}/")
+    nodes.sh("a", f"cp {folder}/private.key /root; echo rubbish > {folder}/private.key")
+    answer = nodes.apply(views)["a"]
+    assert "The private key in" in answer.tunnel(1)["error"]
+    assert "regenerate: if_invalid" in answer.tunnel(1)["error"]
+    assert answer.tunnel(2)["status"] == "active"
+    assert process(nodes, "a", 1) == running
+    nodes.sh("a", f"cp /root/private.key {folder}/")
     assert not nodes.apply(views)["a"]["changed"]
     nodes.sh("a", f"echo rubbish > {folder}/next.pem")  # nobody uses it
     assert not nodes.apply(views)["a"].errors()
+
+
+def test_a_certificate_that_is_lost_is_replaced_once_the_peer_lets_in_the_next(nodes: Directly) -> None:
+    """What runs goes on with it until then, and the static key stays."""
+    up(nodes, openvpn(nodes, 1), openvpn(nodes, 2))
+    folder = f"{CONFIG}/{uuid(1)}"
+    other = f"sed -n '/PRIVATE/,/PRIVATE/p' {CONFIG}/{uuid(2)}/tls.pem"
+    certificate = f"sed -n '/BEGIN CERT/,$p' {folder}/tls.pem"
+
+    def views(**more: Any) -> dict[str, list[View]]:
+        return nodes.views(openvpn(nodes, 1, **more))
+
+    for damage in (
+        f"echo rubbish > {folder}/tls.pem",
+        f"umask 077; ({other}; {certificate}) > {folder}/mixed; mv {folder}/mixed {folder}/tls.pem",
+        f"rm {folder}/tls.pem",
+    ):
+        known, running = nodes.publics[uuid(1), "a"], process(nodes, "a", 1)
+        nodes.sh("a", damage)
+        would = nodes.check({"a": views()["a"]})["a"].tunnel(1)["changes"]
+        answer = nodes.apply({"a": views()["a"]})["a"]
+        assert answer.tunnel(1)["changes"] == would == ["next certificate made"], damage
+        assert answer.statuses() == {"active"}, answer.errors()
+        following = nodes.publics[uuid(1), "a"]["next_fingerprint"]
+        assert nodes.publics[uuid(1), "a"] == {**known, "next_fingerprint": following}
+        # The other end was not reached: what runs is not ended, though its record has changed.
+        for changed in (views(transport="tcp"), views(interface="moved")):
+            for run in (nodes.check, nodes.apply):
+                refused = run({"a": changed["a"]})["a"].tunnel(1)
+                assert f"tls.pem: '{folder}/tls.pem' can't be used. It is lost, and what runs" in refused["error"]
+        assert process(nodes, "a", 1) == running
+        assert not nodes.apply({"a": views()["a"]})["a"]["changed"]
+        assert nodes.reaches("a", 1, 1)
+
+        assert nodes.apply({"b": views()["b"]})["b"].tunnel(1)["changes"] == ["conf changed", "restarted"]
+        # Where the process has read its files again by now, because its peer was restarted, it is dead.
+        changes = nodes.apply({"a": views()["a"]})["a"].tunnel(1)["changes"]
+        assert changes in (["certificate switched", "restarted"], ["certificate switched", "started"])
+        assert nodes.publics[uuid(1), "a"] == {**known, "fingerprint": following}
+        nodes.apply(views())
+        assert nodes.health(views(), wait=60)["a"].statuses() == {"active"}
+        assert nodes.apply(views())["a"].tunnel(1)["changes"] in ([], ["state written"])  # b lets in no other now
+
+
+def test_where_nothing_runs_a_lost_certificate_is_made_at_once(nodes: Directly) -> None:
+    up(nodes, openvpn(nodes, 1))
+    known = nodes.publics[uuid(1), "a"]
+    nodes.sh("a", f"systemctl stop openvpn-server@mz1; rm {CONFIG}/{uuid(1)}/tls.pem")
+    views = nodes.views(openvpn(nodes, 1))
+    would = nodes.check({"a": views["a"]})["a"].tunnel(1)["changes"]
+    assert nodes.apply({"a": views["a"]})["a"].tunnel(1)["changes"] == would == ["certificate made", "started"]
+    made = nodes.publics[uuid(1), "a"]
+    assert made["public_key"] == known["public_key"]
+    assert made["fingerprint"] != known["fingerprint"]
+    nodes.apply(nodes.views(openvpn(nodes, 1)))
+    assert nodes.health(views, wait=60)["b"].statuses() == {"active"}
 
 
 def test_only_openvpn_is_on_the_wire(nodes: Directly) -> None:

@@ -47,8 +47,8 @@ class Entry(NamedTuple):
 
     @property
     def new_key(self) -> bool:
-        """Whether its private key was made."""
-        return "key made" in self.changes
+        """Whether its private key was made, or the certificate that belongs to it: the other end has to learn of it."""
+        return bool({"key made", "certificate made"} & {*self.changes})
 
 
 class Progress(NamedTuple):

@@ -13,7 +13,7 @@ from .._errors import Error, not_none
 from .._model import next_key
 from .._model.types import Public, State
 from .._protocols.base import Held, Protocol
-from .._protocols.x25519 import BrokenKey
+from .._protocols.x25519 import FILE, BrokenKey
 from .files import close_to_others, file_diff, open_to_others, remove
 from .host import Host
 from .memory import Memory
@@ -52,7 +52,9 @@ class Keyring:
         if not there and tunnel.view["active"] and self._put_back(protocol, tunnel):
             there, broken = True, None
         if broken:
-            raise broken
+            if not tunnel.view["active"] or not self._keep_rest(protocol, tunnel):
+                raise broken
+            there = True
         tunnel.next_key = protocol.load_next(tunnel.uuid)
         if not there and tunnel.view["active"]:
             self._hold(protocol, tunnel)
@@ -75,6 +77,20 @@ class Keyring:
             return False
         tunnel.changes.append("private key put back")
         tunnel.public = protocol.completed(tunnel.uuid, {"public_key": found})
+        return True
+
+    def _keep_rest(self, protocol: Protocol, tunnel: Tunnel) -> bool:
+        """Goes on with the private key where only what belongs to it is lost: OpenVPN's certificate.
+
+        What runs still has that, and ``exchange`` replaces it as one that ends soon. Where nothing runs, it is made.
+        """
+        own = protocol.read_key(tunnel.uuid, FILE) if protocol.has_key(tunnel.uuid) else None
+        if own is None:
+            return False
+        name, recorded = tunnel.last_interface, tunnel.view["local"]["public"] or {}
+        known = {**recorded, **_ran(tunnel.state)} if tunnel.state and name and protocol.holds_key(name) else {}
+        tunnel.public = protocol.completed(tunnel.uuid, {**known, "public_key": own})
+        tunnel.lacks_key = tunnel.public is None
         return True
 
     @staticmethod
@@ -132,14 +148,13 @@ class Keyring:
                 tunnel.refuse(error)
 
     def _make(self, protocol: Protocol, tunnel: Tunnel) -> None:
-        tunnel.changes.append("key made")
+        tunnel.changes.append(protocol.repair(tunnel.uuid))
         after = "a new key\n"
         if not self.host.check:
             if tunnel.state is None:
                 self.memory.save(tunnel, new_state(tunnel.view))
-            # Nothing runs that could be kept, and the peer may know the next one already.
-            make = protocol.use_next if tunnel.next_key else protocol.make_key
-            tunnel.public, tunnel.next_key = make(tunnel.uuid), None
+            tunnel.public = protocol.repair_key(tunnel.uuid)
+            tunnel.next_key = protocol.load_next(tunnel.uuid)
         if tunnel.public:
             after = protocol.fingerprint(tunnel.public) + "\n"
         tunnel.diff.append(file_diff(protocol.key_path(tunnel.uuid), None, after))

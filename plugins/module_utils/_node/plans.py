@@ -52,7 +52,7 @@ class Plans:
         self.folders, self.memory, self.resolved, self.endpoints = folders, memory, resolved, endpoints
         self._find_lifelines = lifelines
         self._found_lifelines: Mapping[str, str] | None = None  # not asked yet
-        self._rehearsing: Guard | None = None
+        self._tried: Guard | None = None
         self._ways = observation.routes  # asked for now, because what is taken down would be missing later
         self._states = {id(tunnel): tunnel.state or tunnel.former for tunnel in tunnels}
         self.leaving = give_up_interfaces(tunnels)  # interface: the tunnel that gives it up
@@ -178,9 +178,9 @@ class Plans:
 
     def _trial_guard(self, every: list[Tunnel], observation: Observation) -> Guard:
         """One for all protocols: of two new tunnels of different types with one route, the second gets no key."""
-        if self._rehearsing is None:
-            self._rehearsing = self._guard(every, observation)
-        return self._rehearsing
+        if self._tried is None:
+            self._tried = self._guard(every, observation)
+        return self._tried
 
     def _guard(self, wanted: list[Tunnel], observation: Observation) -> Guard:
         """The guard of this host, which doesn't mind what ``wanted`` tunnels have and are about to give up."""

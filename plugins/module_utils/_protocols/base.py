@@ -60,10 +60,10 @@ class Pending(FieldError):
 
 
 class Held(Pending):
-    """What would end a process that alone has this end's key."""
+    """What would end a process that alone has this end's key, or a part of it. ``path``: its file."""
 
     def __init__(self, path: str, peer: str) -> None:
-        super().__init__("private.key", path, HELD % peer)
+        super().__init__(os.path.basename(path), path, HELD % peer)
 
 
 class Exchanged(NamedTuple):

@@ -21,6 +21,8 @@ from .._node.host import Host
 from .._node.state import Folders
 from . import x25519
 
+KEY_MADE = "key made"
+
 
 class Keys:
     """What the protocols share: one static X25519 key."""
@@ -49,6 +51,18 @@ class Keys:
         """Makes a private half and answers the public one. A next one would come after a key that nobody has."""
         node_files.remove(self.folders.path(uuid, x25519.NEXT))
         return {"public_key": self.write_key(uuid, x25519.FILE)}
+
+    def repair_key(self, uuid: str) -> Public:
+        """Makes what there is not of it; the public half. What runs, if anything does, does not have it either.
+
+        A next one is used at once: the peer may know it already.
+        """
+        public = self.use_next(uuid) if self.load_next(uuid) else None
+        return public or self.make_key(uuid)
+
+    def repair(self, uuid: str) -> str:
+        """What ``repair_key`` does, for a person."""
+        return KEY_MADE
 
     def key_path(self, uuid: str) -> str:
         """Where the private half is."""

@@ -9,6 +9,7 @@ Nobody but the peer looks at one, and the peer knows it by its fingerprint: a na
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from typing import Any
@@ -84,6 +85,13 @@ def load(folder: str, name: str = FILE) -> Certificate | None:
     if _spki(found.public_key()) != _spki(key.public_key()):
         raise _broken(path, "its key is not that of its certificate")
     return _seen(found)
+
+
+def usable(folder: str, name: str = FILE) -> Certificate | None:
+    """The Certificate in ``folder``, or None where it is lost or broken; what runs may have it still."""
+    with contextlib.suppress(BrokenKey):
+        return load(folder, name)
+    return None
 
 
 def switch(folder: str) -> None:

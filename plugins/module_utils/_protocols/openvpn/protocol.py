@@ -17,7 +17,7 @@ import re
 import socket
 from typing import Any, Sequence
 
-from ..._errors import FieldError, not_none
+from ..._errors import FieldError
 from ..._model import render
 from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
@@ -32,6 +32,7 @@ from . import certificate, tls_crypt
 from . import conf as openvpn_conf
 from . import plan as planning
 from .packages import PACKAGES
+from .tls_keys import TlsKeys
 
 CONF_DIR = "/etc/openvpn/server"
 UNITS = "/etc/systemd/system"
@@ -67,7 +68,7 @@ def management(interface: str) -> str:
     return os.path.join(SOCKETS, "marzban-%s.sock" % interface)
 
 
-class OpenVPN(Protocol):
+class OpenVPN(TlsKeys, Protocol):
     """The protocol ``openvpn``."""
 
     name = "openvpn"
@@ -107,86 +108,12 @@ class OpenVPN(Protocol):
             hint = "OpenVPN of this host has OpenSSL %d.%d, and %s wants 3.5 (Debian 13): upgrade it, or choose auto."
             raise FieldError("post_quantum", "require", hint % (*library, openvpn_conf.QUANTUM))
 
-    # Keys: the static one, and one of TLS with its certificate
-
-    def load_key(self, uuid: str) -> tuple[bool, Public | None]:
-        """``(there, public half?)``; the half is None too where ``cryptography`` is missing. Raises BrokenKey."""
-        there, public = super().load_key(uuid)
-        if public is None:
-            return there, None
-        found = self.completed(uuid, public)
-        if found is None:
-            hint = "%s is missing: put it back, or make new keys with tunnel_keys and regenerate: if_invalid."
-            raise x25519.BrokenKey(hint % self._path(uuid, certificate.FILE))
-        return there, found
-
-    def make_key(self, uuid: str) -> Public:
-        """Makes a private half and answers the public one. The static key comes last: with it all are there."""
-        folder = self.folders.path(uuid)
-        node_files.remove(os.path.join(folder, certificate.NEXT))
-        certificate.make(folder)
-        public = super().make_key(uuid)
-        return not_none(self.completed(uuid, public), "its certificate was made")
-
-    def completed(self, uuid: str, known: Public) -> Public | None:
-        """With the certificate in use, which is the one in the file where there is one, and the next one."""
-        folder = self.folders.path(uuid)
-        used = certificate.load(folder)
-        fingerprint = used.fingerprint if used else known.get("fingerprint")
-        public = super().completed(uuid, known)
-        if public is None or fingerprint is None:
-            return None
-        following = self._next(folder)
-        return dict(
-            public, fingerprint=fingerprint, **({"next_fingerprint": following.fingerprint} if following else {})
-        )
-
-    def make_next(self, uuid: str) -> str:
-        """Makes the next static key, and the next certificate where the one in use is lost."""
-        folder = self.folders.path(uuid)
-        if certificate.load(folder) is None and self._next(folder) is None:
-            certificate.make(folder, certificate.NEXT)
-        return super().make_next(uuid)
-
-    def may_switch(self, uuid: str, peer: Public) -> bool:
-        """Where the certificate in use is lost, the process can't be started again before the peer lets in the next."""
-        folder = self.folders.path(uuid)
-        if certificate.load(folder):
-            return True
-        following = self._next(folder)
-        return following is not None and peer.get("accepts") == following.fingerprint
-
-    def use_next(self, uuid: str) -> Public | None:
-        """From now on the next one is the present one, with a certificate; the public half."""
-        folder = self.folders.path(uuid)
-        if certificate.load(folder) is None:
-            if self._next(folder) is None:
-                certificate.make(folder, certificate.NEXT)
-            certificate.switch(folder)
-        return super().use_next(uuid)
-
-    def _lost(self, uuid: str) -> bool:
-        """Whether a process that runs can't be started again: what it was started with is not there any more."""
-        key, wrap, tls = (
-            os.path.exists(self._path(uuid, name)) for name in (x25519.FILE, tls_crypt.FILE, certificate.FILE)
-        )
-        return not (tls and (key or wrap))
-
-    @staticmethod
-    def _next(folder: str) -> certificate.Certificate | None:
-        """The certificate to come, or None; a broken one is replaced, nobody uses it yet."""
-        with contextlib.suppress(x25519.BrokenKey):
-            return certificate.load(folder, certificate.NEXT)
-        return None
-
-    def fingerprint(self, public: Public) -> str:
-        """What a diff shows of a public half."""
-        return "%s, certificate %s" % (super().fingerprint(public), public["fingerprint"])
+    # Keys
 
     def exchange(
         self, view: View, public: Public | None, peer_public: Public, state: State | None, handed: str | None
     ) -> Exchanged:
-        """Makes the next certificate where the present one ends soon, and uses it once the peer lets it in."""
+        """Makes the next certificate where the present one ends soon or is lost; uses it once the peer lets it in."""
         changes: list[str] = []
         if public is None:
             return Exchanged(public, False, changes)
@@ -197,16 +124,17 @@ class OpenVPN(Protocol):
             if not self.host.check:
                 node_files.close_to_others(path)
         following = public.get("next_fingerprint")
-        used = certificate.load(folder)
-        if not following and used and used.days < certificate.RENEW:
+        used = certificate.usable(folder)
+        alone = used is not None or self.has_key(view["uuid"])  # the static key stays
+        if not following and alone and (used is None or used.days < certificate.RENEW):
             changes.append("next certificate made")
             if self.host.check:
                 return Exchanged(public, False, changes)
             following = certificate.make(folder, certificate.NEXT).fingerprint
             public = dict(public, next_fingerprint=following)
         # Not before, even where the present one has ended: OpenVPN goes by the fingerprint, and takes it all the same.
-        # Where the present one is lost, it is switched together with the static key.
-        if following and used and peer_public.get("accepts") == following:
+        # Where the static key is lost too, both are switched together.
+        if following and alone and peer_public.get("accepts") == following:
             changes.append("certificate switched")
             if not self.host.check:
                 certificate.switch(folder)
@@ -282,10 +210,26 @@ class OpenVPN(Protocol):
             self._plan_wrap(plan, folder, situation)
         before = planning.Before(last, self._active(live, interface), situation.applied)
         planning.compare(plan, before, situation, mtu)
-        if situation.held and plan.start and self._lost(uuid):
-            raise Held(self.key_path(uuid), view["peer"]["node"])
+        lost = self._lost(situation) if plan.start else None
+        if lost:
+            raise Held(lost, view["peer"]["node"])
         planning.check_port(plan, before, live)
         return plan
+
+    def _lost(self, situation: Situation) -> str | None:
+        """The path of what is lost, and without which a process that runs can't be started again."""
+        uuid = situation.view["uuid"]
+        if not x25519.HAS_CRYPTOGRAPHY:  # check mode
+            return None
+        if certificate.usable(self.folders.path(uuid)) is None and (situation.held or self._runs(situation)):
+            return self._path(uuid, certificate.FILE)
+        key, wrap = (os.path.exists(self._path(uuid, name)) for name in (x25519.FILE, tls_crypt.FILE))
+        return self.key_path(uuid) if situation.held and not (key or wrap) else None
+
+    def _runs(self, situation: Situation) -> bool:
+        """Whether the process that the last run has left is there, maybe under another interface."""
+        name = situation.state["interface"] if situation.state else None
+        return name is not None and self._active(situation.live, name)
 
     def _path(self, uuid: str, name: str) -> str:
         return self.folders.path(uuid, name)
@@ -305,11 +249,11 @@ class OpenVPN(Protocol):
             "tls_groups": openvpn_conf.tls_groups(view["post_quantum"], able),
         }
 
-    @staticmethod
-    def _plan_wrap(plan: planning.Plan, folder: str, situation: Situation) -> None:
-        """The key that wraps the handshake goes with a former interface. In check mode it may not be known yet."""
-        if situation.public:
-            private = not_none(x25519.load(folder)[0], "its public half is there")
+    def _plan_wrap(self, plan: planning.Plan, folder: str, situation: Situation) -> None:
+        """The key that wraps the handshake goes with a former interface."""
+        there = x25519.HAS_CRYPTOGRAPHY and self.has_key(plan.view["uuid"])
+        private = x25519.load(folder)[0] if there else None
+        if private:  # or it is check mode, and there is no key yet
             wanted = tls_crypt.derive(private, situation.peer_public["public_key"], plan.view["uuid"])
             if situation.applied_here and node_files.read(os.path.join(folder, tls_crypt.FILE)) == wanted:
                 return
@@ -326,12 +270,11 @@ class OpenVPN(Protocol):
     def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, with the certificate that the process was started with."""
         applied = super().applied(view, live)
-        with contextlib.suppress(x25519.BrokenKey):
-            found = certificate.load(self.folders.path(view["uuid"])) if x25519.HAS_CRYPTOGRAPHY else None
-            last = self.folders.state(view["uuid"])
-            # Without the file, the process goes on with what it was started with.
-            before = last["applied"].get("fingerprint") if last else None
-            applied["fingerprint"] = found.fingerprint if found else before
+        found = certificate.usable(self.folders.path(view["uuid"])) if x25519.HAS_CRYPTOGRAPHY else None
+        last, recorded = self.folders.state(view["uuid"]), view["local"]["public"] or {}
+        # Without the file, the process goes on with what it was started with.
+        before = last["applied"].get("fingerprint") if last else None
+        applied["fingerprint"] = found.fingerprint if found else before or recorded.get("fingerprint")
         return applied
 
     def released(self, places: dict[str, str]) -> None:
@@ -360,9 +303,8 @@ class OpenVPN(Protocol):
         if found.get("key_exchange"):
             measured["post_quantum"] = found["key_exchange"] == openvpn_conf.QUANTUM
         if x25519.HAS_CRYPTOGRAPHY:
-            with contextlib.suppress(x25519.BrokenKey):
-                used = certificate.load(self.folders.path(view["uuid"]))
-                measured["certificate_days"] = used and used.days
+            used = certificate.usable(self.folders.path(view["uuid"]))
+            measured["certificate_days"] = used and used.days
         return measured
 
     def up(self, view: View, live: Live) -> tuple[bool, float | None]:
