@@ -18,7 +18,7 @@ from tests.lab.lab import Lab
 from tests.support import labs
 from tests.support.nodes import PANEL, Directly, leftovers, no_packet_lost, uuid
 from tests.support.records import ED25519
-from tests.support.world import TOP
+from tests.support.world import TOP, until
 
 pytestmark = pytest.mark.lab
 CONFIG = "/etc/marzban/tunnels"
@@ -122,6 +122,35 @@ def test_drift_is_put_back_and_named(nodes: Directly) -> None:
             assert changes == wanted
     assert nodes.health(views, wait=60)["a"].statuses() == {"active"}
     assert not nodes.apply(views)["a"]["changed"]
+
+
+def test_wireguard_go_that_dies_comes_back_by_itself(nodes: Directly) -> None:
+    """wg-quick's unit, a oneshot, would stay active without it."""
+    views = nodes.up(1)
+    place = "/etc/systemd/system/wg-quick@mz1.service.d"
+
+    def process(host: str) -> str:
+        return nodes.sh(host, "pgrep -f '^wireguard-go mz1$'", check=False).strip()
+
+    for host in "ab":
+        dead = process(host)
+        nodes.sh(host, f"kill -KILL {dead}")
+        until("another process", lambda host=host, dead=dead: process(host) not in ("", dead))  # type: ignore[misc]
+        until("traffic", lambda: nodes.reaches("a", 1, 1))
+        assert not nodes.apply({host: views[host]})[host]["changed"]
+
+    # As a version before this one has left it: the unit is changed while the tunnel runs on.
+    nodes.sh("a", f"systemctl stop wg-quick@mz1; rm -r {place}; systemctl daemon-reload; systemctl start wg-quick@mz1")
+    with no_packet_lost(nodes, 1):
+        assert nodes.apply({"a": views["a"]})["a"].tunnel(1)["changes"] == ["unit changed"]
+    nodes.sh("a", f"kill -KILL {process('a')}")
+    assert "wg-quick@mz1.service is not running" in nodes.health({"a": views["a"]})["a"].errors()[0]
+    assert nodes.apply({"a": views["a"]})["a"].tunnel(1)["changes"] == ["started"]
+    dead = process("a")
+    nodes.sh("a", f"kill -KILL {dead}")
+    until("another process", lambda: process("a") not in ("", dead))
+    nodes.clear()
+    assert nodes.sh("a", f"ls -d {place} 2>/dev/null; systemctl show -P Type wg-quick@mz1") == "oneshot\n"
 
 
 def test_only_the_tunnel_leads_to_its_addresses(nodes: Directly) -> None:

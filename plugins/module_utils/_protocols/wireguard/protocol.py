@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any, Callable, Collection, Sequence
@@ -30,6 +31,8 @@ from . import preshared_key, silence
 from .packages import PACKAGES
 
 CONF_DIR = "/etc/wireguard"
+UNITS = "/etc/systemd/system"
+MODULE = "sys/module/wireguard"  # there once the kernel's is in use
 DUMP = ("wg", "show", "all", "dump")
 
 
@@ -43,9 +46,14 @@ def conf_path(interface: str) -> str:
     return os.path.join(CONF_DIR, interface + ".conf")
 
 
+def drop_in(interface: str) -> str:
+    """What we add to the stock unit, for this interface."""
+    return os.path.join(UNITS, unit(interface) + ".d", "marzban.conf")
+
+
 def kernel_has_wireguard(root: str = "/") -> bool:
     """Whether this kernel has WireGuard, found out without making an interface."""
-    if os.path.isdir(os.path.join(root, "sys/module/wireguard")):
+    if os.path.isdir(os.path.join(root, MODULE)):
         return True
     modules = os.path.join(root, "lib/modules", os.uname().release)
     for name in ("modules.dep", "modules.builtin"):
@@ -72,6 +80,7 @@ class WireGuard(Protocol):
         self._used: dict[str, str | None] = {}
         self._dumped: str | None = None  # what wg said, until it is used
         self._running_keys: dict[str, str] | None = None
+        self._userspace: bool | None = None  # not known yet
         self._restored: dict[str, str | None] = {}  # uuid: fingerprint of a pre-shared key that was put back
 
     # What is there
@@ -83,6 +92,13 @@ class WireGuard(Protocol):
             lacks += [] if self.host.has("wireguard-go") else ["wireguard-go"]
             lacks += self.lacks_tun()
         return sorted(set(lacks), key=lacks.index)
+
+    def _in_userspace(self) -> bool:
+        """Whether a process may carry the packets: the kernel's module, where there is one, is not loaded yet."""
+        if self._userspace is None:
+            loaded = os.path.isdir(os.path.join("/", MODULE))
+            self._userspace = not loaded and (self.host.has("wireguard-go") or not kernel_has_wireguard())
+        return self._userspace
 
     def check(self, view: View) -> None:
         """Refuses a view that this protocol can't run. Raises FieldError."""
@@ -233,8 +249,8 @@ class WireGuard(Protocol):
         return [unit(interface)]
 
     def files(self, interface: str, uuid: str) -> list[str]:
-        """The conf, and what every tunnel has."""
-        return [conf_path(interface), *super().files(interface, uuid)]
+        """The conf, what is added to the unit, and what every tunnel has."""
+        return [conf_path(interface), drop_in(interface), *super().files(interface, uuid)]
 
     def brief_queries(self) -> list[tuple[str, ...]]:
         """One dump of all interfaces."""
@@ -306,6 +322,11 @@ class WireGuard(Protocol):
         plan.write(self.folders.path(uuid, RULES), before.rules, netdev.rules(view, conf["mtu"] or mtu))
         plan.write(conf_path(interface), before.conf, conf_text)
         planning.compare(plan, before, situation)
+        if self._in_userspace():
+            old = node_files.read(drop_in(interface)) if situation.applied_here else None
+            plan.units = plan.write(drop_in(interface), old, wireguard_conf.UNIT)
+            if plan.units and situation.applied_here:
+                plan.changes.append("unit changed")
         return plan
 
     def _preshared_for(self, view: View, template: str) -> str | None:
@@ -325,6 +346,16 @@ class WireGuard(Protocol):
         """What `wg set` sets."""
         if isinstance(plan, planning.Plan) and plan.settings:
             self.host.run("wg", "set", plan.interface, *plan.settings, secret=True)
+
+    def released(self, places: dict[str, str]) -> None:
+        """Lets systemd forget what was added to its units."""
+        found = False
+        for name in places:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(drop_in(name)))
+                found = True
+        if found:
+            self.host.try_run("systemctl", "daemon-reload")
 
     # Measuring
 
