@@ -218,6 +218,16 @@ def test_nobody_learns_of_a_key_that_is_not_used(nodes: Directly) -> None:
     assert nodes.sh("a", f"ls {CONFIG} 2>/dev/null || true") == "", "no key was made"
 
 
+def test_status_calls_no_error_what_waits_for_a_run(nodes: Directly) -> None:
+    """Its peer has published since it was applied, so that apply said that it waits."""
+    for answer in nodes.apply(views(nodes)).values():
+        assert answer.statuses() == {"connecting"}
+    for answer in nodes.health(views(nodes)).values():
+        assert (answer.statuses(), answer.errors()) == ({"connecting"}, [])
+        for tunnel in answer["tunnels"]:
+            assert tunnel["note"] == "it was not applied on this host yet: run marzban.tunnels.apply"
+
+
 def test_of_two_new_tunnels_with_one_route_the_second_gets_no_key(nodes: Directly) -> None:
     ends = {"b": {"routes": ["10.43.0.0/24"]}}
     kinds = ("wireguard", "wireguard", "openvpn", "ipsec")

@@ -331,6 +331,10 @@ def test_remove_takes_only_what_is_named(nodes: Directly) -> None:
     taken = nodes.apply({"a": [nodes.pair(3, interface="wgx")["a"], nodes.pair(4, interface="other")["a"]]})["a"]
     assert all("not made by marzban.tunnels" in error for error in taken.errors())
     assert len(taken.errors()) == 2
+    nodes.publics[uuid(5), "b"] = nodes.publics[uuid(1), "b"]
+    (anothers,) = nodes.apply({"a": [nodes.pair(5, interface="mz78")["a"]]})["a"].errors()
+    assert f"A tunnel that belongs to the panel {OTHER_PANEL} has it on this host, {CONFIG}/{uuid(78)}" in anothers
+    assert f"marzban.tunnels.remove -e marzban_foreign={OTHER_PANEL}." in anothers
     nodes.clear()
     assert nodes.sh("a", theirs) == before
     nodes.sh(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from uuid import uuid4
 
 import pytest
 
@@ -172,6 +173,25 @@ def test_remove_asks_what_to_remove(world: World, words: tuple[str, ...]) -> Non
     assert run.results("tunnel_apply") == []
     assert len(world.panel.writes()) == before
     world.expect_traffic(*BOTH)
+
+
+@pytest.mark.usefixtures("joined")
+def test_what_a_lost_panel_has_left_is_removed_where_it_is_named(world: World) -> None:
+    place, another = "/etc/marzban/tunnels", str(uuid4())
+    mine, theirs = world.tunnels()["one"]["uuid"], str(uuid4())
+    a = world.lab.host("a")
+    a.run(
+        f"cp -r {place}/{mine} {place}/{theirs}; cd {place}/{theirs};"
+        f' sed -i \'s/"panel": ".*"/"panel": "{another}"/; s/"mz[0-9]*"/"mz77"/; s/{mine}/{theirs}/\' state.json'
+    )
+    own = a.run(f'grep -ho \'"panel": ".*"\' {place}/{mine}/state.json').stdout.split('"')[3]
+    refused = world.play("remove", "-e", f"marzban_foreign={own}").expect(2)
+    assert f"{own} is the panel of this inventory" in refused.text
+    run = world.play("remove", "-e", f"marzban_foreign={another}").expect()
+    assert [item["uuid"] for answer in run.results("tunnel_apply") for item in answer["removed"]] == [theirs]
+    assert a.run(f"ls -d {place}/{theirs}", check=False).returncode == 2
+    world.expect_traffic(*BOTH)
+    assert world.apply().expect().changed() == []
 
 
 @pytest.mark.usefixtures("joined")

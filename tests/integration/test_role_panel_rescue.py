@@ -196,7 +196,10 @@ def test_removal_from_a_unit_that_has_changed(s: SystemdHost) -> None:
     s.tunnels(*NAMES)
     another_python(s)
     answer = absent(s)
-    assert "They have 2 tunnels (de-fi, de-nl): set panel_remove_records to true" in answer["left"]
+    assert (
+        "They have 2 tunnels (de-fi, de-nl): set remove_records (panel_remove_records in the role) to true"
+        in answer["left"]
+    )
     assert s.alone()
     assert Path(s.path(FOLDER)).exists()
     done = absent(s, remove_records=True)

@@ -98,7 +98,8 @@ def find(text: str, path: str) -> Place:
     found = [n for n, code in enumerate(codes) if _IMAGE_ANYWHERE.search(code)]
     if not found:
         seen = "no service with Marzban's image (%s) in the file." % IMAGE
-        raise EditError(path, 1, seen, "Give the file of Marzban's own installation as panel_compose_file.")
+        hint = "Give the file of Marzban's own installation as compose_file (panel_compose_file in the role)."
+        raise EditError(path, 1, seen, hint)
     places = [_place(codes, n, path) for n in found]
     if len(places) > 1:
         seen = "a second service with Marzban's image; the first is %s." % shown(places[0].service)

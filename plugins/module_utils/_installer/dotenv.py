@@ -93,7 +93,9 @@ def with_settings(text: str | None, path: str, settings: Mapping[str, str]) -> s
     for number, line in enumerate(lines, 1):
         found = _ASSIGNMENT.match(line)
         if found and found["name"] in settings:
-            hint = "Take the line out, and give the value in panel_settings, or leave it out there."
+            hint = (
+                "Take the line out, and give the value in settings (panel_settings in the role), or leave it out there."
+            )
             raise marked_block.EditError(path, number, "%s is set by hand." % found["name"], hint)
     ours = ["%s=%s" % pair for pair in settings.items()]
     return marked_block.put(lines, 0, ours, begin=MADE if rest is None else marked_block.BEGIN)

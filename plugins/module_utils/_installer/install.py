@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, given: dict[str, Any], check: bool) -> None:
         self.given, self.check = given, check
-        self.backups = check_path(given["backup_directory"], "panel_backup_directory")
+        self.backups = check_path(given["backup_directory"], "backup_directory (panel_backup_directory in the role)")
         self.made = package.Made(os.path.join(self.backups, "folders.json"))
         self.folder = package.Folder(given["directory"], self.made)
         self.settings = dotenv.checked(given["settings"]) if given["state"] == "present" else {}
@@ -63,8 +63,8 @@ class Run:
             if self.given["state"] == "absent" and self.installed is None:
                 return dict(self.answer, changed=False)
             raise Error(
-                "No Marzban here: there is no %s, and no unit %s. Give panel_compose_file, or panel_service. %s"
-                % (self.given["compose_file"], self.given["service"], NOTHING)
+                "No Marzban here: there is no %s, and no unit %s. Give compose_file, or service (in the role: "
+                "panel_compose_file, panel_service). %s" % (self.given["compose_file"], self.given["service"], NOTHING)
             )
         self.marzban = found
         self.answer["installation"] = found.kind
@@ -260,12 +260,12 @@ class Run:
         version, known = self.answer["version"], self.given["versions"]
         if not self.given["any_version"] and version not in known:
             raise Error(
-                "This is Marzban %s, and the add-on was tried with %s. To try it all the same set panel_any_version to "
-                "true: a panel that does not come up with it is put back as it was. %s%s"
-                % (version or "of a version that can't be read", ", ".join(known), self._way_out(), NOTHING)
+                "This is Marzban %s, and the add-on was tried with %s. To try it all the same set any_version "
+                "(panel_any_version in the role) to true: a panel that does not come up with it is put back as it was. "
+                "%s%s" % (version or "of a version that can't be read", ", ".join(known), self._way_out(), NOTHING)
             )
 
     def _way_out(self) -> str:
         if self.seen.marzban:
             return ""
-        return "It does not answer; panel_state=absent has it start without the add-on. "
+        return "It does not answer; state=absent (panel_state in the role) has it start without the add-on. "

@@ -28,8 +28,8 @@ from .probe import secrets_of
 RESTART = 300  # seconds
 UNITS = "/etc/systemd/system"
 COMPOSE_FILE, SERVICE = "/opt/marzban/docker-compose.yml", "marzban"  # where Marzban's own scripts put them
-NO_FILE = "%s isn't there. Give the file of Marzban's installation as panel_compose_file."
-NO_UNIT = "There is no unit %s. Give the name of Marzban's unit as panel_service."
+NO_FILE = "%s isn't there. Give the file of Marzban's installation as compose_file (panel_compose_file in the role)."
+NO_UNIT = "There is no unit %s. Give the name of Marzban's unit as service (panel_service in the role)."
 STARTS = ("command", "drop-in")  # the kinds of Edit that have Marzban started by the add-on's entry
 
 Settings = Dict[str, str]  # checked ones, by their names in the environment
@@ -149,7 +149,7 @@ class Compose(_Marzban):
                     self.path,
                     self._place.line + 1,
                     "the service %s gets %s from elsewhere." % (shown(self._place.service), name),
-                    "Take it out there, or leave it out of panel_settings.",
+                    "Take it out there, or leave it out of settings (panel_settings in the role).",
                 )
         return [edit for edit in edits if edit.before != edit.after]
 
@@ -220,7 +220,9 @@ class Systemd(_Marzban):
     def __init__(self, host: Host, folder: Folder, unit: str) -> None:
         super().__init__(host, folder)
         if not re.match(r"[A-Za-z0-9:_.@-]{1,200}\Z", unit):
-            raise FieldError("panel_service", unit, "Give the name of Marzban's unit, such as marzban.")
+            raise FieldError(
+                "service (panel_service in the role)", unit, "Give the name of Marzban's unit, such as marzban."
+            )
         self.unit = unit if unit.endswith(".service") else unit + ".service"
         self.dropin = os.path.join(UNITS, self.unit + ".d", systemd_dropin.NAME)
         self._command: str | None = None  # what the unit itself runs; None where main.py is not found in it
@@ -286,7 +288,7 @@ class Systemd(_Marzban):
         edits = [Edit(self.dropin, before, after, (before or "", after or ""), "drop-in"), self._dotenv_edit(settings)]
         for name in settings:
             if name in self._process:
-                hint = "Take it out of there, or leave it out of panel_settings."
+                hint = "Take it out of there, or leave it out of settings (panel_settings in the role)."
                 raise Error("The unit %s sets %s itself. %s" % (self.unit, name, hint))
         return [edit for edit in edits if edit.before != edit.after]
 

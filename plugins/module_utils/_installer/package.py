@@ -143,7 +143,7 @@ class Folder:
     beside it until ``settle``."""
 
     def __init__(self, path: str, made: Made) -> None:
-        self.path = check_path(path, "panel_directory")
+        self.path = check_path(path, "directory (panel_directory in the role)")
         self._made = made
         above, name = os.path.split(self.path)
         self._fresh, self._old = (os.path.join(above, ".%s.%s" % (name, end)) for end in ("new", "old"))
@@ -159,8 +159,8 @@ class Folder:
             foreign = sorted(set(names) - {*OURS, CACHE})
             if foreign:
                 raise Error(
-                    "%s holds what is not the add-on's: %s. Give it a folder of its own as panel_directory."
-                    % (self.path, ", ".join(foreign[:3]))
+                    "%s holds what is not the add-on's: %s. Give it a folder of its own as directory "
+                    "(panel_directory in the role)." % (self.path, ", ".join(foreign[:3]))
                 )
             answer = {}
             for folder, folders, found in os.walk(self.path):

@@ -78,7 +78,10 @@ class Removal(Run):
             return
         why = self._unreached
         if records:
-            why = "They have %s: set panel_remove_records to true to delete these." % _count(records)
+            why = (
+                "They have %s: set remove_records (panel_remove_records in the role) to true to delete these."
+                % _count(records)
+            )
         self.answer["left"] = (
             "The add-on is off, and its tables stay in the database, with %s, which alone can read them. %s The nodes "
             "keep their tunnels. To drop the tables, run this again." % (self.folder.path, why)
@@ -161,8 +164,9 @@ class Removal(Run):
         if self._kept(records):
             self._refuse(
                 "The panel still has %s. Take them off the nodes first: ansible-playbook -i INVENTORY "
-                "marzban.tunnels.remove -e marzban_all=true. Then set panel_remove_records to true: the records are "
-                "written to %s, and deleted. %s" % (_count(records), self.backups, NOTHING)
+                "marzban.tunnels.remove -e marzban_all=true. Then set remove_records (panel_remove_records in the "
+                "role) to true: the records are written to %s, and deleted. %s"
+                % (_count(records), self.backups, NOTHING)
             )
 
     def _refuse(self, text: str) -> None:

@@ -76,11 +76,21 @@ def _explain_gaps(host: Host, protocols: dict[str, Protocol], running: list[Tunn
 
 
 def _explain(protocol: Protocol, tunnel: Tunnel) -> None:
-    """A tunnel that should run and doesn't is an error, not one that still connects."""
+    """A tunnel that should run and doesn't is an error, not one that still connects.
+
+    One that has a key here and nothing else waits for a run, as tunnel_apply says: its peer was not known then. Where
+    there is not even a key, no run has reached this host, or it refused the tunnel.
+    """
     if not tunnel.wanted or tunnel.measured is not None:
         return
     interface = tunnel.view["interface"]
-    if tunnel.last_interface != interface:
-        tunnel.fail("it was not applied on this host yet: run marzban.tunnels.apply")
+    late = "it was not applied on this host yet: run marzban.tunnels.apply"
+    if tunnel.state is None:
+        tunnel.fail(late)
+    elif tunnel.last_interface is None:
+        tunnel.note = late
+    elif tunnel.last_interface != interface:
+        hint = "its record has the interface %s, and %s runs here: run marzban.tunnels.apply"
+        tunnel.fail(hint % (interface, tunnel.last_interface))
     else:
         tunnel.fail("%s is not running: run marzban.tunnels.apply" % protocol.service(interface))

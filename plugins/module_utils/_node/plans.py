@@ -18,7 +18,7 @@ from .memory import Memory
 from .netdev import Live
 from .observation import Observation
 from .route_conflicts import Guard, given_up
-from .state import Folders
+from .state import Folders, anothers
 from .tunnel import Tunnel, give_up_interfaces
 
 
@@ -170,11 +170,19 @@ class Plans:
         """Refuses a name that something else on this host has. Raises FieldError."""
         name = tunnel.view["interface"]
         if owner not in (None, tunnel.uuid):
-            raise FieldError("interface", name, "Another tunnel has it on this host: %s." % self.folders.path(owner))
+            raise FieldError("interface", name, self._whose(owner, tunnel.view["panel"]))
         found = protocol.in_the_way(live, name) if owner is None and name not in self.free else None
         if found:
             hint = "%s is here and was not made by marzban.tunnels: choose another interface, or remove it."
             raise FieldError("interface", name, hint % found)
+
+    def _whose(self, owner: str, panel: str) -> str:
+        """Whose an interface is, of which ``owner`` (a uuid) has the folder."""
+        path, state = self.folders.path(owner), self.memory.states[owner]
+        if state and state["panel"] != panel:
+            hint = "A tunnel that belongs to the panel %s has it on this host, %s: %s"
+            return hint % (state["panel"], path, anothers(state["panel"]))
+        return "Another tunnel has it on this host: %s." % path
 
     def _trial_guard(self, every: list[Tunnel], observation: Observation) -> Guard:
         """One for all protocols: of two new tunnels of different types with one route, the second gets no key."""

@@ -94,7 +94,7 @@ class Folders:
         """Raises Error where a state is not of a tunnel of ``panel`` and type ``kind``."""
         path = self.path(state["uuid"])
         if state["panel"] != panel:
-            raise Error("%s belongs to the panel %s: remove the tunnel there first." % (path, state["panel"]))
+            raise Error("%s belongs to the panel %s: %s" % (path, state["panel"], anothers(state["panel"])))
         if state["type"] != kind:
             raise Error("%s holds a tunnel of the type %s." % (path, state["type"]))
 
@@ -172,6 +172,12 @@ class Folders:
             os.rmdir(self.root)
             if os.path.basename(parent) == "marzban":
                 os.rmdir(parent)
+
+
+def anothers(panel: str) -> str:
+    """How to remove what belongs to another panel."""
+    hint = "remove the tunnel there first, or, if that panel does not exist any more, %s"
+    return hint % "run marzban.tunnels.remove -e marzban_foreign=%s." % panel
 
 
 def new_state(view: Mapping[str, Any]) -> State:
