@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import summary
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
-from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import STRICT, ControllerAction
+from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import STRICT, ControllerAction, plain
 
 
 class ActionModule(ControllerAction):
@@ -20,6 +20,7 @@ class ActionModule(ControllerAction):
         "results": {"type": "dict"},
         "answers": {"type": "str"},
         "unreachable": {"type": "list", "elements": "str"},
+        "read": {"type": "str"},
         "broken": {"type": "list", "elements": "dict", "default": []},
         "nodes": {"type": "dict"},
         "columns": {"type": "dict", "default": {}},
@@ -37,9 +38,14 @@ class ActionModule(ControllerAction):
             results = self.answers_of(given["answers"])
             nodes = self.nodes() if nodes is None else nodes
             if given["unreachable"] is None:
-                ended = self.ended_with(self.lost, given["answers"])
+                ended = self.ended_with(self.lost(given["answers"]), given["answers"])
                 lost = {host: summary.why_lost(found) for host, found in ended.items()}
-        told = _panel_steps.Told(results, nodes, lost, given["broken"], given["columns"], strict=given["strict"])
+        read = self.variables.get(given["read"] or "") or {}
+        told = _panel_steps.Told(
+            *(results, nodes, lost, given["broken"], given["columns"]),
+            strict=given["strict"],
+            views=plain(read.get("views") or {}),
+        )
         answer, failures = self.report(told, given["post"])
         if failures:
             sentences = list(dict.fromkeys(text for its in failures.values() for text in its))

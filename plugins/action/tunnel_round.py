@@ -30,11 +30,14 @@ class ActionModule(ControllerAction):
         "post_quantum": {"type": "str", "choices": ["auto", "require", "off"], "default": "auto"},
         "wait": {"type": "int", "default": 15},
         "strict": STRICT,
+        "unreachable": {"type": "str"},
         "installed": {"type": "list", "elements": "str", "default": ["tunnels_lists", "tunnels_apt", "tunnels_dnf"]},
     }
 
     def work(self) -> dict[str, Any]:
         """The result: what comes next (``step``, ``parts``), and what the round after it has to know."""
+        if self.options["unreachable"] is not None:
+            return {"unreachable": True, "msg": self.options["unreachable"]}
         if self.options["answers"] is None:
             return self._begin()
         before = self.variables.get(self.options["previous"]) or {}
@@ -47,7 +50,7 @@ class ActionModule(ControllerAction):
         return self._decide()
 
     def _begin(self) -> dict[str, Any]:
-        self.nodes_of, self.answers = self.nodes(), {}
+        self.nodes_of, self.answers, self.unreached_now = self.nodes(), {}, []
         self.progress = rounds.Progress.load(None)
         self._read({}, {})
         self.addresses = self.panel_addresses()
@@ -56,13 +59,14 @@ class ActionModule(ControllerAction):
     def _hear(self, before: dict[str, Any]) -> None:
         """Takes what the hosts have answered in the round that has just ended."""
         told = self.answers_of(self.options["answers"])
+        self.unreached_now = self.unreached(self.options["answers"])
         self.answers = {host: answer for host, answer in before["answers"].items() if host in self.batch}
         if before["step"] == "wait":
             told = {host: rounds.merge_health(self.answers.get(host, {}), seen) for host, seen in told.items()}
         self.answers.update(told)
         self.entries = rounds.entries_of(self.answers, self.nodes_of)
         names = (self.options["answers"], *(self.options["installed"] if before["step"] == "install" else ()))
-        self.progress = summary.note_lost(self.progress, self.ended_with(self.lost, *names))
+        self.progress = summary.note_lost(self.progress, self.ended_with(self.lost(names[0]), *names))
         if before["step"] == "install" and not self.check_mode:
             results = self.ended_with(list(before["parts"]), *self.options["installed"])
             kept = {host: found for host, found in results.items() if host in self.answers}
@@ -119,7 +123,15 @@ class ActionModule(ControllerAction):
         # What check mode has not applied can't be measured.
         strict = [] if self.check_mode else self.options["strict"]
         told = _panel_steps.Told(
-            self.answers, self.nodes_of, self.progress.lost, self.broken, {}, done, self.progress.asked, strict
+            self.answers,
+            self.nodes_of,
+            self.progress.lost,
+            self.broken,
+            {},
+            done,
+            self.progress.asked,
+            strict,
+            self.views,
         )
         answer, dead = self.report(told, post=not self.by_hand)
         result.update(answer, done=done, failures=summary.merged(result["failures"], dead))
@@ -137,7 +149,7 @@ class ActionModule(ControllerAction):
     def _next(self, step: str, parts: dict[str, Any]) -> dict[str, Any]:
         result = {"step": step, "parts": parts, "panel": self.place, "views": self.views, "broken": self.broken}
         result.update(list_digest=self.list_digest, nodes=self.nodes_of, answers=self.answers)
-        result.update(panel_addresses=self.addresses)
+        result.update(panel_addresses=self.addresses, unreached=self.unreached_now)
         result.update(progress=self.progress.dump(), failures={}, without_traffic={})
         if step == "done":
             failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)

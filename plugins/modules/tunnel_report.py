@@ -47,6 +47,12 @@ options:
       - With O(answers) it is found out which hosts could not be reached, and which ones failed and why.
     type: list
     elements: str
+  read:
+    description:
+      - The name of the variable in which M(marzban.tunnels.tunnel_views) was registered. The table then also has the
+        tunnels whose ends are all at hosts that could not be reached.
+    type: str
+    version_added: 0.3.0
   broken:
     description: The records that can't be used, as M(marzban.tunnels.tunnel_views) answers them.
     type: list

@@ -66,6 +66,11 @@ options:
     elements: str
     choices: [error, connecting, inactive, broken]
     default: []
+  unreachable:
+    description:
+      - The message of a task that ends as one that could not reach its host, so that the host leaves the play.
+      - For the hosts in RV(unreached), without C(run_once). No other option counts then.
+    type: str
   installed:
     description:
       - The names of the variables in which a host has registered, after the step V(install), what updated its package
@@ -145,6 +150,13 @@ parts:
         uuids: {description: UUIDs of the tunnels to wait for., returned: V(wait), type: list, elements: str}
         packages: {description: The packages that it lacks., returned: V(install), type: list, elements: str}
         manager: {description: What installs them., returned: V(install), type: str}
+unreached:
+  description:
+    - The hosts that the last step could not reach, and that are still in the play because of its C(ignore_unreachable).
+    - Without that, nobody would be left to report where none could be reached.
+  returned: success
+  type: list
+  elements: str
 panel:
   description: The id of the panel, or of the hand-written list.
   returned: success

@@ -132,11 +132,21 @@ class ControllerAction(ActionBase):
         """The hosts of this batch (``serial``) that did not fail and could be reached so far."""
         return list(self.variables["ansible_play_batch"])
 
-    @property
-    def lost(self) -> list[str]:
-        """The hosts of the play that failed or could not be reached."""
-        going = set(self.variables["ansible_play_hosts"])
+    def lost(self, answers: str) -> list[str]:
+        """The hosts of the play that failed or could not be reached, also where they have not left it yet.
+
+        ``answers``: the name of the variable with what the last step answered.
+        """
+        going = set(self.variables["ansible_play_hosts"]) - set(self.unreached(answers))
         return [host for host in self.variables["ansible_play_hosts_all"] if host not in going]
+
+    def unreached(self, answers: str) -> list[str]:
+        """The hosts of this batch that a step with ``ignore_unreachable`` could not reach: they are to leave the play.
+
+        Were they to leave it at once, nobody would be left to print the table where none could be reached.
+        """
+        told = self.of_hosts(answers, self.batch)
+        return [host for host, answer in told.items() if isinstance(answer, dict) and answer.get("unreachable")]
 
     def ended_with(self, hosts: list[str], *names: str) -> dict[str, list[Any]]:
         """``{host: [value or None]}`` of what tasks have registered under ``names``, also where they failed."""

@@ -242,7 +242,7 @@ class Told(NamedTuple):
     """What a run knows at its end. ``results``: ``{host: answer}``, unchecked; ``lost``: the hosts without one.
 
     ``done``: lines about what was changed; ``asked``: the uuids of the orphans that the panel was asked about, by host
-    (None: it is not known); ``strict``: the statuses of a tunnel that are a failure.
+    (None: it is not known); ``strict``: the statuses of a tunnel that are a failure; ``views``: by host, as read.
     """
 
     results: dict[str, Any]
@@ -253,6 +253,7 @@ class Told(NamedTuple):
     done: list[str] = []
     asked: dict[str, list[str]] | None = None
     strict: list[str] = []
+    views: dict[str, list[Any]] = {}
 
 
 class Reported(NamedTuple):
@@ -275,7 +276,7 @@ def report(panel: Panel | None, told: Told, wide: bool = False) -> Reported:
     broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in told.broken]
     named = ((name, validators.mapping(texts, "columns.%s" % name)) for name, texts in told.columns.items())
     columns = {printable(name, 32): texts for name, texts in named}
-    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked, wide)
+    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked, wide, told.views)
     problems = found + problems
     bodies = reports.reports_of(checked)
     reported, rejected, failure = 0, [], None

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.world import World
+from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 BOTH = (("one", "a", "b"), ("two", "b", "a"))
@@ -148,12 +148,32 @@ def test_a_change_that_cuts_a_tunnel_off_fails_the_run(world: World) -> None:
 def test_status_while_a_node_is_off(world: World) -> None:
     b = world.lab.host("b")
     b.stop()
-    run = world.play("status", env={"ANSIBLE_SSH_ARGS": "-o ConnectTimeout=3"})
+    soon = {"ANSIBLE_SSH_ARGS": "-o ConnectTimeout=3"}
+    run = world.play("status", env=soon)
     assert run.code == 4, run.text
     assert "b could not be reached" in run.text
     assert "b is unreachable" in row(run.text, "one")
     (problem,) = run.results("tunnel_report")[-1]["problems"]
     assert problem.startswith("b could not be reached"), "once, and not for each tunnel"
+    # Where all hosts of the play are off, there is a table all the same.
+    expect_b_is_unreachable(world.play("apply", "--limit", "b", env=soon))
+    b.start()
+    world.expect_traffic(*BOTH)
+
+
+def expect_b_is_unreachable(run: Run) -> None:
+    assert run.code == 4, run.text
+    assert "b is unreachable" in row(run.text, "one")
+    assert "! b could not be reached" in run.text
+    assert [event["host"] for event in run.events if event["outcome"] == "unreachable"] == ["b", "b"]
+
+
+@pytest.mark.usefixtures("joined")
+@pytest.mark.variation
+def test_status_where_all_nodes_are_off(world: World) -> None:
+    b = world.lab.host("b")
+    b.stop()
+    expect_b_is_unreachable(world.play("status", "--limit", "b", env={"ANSIBLE_SSH_ARGS": "-o ConnectTimeout=3"}))
     b.start()
     world.expect_traffic(*BOTH)
 

@@ -10,7 +10,7 @@ import unicodedata
 from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 
 from .._errors import printable
-from .types import Health, Lost
+from .types import Health, Lost, View
 
 HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq")
 WIDTHS = {"name": 32, "ends": 48}  # columns at most; the others are short by nature
@@ -222,6 +222,7 @@ def report(
     columns: Mapping[str, Mapping[str, object]] | None = None,
     asked: Mapping[str, Sequence[str]] | None = None,
     wide: bool = False,
+    views: Mapping[str, Sequence[View]] | None = None,
 ) -> tuple[list[str], list[str]]:
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
@@ -229,9 +230,10 @@ def report(
     ``nodes``: ``{host: node name}`` (default: the hosts' names);
     ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``;
     ``asked``: the uuids of the orphans that the panel was asked about, by host (None: all); ``wide``: all columns, and
-    nothing is cut to fit a terminal.
+    nothing is cut to fit a terminal; ``views``: by host, so that the table also has what ends at lost hosts alone.
     """
     nodes = nodes or {}
+    at_lost = [view for host in lost or () for view in (views or {}).get(host) or ()]
     lost = {nodes.get(host) or host: why for host, why in (lost or {}).items()}
     tunnels = merge(results)
     columns = columns or {}
@@ -239,13 +241,16 @@ def report(
     for ends in tunnels:
         uuid = str(ends[0]["uuid"])
         rows.append(([*row(ends), *(str(texts.get(uuid, "-")) for texts in columns.values())], notes(ends, lost)))
+    for view in {view["uuid"]: view for view in at_lost}.values():
+        if view["uuid"] not in {ends[0]["uuid"] for ends in tunnels}:
+            rows.append(_unmeasured(view, len(HEADER) - 4 + len(columns), lost))
     for tunnel in broken:
         name = tunnel.get("name") or ("#%s" % tunnel["id"] if tunnel.get("id") else "?")
         unknown = ["-"] * (len(HEADER) - 4 + len(columns))
         rows.append(([name, " -> ".join(tunnel.get("nodes") or ["?"]), "-", "broken", *unknown], []))
     left_out = len(rows) - MAX_ROWS
     if left_out > 0:
-        rows.sort(key=lambda item: (("broken", *_WORST_FIRST).index(item[0][3]), not item[1]))
+        rows.sort(key=lambda item: (("broken", "-", *_WORST_FIRST).index(item[0][3]), not item[1]))
     del rows[MAX_ROWS:]
     table = ["No tunnel ends at these hosts."]
     if rows:
@@ -259,6 +264,15 @@ def report(
         *_left_alone(results, nodes, {tunnel.get("uuid") for tunnel in broken}, asked),
         *(_left(node, why, tunnels, lost) for node, why in lost.items()),
     ]
+
+
+def _unmeasured(view: View, columns: int, lost: Mapping[str, Lost]) -> tuple[list[str], list[str]]:
+    """The cells (the last ``columns`` of them empty) and the notes of a tunnel about which no host said anything."""
+    local, peer = view["local"]["node"], view["peer"]["node"]
+    both = (local, peer) if view["local"]["role"] == "source" else (peer, local)
+    name, status_ = view["name"] or "#%s" % view["id"], "-" if view["active"] else "inactive"
+    said = ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
+    return [name, "%s -> %s" % both, view["type"], status_, *["-"] * columns], said
 
 
 def _left(node: str, why: Lost, tunnels: Iterable[Sequence[Health]], lost: Collection[str]) -> str:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,31 @@ def test_the_place_of_an_error_is_not_said_twice():
     table, problems = model_table.report({"host": {"tunnels": [broken]}})
     assert problems == ["t1 on a: port 1 is taken"]
     assert "port 1" not in "\n".join(table), "once is enough"
+
+
+def test_a_tunnel_between_hosts_that_are_lost_has_a_row_too():
+    """Where no host of a run can be reached, the records alone tell what there is."""
+
+    def view(number, node, peer, role="source", active=True):
+        sides = {"local": {"node": node, "role": role}, "peer": {"node": peer}}
+        return {"id": number, "uuid": f"u{number}", "name": None, "type": "ipsec", "active": active, **sides}
+
+    seen = {
+        "h-a": [view(1, "a", "b")],
+        "h-y": [view(2, "y", "z"), view(3, "y", "a", role="target"), view(4, "y", "b", active=False)],
+        "h-z": [view(2, "z", "y", role="target")],
+    }
+    lost = {host: {"unreachable": True, "words": None} for host in ("h-y", "h-z")}
+    nodes = {"h-a": "a", "h-y": "y", "h-z": "z"}
+    told = {"h-a": {"tunnels": [end("a", "y", "active", 3, uuid="u3")]}}
+    table, _problems = model_table.report(told, lost, nodes=nodes, views=seen)
+    assert [re.split(" {2,}", line) for line in table[1:]] == [
+        ["t3", "a -> y", "wireguard", "active", *"---", "y is unreachable"],
+        ["#2", "y -> z", "ipsec", "-", *"---"],
+        ["", "y is unreachable"],
+        ["", "z is unreachable"],
+        ["#4", "y -> b", "ipsec", "inactive", *"---", "y is unreachable"],
+    ]
 
 
 def test_a_node_that_is_unreachable_is_told_once():
