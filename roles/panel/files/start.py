@@ -5,6 +5,8 @@
     python start.py            Marzban; with the add-on if that can be loaded, else alone, and the log says why
     python start.py records    prints the records as JSON: {"version", "revision", "tunnels"}
     python start.py remove     drops the add-on's tables: all that it has in Marzban's database
+    python start.py downgrade REVISION
+                               takes the tables back to what an older version of the add-on knows, and stops at that
 
 Nothing is imported before it is needed, so that the panel serves whatever is wrong with the package beside this file.
 """

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,12 @@ HEADS = {"standalone": "0001_standalone", "tunnels": "0003_gaps"}
 TREES = tuple(HEADS)
 LOCK_TIMEOUT = 30  # seconds; SQLite waits as long as its connections do (5 s on Marzban)
 _LOCK = 0x6D7A  # "mz"
+_GENERATION = re.compile(r"v([0-9]+)_")
+_log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
+
+
+class NewerTables(ValueError):
+    """The tables are of a later version of this package, and this one can't do what was asked for with them."""
 
 
 @contextmanager
@@ -54,8 +62,18 @@ def _locked_by_name(connection: Connection) -> Iterator[None]:
 
 
 def upgrade(connection: Connection, tree: str, revision: str = "head") -> None:
-    """Bring one tree up to ``revision``. The caller's transaction is used, and committed by the caller."""
-    if revision == "head" and current(connection, tree) == HEADS[tree]:
+    """Bring one tree up to ``revision``. The caller's transaction is used, and committed by the caller.
+
+    Tables of a later version stay as they are: that version was here, and somebody went back to this one. Raises
+    NewerTables where this version can't work with them.
+    """
+    there = usable(connection, tree)
+    if revision == "head" and there == HEADS[tree]:
+        return
+    if _later(there, tree):
+        _log.warning(
+            "marzban_tunnels: the %s tables are of a later version (%s); this one works with them", tree, there
+        )
         return
     from alembic import command
 
@@ -63,7 +81,11 @@ def upgrade(connection: Connection, tree: str, revision: str = "head") -> None:
 
 
 def downgrade(connection: Connection, tree: str, revision: str) -> None:
-    """Take one tree down to ``revision`` (``base``: remove its tables)."""
+    """Take one tree down to ``revision`` (``base``: remove its tables). Raises NewerTables, where only a later version
+    knows what has to go."""
+    there = current(connection, tree)
+    if _later(there, tree):
+        raise _newer(there, tree)
     from alembic import command
 
     command.downgrade(_config(connection, tree), revision)
@@ -81,6 +103,34 @@ def current(connection: Connection, tree: str) -> str | None:
         return None
     revision: str | None = connection.scalar(text(f"SELECT version_num FROM {_version_table(tree)}"))  # noqa: S608
     return revision
+
+
+def usable(connection: Connection, tree: str) -> str | None:
+    """The revision that the database is at. Raises NewerTables where this version can't even read these tables."""
+    there = current(connection, tree)
+    if _later(there, tree) and _generation(there) != _generation(HEADS[tree]):
+        raise _newer(there, tree)
+    return there
+
+
+def _later(there: str | None, tree: str) -> bool:
+    """Whether a database's revision is of a later version of this package than this one."""
+    return there not in (None, HEADS[tree]) and there not in revisions(tree)
+
+
+def _generation(revision: str | None) -> int:
+    """Of a revision's id: ``0004_name`` is of the first, ``v2_0007_name`` of the second. Within a generation a
+    migration only adds what older code can do without: tables, and columns that may be empty or have a default."""
+    found = _GENERATION.match(revision or "")
+    return int(found[1]) if found else 1
+
+
+def _newer(there: str | None, tree: str) -> NewerTables:
+    return NewerTables(
+        f"the {tree} tables in the database are of a later version ({there}) than this one ({HEADS[tree]}), which "
+        "can't change them. Nothing was changed. Install that version again; to go back nevertheless, let it take the "
+        f"tables down to {HEADS[tree]} first"
+    )
 
 
 def revisions(tree: str) -> set[str]:

@@ -127,17 +127,33 @@ class Start:
 
 
 def command(words: list[str]) -> int:
-    """``records`` or ``remove`` (see ``start.py``); Marzban need not run. Answers the exit code."""
-    if words not in (["records"], ["remove"]):
-        print("usage: start.py [records | remove]", file=sys.stderr)
+    """``records``, ``remove`` or ``downgrade`` (see ``start.py``); Marzban need not run. Answers the exit code."""
+    if words not in (["records"], ["remove"]) and not (len(words) == 2 and words[0] == "downgrade"):
+        print("usage: start.py [records | remove | downgrade REVISION]", file=sys.stderr)
         return 2
     engine = create_engine(importlib.import_module("config").SQLALCHEMY_DATABASE_URL, hide_parameters=True)
-    if words == ["remove"]:
+    try:
+        if words == ["records"]:
+            _print_records(engine)
+            return 0
         with migrate.locked(engine) as connection:
-            migrate.remove(connection, "tunnels")
-        return 0
+            if words == ["remove"]:
+                migrate.remove(connection, "tunnels")
+            elif words[1] in migrate.revisions("tunnels"):  # "base" would be a removal
+                migrate.downgrade(connection, "tunnels", words[1])
+            else:
+                raise ValueError(f"{words[1]} is not a revision of the tunnels' tables")
+    except ValueError as error:
+        print(f"marzban_tunnels: {error}", file=sys.stderr)
+        return 1
+    finally:
+        engine.dispose()
+    return 0
+
+
+def _print_records(engine: Engine) -> None:
     with engine.connect() as connection:
-        revision = migrate.current(connection, "tunnels")
+        revision = migrate.usable(connection, "tunnels")
     found: list[dict[str, Any]] = []
     if revision is not None:
         tunnels = Tunnels(_NODES, Settings.from_env({}))
@@ -145,4 +161,3 @@ def command(words: list[str]) -> int:
             while page := tunnels.page(session, len(found), _PAGE):
                 found += page
     print(json.dumps({"version": __version__, "revision": revision, "tunnels": found}, indent=2))
-    return 0
