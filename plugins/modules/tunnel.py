@@ -214,6 +214,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import composed
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
@@ -238,7 +239,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         raw = desired.find(panel.tunnels(), want["name"])
     else:
         raw = desired.find_to_rename(panel.tunnels(), want["name"], options["new_name"])
-        want["name"] = validators.tunnel_name(options["new_name"], "new_name")
+        want["name"] = validators.tunnel_name(composed(options["new_name"]), "new_name")
     before = desired.declared(raw) if raw else {}
     body = desired.body_to_update(want, raw) if raw else desired.body_to_create(want)
     if raw and not body:

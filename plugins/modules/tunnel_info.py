@@ -201,6 +201,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import records, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import composed
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
 
@@ -216,7 +217,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
                 raise
             raws = []
     else:
-        raws = [raw for raw in panel.tunnels() if name is None or raw.get("name") == name]
+        raws = [raw for raw in panel.tunnels() if name is None or composed(raw.get("name")) == composed(name)]
     good = records.parse_all(raws)[0]
     found = {"changed": False, "ports": records.ports(good), "mapped_ports": records.mapped_ports(good)}
     found["panel"] = panel.id

@@ -165,6 +165,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import check_alike, composed
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Raw
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import ITS_OWN, Panel
@@ -180,6 +181,7 @@ def plans_of(items: list[Raw], raws: list[Raw], nodes: desired.Nodes) -> list[Pl
     plans: list[Plan] = []
     known = by_name(raws)
     names = set()
+    named: dict[str, str] = {}
     for index, item in enumerate(items):
         field = "tunnels[%d]." % index
         want = desired.from_options(item, nodes, field)
@@ -187,6 +189,8 @@ def plans_of(items: list[Raw], raws: list[Raw], nodes: desired.Nodes) -> list[Pl
             raise FieldError(field + "name", want["name"], "It is in the list twice: remove one.")
         names.add(want["name"])
         raw = desired.find(known.get(want["name"], []), want["name"])
+        if raw is None:
+            check_alike(want["name"], field + "name", named)
         body = desired.body_to_update(want, raw, field) if raw else desired.body_to_create(want, field)
         plans.append((want, raw, body))
     return plans
@@ -197,7 +201,7 @@ def by_name(raws: list[Raw]) -> dict[str, list[Raw]]:
     found: dict[str, list[Raw]] = {}
     for raw in raws:
         if isinstance(raw.get("name"), str):
-            found.setdefault(raw["name"], []).append(raw)
+            found.setdefault(composed(raw["name"]), []).append(raw)
     return found
 
 

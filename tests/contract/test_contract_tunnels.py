@@ -198,9 +198,22 @@ def test_names_are_unique_where_given(api: Api, pair: Pair) -> None:
     assert "name" in detail
     assert f"tunnel {first['id']}" in detail
     assert f"tunnel {first['id']}" in api.refused("PUT", f"/api/tunnels/{second['id']}", {"name": name}, 409)
-    assert api.tunnel(*pair, name=name.upper())["name"] == name.upper()
+    for similar in (name.upper(), name.replace("p", "\uff50")):
+        answer = api.tunnel(*pair, name=similar, status=409)
+        assert f'looks like "{name}", the name of tunnel {first["id"]}' in answer["detail"]
+        assert answer["codes"]["name"]["code"] == "name_alike"
+    assert api.send("PUT", f"/api/tunnels/{first['id']}", {"name": name.upper()})["name"] == name.upper()
     assert api.send("PUT", f"/api/tunnels/{first['id']}", {"name": None})["name"] is None
     assert api.send("PUT", f"/api/tunnels/{second['id']}", {"name": name})["name"] == name
+
+
+def test_a_name_is_kept_composed(api: Api, pair: Pair) -> None:
+    """As most keyboards make it; some, and files of some systems, have a letter and its accent apart."""
+    composed, apart = f"caf\u00e9 {pair[0]['id']}", f"cafe\u0301 {pair[0]['id']}"
+    tunnel = api.tunnel(*pair, name=apart)
+    assert tunnel["name"] == composed
+    assert f"tunnel {tunnel['id']}" in api.tunnel(*pair, name=composed, status=409)["detail"]
+    assert api.send("PUT", f"/api/tunnels/{tunnel['id']}", {"name": apart})["version"] == tunnel["version"]
 
 
 def test_taken_values_name_the_other_tunnel(api: Api, pair: Pair) -> None:

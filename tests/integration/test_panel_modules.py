@@ -254,6 +254,9 @@ def test_tunnel_is_renamed(world: World) -> None:
     renamed = world.tunnels()["frankfurt"]
     assert apply["tunnel"]["name"] == "frankfurt"
     assert (renamed["uuid"], renamed["config"]) == (record["uuid"], record["config"])
+    quartet(world, "tunnel", {"name": "frankfurt", "new_name": "Zu\u0308rich"}, path)
+    assert "Z\u00fcrich" in world.tunnels()
+    quartet(world, "tunnel", {"name": "Zu\u0308rich", "new_name": "frankfurt"}, path)
     world.tunnel("de-us", "de-1", "us-1")
     errors(
         world,

@@ -82,6 +82,10 @@ def test_tunnel_set_checks_all_before_the_first_write(world: World) -> None:
         "tunnel_set",
         ({"tunnels": [*RING, {"name": "x", "source": "de-1"}]}, "tunnels[3].target is required. "),
         ({"tunnels": [*RING, RING[0]]}, "tunnels[3].name: 'de-fi' can't be used. It is in the list twice"),
+        (
+            {"tunnels": [*RING, {**RING[0], "name": "DE-FI"}]},
+            "tunnels[3].name: 'DE-FI' can't be used. It looks like the",
+        ),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "config": {"dial": 5}}]}, "tunnels[3].config.dial: 5"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "source": "xx"}]}, "tunnels[3].source: 'xx'"),
         ({"tunnels": [*RING, {**RING[0], "name": "x", "source": ""}]}, "tunnels[3].source: ''"),

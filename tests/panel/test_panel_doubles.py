@@ -116,14 +116,33 @@ def test_a_run_takes_the_texts_that_the_panel_takes(run: Checks, kind: str) -> N
     @given(texts(good))
     def agree(text: str) -> None:
         try:
-            panel(text)
+            stored = panel(text)
         except ValueError:
             return
-        assert run.refusal("validators." + check, text, "field") is None
+        assert run.refusal("validators." + check, stored, "field") is None
         taken.append(text)
 
     agree()
     assert len(set(taken)) > LEAST
+
+
+SIMILAR = {"é": "e\u0301", "\uff21": "a", "ﬁ": "FI", "ß": "ss", "Ω": "\u2126", "ς": "Σ", "İ": "i\u0307", "①": "1"}
+
+
+def test_both_take_the_same_names_for_each_other() -> None:
+    for one, other in SIMILAR.items():
+        assert checks.alike(one) == checks.alike(other)
+    assert checks.alike("a-b") != checks.alike("a b")
+
+    @MANY
+    @given(texts(NAMES | st.text(st.sampled_from("".join([*SIMILAR, *SIMILAR.values()])))))
+    def agree(text: str) -> None:
+        assert checks.alike(text) == names.alike(text)
+        if _is_name(text):
+            assert checks.name(text) == names.composed(text)
+            assert checks.alike(checks.name(text)) == checks.alike(text)
+
+    agree()
 
 
 def test_a_run_takes_every_character_of_the_panels_names(run: Checks) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,25 @@ def test_an_older_version_goes_on_with_tables_that_have_more(old: Panel, tmp_pat
     with old:
         old.restart()
         assert names(old) == ["first", "second"]
+
+
+def test_look_alikes_of_an_older_version_are_kept(old: Panel) -> None:
+    """It took `de-fi` beside `DE-FI`, and has left no digests. Both stay as they are, and no third one comes."""
+    with old:
+        old.restart()
+        ids = [node["id"] for node in old.call("GET", "/api/nodes")]
+        second = old.add_tunnel(ids[0], ids[1], "second")
+    with sqlite3.connect(old.database) as connection:
+        connection.execute("UPDATE tunnels SET alike = NULL")
+        connection.execute("UPDATE tunnels SET name = 'FIRST' WHERE name = 'second'")
+    connection.close()
+    with old:
+        old.restart()
+        assert names(old) == ["first", "FIRST"]
+        changed = old.call("PUT", f"/api/tunnels/{second['id']}", {"config": '{"mtu": 1400}', "name": "FIRST"})
+        assert (changed["name"], changed["version"]) == ("FIRST", 2)
+        body = {"source_node_id": ids[0], "target_node_id": ids[1], "tunnel_type": "wireguard", "name": "First"}
+        assert 'looks like "' in old.call("POST", "/api/tunnels", body, 409)["detail"]
 
 
 def test_an_older_version_says_which_tables_it_can_not_use(old: Panel, tmp_path: Path) -> None:

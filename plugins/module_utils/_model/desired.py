@@ -15,6 +15,7 @@ from typing import Any, Iterable, Mapping
 
 from .._errors import FieldError, not_none, shown
 from . import config, records, validators
+from .names import composed
 from .types import DEFAULT_TYPE, TYPES, Raw
 
 # Of a tunnel that is created, where nothing was declared
@@ -66,7 +67,7 @@ def from_options(options: Mapping[str, Any], nodes: Nodes | None, field: str = "
 
     ``nodes`` may be None where the options name no node.
     """
-    want: Raw = {"name": validators.tunnel_name(options["name"], field + "name")}
+    want: Raw = {"name": validators.tunnel_name(composed(options["name"]), field + "name")}
     for role in validators.ROLES:
         if options.get(role) is not None:
             want[role + "_node_id"] = not_none(nodes, "asked for").find(options[role], field + role)
@@ -83,7 +84,7 @@ def from_options(options: Mapping[str, Any], nodes: Nodes | None, field: str = "
 
 def find(raws: Iterable[Raw], name: str) -> Raw | None:
     """The panel's tunnel of this name (case counts), or None. Raises FieldError when there are several."""
-    found = [raw for raw in raws if raw.get("name") == name]
+    found = [raw for raw in raws if composed(raw.get("name")) == composed(name)]
     if len(found) > 1:
         raise FieldError("name", name, "The panel has %d tunnels of this name: rename them there." % len(found))
     return found[0] if found else None

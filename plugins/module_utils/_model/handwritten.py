@@ -13,7 +13,7 @@ from typing import Any
 
 from .._errors import FieldError
 from . import config as model_config
-from . import validators
+from . import names, validators
 from .records import MAX_ID, broken_record, parse_all
 from .types import BY_TYPE, DEFAULT_TYPE, TYPES, Broken, Record
 
@@ -33,10 +33,13 @@ def from_list(listed: object, list_name: object) -> tuple[list[Record], list[Bro
         raise FieldError("records", listed, "Give a list of tunnels.")
     node_ids: dict[str, int] = {}
     raws: list[dict[str, Any]] = []
+    named: dict[str, str] = {}
     broken: list[Broken] = []
     for index, item in enumerate(listed):
         try:
-            raws.append(_as_the_panel_has_it(item, "records[%d]" % index, panel, node_ids))
+            raw = _as_the_panel_has_it(item, "records[%d]" % index, panel, node_ids)
+            names.check_alike(raw["name"], "records[%d].name" % index, named)
+            raws.append(raw)
         except FieldError as error:
             broken.append(broken_record(_as_far_as_known(item, panel), error))
     records, refused = parse_all(raws)

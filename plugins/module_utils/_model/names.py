@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TypeVar, cast
 
-from .._errors import FieldError
+from .._errors import FieldError, shown
 
+T = TypeVar("T")
 GROUP_PREFIX = "marzban_"
 _NAME_HINT = (
     "Use 1 to 128 letters, digits, emoji, single spaces inside, and the characters . _ - ( ) #, "
@@ -71,8 +73,28 @@ def _name(value: object, field: str) -> str:
     return value
 
 
+def composed(value: T) -> T:
+    """A name in Unicode's composed form (NFC), as the panel keeps it, whatever the keyboard has made. What is not a
+    text stays as it is."""
+    return cast(T, unicodedata.normalize("NFC", value)) if isinstance(value, str) else value
+
+
+def alike(name: str) -> str:
+    """What names have in common that people may take for each other: in upper or lower case, fullwidth, with a letter
+    and its accent in one sign or in two. The panel's checks.py has the same."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def check_alike(name: str, field: str, named: dict[str, str]) -> None:
+    """Refuses a name of a list that looks like another one there; ``named`` is for all names of the list, and grows.
+    The same name twice is for others to refuse."""
+    other = named.setdefault(alike(name), name)
+    if other != name:
+        raise FieldError(field, name, "It looks like the name %s: choose one that can be told from it." % shown(other))
+
+
 def tunnel_name(value: object, field: str = "name") -> str:
-    """A tunnel's name."""
+    """A tunnel's name, as it is: a panel of before version 4 has names that are not composed."""
     return _name(value, field)
 
 

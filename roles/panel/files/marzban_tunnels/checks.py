@@ -34,8 +34,16 @@ def _emoji(char: str) -> bool:
     return unicodedata.category(char) == "So" or "\U0001f3fb" <= char <= "\U0001f3ff"
 
 
+def alike(text: str) -> str:
+    """What names have in common that people may take for each other: in upper or lower case, fullwidth, with a letter
+    and its accent in one sign or in two."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
 def name(text: str) -> str:
-    """A tunnel's name: letters, marks, digits, emoji, ``. _ - ( ) #`` and single spaces inside."""
+    """A tunnel's name: letters, marks, digits, emoji, ``. _ - ( ) #`` and single spaces inside; answered in Unicode's
+    composed form (NFC), whatever the keyboard has made."""
+    text = unicodedata.normalize("NFC", text)
     if not 1 <= len(text) <= NAME_LENGTH:
         raise wrong(
             "name_length",

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, in
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import polling, reports, responses, tunnel_config
+from marzban_tunnels import naming, polling, reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
 from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
@@ -42,7 +42,6 @@ Record = dict[str, Any]
 _New = tuple[TunnelCreate, TunnelConfig]
 # Made once, and over tables: see allocate.py
 _HIGHEST = select(func.max(TUNNELS.c.id))
-_NAMED = select(TUNNELS.c.id).where(TUNNELS.c.name == bindparam("name"), TUNNELS.c.id != bindparam("tunnel"))
 _ENDS_OF = (
     select(ENDS)
     .where(ENDS.c.tunnel_id.in_(bindparam("tunnels", expanding=True)))
@@ -71,7 +70,7 @@ class Tunnels:
                 session.commit()
             except IntegrityError:  # another process has started at the same moment
                 session.rollback()
-        self._write(session, lambda panel: self._purge_orphans(session))
+        self._write(session, lambda panel: self._clean_up(session))
         self.panel_id = session.scalars(select(Panel.uuid)).one()
 
     # reading
@@ -132,6 +131,7 @@ class Tunnels:
             before = tunnel_config.stored(record.config)
             for field in changed:
                 setattr(record, field, given[field])
+            record.alike = naming.digest(record.name)
             chosen = (
                 tunnel_config.parse(record.config, record.tunnel_type)
                 if changed & {"config", "tunnel_type"}
@@ -139,7 +139,7 @@ class Tunnels:
             )
             if not changed:
                 return
-            nodes = self._check(session, record)
+            nodes = self._check(session, record, "name" in changed)
             if changed - {"name"}:
                 Routes(session, self._nodes).check(record)
             if changed - {"name", "is_active"}:
@@ -287,9 +287,10 @@ class Tunnels:
         """Write a new tunnel; answers its id. What is refused is refused before the first row is written."""
         moment = responses.now()
         row = {"id": panel.next_id, "uuid": str(uuid.uuid4()), "version": 1, **body.model_dump()}
+        row["alike"] = naming.digest(body.name)
         row |= {"created_at": moment, "updated_at": moment}
         record = Tunnel(**row)
-        nodes = self._check(session, record)
+        nodes = self._check(session, record, True)
         tunnel_config.check_endpoints(chosen, nodes)
         check_dialed(session, self._nodes, record, chosen, nodes)
         sent.check(record)
@@ -300,8 +301,8 @@ class Tunnels:
         panel.next_id += 1
         return record.id
 
-    def _check(self, session: Session, record: Tunnel) -> dict[str, Any]:
-        """Both nodes exist and differ, the name is free. Answers the nodes by role."""
+    def _check(self, session: Session, record: Tunnel, named: bool) -> dict[str, Any]:
+        """Both nodes exist and differ, the name (``named``: a new one) is free. Answers the nodes by role."""
         wanted = {role: getattr(record, f"{role}_node_id") for role in ROLES}
         found = {row.id: row for row in session.execute(self._two_nodes, {"nodes": list(wanted.values())})}
         for role, node_id in wanted.items():
@@ -321,16 +322,7 @@ class Tunnels:
                 ),
                 "target_node_id",
             )
-        if record.name is not None:
-            other = session.scalar(_NAMED, {"name": record.name, "tunnel": record.id})
-            if other is not None:
-                said = say(
-                    "name_taken",
-                    '"{name}" is the name of tunnel {owner}; choose another',
-                    name=record.name,
-                    owner=other,
-                )
-                raise Refused(409, said, "name")
+        naming.check(session, record, named)
         return {role: found[node_id] for role, node_id in wanted.items()}
 
     def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:
@@ -352,6 +344,11 @@ class Tunnels:
         record.updated_at = responses.now()
         session.flush()
         session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None))
+
+    def _clean_up(self, session: Session) -> None:
+        """What happened while this version was not there: nodes went away, an older version gave names."""
+        self._purge_orphans(session)
+        naming.refresh(session)
 
     def _purge_orphans(self, session: Session) -> None:
         """Remove tunnels whose node is gone, or whose node's id belongs to a later node."""

@@ -52,6 +52,7 @@ class Tunnel(Base):
     target_node_id: Mapped[int] = mapped_column(index=True)
     tunnel_type: Mapped[str] = mapped_column(String(16))
     name: Mapped[str | None] = mapped_column(exact(128), unique=True)
+    alike: Mapped[str | None] = mapped_column(String(64), index=True)  # naming.digest; an older version leaves it
     config: Mapped[str] = mapped_column(Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4"), "mysql", "mariadb"))
     is_active: Mapped[bool]
     created_at: Mapped[datetime]

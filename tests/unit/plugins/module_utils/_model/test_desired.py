@@ -93,3 +93,9 @@ def test_a_node_that_is_not_there(given):
     odd = desired.Nodes([{"id": 1, "name": "de-1"}, {"name": ["x"]}, {"id": True, "name": "x"}, {}])
     with pytest.raises(FieldError, match=r"source: .* The panel has no such node\. Its nodes: 'de-1', 'x'\."):
         desired.from_options({"name": "de-fi", "source": given}, odd)
+
+
+def test_a_tunnel_is_found_by_its_name_however_an_accent_is_written():
+    apart = {"name": "cafe\u0301"}
+    assert desired.find([{"name": None}, apart], "caf\u00e9") is apart
+    assert desired.find([apart], "CAF\u00c9") is None

@@ -47,6 +47,14 @@ def test_a_hand_written_end_behind_a_nat():
     assert [(end["port"], end["endpoint_port"]) for end in record["ends"].values()] == [(20003, 20003), (20003, 443)]
 
 
+@pytest.mark.parametrize("similar", ["CAF\u00c9", "cafe\u0301", "\uff43af\u00e9"])
+def test_a_name_that_looks_like_another_is_refused(similar):
+    (record,), (refused,) = handwritten.from_list([written(name="caf\u00e9"), written(id=4, name=similar)], "home")
+    assert record["name"] == "caf\u00e9"
+    assert "records[1].name" in refused["error"]
+    assert "It looks like the name 'caf\u00e9': choose one that can be told from it." in refused["error"]
+
+
 def test_uuids_come_from_the_names():
     def of(name, panel):
         return handwritten.from_list([written(name=name)], panel)[0][0]["uuid"]
