@@ -111,6 +111,11 @@ def test_check_mode_says_it_all_and_does_nothing(panels: Panels) -> None:
     ]
 
 
+def test_a_run_without_a_panels_host_fails(panels: Panels) -> None:
+    """Ansible alone would end with 0, as if all were well."""
+    assert "The inventory has no host nobody. Put the panel's host into" in panels.run(hosts="nobody", code=2).text
+
+
 def test_install(panels: Panels) -> None:
     panels.bring_about(None)
     database = panels.c.database()
