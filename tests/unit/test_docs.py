@@ -89,6 +89,8 @@ def sentences() -> str:
     files = [path for folder in ("plugins", "roles/panel/files") for path in (TOP / folder).rglob("*.py")]
     nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
     texts = [node.value for node in nodes if isinstance(node.value, str)]
+    for path in (TOP / "playbooks").glob("*.yml"):
+        texts += [" ".join(text.split()) for text in re.split(r"\{\{.*?\}\}", path.read_text())]
     return "\0".join(["", *(piece.strip() for text in texts for piece in PLACE.split(text)), ""])
 
 

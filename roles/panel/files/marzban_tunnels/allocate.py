@@ -3,7 +3,8 @@
 """Hands out addresses, ports and interfaces, and refuses what is taken.
 
 Runs inside a write transaction of ``Tunnels`` (writes come one after the other); the tables' unique constraints are
-the second guard. What was given back is used again as late as possible: a cursor per kind moves on with each allocation.
+the second guard. What was given back is used again as late as possible: a cursor per kind moves on with each
+allocation.
 
 What each create asks is made once, and over tables instead of classes: SQLAlchemy takes longer to make a statement
 than a database to answer it (0.18 and 0.02 ms).
