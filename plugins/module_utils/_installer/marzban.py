@@ -352,7 +352,7 @@ def find(host: Host, folder: Folder, given: Mapping[str, Any]) -> Compose | Syst
     there: list[Compose | Systemd] = [found for found in (compose, systemd) if found.there]
     if len(there) > 1:
         raise Error(
-            "There are both %s and the unit %s. Say which is the panel: panel_installation: compose, or systemd."
-            % (compose.path, systemd.unit)
+            "There are both %s and the unit %s. Say which is the panel: set installation (panel_installation in the "
+            "role) to compose or systemd." % (compose.path, systemd.unit)
         )
     return there[0] if there else None

@@ -6,12 +6,22 @@
 
 from __future__ import annotations
 
+import ipaddress
+from typing import Any, NamedTuple
+
 from ..._errors import Error, FieldError
 from ..._model.types import Applied, View
 from ..._node import netdev
 from ..base import Situation
 from . import conf as wireguard_conf
-from .conf import Conf, Keys
+from .conf import Conf
+
+
+class Keys(NamedTuple):
+    """Files that `wg set` reads, so that no key is in its arguments or in what it says."""
+
+    private: str
+    preshared: str
 
 
 class Before:
@@ -51,9 +61,7 @@ def compare(plan: Plan, before: Before, situation: Situation) -> None:
         ours = {*(before.applied.get("addresses") or []), *(before.parsed["addresses"] if before.parsed else [])}
         routes_lost = netdev.compare_link(plan, link, conf["addresses"], conf["mtu"], ours)
         netdev.compare_routes(plan, situation.routes, before.applied, routes_lost)
-        wrong, plan.settings = wireguard_conf.differences(
-            conf, wg, public, before.parsed, resolved, live["now"], plan.keys
-        )
+        wrong, plan.settings = differences(conf, wg, public, before.parsed, resolved, live["now"], plan.keys)
         plan.changes += wrong
     netdev.check_port(plan, conf["port"], live["ports"], bool(wg and not plan.start and wg["port"] == conf["port"]))
     if plan.start or plan.settings:
@@ -61,3 +69,103 @@ def compare(plan: Plan, before: Before, situation: Situation) -> None:
             if peer["endpoint"] and not resolved.get(peer["endpoint"][0], True):
                 hint = "This host can't resolve the name: correct it, or the host's DNS."
                 raise FieldError("peer.endpoint", peer["endpoint"][0], hint)
+
+
+# What `wg set` has to put right
+
+
+def differences(
+    conf: Conf,
+    live: dict[str, Any],
+    public: str | None,
+    before: Conf | None,
+    resolved: dict[str, list[str]],
+    now: float,
+    keys: Keys,
+) -> tuple[list[str], list[str]]:
+    """What has to be put right on an interface: texts for ``changes``, and the words for `wg set`; [] where nothing is.
+
+    ``conf`` is what is wanted, ``live`` what the dump says, ``before`` the conf written last (or None), ``resolved``
+    ``{host: [addresses]}``, ``now`` seconds of the clock. A peer may have moved: its live endpoint counts only when
+    there is no session that uses it, or one that carries nothing any more (``silence``).
+
+    Nothing is set that is right already: `wg syncconf` sets all, for which it takes the allowed IPs away for a moment,
+    and wireguard-go opens its socket again, each of which loses packets.
+    """
+    texts: list[str] = []
+    words: list[str] = []
+    if live["public"] != public:
+        texts.append("private key loaded")
+        words += ["private-key", keys.private]
+    if live["port"] != conf["port"]:
+        texts.append("listen port %d instead of %d" % (conf["port"], live["port"]))
+        words += ["listen-port", str(conf["port"])]
+    if live["fwmark"] != conf["fwmark"]:
+        texts.append("firewall mark %d instead of %d" % (conf["fwmark"], live["fwmark"]))
+        words += ["fwmark", str(conf["fwmark"])]
+    for key in live["peers"]:
+        if key not in conf["peers"]:
+            texts.append("peer %s… removed" % key[:8])
+            words += ["peer", key, "remove"]
+    for key, wanted in conf["peers"].items():
+        peer = live["peers"].get(key)
+        lost = peer is None or _lost(key, wanted["endpoint"], peer, before, resolved, now)
+        its_texts, its_words = _peer_differences(wanted, peer or wireguard_conf.new_peer(), lost, keys.preshared)
+        texts += its_texts if peer else ["peer %s… added" % key[:8]]
+        words += ["peer", key, *its_words] if its_words or not peer else []
+    return texts, words
+
+
+def _peer_differences(
+    wanted: dict[str, Any], peer: dict[str, Any], lost: bool, preshared: str
+) -> tuple[list[str], list[str]]:
+    """The texts and words of one peer. ``lost``: its endpoint has to be set; ``preshared`` is the key's file."""
+    texts: list[str] = []
+    words: list[str] = []
+    if {_canonical(network) for network in peer["allowed"]} != wanted["allowed"]:
+        allowed = sorted(wanted["allowed"])
+        texts.append("allowed IPs %s" % ", ".join(allowed))
+        words += ["allowed-ips", ",".join(allowed)]
+    if peer["keepalive"] != wanted["keepalive"]:
+        texts.append("keepalive %d s instead of %d" % (wanted["keepalive"], peer["keepalive"]))
+        words += ["persistent-keepalive", str(wanted["keepalive"])]
+    if peer["psk"] != wanted["psk"]:
+        texts.append("pre-shared key switched %s" % ("on" if wanted["psk"] else "off"))
+        words += ["preshared-key", preshared if wanted["psk"] else wireguard_conf.NO_KEY]
+    if lost and wanted["endpoint"]:
+        host, port = wanted["endpoint"]
+        texts.append("endpoint %s port %d" % (host, port))
+        words += ["endpoint", _joined(host, port)]
+    return texts, words
+
+
+def _joined(host: str, port: int) -> str:
+    return ("[%s]:%d" if ":" in host else "%s:%d") % (host, port)
+
+
+def _canonical(network: str) -> str:
+    return str(ipaddress.ip_network(network))
+
+
+def _lost(
+    key: str,
+    endpoint: tuple[str, int] | None,
+    peer: dict[str, Any],
+    before: Conf | None,
+    resolved: dict[str, list[str]],
+    now: float,
+) -> bool:
+    """Whether the endpoint of a peer has to be set."""
+    if not endpoint:
+        return False
+    if before and key in before["peers"] and before["peers"][key]["endpoint"] != endpoint:
+        return True
+    if now - peer["handshake"] <= wireguard_conf.STALE and not peer.get("silent"):
+        return False
+    host, port = endpoint
+    return is_elsewhere(peer, resolved.get(host) or [], port)
+
+
+def is_elsewhere(peer: dict[str, Any], addresses: list[str], port: int) -> bool:
+    """Whether the packets for a peer of the dump go to none of ``addresses``: it, or its name, has moved."""
+    return bool(addresses) and peer["endpoint"] not in [(address, port) for address in addresses]

@@ -307,7 +307,7 @@ class WireGuard(Protocol):
             applied=situation.applied,
         )
         preshared = self._preshared_for(view, situation.template)
-        keys = wireguard_conf.Keys(self.key_path(uuid), self.folders.path(uuid, preshared_key.FILE))
+        keys = planning.Keys(self.key_path(uuid), self.folders.path(uuid, preshared_key.FILE))
         mtu = self.mtu(situation, before.parsed["mtu"] if before.parsed else None)
         values = {
             "dir": self.folders.path(uuid),

@@ -17,7 +17,8 @@ from ..._model.types import View
 from ..._node.measure import inside
 from ..._node.netdev import Live
 from ..._node.ping import Pinged
-from .conf import STALE, is_elsewhere
+from .conf import STALE
+from .plan import is_elsewhere
 
 Dump = Dict[str, Dict[str, Any]]  # as ``conf.parse_dump`` answers it
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import stat
 import time
 
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
-from ansible_collections.marzban.tunnels.plugins.module_utils._node import files, measure, net, ping
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import files, net, ping
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import host as node_host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import state as node_state
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import units as node_units
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import x25519
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec.protocol import IPsec
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard.protocol import WireGuard
 from tests.support.views import PANEL, UUID, view
 
@@ -253,49 +251,6 @@ def test_the_checksum_is_that_of_rfc_1071():
     assert ping._checksum(data) == 0xFFFF & ~0xDDF2
 
 
-OUTSIDE = "is UDP 20003 open at 203.0.113.3"
-INSIDE = "does a firewall on fi-1 drop what comes out of the tunnel"
-
-
-@pytest.mark.parametrize(
-    ("loss", "age", "up", "heard", "status", "said"),
-    [
-        (0, 5, 10, False, "active", ""),
-        (66.7, None, None, False, "active", ""),
-        (100, None, 20, False, "connecting", r"^no answer yet from fi-1 at 203.0.113.3, UDP 20003, for 20 s$"),
-        (None, None, None, False, "connecting", r"^no answer yet from fi-1 at 203.0.113.3, UDP 20003$"),
-        (None, 20, 900, False, "connecting", ""),
-        (100, None, 200, False, "error", f"no handshake with fi-1 in 3 min: {OUTSIDE}"),
-        (None, None, 200, False, "error", "no handshake"),
-        (100, 400, 900, True, "error", "last handshake with fi-1 was 6 min ago"),
-        (100, 20, 900, True, "error", f"10.201.0.3 did not answer .* other packets came in from it: {INSIDE}"),
-        (
-            100,
-            20,
-            900,
-            False,
-            "error",
-            rf"10.201.0.3 did not answer .* came in from it: {OUTSIDE}\? If it is, {INSIDE}",
-        ),
-    ],
-)
-def test_status(loss, age, up, heard, status, said):
-    measured = {"handshake_age": age, "loss_percent": loss, "rtt_ms": None, "rx_bytes": 0, "tx_bytes": 0}
-    found, error = measure.status(view(), measured, up, WireGuard(None, None), heard)
-    assert found == status
-    assert (error is None) is (not said)
-    assert re.search(said, error or "")
-
-
-def test_the_age_of_a_unit_is_not_told_as_that_of_a_silence():
-    """Of an association that has ended charon knows nothing: it may have been there a moment ago."""
-    measured = {"handshake_age": None, "loss_percent": 100.0}
-    found, error = measure.status(view(type="ipsec"), measured, 540, IPsec(None, None))
-    assert found == "error"
-    assert (error or "").startswith("there is no session with fi-1: is UDP ")
-    assert "9 min" not in (error or "")
-
-
 def test_with_a_new_conf_the_time_of_a_tunnel_begins_again(tmp_path):
     (tmp_path / "conf").write_text("")
     live = {"units": {"wg-quick@mz3.service": {"active": "active", "since": time.monotonic() - 900}}}
@@ -308,17 +263,6 @@ def test_with_a_new_conf_the_time_of_a_tunnel_begins_again(tmp_path):
     assert seconds("conf") < 600
     os.utime(tmp_path / "conf", (1, 1))
     assert seconds("conf") >= 900
-
-
-def test_an_end_that_is_dialled_says_so():
-    measured = {"handshake_age": None, "loss_percent": 100.0}
-    assert measure.status(view(dial=False), measured, 40, WireGuard(None, None)) == (
-        "connecting",
-        "fi-1 has not dialed UDP 20003 here at 203.0.113.2 yet, for 40 s",
-    )
-    assert "fi-1 dials, is UDP 20003 open at 203.0.113.2 (this host)" in (
-        measure.status(view(dial=False), measured, 300, WireGuard(None, None))[1] or ""
-    )
 
 
 # Files

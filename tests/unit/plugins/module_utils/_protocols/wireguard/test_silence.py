@@ -10,13 +10,14 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.ping import Pinged
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import conf as wireguard_conf
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import plan as wireguard_plan
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.wireguard import silence
 from tests.support.views import KEY, conf, view
 
 NOW = 1_800_000_000
 MOVED = view(**{"peer.endpoint": "fi.example"})
 OLD, NEW = "203.0.113.3", "198.51.100.7"
-KEYS = wireguard_conf.Keys("/k/private.key", "/k/preshared.key")
+KEYS = wireguard_plan.Keys("/k/private.key", "/k/preshared.key")
 
 
 def dump(age=20, received=100):
@@ -36,7 +37,7 @@ def after_the_pings(received=100, loss=100.0, resolved=(NEW,), age=20):
 
     silence.note([MOVED], live, names, ping, lambda: dump(age, received))
     wanted = wireguard_conf.parse_conf(conf(MOVED))
-    words = wireguard_conf.differences(wanted, live["wg"]["mz3"], "own", wanted, names, NOW, KEYS)[1]
+    words = wireguard_plan.differences(wanted, live["wg"]["mz3"], "own", wanted, names, NOW, KEYS)[1]
     return words, asked
 
 

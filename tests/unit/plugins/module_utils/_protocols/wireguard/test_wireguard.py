@@ -23,7 +23,7 @@ NOW = 1_800_000_000
 CONF = conf(view())
 TABLE = f"marzban-{UUID}"
 ALLOWED = "10.201.0.3/32, 192.168.7.0/24, fd6d:7a00::3/128"
-KEYS = wireguard_conf.Keys("/k/private.key", "/k/preshared.key")
+KEYS = wireguard_plan.Keys("/k/private.key", "/k/preshared.key")
 UNIT = "wg-quick@mz3.service"
 
 
@@ -220,7 +220,7 @@ def test_a_new_peer_gets_all_that_it_needs():
     wanted = wireguard_conf.parse_conf(CONF)
     wanted["peers"][KEY]["psk"] = "f" * 64
     found = wireguard_conf.parse_dump(dump(key=SECRET))["mz3"]
-    _texts, words = wireguard_conf.differences(wanted, found, OWN, None, {}, NOW, KEYS)
+    _texts, words = wireguard_plan.differences(wanted, found, OWN, None, {}, NOW, KEYS)
     assert words == [
         *("peer", SECRET, "remove"),
         *("peer", KEY, "allowed-ips", "10.201.0.3/32,192.168.7.0/24,fd6d:7a00::3/128"),
