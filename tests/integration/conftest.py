@@ -18,6 +18,7 @@ from tests.support.world import World
 LONG = [
     "killed_runs",
     "apply",
+    "docker_hosts",
     "secrets",
     "openvpn_hosts",
     "scale",

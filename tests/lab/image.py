@@ -2,12 +2,12 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """Root file systems of Debian releases, built once and kept as read-only layers for overlays.
 
-An image is named `bookworm` (bare: what a fresh server has) or `bookworm+tunnels` (a variant: the bare one, and on
-top a second layer with the packages that a role would install). With `+networkd` or `+networkmanager` after that, this
-program has the host's eth0, as on many servers; elsewhere addresses come from outside. With `+kernel` at its end
-(`forky+kernel`, `forky+tunnels+kernel`) the uppermost layer is the release's own kernel, for a virtual machine. Each is
-in the cache under a hash of its recipe: `<image>-<hash>/layer` (the files) and `<image>-<hash>/root.tar.zst` (the whole
-file system as one archive).
+An image is named `bookworm` (bare: what a fresh server has) or `bookworm+tunnels` (a variant: the bare one, and on top
+a second layer with the packages that a role would install; `+docker` can run containers of its own). With `+networkd`
+or `+networkmanager` after that, this program has the host's eth0, as on many servers; elsewhere addresses come from
+outside. With `+kernel` at its end (`forky+kernel`, `forky+tunnels+kernel`) the uppermost layer is the release's own
+kernel, for a virtual machine. Each is in the cache under a hash of its recipe: `<image>-<hash>/layer` (the files) and
+`<image>-<hash>/root.tar.zst` (the whole file system as one archive).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ VARIANTS = {
         "libstrongswan-standard-plugins",
         "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
     ),
+    # Marzban as its own installation script has it: containers, and "docker compose" of version 2 (trixie and later)
+    "docker": ("docker.io", "docker-cli", "docker-compose", "iptables"),
 }
 #: What else may have a host's eth0, by the end of the image's name: the packages that bring it.
 MANAGERS: dict[str, tuple[str, ...]] = {"networkd": (), "networkmanager": ("network-manager",)}
@@ -144,6 +146,11 @@ class Image:
     def manager(self) -> str | None:
         """The program that has its eth0, or None where addresses come from outside."""
         return next((name for name in MANAGERS if self.name.endswith("+" + name)), None)
+
+    @property
+    def containers(self) -> bool:
+        """Whether it runs containers of its own."""
+        return "+docker" in self.name
 
     @property
     def packages(self) -> list[str]:

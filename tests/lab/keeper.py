@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cgroup, machine
+from .image import Image
 
 if TYPE_CHECKING:
     from .host import Host
@@ -55,7 +56,15 @@ def nspawn(host: Host) -> list[str]:
         f"--network-namespace-path=/run/netns/{host.network.namespace(host.name)}",
         *("--bind=/dev/net/tun", "--capability=all", "--console=passive"),
         *("--resolv-conf=off", "--timezone=off", "--link-journal=no"),
+        *(_for_containers(host) if Image(host.plan.image).containers else []),
     ]
+
+
+def _for_containers(host: Host) -> list[str]:
+    """What a Docker inside needs: runc's system calls, and a place for layers that is not an overlay itself."""
+    layers = host.directory / "docker"
+    layers.mkdir(exist_ok=True)
+    return ["--system-call-filter=bpf keyctl add_key request_key", f"--bind={layers}:/var/lib/docker"]
 
 
 def _environment() -> dict[str, str]:

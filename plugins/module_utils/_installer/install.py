@@ -167,7 +167,8 @@ class Run:
     def _told(self, error: str, restarted: bool) -> str:
         """An error with the end of Marzban's log."""
         log = probe.last_words(self.marzban.said(), self.marzban.secrets) if restarted else ""
-        return "%s.%s" % (error.rstrip("."), " Its log: %s." % log.rstrip(".") if log else "")
+        why = self.marzban.why_not_run() if restarted and self.seen.marzban and self.seen.absent else ""
+        return "%s.%s%s" % (error.rstrip("."), " Its log: %s." % log.rstrip(".") if log else "", why and " " + why)
 
     def _put_back(self, before: probe.Seen, restarted: bool) -> str:
         """Brings back what was there, and says whether it is."""

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Dict
 
-from .._errors import Error, FieldError, shown
+from .._errors import Error, FieldError, printable, shown
 from .._node.host import CommandError, Host
 from . import compose_file, dotenv, systemd_dropin
 from .edit import Edit, output, read
@@ -63,6 +63,10 @@ class _Marzban:
     def starts_addon(self) -> bool:
         """Whether a file has Marzban started by the add-on's entry."""
         raise NotImplementedError
+
+    def why_not_run(self) -> str:
+        """Why the add-on's entry may not have been run, as a sentence, where that can be seen."""
+        return ""
 
     def call(self, word: str) -> str:
         """What the add-on's entry answers to a word. Raises CommandError."""
@@ -207,6 +211,17 @@ class Compose(_Marzban):
             *("--tail", "80", self._place.service),
         )
         return said
+
+    def why_not_run(self) -> str:
+        image = str(self._service.get("image"))
+        said = self.host.query("docker", "image", "inspect", "--format", "{{json .Config.Entrypoint}}", image)
+        entry = (said or "").strip()
+        if entry in ("", "null", "[]"):
+            return ""
+        return "The image %s has an ENTRYPOINT of its own, %s: it may not run the add-on's command." % (
+            shown(image),
+            printable(entry, 200),
+        )
 
     def call(self, word: str) -> str:
         return self._in_container("python", self.folder.start, word)
