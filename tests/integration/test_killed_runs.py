@@ -60,7 +60,8 @@ def change(world: World, chance: random.Random) -> list[str]:
             world.change(name, config={"mtu": chance.randrange(1280, 1380)})
         elif what == "key":
             host = world.lab.host(chance.choice((source, target)))
-            host.run(f"rm {CONFIG}/{there[name]['uuid']}/private.key")
+            # A tunnel that is stopped gets another one when it is started.
+            host.run(f"rm -f {CONFIG}/{there[name]['uuid']}/private.key")
         elif what == "stopped":
             world.api("POST", f"/tunnels/{there[name]['id']}/{'de' if there[name]['is_active'] else ''}activate")
         if what != "left":
@@ -70,8 +71,11 @@ def change(world: World, chance: random.Random) -> list[str]:
 
 def family(pid: int) -> list[int]:
     """A process, stopped so that it starts no other, and all below it: Ansible's workers lead sessions of their own."""
-    os.kill(pid, signal.SIGSTOP)
-    children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    except (ProcessLookupError, FileNotFoundError):  # it has just ended
+        return []
     return [pid, *(below for child in children for below in family(int(child)))]
 
 
@@ -93,7 +97,8 @@ def killed(world: World, seconds: float, all_of_it: bool) -> str:
             run.wait(seconds)
         if all_of_it:
             for pid in family(run.pid):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         else:
             os.killpg(run.pid, signal.SIGKILL)
         assert run.wait(PATIENCE) == -signal.SIGKILL, "the run had ended before it was killed"
