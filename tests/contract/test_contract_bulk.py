@@ -116,13 +116,13 @@ def test_what_an_earlier_one_of_the_call_has_is_taken(api: Api, pair: Pair, make
     answer = bulk(
         api,
         body(pair, name=name, config=chosen),
-        body(other, name=name),
+        body(other, name=name.upper()),
         body(other, config={"source": {"port": 7002}}),
         body(other, config={"source": {"interface": "wg74"}}),
         body(other, config={end: {"addresses": chosen[end]["addresses"]} for end in chosen}),
         body((third, pair[1]), config={"source": {"routes": ["10.75.0.0/24"]}}),
         body((third, pair[1]), config={"source": {"routes": ["10.75.0.0/24"]}}, is_active=False),
-        body(other, name=name.upper()),
+        body(other, name=f"{name} again"),
         body((third, pair[0]), tunnel_type="ipsec"),
         body(other, config={"source": {"port": 4500}}),
     )
