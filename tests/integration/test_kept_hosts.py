@@ -123,6 +123,7 @@ def test_a_private_key_that_is_lost_is_put_back_from_what_runs(running: Directly
     assert not running.apply(mine)["a"]["changed"]
 
 
+@pytest.mark.variation
 def test_what_runs_with_another_key_is_not_put_back(running: Directly) -> None:
     """Somebody set another one by hand: the peer does not know it, and to keep it would help nobody."""
     running.sh("a", f"wg genkey | wg set mz1 private-key /dev/stdin; rm {CONFIG}/{uuid(1)}/private.key")
@@ -131,6 +132,7 @@ def test_what_runs_with_another_key_is_not_put_back(running: Directly) -> None:
     assert "private key put back" not in changes
 
 
+@pytest.mark.variation
 def test_a_key_that_was_replaced_at_once_does_not_come_back(running: Directly) -> None:
     """tunnel_keys made another one, which was lost before a run could use it: what runs has the one that leaked."""
     for number in NUMBERS:
@@ -196,6 +198,7 @@ def test_what_would_end_a_process_that_alone_has_its_key_waits(running: Directly
     active(running)
 
 
+@pytest.mark.variation
 def test_what_is_switched_off_without_its_folder_stops(running: Directly) -> None:
     running.sh("a", f"rm -r {CONFIG}/*")
     off = running.views(*(running.pair(number, type=kind, active=False) for number, kind in NUMBERS.items()))
@@ -262,6 +265,7 @@ def test_a_name_goes_to_another_type_in_one_run(running: Directly) -> None:
         assert answer.statuses() == {"active"}, answer.errors()
 
 
+@pytest.mark.variation
 def test_a_tunnel_that_moves_is_the_way_to_a_name_server_as_before(nodes: Directly) -> None:
     ends = {"b": {"routes": ["10.66.0.0/24"]}}
     nodes.up(1, ends=ends)
@@ -274,6 +278,7 @@ def test_a_tunnel_that_moves_is_the_way_to_a_name_server_as_before(nodes: Direct
     assert "dev mz9" in nodes.sh("a", "ip route show 10.66.0.0/24")
 
 
+@pytest.mark.variation
 def test_a_new_interface_at_one_end_goes_on_with_the_pre_shared_key(nodes: Directly) -> None:
     """Where one is required, the other end, which this run does not reach, goes on with it as well."""
 
