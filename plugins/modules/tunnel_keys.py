@@ -35,10 +35,9 @@ options:
     type: int
   type:
     description:
-      - The tunnel's protocol.
+      - The tunnel's protocol. The default is that of the tunnel's folder, and V(wireguard) where it has none yet.
     type: str
     choices: [wireguard, openvpn, ipsec]
-    default: wireguard
   regenerate:
     description:
       - What happens to a key that is there. A missing key is made in any case.
@@ -137,12 +136,14 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if not x25519.HAS_CRYPTOGRAPHY and not check:
         raise Error(missing_required_lib("cryptography"))
     folders = Folders(given["config_dir"] or CONFIG_DIR)
-    protocol = registry.protocol(given["type"])(Host(check), folders)
     uuid, panel = validators.uuid(given["uuid"]), validators.uuid(given["panel"], "panel")
     if not check:
         folders.lock()
         folders.sweep()
-    state = folders.own(uuid, panel, given["type"])
+    known = folders.state(uuid)
+    kind = given["type"] or (known["type"] if known else DEFAULT_TYPE)
+    protocol = registry.protocol(kind)(Host(check), folders)
+    state = folders.own(uuid, panel, kind)
     exists, before, broken = True, None, None
     try:
         exists, before = protocol.load_key(uuid)
@@ -157,7 +158,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         public = kept
     elif make and not check:
         if state is None:
-            about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": given["type"], "version": 0}
+            about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": kind, "version": 0}
             state = new_state(about)
             folders.write_state(state)
         public = protocol.make_key(uuid)
@@ -186,7 +187,7 @@ def main() -> None:
             "uuid": {"type": "str", "required": True},
             "panel": {"type": "str", "required": True},
             "id": {"type": "int"},
-            "type": {"type": "str", "choices": list(TYPES), "default": DEFAULT_TYPE},
+            "type": {"type": "str", "choices": list(TYPES)},
             "regenerate": {
                 "type": "str",
                 "choices": ["never", "fail", "if_invalid", "always"],
