@@ -238,7 +238,7 @@ def test_what_is_gone_while_the_addon_is_away_is_purged(make: Made) -> None:
 @without_mariadb
 def test_an_addon_that_cannot_be_loaded_leaves_the_panel_serving(make: Made) -> None:
     panel = make()
-    (panel.addon / "marzban_tunnels" / "mounted.py").write_text("this is not Python")
+    (panel.addon / "marzban_tunnels" / "mounted.py").write_text("This is text, not Python.")
     with panel:
         expect_marzban_alone(panel)
         assert get(panel, "/api/tunnels").status_code == 404

@@ -31,7 +31,7 @@ def live(**changes):
     }
 
 
-def plan(before=CONF, drop_in="same", wrap=False, public=PUBLIC, found=None, active=True):
+def plan(before=CONF, drop_in="same", wrap=False, public="same", found=None, active=True):
     """Of a tunnel that runs as it should, but for what the arguments say."""
     made = planning.Plan(view(type="openvpn"), UNIT, CONF)
     made.write("/etc/openvpn/server/mz3.conf", before, CONF)
@@ -39,7 +39,17 @@ def plan(before=CONF, drop_in="same", wrap=False, public=PUBLIC, found=None, act
     made.wrap_changes = wrap
     found = found or live()
     there = planning.Before(before, active, APPLIED if before else {})
-    situation = Situation(made.view, "", public, {}, None, found, ROUTES, {"203.0.113.3": ["203.0.113.3"]}, {})
+    situation = Situation(
+        made.view,
+        "",
+        PUBLIC if public == "same" else public,
+        {},
+        None,
+        found,
+        ROUTES,
+        {"203.0.113.3": ["203.0.113.3"]},
+        {},
+    )
     planning.compare(made, there, situation, 1444)
     planning.check_port(made, there, found)
     return made
