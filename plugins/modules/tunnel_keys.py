@@ -153,7 +153,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             raise
     make = not exists or given["regenerate"] == "always" or bool(broken and given["regenerate"] == "if_invalid")
     public = None if make else before
-    kept = keep(protocol, state) if make and given["regenerate"] != "always" else None
+    at_once = given["regenerate"] == "always"
+    kept, changed = keep(protocol, state) if make and not at_once else (None, False)
     if kept:
         public = kept
     elif make and not check:
@@ -161,7 +162,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             about = {"panel": panel, "id": given["id"], "uuid": uuid, "name": None, "type": kind, "version": 0}
             state = new_state(about)
             folders.write_state(state)
-        public = protocol.make_key(uuid)
+        public = protocol.make_key(uuid) if at_once else protocol.repair_key(uuid)
         # Or the next run would name this key as one that somebody else has put there.
         folders.write_state({**state, "public_key": public["public_key"]})
     old, new = (protocol.fingerprint(half) if half else None for half in (before, public))
@@ -171,7 +172,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         new = "%s, next: %s" % (new, protocol.fingerprint(dict(kept, public_key=following)))
     shown_new = new or ("a new key" if make else shown_old)
     return {
-        "changed": make,
+        "changed": changed if kept else make,
         "uuid": uuid,
         "public": public,
         "fingerprint": new,

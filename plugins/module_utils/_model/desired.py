@@ -83,8 +83,12 @@ def from_options(options: Mapping[str, Any], nodes: Nodes | None, field: str = "
 
 
 def find(raws: Iterable[Raw], name: str) -> Raw | None:
-    """The panel's tunnel of this name (case counts), or None. Raises FieldError when there are several."""
-    found = [raw for raw in raws if composed(raw.get("name")) == composed(name)]
+    """The panel's tunnel of this name (case counts), or None. Raises FieldError when there are several.
+
+    An older panel may have two names that differ in composition only: then the one that is written the same counts.
+    """
+    alike = [raw for raw in raws if composed(raw.get("name")) == composed(name)]
+    found = [raw for raw in alike if raw.get("name") == name] or alike
     if len(found) > 1:
         raise FieldError("name", name, "The panel has %d tunnels of this name: rename them there." % len(found))
     return found[0] if found else None

@@ -13,7 +13,7 @@ from .._errors import Error, not_none
 from .._model import next_key
 from .._model.types import Public, State
 from .._protocols.base import Held, Protocol
-from .._protocols.x25519 import FILE, BrokenKey
+from .._protocols.x25519 import FILE, HAS_CRYPTOGRAPHY, BrokenKey
 from .files import close_to_others, file_diff, open_to_others, remove
 from .host import Host
 from .memory import Memory
@@ -208,23 +208,34 @@ def _ran(state: State) -> Public:
     return {name: text for name, text in found.items() if text}
 
 
-def keep(protocol: Protocol, state: State | None) -> Public | None:
-    """The public half of a key that runs, where its file is lost or can't be used; None where there is no such key.
+def keep(protocol: Protocol, state: State | None) -> tuple[Public | None, bool]:
+    """``(half, changed)``: of a key that runs, and whose file is lost or can't be used. The half is None where what runs
+    has no key. ``changed``: whether files are (in check mode, would be) written.
 
-    Its file is written again. Where that can't be done, the next key is made, to which both ends switch later.
+    Its file is written again. Where that can't be done, the next key is made, to which both ends switch later. Where
+    only what belongs to the key is lost, the key stays.
     """
     name = state["interface"] if state else None
     if state is None or name is None:
-        return None
+        return None, False
     uuid, ran = state["uuid"], _ran(state)
     found = protocol.put_back(uuid, name, [ran["public_key"]] if ran.get("public_key") else [])
     if found:
-        return protocol.completed(uuid, {"public_key": found})
+        return protocol.completed(uuid, {"public_key": found}), True
+    if not protocol.holds_key(name):
+        return None, False
+    own = None
     with contextlib.suppress(BrokenKey):
-        public = protocol.completed(uuid, ran) if protocol.holds_key(name) else None
-        if public and not protocol.host.check:
-            following = protocol.load_next(uuid) or protocol.make_next(uuid)
-            remove(protocol.key_path(uuid))
-            return {**not_none(protocol.completed(uuid, ran), "it was complete"), next_key.NEXT: following}
-        return public
-    return None
+        own = protocol.read_key(uuid, FILE) if HAS_CRYPTOGRAPHY and protocol.has_key(uuid) else None
+    if own:
+        made = protocol.make_rest(uuid)
+        return protocol.completed(uuid, {**ran, "public_key": own}), made
+    if not protocol.completed(uuid, ran):
+        return None, False
+    following = protocol.load_next(uuid)
+    changed = following is None or protocol.has_key(uuid)
+    if not protocol.host.check:
+        following = following or protocol.make_next(uuid)
+        remove(protocol.key_path(uuid))
+    half = not_none(protocol.completed(uuid, ran), "it was complete")
+    return {**half, **({next_key.NEXT: following} if following else {})}, changed

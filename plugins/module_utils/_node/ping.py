@@ -165,7 +165,7 @@ class Probe:
                 self.socket.setsockopt(socket.IPPROTO_IP, MTU_DISCOVER, PMTUDISC_PROBE)
             elif self.sizes:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
-            if _is_address(source):
+            if is_address(source):
                 self.socket.bind((source, 0))
             else:
                 self.socket.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, source.encode("ascii") + b"\0")
@@ -257,7 +257,8 @@ class Probe:
         return {"rtt_ms": rtt, "loss_percent": round(100.0 * (len(sent) - len(self.rtts)) / len(sent), 1)}
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, and not a name."""
     try:
         return bool(ipaddress.ip_address(text))
     except ValueError:

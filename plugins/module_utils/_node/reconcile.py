@@ -122,7 +122,7 @@ class Apply:
             self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
         names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
-            "changed": bool(self.removed or any(tunnel.changes for tunnel in tunnels)),
+            "changed": bool(self.removed or self.whole_host.diff or any(tunnel.changes for tunnel in tunnels)),
             "diff": self.diff + [part for tunnel in tunnels for part in tunnel.diff] + self.whole_host.diff,
             "warnings": self.whole_host.warnings,
             "missing": names,

@@ -286,8 +286,10 @@ class Protocol(Keys):
         for path, _before, after in plan.files:
             folder = os.path.dirname(path)
             try:
-                for_all = path in plan.whole_host or folder.endswith(".service.d")
+                for_all, new = path in plan.whole_host or folder.endswith(".service.d"), not os.path.isdir(folder)
                 os.makedirs(folder, 0o755 if for_all else 0o700, exist_ok=True)
+                if for_all and new:  # root's umask may have taken that from networkd, which is not root
+                    os.chmod(folder, 0o755)  # noqa: S103
             except OSError as error:
                 raise Error("%s can't be made: %s." % (folder, error.strerror)) from None
             node_files.write(path, after, 0o644 if path in plan.whole_host else 0o600)

@@ -110,6 +110,10 @@ class Keys:
                 return self.read_key(uuid, x25519.NEXT)
         return None
 
+    def make_rest(self, uuid: str) -> bool:
+        """Makes what belongs to a key that is there, and is lost; whether there was something to make."""
+        return False
+
     def make_next(self, uuid: str) -> str:
         """Makes the next one; its public key."""
         return self.write_key(uuid, x25519.NEXT)

@@ -56,7 +56,8 @@ def settings_of(texts: Iterable[str]) -> Settings:
 
 def queries(settings: Settings) -> list[tuple[str, ...]]:
     """The commands whose outputs ``found`` takes, in this order."""
-    rules = [("ip", "-j", flag, "rule", "show") for flag in FAMILIES.values()]
+    # Those of the table only: in what is printed it may have a name (rt_tables).
+    rules = [("ip", "-j", flag, "rule", "show", "table", str(settings.table)) for flag in FAMILIES.values()]
     tables = [("ip", "-j", flag, "route", "show", "table", str(settings.table)) for flag in FAMILIES.values()]
     return [*rules, *tables]
 
@@ -67,10 +68,7 @@ def found(settings: Settings, outputs: list[str | None]) -> Found:
     rules = [
         family
         for family, listed in zip(FAMILIES, lists)
-        if any(
-            (rule.get("priority"), str(rule.get("table"))) == (settings.priority, str(settings.table))
-            for rule in listed
-        )
+        if any(rule.get("priority") == settings.priority for rule in listed)
     ]
     everything = ("0.0.0.0/0", "::/0")
     routes = [

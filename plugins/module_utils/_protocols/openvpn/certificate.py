@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from ..._node import files
-from ..x25519 import BrokenKey
+from ..x25519 import HAS_CRYPTOGRAPHY, BrokenKey
 
 try:
     from cryptography import x509
@@ -88,7 +88,12 @@ def load(folder: str, name: str = FILE) -> Certificate | None:
 
 
 def usable(folder: str, name: str = FILE) -> Certificate | None:
-    """The Certificate in ``folder``, or None where it is lost or broken; what runs may have it still."""
+    """The Certificate in ``folder``, or None where it is lost or broken (what runs may have it still).
+
+    None too where ``cryptography`` is missing.
+    """
+    if not HAS_CRYPTOGRAPHY:
+        return None
     with contextlib.suppress(BrokenKey):
         return load(folder, name)
     return None

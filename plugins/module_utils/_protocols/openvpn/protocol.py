@@ -126,7 +126,7 @@ class OpenVPN(TlsKeys, Protocol):
         following = public.get("next_fingerprint")
         used = certificate.usable(folder)
         alone = used is not None or self.has_key(view["uuid"])  # the static key stays
-        if not following and alone and (used is None or used.days < certificate.RENEW):
+        if not following and (used is None or used.days < certificate.RENEW):
             changes.append("next certificate made")
             if self.host.check:
                 return Exchanged(public, False, changes)
@@ -221,7 +221,16 @@ class OpenVPN(TlsKeys, Protocol):
         uuid = situation.view["uuid"]
         if not x25519.HAS_CRYPTOGRAPHY:  # check mode
             return None
-        if certificate.usable(self.folders.path(uuid)) is None and (situation.held or self._runs(situation)):
+        folder = self.folders.path(uuid)
+        following = certificate.usable(folder, certificate.NEXT)
+        if (
+            self.host.check
+            and following
+            and situation.public
+            and situation.public["fingerprint"] == following.fingerprint
+        ):
+            return None  # it would be in use by now
+        if certificate.usable(folder) is None and (situation.held or self._runs(situation)):
             return self._path(uuid, certificate.FILE)
         key, wrap = (os.path.exists(self._path(uuid, name)) for name in (x25519.FILE, tls_crypt.FILE))
         return self.key_path(uuid) if situation.held and not (key or wrap) else None

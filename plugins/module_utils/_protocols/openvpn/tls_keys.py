@@ -69,11 +69,17 @@ class TlsKeys(keys.Keys):
             public, fingerprint=fingerprint, **({"next_fingerprint": following.fingerprint} if following else {})
         )
 
+    def make_rest(self, uuid: str) -> bool:
+        """The next certificate, where the one in use is lost; whether it was lacking."""
+        folder = self.folders.path(uuid)
+        lacks = certificate.usable(folder) is None and certificate.usable(folder, certificate.NEXT) is None
+        if lacks and not self.host.check:
+            certificate.make(folder, certificate.NEXT)
+        return lacks
+
     def make_next(self, uuid: str) -> str:
         """Makes the next static key, and the next certificate where the one in use is lost."""
-        folder = self.folders.path(uuid)
-        if certificate.usable(folder) is None and certificate.usable(folder, certificate.NEXT) is None:
-            certificate.make(folder, certificate.NEXT)
+        self.make_rest(uuid)
         return super().make_next(uuid)
 
     def may_switch(self, uuid: str, peer: Public) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping
 from ..._model.types import View
 from ..._node.measure import inside
 from ..._node.netdev import Live
-from ..._node.ping import Pinged
+from ..._node.ping import Pinged, is_address
 from .conf import STALE
 from .plan import is_elsewhere
 
@@ -24,9 +24,12 @@ Dump = Dict[str, Dict[str, Any]]  # as ``conf.parse_dump`` answers it
 
 
 def suspects(views: Iterable[View], live: Live, resolved: Mapping[str, list[str]]) -> list[View]:
-    """Those of ``views`` that dial, and have a session with a peer that is not where its name says now. Pure."""
+    """Those of ``views`` that dial, and have a session with a peer that is not where its name says now. Pure.
+
+    A peer with an address instead of a name may be elsewhere because of a NAT: it is followed by its packets only.
+    """
     found = []
-    for view in views:
+    for view in (view for view in views if not is_address(view["peer"]["endpoint"])):
         addresses, port = resolved.get(view["peer"]["endpoint"]) or [], view["peer"]["port"]
         peers = [peer for peer in _peers(live["wg"], view) if live["now"] - peer["handshake"] <= STALE]
         if view["dial"] and any(is_elsewhere(peer, addresses, port) for peer in peers):
