@@ -209,8 +209,8 @@ def _ran(state: State) -> Public:
 
 
 def keep(protocol: Protocol, state: State | None) -> tuple[Public | None, bool]:
-    """``(half, changed)``: of a key that runs, and whose file is lost or can't be used. The half is None where what runs
-    has no key. ``changed``: whether files are (in check mode, would be) written.
+    """``(half, changed)``: of a key that runs, and whose file is lost or can't be used. The half is None where
+    what runs has no key. ``changed``: whether files are (in check mode, would be) written.
 
     Its file is written again. Where that can't be done, the next key is made, to which both ends switch later. Where
     only what belongs to the key is lost, the key stays.
