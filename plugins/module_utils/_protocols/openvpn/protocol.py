@@ -17,7 +17,7 @@ import re
 import socket
 from typing import Any, Sequence
 
-from ..._errors import FieldError
+from ..._errors import Error, FieldError
 from ..._model import render
 from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
@@ -347,5 +347,8 @@ def ask(interface: str) -> str:
 
 
 def _number(path: str) -> int | None:
-    found = (node_files.read(path) or "").strip()
+    try:
+        found = (node_files.read(path) or "").strip()
+    except Error:  # the interface goes at this moment
+        return None
     return int(found) if found.isdigit() else None
