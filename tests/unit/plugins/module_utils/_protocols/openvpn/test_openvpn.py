@@ -271,3 +271,10 @@ def test_what_is_missing_and_refused(monkeypatch):
     hidden = openvpn_protocol.OpenVPN(Told(""), state.Folders("/root/tunnels"))
     with pytest.raises(FieldError, match="systemd hides this place from OpenVPN"):
         hidden.check(checked)
+
+
+def test_a_counter_of_an_interface_that_goes_is_not_known(tmp_path):
+    """The kernel answers EINVAL then; a folder can't be read either."""
+    (tmp_path / "rx_bytes").write_text("7\n")
+    assert openvpn_protocol._number(str(tmp_path / "rx_bytes")) == 7
+    assert openvpn_protocol._number(str(tmp_path)) is None
