@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""systemd's units on this host: what systemctl and the journal report."""
+"""systemd's units on this host: what systemctl and the journal report, and what is added to a distribution's unit."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any, Dict, Iterable
 
 from .._errors import printable
@@ -13,6 +15,7 @@ from .host import Host
 
 #: ``load``, ``active``: systemd's words; ``enabled``: bool; ``since``: seconds of the monotonic clock, or None
 Unit = Dict[str, Any]
+_FOLDER = "/etc/systemd/system"
 _PROPERTIES = "--property=Id,LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
 
 
@@ -48,3 +51,24 @@ def last_words(host: Host, unit: str, program: str) -> str:
     said = host.query("journalctl", "--no-pager", "--output=cat", "--lines=20", "--unit", unit, "--identifier", program)
     lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith(_NOISE)]
     return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit
+
+
+def path(unit: str) -> str:
+    """The file of a unit that is ours."""
+    return os.path.join(_FOLDER, unit)
+
+
+def drop_in(unit: str) -> str:
+    """The file with what we add to a unit."""
+    return os.path.join(path(unit + ".d"), "marzban.conf")
+
+
+def forget_drop_ins(host: Host, units: Iterable[str]) -> None:
+    """Lets systemd forget what was added to these units, after the files are gone. What others added stays."""
+    folders = [os.path.dirname(drop_in(unit)) for unit in units]
+    there = [folder for folder in folders if os.path.isdir(folder)]
+    for folder in there:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+    if there:
+        host.try_run("systemctl", "daemon-reload")

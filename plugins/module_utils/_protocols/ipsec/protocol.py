@@ -36,7 +36,6 @@ from .packages import PACKAGES
 from .plan import CHARON
 
 LINK = "link.ip"
-UNITS = "/etc/systemd/system"
 PROGRAM = "charon-systemd"  # which the stock unit runs
 SCRIPT = "/usr/local/sbin/marzban-ipsec-call"
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
@@ -160,7 +159,7 @@ class IPsec(Protocol):
 
     def files(self, interface: str, uuid: str) -> list[str]:
         """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
-        ours = [conf_path(interface), key_copy(interface), os.path.join(UNITS, unit(interface))]
+        ours = [conf_path(interface), key_copy(interface), node_units.path(unit(interface))]
         return [*ours, self.folders.path(uuid, LINK), *super().files(interface, uuid)]
 
     def all_units(self, interfaces: Iterable[str]) -> list[str]:
@@ -302,11 +301,11 @@ class IPsec(Protocol):
         return {
             self.folders.path(uuid, RULES): netdev.rules(view, mtu, device),
             self.folders.path(uuid, LINK): link,
-            os.path.join(UNITS, unit(interface)): swanctl.unit(interface, self.folders.path(uuid), netdev.table(uuid)),
+            node_units.path(unit(interface)): swanctl.unit(interface, self.folders.path(uuid), netdev.table(uuid)),
             conf_path(interface): conf,
             etc("strongswan.d", "marzban.conf"): swanctl.settings(path),
             SCRIPT: swanctl.script(etc("swanctl", "conf.d")),
-            os.path.join(UNITS, swanctl.WATCH_UNIT): swanctl.watch(SCRIPT),
+            node_units.path(swanctl.WATCH_UNIT): swanctl.watch(SCRIPT),
         }
 
     def _mtu_inside(self, situation: Situation, path: str) -> int:
@@ -403,7 +402,11 @@ class IPsec(Protocol):
         """Takes the connections away from charon too, and with the last one whatever else is ours."""
         last = not self._planned and not glob.glob(etc("swanctl", "conf.d", swanctl.CONNECTIONS))
         if last:
-            for path in (SCRIPT, os.path.join(UNITS, swanctl.WATCH_UNIT), etc("strongswan.d", "marzban.conf")):
+            for path in (
+                SCRIPT,
+                node_units.path(swanctl.WATCH_UNIT),
+                etc("strongswan.d", "marzban.conf"),
+            ):
                 with contextlib.suppress(Error):
                     node_files.remove(path)
         self.host.try_run("systemctl", "daemon-reload")

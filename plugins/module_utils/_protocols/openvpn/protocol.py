@@ -23,6 +23,7 @@ from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node import state as node_state
+from ..._node import units as node_units
 from ..._node.host import Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
@@ -35,7 +36,6 @@ from .packages import PACKAGES
 from .tls_keys import TlsKeys
 
 CONF_DIR = "/etc/openvpn/server"
-UNITS = "/etc/systemd/system"
 SOCKETS = "/run/openvpn-server"
 LINK = "link.ip"
 LEAST_VERSION = (2, 6)  # peer-fingerprint
@@ -56,11 +56,6 @@ def unit(interface: str) -> str:
 def conf_path(interface: str) -> str:
     """Where the stock unit looks for the conf of an interface."""
     return os.path.join(CONF_DIR, interface + ".conf")
-
-
-def drop_in(interface: str) -> str:
-    """What we add to the stock unit, for this interface."""
-    return os.path.join(UNITS, unit(interface) + ".d", "marzban.conf")
 
 
 def management(interface: str) -> str:
@@ -157,7 +152,7 @@ class OpenVPN(TlsKeys, Protocol):
 
     def files(self, interface: str, uuid: str) -> list[str]:
         """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
-        ours = [conf_path(interface), drop_in(interface), management(interface)]
+        ours = [conf_path(interface), node_units.drop_in(unit(interface)), management(interface)]
         return [
             *ours,
             *(self.folders.path(uuid, name) for name in (LINK, tls_crypt.FILE)),
@@ -202,8 +197,8 @@ class OpenVPN(TlsKeys, Protocol):
         plan = planning.Plan(view, unit(interface), conf)
         last = node_files.read(conf_path(interface)) if here else None
         plan.write(conf_path(interface), last, conf)
-        unit_file = node_files.read(drop_in(interface)) if here else None
-        plan.write(drop_in(interface), unit_file, openvpn_conf.unit(folder, uuid))
+        unit_file = node_files.read(node_units.drop_in(unit(interface))) if here else None
+        plan.write(node_units.drop_in(unit(interface)), unit_file, openvpn_conf.unit(folder, uuid))
         for name, text in ((LINK, netdev.batch(view, mtu)), (RULES, netdev.rules(view, mtu))):
             plan.write(self._path(uuid, name), node_files.read(self._path(uuid, name)), text)
         if not situation.held:  # without the key it stays as it is: so does the one that the process was started with
@@ -288,10 +283,7 @@ class OpenVPN(TlsKeys, Protocol):
 
     def released(self, places: dict[str, str]) -> None:
         """Lets systemd forget what was added to its units."""
-        for name in places:
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(drop_in(name)))
-        self.host.try_run("systemctl", "daemon-reload")
+        node_units.forget_drop_ins(self.host, map(unit, places))
 
     # Measuring
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from typing import Any, Callable, Collection, Sequence
@@ -19,6 +18,7 @@ from ..._model import render
 from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
 from ..._node import netdev
+from ..._node import units as node_units
 from ..._node.host import Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
@@ -31,7 +31,6 @@ from . import preshared_key, silence
 from .packages import PACKAGES
 
 CONF_DIR = "/etc/wireguard"
-UNITS = "/etc/systemd/system"
 MODULE = "sys/module/wireguard"  # there once the kernel's is in use
 DUMP = ("wg", "show", "all", "dump")
 
@@ -44,11 +43,6 @@ def unit(interface: str) -> str:
 def conf_path(interface: str) -> str:
     """Where wg-quick looks for the conf of an interface."""
     return os.path.join(CONF_DIR, interface + ".conf")
-
-
-def drop_in(interface: str) -> str:
-    """What we add to the stock unit, for this interface."""
-    return os.path.join(UNITS, unit(interface) + ".d", "marzban.conf")
 
 
 def kernel_has_wireguard(root: str = "/") -> bool:
@@ -250,7 +244,7 @@ class WireGuard(Protocol):
 
     def files(self, interface: str, uuid: str) -> list[str]:
         """The conf, what is added to the unit, and what every tunnel has."""
-        return [conf_path(interface), drop_in(interface), *super().files(interface, uuid)]
+        return [conf_path(interface), node_units.drop_in(unit(interface)), *super().files(interface, uuid)]
 
     def brief_queries(self) -> list[tuple[str, ...]]:
         """One dump of all interfaces."""
@@ -323,8 +317,8 @@ class WireGuard(Protocol):
         plan.write(conf_path(interface), before.conf, conf_text)
         planning.compare(plan, before, situation)
         if self._in_userspace():
-            old = node_files.read(drop_in(interface)) if situation.applied_here else None
-            plan.units = plan.write(drop_in(interface), old, wireguard_conf.UNIT)
+            old = node_files.read(node_units.drop_in(unit(interface))) if situation.applied_here else None
+            plan.units = plan.write(node_units.drop_in(unit(interface)), old, wireguard_conf.UNIT)
             if plan.units and situation.applied_here:
                 plan.changes.append("unit changed")
         return plan
@@ -349,13 +343,7 @@ class WireGuard(Protocol):
 
     def released(self, places: dict[str, str]) -> None:
         """Lets systemd forget what was added to its units."""
-        found = False
-        for name in places:
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(drop_in(name)))
-                found = True
-        if found:
-            self.host.try_run("systemctl", "daemon-reload")
+        node_units.forget_drop_ins(self.host, map(unit, places))
 
     # Measuring
 
