@@ -30,7 +30,7 @@ class ActionModule(ControllerAction):
     RULES = {"required_one_of": [("results", "answers")], "mutually_exclusive": [("results", "answers")]}
 
     def work(self) -> dict[str, Any]:
-        """``table``, ``problems``, ``reported`` and ``rejected``; the table is there with a failure too."""
+        """``table``, ``problems``, ``reported``, ``rejected``, ``unreached``; the table is there with a failure too."""
         given = self.options
         results, nodes = given["results"], given["nodes"]
         lost = {host: summary.why_lost([{"unreachable": True}]) for host in given["unreachable"] or []}
@@ -47,6 +47,7 @@ class ActionModule(ControllerAction):
             views=plain(read.get("views") or {}),
         )
         answer, failures = self.report(told, given["post"])
+        answer["unreached"] = [] if given["answers"] is None else self.unreached(given["answers"])
         if failures:
             sentences = list(dict.fromkeys(text for its in failures.values() for text in its))
             answer.update(failed=True, msg="\n".join([answer["msg"], *sentences] if "msg" in answer else sentences))

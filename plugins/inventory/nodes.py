@@ -101,7 +101,8 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import node
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import records as model_records
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import TYPES, Node, Raw, View
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Node, Raw, View
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.transport import TOKENS
 

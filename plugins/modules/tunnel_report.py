@@ -135,6 +135,12 @@ reported:
   returned: success, and failure to tell the panel
   type: int
   sample: 3
+unreached:
+  description: The hosts that the task of O(answers) could not reach. Empty without O(answers).
+  returned: success
+  type: list
+  elements: str
+  sample: []
 rejected:
   description: Reports that the panel did not take. A record may have changed during the run.
   returned: success, and failure to tell the panel

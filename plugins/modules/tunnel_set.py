@@ -166,7 +166,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import check_alike, composed
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Raw
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Raw
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import ITS_OWN, Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec

@@ -28,7 +28,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
     validators,
     views,
 )
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Lost
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Lost
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 
 

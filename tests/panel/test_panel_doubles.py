@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer import dotenv, probe
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import config as model_config
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import names, table, types, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import names, shapes, table, types, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import api, transport
 from marzban_tunnels import checks, reports, responses, router, schemas, service, tunnel_config
 from marzban_tunnels import settings as panel_settings
@@ -378,7 +378,7 @@ def test_both_have_the_same_bounds() -> None:
 
 
 def test_both_know_the_same_of_an_end() -> None:
-    assert set(schemas.Measured.model_fields) == set(validators.MEASURES) == set(types.Measured.__annotations__)
+    assert set(schemas.Measured.model_fields) == set(validators.MEASURES) == set(shapes.Measured.__annotations__)
     assert set(reports._HALVES) == set(types.BY_TYPE)
     for kind, (required, optional, characters) in reports._HALVES.items():
         fields = types.BY_TYPE[kind].public

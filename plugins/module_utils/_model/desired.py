@@ -11,12 +11,15 @@ What is desired is a dict in the words of the wire (``name``, ``source_node_id``
 from __future__ import annotations
 
 import json
-from typing import Any, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Iterable, Mapping
 
 from .._errors import FieldError, not_none, shown
 from . import config, records, validators
 from .names import composed
-from .types import DEFAULT_TYPE, TYPES, Raw
+from .types import DEFAULT_TYPE, TYPES
+
+if TYPE_CHECKING:
+    from .shapes import Raw
 
 # Of a tunnel that is created, where nothing was declared
 DEFAULTS: Raw = {"tunnel_type": DEFAULT_TYPE, "config": {}, "is_active": True}

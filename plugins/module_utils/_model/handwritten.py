@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import FieldError
 from . import config as model_config
 from . import names, validators
 from .records import MAX_ID, broken_record, parse_all
-from .types import BY_TYPE, DEFAULT_TYPE, TYPES, Broken, Record
+from .types import BY_TYPE, DEFAULT_TYPE, TYPES
+
+if TYPE_CHECKING:
+    from .shapes import Broken, Record
 
 _NAMESPACE = uuid.UUID("6f1f0a52-9a0e-4d57-8d4c-6d7a6d9b8f21")  # of the panels that are hand-written lists
 _HAND_WRITTEN = ("name", "id", "type", "source", "target", "active", "config", "public")

@@ -11,7 +11,11 @@ switched to its peer's next key keeps to that, although the record may still hav
 
 from __future__ import annotations
 
-from .types import Public
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .shapes import Public
+
 
 NEXT, ACCEPTS = "next_public_key", "accepts_public_key"
 

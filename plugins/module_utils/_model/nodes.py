@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, cast
+from typing import TYPE_CHECKING, Any, Mapping, cast
 
 from .._errors import FieldError, printable
 from . import validators
-from .types import Node, Raw
+
+if TYPE_CHECKING:
+    from .shapes import Node, Raw
 
 # Everything that is passed on of a node: other panels hold a node's API key among its fields.
 _KNOWN = ("id", "name", "address", "port", "api_port", "status", "usage_coefficient", "xray_version")
@@ -24,7 +26,7 @@ def info(raw: Raw) -> Node:
     answer = {key: raw.get(key) for key in _KNOWN}
     message = raw.get("message")
     answer["message"] = printable(message) if isinstance(message, str) else None
-    return cast(Node, answer)
+    return cast("Node", answer)
 
 
 def checked(raw: Raw) -> Node:
@@ -32,7 +34,7 @@ def checked(raw: Raw) -> Node:
     node = {key: validators.if_valid(check, raw.get(key)) for key, check in _MAYBE.items()}
     node["name"] = validators.node_name(raw.get("name"))
     node["address"] = validators.endpoint(raw.get("address"), "address")
-    return cast(Node, {**info(raw), **node})
+    return cast("Node", {**info(raw), **node})
 
 
 def _version(value: object, field: str) -> str:

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Iterable, Mapping
 
 from .._errors import FieldError
 from . import answers, validators
 from .answers import words
-from .types import Public, Raw, Record, Rejected
+
+if TYPE_CHECKING:
+    from .shapes import Public, Raw, Record, Rejected
 
 
 def offered(results: Mapping[str, object], nodes: Mapping[str, str] | None) -> tuple[list[Raw], list[Rejected]]:

@@ -4,17 +4,20 @@
 
 """Records: tunnels as the panel (or a hand-written list) has them, checked field by field. Pure.
 
-``types.Record`` is their shape.
+``shapes.Record`` is their shape.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Callable, Iterable, Iterator, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Tuple
 
 from .._errors import FieldError, shown
 from . import config, validators
-from .types import BY_TYPE, Broken, End, Raw, Record
+from .types import BY_TYPE
+
+if TYPE_CHECKING:
+    from .shapes import Broken, End, Raw, Record
 
 MAX_ID = 2**31 - 1  # of the panel's tunnels and nodes
 

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any, Mapping
 
 from .._errors import Error, printable
-from .types import BY_TYPE, View
+from .types import BY_TYPE
+
+if TYPE_CHECKING:
+    from .shapes import View
 
 _TOKEN = re.compile(r"@node\.([a-z_]+)@")
 

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from .._errors import FieldError
 from . import answers, table, validators, views
 from .answers import words
-from .types import Raw
+
+if TYPE_CHECKING:
+    from .shapes import Raw
 
 _Results = Mapping[str, Any]  # {host: the checked part of its answer}
 

@@ -13,11 +13,13 @@ left to the report, which says so.
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, Iterable, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, NamedTuple
 
 from .._errors import FieldError
 from . import answers, validators, views
-from .types import Lost, Public, View
+
+if TYPE_CHECKING:
+    from .shapes import Lost, Public, View
 
 #: Rounds in which public halves are published: keys are made, handed over or accepted, and switched to.
 PUBLISH_ROUNDS = 3

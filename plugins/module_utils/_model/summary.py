@@ -9,12 +9,14 @@ Nothing that a host answers is trusted, as in rounds.py.
 
 from __future__ import annotations
 
-from typing import Any, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Mapping
 
 from .._errors import FieldError
 from . import answers, table, validators, views
 from .rounds import Answers, Entry, Progress, joined, listed, silent
-from .types import Lost, View
+
+if TYPE_CHECKING:
+    from .shapes import Lost, View
 
 SHOWN = 60  # lines about changes
 

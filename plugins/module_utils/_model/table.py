@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Iterator, Mapping, Sequence
 
 from .._errors import printable
-from .types import Health, Lost, View
+
+if TYPE_CHECKING:
+    from .shapes import Health, Lost, View
 
 HEADER = ("name", "ends", "type", "status", "handshake", "rtt", "loss", "path", "pq")
 WIDTHS = {"name": 32, "ends": 48}  # columns at most; the others are short by nature

@@ -17,11 +17,14 @@ import ipaddress
 import math
 import re
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Callable, Sequence, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar, Union, cast
 
 from .._errors import FieldError
 from . import names, types
-from .types import BY_TYPE, Measured, Public
+from .types import BY_TYPE
+
+if TYPE_CHECKING:
+    from .shapes import Measured, Public
 
 TYPES = types.TYPES
 STATUSES = ("active", "inactive", "error", "connecting")
@@ -372,5 +375,5 @@ def measured(value: object, field: str = "measured") -> Measured:
     given = mapping(value, field)
     known = ((key, check, given.get(key)) for key, check in MEASURES.items())
     return cast(
-        Measured, {key: None if item is None else check(item, "%s.%s" % (field, key)) for key, check, item in known}
+        "Measured", {key: None if item is None else check(item, "%s.%s" % (field, key)) for key, check, item in known}
     )

@@ -9,11 +9,14 @@ A node checks each field of a view again, though the controller did: what it wri
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, TypeVar
 
 from .._errors import FieldError
 from . import validators
-from .types import BY_TYPE, End, Record, Seen, Side, View
+from .types import BY_TYPE
+
+if TYPE_CHECKING:
+    from .shapes import End, Record, Seen, Side, View
 
 KEEPALIVE = 25  # seconds; below the 30 after which Linux forgets an idle UDP flow (nf_conntrack_udp_timeout)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Iterable
+from typing import TYPE_CHECKING, Iterable
 
 from .._errors import FieldError
 from .._model import validators
-from .._model.types import State, View
 from .._protocols.base import Protocol
 from . import netdev
 from .host import Host
 from .state import Folders, new_state
+
+if TYPE_CHECKING:
+    from .._model.shapes import State, View
 
 
 def rebuild(view: View, host: Host, folders: Folders, protocols: Iterable[Protocol]) -> State | None:

@@ -14,9 +14,12 @@ from __future__ import annotations
 import os
 import re
 import stat
+from typing import TYPE_CHECKING
 
 from .._errors import Error, FieldError
-from .._model.types import FileDiff
+
+if TYPE_CHECKING:
+    from .._model.shapes import FileDiff
 
 _PATH = re.compile(r"(/[A-Za-z0-9_.-]+)+\Z")
 

@@ -7,18 +7,20 @@
 from __future__ import annotations
 
 import time
-from typing import Collection, Sequence
+from typing import TYPE_CHECKING, Collection, Dict, NamedTuple, Sequence
 
 from .._errors import Error
-from .._model.types import HealthAnswer
 from .._protocols import registry
 from .._protocols.base import Protocol
-from . import net
 from .host import Host
 from .measure import Work, measure
-from .observation import TABLES, Observation
+from .netdev import Live
+from .observation import APPLIED, Observation
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer
+
+if TYPE_CHECKING:
+    from .._model.shapes import HealthAnswer
 
 PAUSE = 0.3  # seconds between two looks, where ping gave up at once
 HIDDEN = ("public", "publish", "needs_peer", "hand", "new", "had_session", "changes")  # of an answer of tunnel_apply
@@ -43,36 +45,57 @@ def health(
     late = [tunnel for tunnel in tunnels if not tunnel.refused]
     kinds = dict.fromkeys(tunnel.view["type"] for tunnel in late)
     protocols = {kind: registry.protocol(kind)(host, folders) for kind in kinds}
+    seen = _observe(host, protocols, late)
+    works = [
+        Work(p, [t for t in late if t.view["type"] == kind], seen.lives.get(kind)) for kind, p in protocols.items()
+    ]
     while late:
-        measure(host, [Work(p, [t for t in late if t.view["type"] == kind]) for kind, p in protocols.items()])
+        measure(host, works)
         for tunnel in late:
             _explain(protocols[tunnel.view["type"]], tunnel)
         late = [tunnel for tunnel in late if tunnel.wanted and tunnel.status != "active"]
         if not late or time.monotonic() + PAUSE > end:
             break
         time.sleep(PAUSE)
-    _explain_gaps(host, protocols, [tunnel for tunnel in tunnels if tunnel.measured is not None])
+        works = [Work(p, [t for t in late if t.view["type"] == kind]) for kind, p in protocols.items()]
+    running = [tunnel for tunnel in tunnels if tunnel.measured is not None]
+    if any(work.live is None for work in works):  # what it showed is not what is there after the wait
+        seen = _observe(host, protocols, running)
+    _explain_gaps(protocols, running, seen)
+    host.drop_prefetched()
     answers = [{key: value for key, value in tunnel.answer().items() if key not in HIDDEN} for tunnel in tunnels]
     return {"changed": False, "tunnels": answers}  # type: ignore[typeddict-item]
 
 
-def _explain_gaps(host: Host, protocols: dict[str, Protocol], running: list[Tunnel]) -> None:
-    """Names what others have taken from a tunnel that runs: pings may pass, or fail as they do with a firewall."""
-    if not running:
-        return
-    names = {kind: [t.view["interface"] for t in running if t.view["type"] == kind] for kind in protocols}
+class Seen(NamedTuple):
+    """What was observed for all protocols. ``lives``: by type."""
+
+    observation: Observation
+    lives: Dict[str, Live]
+
+
+def _observe(host: Host, protocols: dict[str, Protocol], tunnels: list[Tunnel]) -> Seen:
+    """What is there of these tunnels, asked for at once."""
+    wanted = [tunnel.view for tunnel in tunnels if tunnel.wanted]
+    names = {kind: sorted(view["interface"] for view in wanted if view["type"] == kind) for kind in protocols}
     observation = Observation(host, (unit for kind, p in protocols.items() for unit in p.all_units(names[kind])))
-    asked = [argv for protocol in protocols.values() for argv in protocol.queries()]
-    host.prefetch(net.LINKS, *net.ROUTES, net.LISTENING, TABLES, *asked)
-    lives = {kind: protocol.observe(observation, names[kind]) for kind, protocol in protocols.items() if names[kind]}
+    asked = [argv for kind, protocol in protocols.items() if names[kind] for argv in protocol.applied_queries()]
+    observation.prefetch(*(APPLIED if wanted else ()), *asked)
+    lives = {kind: p.observe_applied(observation, names[kind]) for kind, p in protocols.items() if names[kind]}
+    return Seen(observation, lives)
+
+
+def _explain_gaps(protocols: dict[str, Protocol], running: list[Tunnel], seen: Seen) -> None:
+    """Names what others have taken from a tunnel that runs: pings may pass, or fail as they do with a firewall."""
     for tunnel in running:
-        kind, state = tunnel.view["type"], tunnel.state
-        lacks = protocols[kind].lacking(tunnel.view, state["applied"], observation, lives[kind]) if state else []
+        if tunnel.state is None:
+            continue
+        kind, applied = tunnel.view["type"], tunnel.state["applied"]
+        lacks = protocols[kind].lacking(tunnel.view, applied, seen.observation, seen.lives[kind])
         if lacks:
             hint = "something else on this host has taken away %s: run marzban.tunnels.apply, which puts it back"
             tunnel.fail(hint % ", ".join(lacks))
             tunnel.note = None
-    host.drop_prefetched()
 
 
 def _explain(protocol: Protocol, tunnel: Tunnel) -> None:

@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Collection
+from typing import TYPE_CHECKING, Collection
 
 from .._errors import Error, not_none
 from .._model import next_key
-from .._model.types import Public, State
 from .._protocols.base import Held, Protocol
 from .._protocols.x25519 import FILE, HAS_CRYPTOGRAPHY, BrokenKey
 from .files import close_to_others, file_diff, open_to_others, remove
@@ -19,6 +18,9 @@ from .host import Host
 from .memory import Memory
 from .state import new_state
 from .tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from .._model.shapes import Public, State
 
 
 class Keyring:

@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterable, List, NamedTuple
 
 from .._errors import Error
-from .._model.types import Measured, View
 from .._protocols.base import Protocol, ipv6_is_off
 from .files import read
 from .host import Host
@@ -18,6 +17,9 @@ from .observation import Observation
 from .ping import LEAST, ping_all
 from .status import status
 from .tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from .._model.shapes import Measured, View
 
 
 class Work(NamedTuple):
@@ -33,7 +35,7 @@ def observe_briefly(host: Host, works: Iterable[tuple[Protocol, list[str]]]) -> 
     """``{protocol: what changes by itself, of these interfaces}``, asked for at once."""
     works = list(works)
     observation = Observation(host, (unit for protocol, names in works for unit in protocol.all_units(names)))
-    observation.prefetch(*(argv for protocol, _names in works for argv in protocol.brief_queries()), brief=True)
+    observation.prefetch(*(argv for protocol, _names in works for argv in protocol.brief_queries()))
     return {protocol.name: protocol.observe_briefly(observation, names) for protocol, names in works}
 
 

@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .._errors import Error
-from .._model.types import Applied, FileDiff, State
 from .files import file_diff
 from .host import Host
 from .state import STATE, Folders, new_state, shown_text
 from .tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from .._model.shapes import Applied, FileDiff, State
 
 
 class Memory:

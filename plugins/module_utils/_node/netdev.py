@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any, Callable, Dict, Iterable
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 
 from .._errors import FieldError
-from .._model.types import Applied, View
 from .net import Route
+
+if TYPE_CHECKING:
+    from .._model.shapes import Applied, View
 
 LEAST, USUAL, MOST = 1280, 1420, 9200  # bytes of an MTU
 

@@ -15,6 +15,8 @@ from .host import Host
 
 # All tables of the family: nft 1.0.6 fails on a script that lists two by their names.
 TABLES = ("nft", "-s", "list", "ruleset", "inet")
+# What is asked about the things that a run sets, and that others can take away
+APPLIED = (net.LINKS, *net.ROUTES, TABLES)
 Seen = TypeVar("Seen")
 
 
@@ -29,13 +31,15 @@ class Observation:
         self._controllers = net.Controllers()
         self._known: dict[str, Any] = {}
 
-    def prefetch(self, *others: tuple[str, ...], brief: bool = False) -> None:
-        """Starts all queries at once, and ``others``; with ``brief`` only that about units."""
+    def prefetch(self, *others: tuple[str, ...]) -> None:
+        """Starts the query about units, and ``others``, at once."""
         if self._wanted_units:
             self.host.prefetch(units.command(self._wanted_units))
-        if not brief:
-            self.host.prefetch(net.LINKS, *net.ROUTES, net.LISTENING, TABLES, self._controllers.command)
         self.host.prefetch(*others)
+
+    def queries(self) -> list[tuple[str, ...]]:
+        """All the others of an observation."""
+        return [*APPLIED, net.LISTENING, self._controllers.command]
 
     def _once(self, name: str, ask: Callable[[], Seen]) -> Seen:
         if name not in self._known:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .._model.types import TypedDict  # type: ignore[attr-defined]
+if TYPE_CHECKING:
+    from .._model.shapes import Choice
 
 OS_RELEASE = "/etc/os-release"
 PYTHON = "/usr/bin/python3"  # which the distribution's packages are for
@@ -47,14 +48,6 @@ class Packages(NamedTuple):
     by_family: dict[str, dict[str, str]]  # family: {capability: package}, without those that have no package
     lacking: dict[str, list[str]]  # codename of a release: capabilities without a package there
     hint: str  # a sentence that says what to do where there is no package
-
-
-class Choice(TypedDict):
-    """What to install, and what can't be. ``unavailable``: sentences."""
-
-    packages: list[str]
-    unavailable: list[str]
-    package_manager: str | None
 
 
 def parse_os_release(text: str) -> dict[str, str]:

@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, NamedTuple
 
 from .._errors import Error, FieldError, not_none
 from .._model import views
-from .._model.types import State
 from .._protocols.base import Pending, Protocol, Situation
 from .files import file_diff
 from .measure import had_session
@@ -20,6 +19,9 @@ from .observation import Observation
 from .route_conflicts import Guard, given_up
 from .state import Folders, anothers
 from .tunnel import Tunnel, give_up_interfaces
+
+if TYPE_CHECKING:
+    from .._model.shapes import State
 
 
 class Part(NamedTuple):

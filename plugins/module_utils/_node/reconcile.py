@@ -15,11 +15,10 @@ A **protocol** is one folder with a subclass of ``_protocols.base.Protocol``, li
 from __future__ import annotations
 
 import functools
-from typing import Any, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Sequence
 
 from .._errors import Error, FieldError, not_none
 from .._model import validators, views
-from .._model.types import Answer, FileDiff, Known, Removed, State
 from .._protocols import registry
 from .._protocols.base import Protocol
 from . import lifelines, net, packages
@@ -36,6 +35,9 @@ from .route_conflicts import endpoints_of
 from .state import Folders
 from .tunnel import Tunnel, accept, changed_meanwhile, find_peer
 from .whole_host import WholeHost
+
+if TYPE_CHECKING:
+    from .._model.shapes import Answer, FileDiff, Known, Removed, State
 
 BOTH_ENDS = (
     "This host has the other end of this tunnel, that of %s: one machine can't be both. If it is a copy of the other "
@@ -96,16 +98,18 @@ class Apply:
         """
         self.paired, self.new_keys = set(paired), set(new_keys)
         remove = [validators.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
-        before = self.folders.states()
+        waited: list[dict[str, State | None]] = []  # the states from before this run waited for its turn
         if not self.host.check:
-            lock = self.folders.lock()  # noqa: F841 - held until the process ends
+            lock = self.folders.lock(  # noqa: F841 - held until the process ends
+                before_waiting=lambda: waited.append(self.folders.states())
+            )
             self.folders.sweep()
         self.memory.states = self.folders.states()
         self.whole_host.load()
         mine = {uuid: state for uuid, state in self.memory.states.items() if state and self._is_mine(state)}
         tunnels = accept(raws, templates, self.panel, self.types, registry.TYPES)
         named = {views.seen(raw)["uuid"] for raw in raws}  # of whatever type
-        self._take_states(tunnels, before)
+        self._take_states(tunnels, waited[0] if waited else self.memory.states)
         for uuid in remove:
             if uuid in named:
                 raise FieldError("remove", uuid, "It is in views too, so it exists: remove one of them.")
@@ -141,8 +145,9 @@ class Apply:
     def sealed(self, uuids: Collection[str]) -> dict[str, str]:
         """``{uuid: what this end has sealed for its peer}``, for the tunnels that have something."""
         found = {}
-        for uuid, state in self.folders.states().items():
-            if uuid in uuids and state and self._is_mine(state):
+        for uuid in uuids:
+            state = self.folders.state(uuid)
+            if state and self._is_mine(state):
                 text = self._protocol(state["type"]).sealed(uuid)
                 if text:
                     found[uuid] = text
@@ -211,7 +216,7 @@ class Apply:
     def _settle(self, tunnels: list[Tunnel], going: Collection[str]) -> None:
         """Puts back what of the whole host no tunnel needs any more."""
         stopped = [t.uuid for t in tunnels if t.checked and not t.refused and not t.view["active"]]
-        left = [uuid for uuid in self.folders.states() if not (self.host.check and uuid in going)]
+        left = [uuid for uuid in self.folders.uuids() if not (self.host.check and uuid in going)]
         try:
             self.whole_host.need({uuid: {} for uuid in stopped})
             self.whole_host.settle(left)
@@ -259,7 +264,8 @@ class Apply:
         """A new observation; what the protocols of ``ahead`` will ask of it is asked at once."""
         units = (unit for part in parts for unit in part.protocol.all_units(part.interfaces))
         self._observed = Observation(self.host, units)
-        self._observed.prefetch(*(argv for part in ahead for argv in part.protocol.queries()))
+        asked = (argv for part in ahead for argv in part.protocol.queries())
+        self._observed.prefetch(*self._observed.queries(), *asked)
         return self._observed
 
     def _one_protocol(self, part: Part, parts: list[Part], ahead: list[Part], handed: dict[str, str]) -> Work:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
-from typing import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Callable, Collection, Iterable, Mapping, Sequence
 
 from .._errors import Error, FieldError
-from .._model.types import Applied, State, View
 from .net import Route, Session
+
+if TYPE_CHECKING:
+    from .._model.shapes import Applied, State, View
 
 
 class Addresses:

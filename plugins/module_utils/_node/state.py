@@ -14,12 +14,14 @@ import os
 import re
 import shutil
 import time
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from .._errors import Error, FieldError
 from .._model import validators
-from .._model.types import State
 from .files import check_path, read, sync_folder, write
+
+if TYPE_CHECKING:
+    from .._model.shapes import State
 
 CONFIG_DIR = "/etc/marzban/tunnels"
 STATE = "state.json"
@@ -37,21 +39,23 @@ class Folders:
         folder = os.path.join(self.root, validators.uuid(uuid))
         return folder if name is None else os.path.join(folder, name)
 
-    def states(self) -> dict[str, State | None]:
-        """``{uuid: state}`` of all folders, another panel's too. A state that can't be read is None."""
+    def uuids(self) -> list[str]:
+        """The names of all folders, another panel's too."""
         try:
             names = sorted(os.listdir(self.root))
         except FileNotFoundError:
-            return {}
+            return []
         except OSError as error:
             raise Error("%s can't be read: %s." % (self.root, error.strerror)) from None
-        found: dict[str, State | None] = {}
+        found = []
         for name in names:
-            try:
-                found[validators.uuid(name)] = self.state(name)
-            except FieldError:
-                continue
+            with contextlib.suppress(FieldError):
+                found.append(validators.uuid(name))
         return found
+
+    def states(self) -> dict[str, State | None]:
+        """``{uuid: state}`` of all folders, another panel's too. A state that can't be read is None."""
+        return {uuid: self.state(uuid) for uuid in self.uuids()}
 
     def state(self, uuid: str) -> State | None:
         """The state in a folder with the shape that the code relies on, or None."""
@@ -142,8 +146,11 @@ class Folders:
         if not os.path.isdir(self.root):
             os.mkdir(self.root, 0o700)
 
-    def lock(self, wait: float = LOCK_WAIT) -> int:
-        """Keeps other runs off this host until the process ends. Raises Error after ``wait`` seconds."""
+    def lock(self, wait: float = LOCK_WAIT, before_waiting: Callable[[], object] | None = None) -> int:
+        """Keeps other runs off this host until the process ends. Raises Error after ``wait`` seconds.
+
+        ``before_waiting`` is called once, where another run has the lock.
+        """
         end = time.monotonic() + wait
         while True:
             try:
@@ -156,7 +163,9 @@ class Folders:
                 if os.path.isdir(self.root) and os.path.samestat(os.fstat(handle), os.stat(self.root)):
                     return handle
             except BlockingIOError:
-                pass
+                if before_waiting:
+                    before_waiting()
+                    before_waiting = None
             os.close(handle)
             if time.monotonic() > end:
                 raise Error(

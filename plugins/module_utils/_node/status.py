@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .._model import views
-from .._model.types import Measured, View
 from .._protocols.base import Protocol
+
+if TYPE_CHECKING:
+    from .._model.shapes import Measured, View
 
 PATIENCE = 180  # seconds; after this time without a handshake the other end isn't just late
 

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Sequence
 
 from .._errors import Error, FieldError, not_none
 from .._model import views
-from .._model.types import FileDiff, Measured, Outcome, Public, State, View
 from .netdev import Plan
+
+if TYPE_CHECKING:
+    from .._model.shapes import FileDiff, Measured, Outcome, Public, State, View
 
 
 class Tunnel:

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import os
-from typing import Collection, Mapping
+from typing import TYPE_CHECKING, Collection, Mapping
 
 from .._errors import Error
-from .._model.types import FileDiff
 from . import register
 from .files import file_diff, read, remove, write
 from .host import Host
 from .state import Folders
+
+if TYPE_CHECKING:
+    from .._model.shapes import FileDiff
 
 
 class WholeHost:

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
 from .._errors import PanelError
 from .._model import answers, validators
-from .._model.types import Raw, Rejected
 from . import api
 from .transport import TUNNELS_PATH, Transport, readable
+
+if TYPE_CHECKING:
+    from .._model.shapes import Raw, Rejected
 
 PAGE = 1000  # tunnels per request: a panel gives at most so many
 LARGE_PAGE = 2000  # likewise, a panel of version 3 or later

@@ -14,8 +14,9 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
 - keys, where they are not X25519, or more than that: see ``keys``
 - ``units(interface)`` → all units that may run it, ``unit(view)`` the one that does, ``files(interface, uuid)`` what
   ``release`` has to remove beside the folder
-- ``queries()`` → the commands that ``observe`` asks, ``brief_queries()`` those of ``observe_briefly``
-- ``observe_briefly(observation, interfaces)`` → what ``up`` and ``measured`` want, in one go, ``units`` among it
+- ``observe_briefly(observation, interfaces)`` → what ``up`` and ``measured`` want, in one go, ``units`` among it;
+  ``observe_applied`` adds what ``lacking`` compares, and ``observe`` what a plan needs
+- ``brief_queries()``, ``applied_queries()``, ``queries()`` → the commands that these three ask
 - ``make_plan(situation)`` → a ``netdev.Plan`` (or a subclass)
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
@@ -30,10 +31,9 @@ import dataclasses
 import glob
 import os
 import time
-from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, NamedTuple, Sequence
 
 from .._errors import Error, FieldError
-from .._model.types import Applied, Public, State, View
 from .._node import files as node_files
 from .._node import netdev
 from .._node import units as node_units
@@ -45,6 +45,9 @@ from .._node.packages import TUN, Packages
 from .._node.state import Folders
 from . import x25519
 from .keys import Keys
+
+if TYPE_CHECKING:
+    from .._model.shapes import Applied, Public, State, View
 
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
@@ -165,6 +168,10 @@ class Protocol(Keys):
 
     def queries(self) -> list[tuple[str, ...]]:
         """The commands of its own that ``observe`` asks, whatever the number of tunnels."""
+        return self.applied_queries()
+
+    def applied_queries(self) -> list[tuple[str, ...]]:
+        """Those of ``observe_applied``."""
         return self.brief_queries()
 
     def brief_queries(self) -> list[tuple[str, ...]]:
@@ -173,6 +180,10 @@ class Protocol(Keys):
 
     def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """The live state; each protocol adds its own. ``interfaces`` are the names that units are looked up for."""
+        return self.observe_applied(observation, interfaces)
+
+    def observe_applied(self, observation: Observation, interfaces: Sequence[str]) -> Live:
+        """What changes by itself, and what ``lacking`` compares; each protocol adds its own."""
         live = self.observe_briefly(observation, interfaces)
         return dict(live, links=observation.links, tables=observation.tables)
 

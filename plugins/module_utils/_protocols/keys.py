@@ -12,14 +12,16 @@ switch to the next one (``_model.next_key``).
 from __future__ import annotations
 
 import contextlib
-from typing import Collection
+from typing import TYPE_CHECKING, Collection
 
-from .._model.types import Public
 from .._node import files as node_files
 from .._node import units as node_units
 from .._node.host import Host
 from .._node.state import Folders
 from . import x25519
+
+if TYPE_CHECKING:
+    from .._model.shapes import Public
 
 KEY_MADE = "key made"
 

@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..._errors import FieldError
-from ..._model.types import Applied, View
 from ..._node import net, netdev
 from ..._node.net import Links
 from ..._node.netdev import Live
 from ..base import Situation
 from . import charon_routes, swanctl
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Applied, View
 
 CHARON = "strongswan.service"
 

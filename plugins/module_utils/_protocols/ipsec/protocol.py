@@ -15,11 +15,10 @@ import glob
 import ipaddress
 import os
 import re
-from typing import Any, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Sequence
 
 from ..._errors import Error, FieldError, printable
 from ..._model import render
-from ..._model.types import Applied, View
 from ..._node import files as node_files
 from ..._node import netdev, networkd
 from ..._node import units as node_units
@@ -34,6 +33,9 @@ from . import plan as planning
 from .installed import has_plugin, kernel_lacks
 from .packages import PACKAGES
 from .plan import CHARON
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Applied, View
 
 LINK = "link.ip"
 PROGRAM = "charon-systemd"  # which the stock unit runs
@@ -168,17 +170,26 @@ class IPsec(Protocol):
 
     def queries(self) -> list[tuple[str, ...]]:
         """What charon knows and could do, and in userspace what leads packets to it."""
+        return [*self.applied_queries(), _command("--list-conns"), _command("--list-algs")]
+
+    def applied_queries(self) -> list[tuple[str, ...]]:
+        """How charon runs, its associations, and in userspace what leads packets to it."""
         routes = charon_routes.queries(self._route_settings()) if self._missing_in_kernel() else []
-        return [*self.brief_queries(), _command("--list-conns"), _command("--list-algs"), *routes]
+        return [*self.brief_queries(), *routes]
 
     def brief_queries(self) -> list[tuple[str, ...]]:
         """How charon runs, and its associations."""
         return [_command("--stats"), _command("--list-sas")]
 
     def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
-        """The live state, with charon's connections, and in userspace its rules and routes."""
+        """The live state, with charon's connections."""
         live = super().observe(observation, interfaces)
         live["conns"] = swanctl.by_name(self._ask("--list-conns") or [])
+        return live
+
+    def observe_applied(self, observation: Observation, interfaces: Sequence[str]) -> Live:
+        """What changes by itself, and what ``lacking`` compares: in userspace also charon's rules and routes."""
+        live = super().observe_applied(observation, interfaces)
         if "kernel-libipsec" in (live["plugins"] or []):
             settings = self._route_settings()
             said = [self.host.query(*argv) for argv in charon_routes.queries(settings)]

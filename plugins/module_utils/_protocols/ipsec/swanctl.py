@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from typing import Any, Dict, Iterable, List
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List
 
-from ..._model.types import Side, View
+if TYPE_CHECKING:
+    from ..._model.shapes import Side, View
+
 
 Message = Dict[str, Any]  # texts, lists and messages, as swanctl prints them
 Messages = List[Message]

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..._model.types import Applied, View
 from ..._node import netdev
 from ..._node.netdev import Live
 from ..base import Situation
 from . import conf as openvpn_conf
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Applied, View
 
 
 class Before(NamedTuple):

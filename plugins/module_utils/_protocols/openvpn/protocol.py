@@ -15,11 +15,10 @@ import contextlib
 import os
 import re
 import socket
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 from ..._errors import Error, FieldError
 from ..._model import render
-from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node import state as node_state
@@ -34,6 +33,9 @@ from . import conf as openvpn_conf
 from . import plan as planning
 from .packages import PACKAGES
 from .tls_keys import TlsKeys
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Applied, Public, State, View
 
 CONF_DIR = "/etc/openvpn/server"
 SOCKETS = "/run/openvpn-server"

@@ -10,12 +10,15 @@ Where only the certificate is lost, the static key stays: the certificate is rep
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ..._errors import not_none
-from ..._model.types import Public
 from ..._node import files as node_files
 from .. import keys, x25519
 from . import certificate
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Public
 
 
 class TlsKeys(keys.Keys):

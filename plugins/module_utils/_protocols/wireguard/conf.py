@@ -10,11 +10,13 @@ import base64
 import binascii
 import hashlib
 import ipaddress
-from typing import Any, Dict, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple
 
 from ..._errors import Error, FieldError
 from ..._model import validators
-from ..._model.types import View
+
+if TYPE_CHECKING:
+    from ..._model.shapes import View
 
 STALE = 180  # seconds after which WireGuard drops a session, so that the endpoint it used says nothing any more
 Conf = Dict[str, Any]  # as parse_conf answers it

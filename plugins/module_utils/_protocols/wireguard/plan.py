@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._errors import Error, FieldError
-from ..._model.types import Applied, View
 from ..._node import netdev
 from ..base import Situation
 from . import conf as wireguard_conf
 from .conf import Conf
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Applied, View
 
 
 class Keys(NamedTuple):

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Sequence
 
 from ..._errors import Error, FieldError
 from ..._model import render
-from ..._model.types import Applied, Public, State, View
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node import units as node_units
@@ -29,6 +28,9 @@ from . import conf as wireguard_conf
 from . import plan as planning
 from . import preshared_key, silence
 from .packages import PACKAGES
+
+if TYPE_CHECKING:
+    from ..._model.shapes import Applied, Public, State, View
 
 CONF_DIR = "/etc/wireguard"
 MODULE = "sys/module/wireguard"  # there once the kernel's is in use

@@ -11,14 +11,16 @@ be the one that is wrong: a peer behind NAT is where its packets come from. So t
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping
 
-from ..._model.types import View
 from ..._node.measure import inside
 from ..._node.netdev import Live
 from ..._node.ping import Pinged, is_address
 from .conf import STALE
 from .plan import is_elsewhere
+
+if TYPE_CHECKING:
+    from ..._model.shapes import View
 
 Dump = Dict[str, Dict[str, Any]]  # as ``conf.parse_dump`` answers it
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import next_key
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import Public
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Public
 
 OLD, NEW, OTHER = "old", "new", "other"
 

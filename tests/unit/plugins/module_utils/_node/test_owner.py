@@ -41,7 +41,7 @@ RECORDS = [record(1, "c", "a"), record(2, "c2", "b")]
 class Unlocked(Folders):
     """A lock is kept until its process ends, and the runs of these tests are all of one process."""
 
-    def lock(self, wait: float = 0) -> int:
+    def lock(self, wait: float = 0, before_waiting: object = None) -> int:
         return -1
 
 

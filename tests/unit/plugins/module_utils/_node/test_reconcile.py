@@ -78,7 +78,12 @@ def test_what_another_run_did_while_this_one_waited(tmp_path, monkeypatch, earli
     folders = Folders(str(tmp_path / "tunnels"))
     if earlier is not None:
         folders.write_state(new_state(view(earlier)))
-    monkeypatch.setattr(folders, "lock", lambda: meanwhile(folders))
+
+    def lock(before_waiting):
+        before_waiting()
+        meanwhile(folders)
+
+    monkeypatch.setattr(folders, "lock", lock)
     answer = Apply(Deaf(), folders, PANEL, ["wireguard"]).run([view(4)], [{"text": ""}])
     assert answer["tunnels"][0]["refused"] is refused
     assert ("Another run has just changed it here" in (answer["tunnels"][0]["error"] or "")) is refused

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import types, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import shapes, types, validators
 
 TOP = Path(__file__).resolve().parents[5]
 CONTRACT = (TOP / "docs/development/contract.md").read_text()
@@ -59,24 +59,24 @@ VIEWS = shape_after("**Answer of `tunnel_views`**")
 @pytest.mark.parametrize(
     ("written", "shape"),
     [
-        (shape_after("END ="), types.End),
-        (shape_after("MEASURED ="), types.Measured),
-        (shape_after("`POST /api/tunnels/status`")["reports"], types.Report),
-        (shape_after('`{"updated": 2')["rejected"], types.Rejected),
-        (shape_after("**Record**"), types.Record),
-        (VIEW, types.View),
-        (VIEW["local"], types.Side),
-        (VIEW["peer"], types.Side),
-        (VIEWS, types.ViewsAnswer),
-        (VIEWS["broken"], types.Broken),
-        (STATE, types.State),
-        (STATE["peer"], types.Peer),
-        (STATE["applied"], types.Applied),
-        (APPLIED, types.Answer),
-        (APPLIED["tunnels"], types.Outcome),
-        (APPLIED["removed"], types.Removed),
-        (APPLIED["orphans"], types.Known),
-        (APPLIED["foreign"], types.Foreign),
+        (shape_after("END ="), shapes.End),
+        (shape_after("MEASURED ="), shapes.Measured),
+        (shape_after("`POST /api/tunnels/status`")["reports"], shapes.Report),
+        (shape_after('`{"updated": 2')["rejected"], shapes.Rejected),
+        (shape_after("**Record**"), shapes.Record),
+        (VIEW, shapes.View),
+        (VIEW["local"], shapes.Side),
+        (VIEW["peer"], shapes.Side),
+        (VIEWS, shapes.ViewsAnswer),
+        (VIEWS["broken"], shapes.Broken),
+        (STATE, shapes.State),
+        (STATE["peer"], shapes.Peer),
+        (STATE["applied"], shapes.Applied),
+        (APPLIED, shapes.Answer),
+        (APPLIED["tunnels"], shapes.Outcome),
+        (APPLIED["removed"], shapes.Removed),
+        (APPLIED["orphans"], shapes.Known),
+        (APPLIED["foreign"], shapes.Foreign),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -87,15 +87,15 @@ def test_the_page_and_the_code_have_the_same_fields(written: dict[str, Any], sha
 @pytest.mark.parametrize("kind", types.TYPES)
 def test_a_public_half_has_the_same_fields_everywhere(kind: str) -> None:
     on_the_page = shape_after(f"{kind}: ")
-    assert set(on_the_page) == fields(types.PUBLIC_SHAPES[kind]) == {part.name for part in types.BY_TYPE[kind].public}
+    assert set(on_the_page) == fields(shapes.PUBLIC_SHAPES[kind]) == {part.name for part in types.BY_TYPE[kind].public}
 
 
 def test_measurements_are_checked_field_by_field() -> None:
-    assert set(validators.MEASURES) == fields(types.Measured)
+    assert set(validators.MEASURES) == fields(shapes.Measured)
 
 
 def test_a_health_answer_is_an_answer_without_what_only_apply_knows() -> None:
-    hidden = fields(types.Outcome) - fields(types.Health)
+    hidden = fields(shapes.Outcome) - fields(shapes.Health)
     assert hidden == {"public", "publish", "needs_peer", "hand", "new", "had_session", "changes"}
 
 
