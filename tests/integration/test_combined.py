@@ -115,6 +115,7 @@ def waited_for(run: Run, host: str) -> list[set[str]]:
 
 
 @pytest.mark.usefixtures("joined")
+@pytest.mark.variation
 def test_a_refused_tunnel_beside_a_new_one(world: World) -> None:
     """What was refused stays refused in the report and in the exit code, also when the run waits for another tunnel."""
     world.lab.host("a").run("ip link add taken type bridge")

@@ -128,6 +128,7 @@ def test_the_way_into_the_panel(demo: Demo, said: str) -> None:
     assert "<title>" in requests.get(url + page, verify=ca, timeout=20).text
 
 
+@pytest.mark.variation
 def test_a_second_run_changes_nothing(demo: Demo, said: str) -> None:
     again = demo.do("up")
     assert "3 hosts are there already" in again

@@ -224,6 +224,7 @@ def test_drift_is_put_back_and_named(nodes: Directly) -> None:
     assert not nodes.apply(views)["a"]["changed"]
 
 
+@pytest.mark.variation
 def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
     """Addresses, routes, MTU and names change; the others lose not one packet, and the tunnel itself under a second."""
     others = [ipsec(nodes, 2, "a", "c"), ipsec(nodes, 3, "b", "c")]

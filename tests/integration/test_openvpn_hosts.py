@@ -191,6 +191,7 @@ def test_drift_is_put_back_and_named(nodes: Directly) -> None:
     assert nodes.sh("a", f"systemctl cat openvpn-server@mz1 | grep -c {CONFIG}/{uuid(1)}/link.ip").strip() == "1"
 
 
+@pytest.mark.variation
 def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
     """Addresses, routes, MTU and names change while the process runs on; a restart is the tunnel's own matter."""
     others = [openvpn(nodes, 2, "a", "c"), openvpn(nodes, 3, "b", "c", transport="tcp")]
@@ -234,15 +235,16 @@ def test_changes_touch_no_other_tunnel(nodes: Directly) -> None:
         nodes.sh("b", "systemctl stop 'pings-*'; ip link delete lan")
 
 
-def test_late_peer(nodes: Directly) -> None:
+@pytest.mark.parametrize("firsts", ["ab", pytest.param("ba", marks=pytest.mark.variation)])
+def test_late_peer(nodes: Directly, firsts: str) -> None:
     """One end runs long before the other; then one is off, for long. By UDP or TCP, it soon comes up."""
     kinds = [(transport, dial) for transport in ("udp", "tcp") for dial in ("both", "source", "target")]
-    early = {number: "a" if number % 2 else "b" for number in range(1, 2 * len(kinds) + 1)}
+    early = {number: firsts[number % 2] for number in range(1, len(kinds) + 1)}
 
     def views() -> dict[str, list[View]]:
         pairs = []
         for number in early:
-            transport, dial = kinds[(number - 1) // 2]
+            transport, dial = kinds[number - 1]
             pair = known(nodes, openvpn(nodes, number, transport=transport))
             for host, role in (("a", "source"), ("b", "target")):
                 pair[host]["dial"], pair[host]["dialed"] = dial in ("both", role), dial != role
@@ -253,12 +255,12 @@ def test_late_peer(nodes: Directly) -> None:
         began = time.monotonic()
         for number, host in early.items():
             reached = partial(nodes.reaches, "a", number, 1)
-            until(f"traffic {what}, {kinds[(number - 1) // 2]}, {host} was first", reached)
+            until(f"traffic {what}, {kinds[number - 1]}, {host} was first", reached)
         print(f"{what}: {len(early)} tunnels after {time.monotonic() - began:.1f} s")
 
     nodes.apply(views())
-    firsts = {host: [view for view in views()[host] if early[view["id"]] == host] for host in "ab"}
-    nodes.apply(firsts, probe=False)
+    ready = {host: [view for view in views()[host] if early[view["id"]] == host] for host in "ab"}
+    nodes.apply(ready, probe=False)
 
     # Past the point from which on OpenVPN would wait longer and longer, so ten minutes make no difference.
     def have_called(host: str) -> bool:
@@ -269,13 +271,13 @@ def test_late_peer(nodes: Directly) -> None:
         return all(
             calls[number] >= (7 if transport == "tcp" else 3)
             for number, first in early.items()
-            for transport, dial in [kinds[(number - 1) // 2]]
+            for transport, dial in [kinds[number - 1]]
             if first == host and (dial == "target") == (host == "b")
         )
 
     for host in "ab":
         until(f"calls of {host}", partial(have_called, host), every=2)
-    assert nodes.health(firsts)["a"].statuses() == {"connecting"}
+    assert nodes.health(ready)["a"].statuses() == {"connecting"}
     nodes.apply(views(), probe=False)
     connected("applied late")
     for answer in nodes.health(views(), wait=5).values():

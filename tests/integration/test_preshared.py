@@ -102,6 +102,7 @@ def test_a_replaced_host_gets_a_new_one_and_traffic_goes_on(world: World) -> Non
     assert held(world, "a") == held(world, "b") == used(world, "a") == used(world, "b") != before
 
 
+@pytest.mark.variation
 def test_off_takes_it_away_and_require_brings_it_at_once(world: World) -> None:
     bring_up(world, "one")
     world.change("one", config={"post_quantum": "off"})

@@ -13,7 +13,7 @@ import pytest
 from tests.support.world import TYPES, Run, World
 
 pytestmark = pytest.mark.lab
-MANY, FIFTY = 21, 51  # a third of each type
+MANY, FIFTY = 12, 51  # a third of each type
 WAITING = ("Wait for the traffic of new tunnels", "Wait until traffic passes", "Keep this host's newest answer")
 # These happen on the controller.
 LOCAL = re.compile(

@@ -140,7 +140,6 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [3, 3], "each host has made its keys"
         assert [len(proof.of_file(name, "tls.pem")) for name in "ab"] == [1, 1]
         assert [len(proof.of_file("both", name)) for name in SHARED] == [1, 1], "both ends have the same"
-        proof.run("nothing to do", "apply", **caches)
         world.change("one", config={"mtu": 1330, "keepalive": 11})
         proof.run("check of a change", "apply", "--check")
         proof.run("status", "status", **caches)

@@ -28,6 +28,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 _PAYLOAD = re.compile(rb"[A-Za-z0-9+/\n]{400,}={0,2}")
 #: Bytes of a text from which on grep is quicker: it looks for all secrets at once, but has to be started.
 LARGE = 1 << 16
+#: Bytes that are searched at once.
+BATCH = 1 << 24
 
 
 def _base64_anywhere(data: bytes) -> Iterator[bytes]:
@@ -144,14 +146,31 @@ class Searcher:
         Those last changed before ``since`` are left out, and what is below ``leave_out``.
         """
         found = {}
-        for path in files(folders, since, leave_out):
-            try:
-                there = self.find(os.fsencode(path)) | self.find(path.read_bytes())
-            except OSError:
-                continue  # gone in the meantime
-            if there:
-                found[path] = there
+        for batch in _batches(files(folders, since, leave_out)):
+            if not self._holds_any(b"\n".join(blob for blobs in batch.values() for blob in blobs)):
+                continue
+            for path, (name, content, *_unpacked) in batch.items():
+                there = self.find(name) | self.find(content)
+                if there:
+                    found[path] = there
         return found
+
+
+def _batches(paths: Iterable[Path]) -> Iterator[dict[Path, list[bytes]]]:
+    """Of each file its name, its content, and what is packed in it; as many files at once as one search is worth."""
+    batch: dict[Path, list[bytes]] = {}
+    size = 0
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue  # gone in the meantime
+        batch[path] = [os.fsencode(path), content, *_unpacked(content)]
+        size += sum(map(len, batch[path]))
+        if size > BATCH:
+            yield batch
+            batch, size = {}, 0
+    yield batch
 
 
 def files(folders: Iterable[Path], since: float = 0, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
