@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Answer, Directly, View, uuid
+from tests.support.nodes import Answer, Directly, View, no_packet_lost, uuid
 from tests.support.world import until
 
 pytestmark = pytest.mark.lab
@@ -194,6 +194,39 @@ def test_a_peer_that_moved_is_looked_up_while_its_session_seems_to_last(nodes: D
     finally:
         nodes.sh("b", f"ip addr del {new}/24 dev eth0; ip addr add {old}/24 dev eth0")
         nodes.sh("b", f"ip route replace default via {old.rpartition('.')[0]}.1")
+
+
+def test_a_name_is_looked_up_between_runs(nodes: Directly) -> None:
+    """B5: by a timer, which comes and goes with the tunnel, and only where there is a name."""
+    right, wrong = nodes.lab.host("b").address, nodes.lab.host("b").address.rpartition(".")[0] + ".201"
+    nodes.sh("a", f"sed -i /b.example/d /etc/hosts; echo {wrong} b.example >> /etc/hosts")
+    timers = (
+        "systemctl list-timers --all --no-legend --plain 'marzban-*'; ls -A /etc/systemd/system | grep marzban-wire"
+    )
+
+    def views(endpoint: str) -> dict[str, list[View]]:
+        pair = nodes.pair(1, ends={"b": {"endpoint": endpoint}})
+        pair["b"]["dial"] = False
+        return nodes.views(pair)
+
+    nodes.apply(views("b.example"))
+    nodes.apply(views("b.example"))
+    assert nodes.health(views("b.example"))["a"].statuses() == {"connecting"}
+    nodes.sh("a", f"sed -i 's/.* b.example/{right} b.example/' /etc/hosts")
+    until("b from a, without a run", lambda: nodes.reaches("a", 1, 1))
+    assert not nodes.apply(views("b.example"))["a"]["changed"]
+    assert nodes.sh("b", timers, check=False) == "", "it does not dial"
+
+    for endpoint, units in ((right, ""), ("b.example", "marzban-wireguard-mz1.timer")):
+        with no_packet_lost(nodes, 1):
+            changed = nodes.apply(views(endpoint))["a"].tunnel(1)["changes"]
+        assert changed == ["conf changed", f"endpoint {endpoint} port 20001", "unit changed"]
+        there = nodes.sh("a", timers, check=False)
+        assert units in there
+        assert bool(there) is bool(units)
+    nodes.clear()
+    assert nodes.sh("a", timers, check=False) == ""
+    assert "degraded" not in nodes.sh("a", "systemctl is-system-running", check=False)
 
 
 @pytest.mark.variation

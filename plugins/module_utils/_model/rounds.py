@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run does next, decided once for all its hosts out of what they have answered. Pure.
+"""What hosts have answered in a round, and what follows from it for the next one. Pure.
 
-A run is a number of rounds. In each one, some hosts do something (apply, or wait for traffic), and then this decides.
-A run that finds nothing to do is one round.
+A run is a number of rounds. In each one, some hosts do something (apply, or wait for traffic); then the action
+``tunnel_round`` decides (``_decide``), once for all hosts, by what this finds. A run that finds nothing to do is one
+round.
 
 Nothing that a host answers is trusted: an entry counts only for the host's own node, and one that can't be read is
 left to the report, which says so.

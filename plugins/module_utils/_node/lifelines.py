@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host has to reach, so that no tunnel may take the way there: the one list. ``route_conflicts`` guards it.
+"""What a host has to reach, so that no tunnel may take the way there: the one list. ``guard`` refuses it.
 
 Beside these it guards who drives the host (``net.Controllers``), and where tunnels send their packets.
 """

@@ -14,7 +14,7 @@ from .files import read
 from .host import Host
 from .netdev import Live
 from .observation import Observation
-from .ping import LEAST, ping_all
+from .ping import ping_all
 from .status import status
 from .tunnel import Tunnel
 
@@ -82,9 +82,7 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
             tunnel.received = measured[uuid]["rx_bytes"]
         heard = None not in (tunnel.received, found["rx_bytes"]) and tunnel.received != found["rx_bytes"]
         up = protocol.up(tunnel.view, seen[protocol.name])[1]
-        tunnel.status, said = status(tunnel.view, found, up, protocol, heard)
-        if tunnel.status == "active" and uuid in narrow:
-            tunnel.status, said = "error", _narrow(*narrow[uuid])
+        tunnel.status, said = status(tunnel.view, found, up, protocol, heard, narrow.get(uuid))
         if tunnel.status == "error":
             tunnel.fail(said or "no traffic")
         else:
@@ -109,15 +107,6 @@ def _mtu(interface: str) -> int | None:
         return int(read("/sys/class/net/%s/mtu" % interface) or "")
     except (Error, ValueError):  # somebody takes it down at this moment
         return None
-
-
-def _narrow(size: int, passes: int | None) -> str:
-    """What to do where small packets pass, and those of the interface's MTU don't: no large transfer would end."""
-    seen = "packets of %d bytes, its MTU, do not pass" % size
-    if passes is None:
-        hint = "The path drops all large packets: try another type of tunnel, or the transport tcp (OpenVPN)."
-        return "%s, nor does anything above %d, the least that mtu can be. %s" % (seen, LEAST, hint)
-    return "%s, and those of %d bytes do: set mtu to %d in its record." % (seen, passes, passes)
 
 
 def had_session(protocol: Protocol, tunnel: Tunnel, live: Live) -> bool:

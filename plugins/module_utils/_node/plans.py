@@ -12,11 +12,11 @@ from .._errors import Error, FieldError, not_none
 from .._model import views
 from .._protocols.base import Pending, Protocol, Situation
 from .files import file_diff
+from .guard import Guard, given_up
 from .measure import had_session
 from .memory import Memory
 from .netdev import Live
 from .observation import Observation
-from .route_conflicts import Guard, given_up
 from .state import Folders, anothers
 from .tunnel import Tunnel, give_up_interfaces
 

@@ -24,6 +24,7 @@ from .._protocols.base import Protocol
 from . import lifelines, net, packages
 from .adoption import rebuild
 from .files import read
+from .guard import endpoints_of
 from .host import Host
 from .keyring import Keyring
 from .machine import machine
@@ -31,7 +32,6 @@ from .measure import Work, had_session, measure
 from .memory import Memory
 from .observation import Observation
 from .plans import Part, Plans
-from .route_conflicts import endpoints_of
 from .state import Folders
 from .tunnel import Tunnel, accept, changed_meanwhile, find_peer
 from .whole_host import WholeHost

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The status of one end after a probe, and the sentence about what it waits for or what is wrong. Pure."""
+"""The status of one end after a probe, and the sentence about what it waits for or what is wrong. Pure.
+
+An end that can't be probed has its status elsewhere: one that was refused (``tunnel``), and one that does not run or
+of which others have taken something away (``health``), is an error; one that is not active is inactive (``measure``).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._model import views
 from .._protocols.base import Protocol
+from .ping import LEAST
 
 if TYPE_CHECKING:
     from .._model.shapes import Measured, View
@@ -18,16 +23,21 @@ PATIENCE = 180  # seconds; after this time without a handshake the other end isn
 
 
 def status(
-    view: View, measured: Measured, up: float | None, protocol: Protocol, heard: bool = False
+    view: View,
+    measured: Measured,
+    up: float | None,
+    protocol: Protocol,
+    heard: bool = False,
+    narrow: tuple[int, int | None] | None = None,
 ) -> tuple[str, str | None]:
     """``(status, words?)`` of the end of an active ``view`` that runs, after a probe: why it carries nothing (yet).
 
     ``measured`` as docs/development/contract.md has it, ``up`` the seconds since its service started (None: unknown).
-    ``heard``: something came in from the peer while it was pinged.
+    ``heard``: something came in from the peer while it was pinged. ``narrow``: ``ping.Pinged`` has it.
     """
     peer, age, limit = view["peer"], measured["handshake_age"], protocol.session_limit
     if measured["loss_percent"] is not None and measured["loss_percent"] < 100:
-        return "active", None
+        return ("error", _narrow(*narrow)) if narrow else ("active", None)
     if measured["loss_percent"] is None and age is not None and (limit is None or age < limit):
         return "connecting", None  # nothing was measured
     if age is None:
@@ -50,6 +60,15 @@ def status(
     # A firewall inside the tunnel looks the same for some seconds, and is the less common cause.
     outside = "nothing else came in from it: %s? If it is, " % _way_in(view)
     return "error", seen + outside + inside % peer["node"]
+
+
+def _narrow(size: int, passes: int | None) -> str:
+    """What to do where small packets pass, and those of the interface's MTU don't: no large transfer would end."""
+    seen = "packets of %d bytes, its MTU, do not pass" % size
+    if passes is None:
+        hint = "The path drops all large packets: try another type of tunnel, or the transport tcp (OpenVPN)."
+        return "%s, nor does anything above %d, the least that mtu can be. %s" % (seen, LEAST, hint)
+    return "%s, and those of %d bytes do: set mtu to %d in its record." % (seen, passes, passes)
 
 
 def _duration(seconds: float | None) -> str:

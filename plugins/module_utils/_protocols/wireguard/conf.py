@@ -22,16 +22,6 @@ STALE = 180  # seconds after which WireGuard drops a session, so that the endpoi
 Conf = Dict[str, Any]  # as parse_conf answers it
 NO_KEY = "/dev/null"  # what wg takes for "no pre-shared key"
 _HOOKS = ("preup", "postup", "predown", "postdown", "dns", "table")
-# What is added to the stock unit where a process may carry the packets. wg-quick starts wireguard-go and ends, and the
-# stock unit, a oneshot, stays active when that dies. Where the kernel carries them no process is left, and the stock
-# unit's RemainAfterExit keeps it active. wg-quick waits as long as a name does not resolve, and a oneshot may.
-UNIT = """# Written by marzban.tunnels
-[Service]
-Type=forking
-Restart=on-failure
-RestartSec=2
-TimeoutStartSec=infinity
-"""
 _NO_SECRET = "The node's private key is loaded from its own file by `PostUp = wg set %i private-key …`."
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The packages that WireGuard's tunnels need.
+"""The packages that WireGuard's tunnels need beside those of all types, which are in ``_node.packages``.
 
 Tried on real hosts: Debian 11 (with a kernel that has WireGuard, as its own does), 12, 13 and testing. Not tried:
 Ubuntu 22.04 and 24.04 (as Debian), the RedHat family 9.

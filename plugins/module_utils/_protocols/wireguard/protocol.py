@@ -25,8 +25,8 @@ from ..._node.ping import ping_all
 from ..._node.state import Folders
 from ..base import RULES, Exchanged, Pending, Protocol, Situation
 from . import conf as wireguard_conf
+from . import lookup, preshared_key, silence
 from . import plan as planning
-from . import preshared_key, silence
 from .packages import PACKAGES
 
 if TYPE_CHECKING:
@@ -246,7 +246,8 @@ class WireGuard(Protocol):
 
     def files(self, interface: str, uuid: str) -> list[str]:
         """The conf, what is added to the unit, and what every tunnel has."""
-        return [conf_path(interface), node_units.drop_in(unit(interface)), *super().files(interface, uuid)]
+        added = (node_units.drop_in(unit(interface)), *lookup.paths(interface))
+        return [conf_path(interface), *added, *super().files(interface, uuid)]
 
     def brief_queries(self) -> list[tuple[str, ...]]:
         """One dump of all interfaces."""
@@ -318,12 +319,32 @@ class WireGuard(Protocol):
         plan.write(self.folders.path(uuid, RULES), before.rules, netdev.rules(view, conf["mtu"] or mtu))
         plan.write(conf_path(interface), before.conf, conf_text)
         planning.compare(plan, before, situation)
-        if self._in_userspace():
-            old = node_files.read(node_units.drop_in(unit(interface))) if situation.applied_here else None
-            plan.units = plan.write(node_units.drop_in(unit(interface)), old, wireguard_conf.UNIT)
-            if plan.units and situation.applied_here:
-                plan.changes.append("unit changed")
+        self._plan_units(plan, situation.applied_here)
         return plan
+
+    def _plan_units(self, plan: planning.Plan, here: bool) -> None:
+        """What is added to the unit, and what looks the peer's name up. ``here``: the last run has applied it here."""
+        name, path = plan.interface, node_units.drop_in(plan.unit)
+        wanted = lookup.texts(name, plan.unit, plan.conf)
+        old = {path: node_files.read(path) if here else None for path in (path, *lookup.paths(name))}
+        if self._in_userspace() or wanted or old[path]:
+            wanted[path] = lookup.drop_in(name, self._in_userspace(), looks_up=bool(wanted))
+        written = [path for path, text in wanted.items() if plan.write(path, old[path], text)]
+        going = [path for path, text in old.items() if text is not None and path not in wanted]
+        plan.units = bool(written or going)
+        plan.looks_up = any(path in written for path in lookup.paths(name))
+        if going:
+            plan.hot += [("systemctl", "stop", lookup.timer(name)), ("rm", "-f", *going)]
+        if plan.units and here:
+            plan.changes.append("unit changed")
+
+    def _start(self, plans: list[Any]) -> dict[str, Error]:
+        """Also the timers of what goes on running; the unit of the tunnel starts its own."""
+        failed = super()._start(plans)
+        timers = [lookup.timer(plan.interface) for plan in plans if plan.looks_up and not plan.start]
+        if timers:
+            self.host.try_run("systemctl", "restart", *timers)
+        return failed
 
     def _preshared_for(self, view: View, template: str) -> str | None:
         """The fingerprint of the pre-shared key that is to be used, or None. Raises Error where there has to be one."""

@@ -8,9 +8,9 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import lifelines
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.guard import Guard
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.net import Session
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.route_conflicts import Guard
 
 ROUTES = [
     ("0.0.0.0/0", "eth0", False),
