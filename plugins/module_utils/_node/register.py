@@ -26,6 +26,7 @@ class Entry(NamedTuple):
     before: "str | None"  # its text before the first tunnel needed it; None: there was no such file
     after: str  # what was written
     tunnels: List[str]  # uuids of those that need it, sorted
+    folder: bool = False  # its folder was made for it, too
 
 
 Register = Dict[str, Entry]  # by path
@@ -45,7 +46,7 @@ def _entry(raw: Any) -> Entry:
     before, after, tunnels = raw["before"], raw["after"], raw["tunnels"]
     if not isinstance(after, str) or not (before is None or isinstance(before, str)) or not isinstance(tunnels, list):
         raise FieldError("entry", raw, "It has another shape.")
-    return Entry(before, after, sorted(validators.uuid(uuid) for uuid in tunnels))
+    return Entry(before, after, sorted(validators.uuid(uuid) for uuid in tunnels), raw.get("folder") is True)
 
 
 def text_of(register: Register) -> str | None:
@@ -55,19 +56,22 @@ def text_of(register: Register) -> str | None:
 
 
 def with_needs(
-    register: Register, needs: Mapping[str, Mapping[str, str]], read: Callable[[str], "str | None"]
+    register: Register,
+    needs: Mapping[str, Mapping[str, str]],
+    read: Callable[[str], "str | None"],
+    has_folder: Callable[[str], bool],
 ) -> Register:
     """The register once ``needs`` are met: ``{uuid: {path: text}}``, all that these tunnels need. Others' stay.
 
-    ``read``: a path's text now. What is there already, without an entry, is ours from a register that was lost: two
-    hands do not write the same text.
+    ``read``: a path's text now; ``has_folder``: whether the path's folder is there. What is there already, without an
+    entry, is ours from a register that was lost: two hands do not write the same text.
     """
     found = {path: entry._replace(tunnels=_without(entry.tunnels, needs)) for path, entry in register.items()}
     for uuid, wanted in needs.items():
         for path, after in wanted.items():
             if path not in found:
                 before = read(path)
-                found[path] = Entry(None if before == after else before, after, [])
+                found[path] = Entry(None if before == after else before, after, [], not has_folder(path))
             found[path] = found[path]._replace(after=after, tunnels=sorted({*found[path].tunnels, uuid}))
     return found
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Collection, Mapping
 
@@ -39,7 +40,7 @@ class WholeHost:
 
     def need(self, needs: Mapping[str, Mapping[str, str]]) -> None:
         """Writes down what tunnels need now, ``{uuid: {path: text}}``, before they change it. Raises Error."""
-        self._save(register.with_needs(self._register, needs, read))
+        self._save(register.with_needs(self._register, needs, read, _has_folder))
 
     def settle(self, uuids: Collection[str]) -> None:
         """Puts back what none of the tunnels on this host, ``uuids``, needs any more. Raises Error."""
@@ -51,16 +52,19 @@ class WholeHost:
                 self.warnings.append(hint % path)
             elif now != entry.before:
                 self.diff.append(file_diff(path, now, entry.before))
-                self._put_back(path, entry.before)
+                self._put_back(path, entry)
         self._save(found)
 
-    def _put_back(self, path: str, text: str | None) -> None:
+    def _put_back(self, path: str, entry: register.Entry) -> None:
         if self.host.check:
             return
-        if text is None:
-            remove(path)
-        else:
-            write(path, text, 0o644)
+        if entry.before is not None:
+            write(path, entry.before, 0o644)
+            return
+        remove(path)
+        if entry.folder:
+            with contextlib.suppress(OSError):  # somebody has put another file there
+                os.rmdir(os.path.dirname(path))
 
     def _save(self, found: register.Register) -> None:
         text = register.text_of(found)
@@ -70,3 +74,7 @@ class WholeHost:
             else:
                 write(self.path, text)
         self._register = found
+
+
+def _has_folder(path: str) -> bool:
+    return os.path.isdir(os.path.dirname(path))

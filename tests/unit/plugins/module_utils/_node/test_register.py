@@ -25,26 +25,32 @@ def nothing(_path):
     return None
 
 
+def there(_path):
+    return True
+
+
 def test_who_needs_what_is_written_down_and_read_again():
-    made = register.with_needs({}, {B: ON, A: ON, C: {}}, nothing)
-    assert made == {PATH: register.Entry(None, "on\n", [A, B])}
+    made = register.with_needs({}, {B: ON, A: ON, C: {}}, nothing, nothing)
+    assert made == {PATH: register.Entry(None, "on\n", [A, B], folder=True)}
     assert register.parse(register.text_of(made)) == made
-    assert json.loads(register.text_of(made)) == {PATH: {"before": None, "after": "on\n", "tunnels": [A, B]}}
+    assert json.loads(register.text_of(made)) == {
+        PATH: {"before": None, "after": "on\n", "tunnels": [A, B], "folder": True}
+    }
 
 
 def test_the_first_tunnel_finds_the_former_text_and_the_others_keep_it():
-    first = register.with_needs({}, {A: ON}, lambda _path: "off\n")
-    both = register.with_needs(first, {B: ON}, lambda _path: "on\n")
+    first = register.with_needs({}, {A: ON}, lambda _path: "off\n", there)
+    both = register.with_needs(first, {B: ON}, lambda _path: "on\n", there)
     assert both == {PATH: register.Entry("off\n", "on\n", [A, B])}
 
 
 def test_what_is_there_without_an_entry_is_ours_from_a_register_that_was_lost():
-    assert register.with_needs({}, {A: ON}, lambda _path: "on\n") == {PATH: register.Entry(None, "on\n", [A])}
+    assert register.with_needs({}, {A: ON}, lambda _path: "on\n", there) == {PATH: register.Entry(None, "on\n", [A])}
 
 
 def test_a_tunnel_that_is_not_in_the_run_keeps_what_it_needs():
-    both = register.with_needs({}, {A: ON, B: ON}, nothing)
-    left = register.with_needs(both, {A: {}}, nothing)
+    both = register.with_needs({}, {A: ON, B: ON}, nothing, there)
+    left = register.with_needs(both, {A: {}}, nothing, there)
     assert left[PATH].tunnels == [B]
     assert register.unneeded(left) == []
     assert register.unneeded(register.without_others(left, [A, C])) == [PATH]
@@ -101,6 +107,20 @@ def place(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "tunnels").mkdir()
     return Place()
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_folder_that_was_made_goes_unless_it_has_something_else(place, others):
+    folder = place.setting.parent
+    folder.rmdir()
+    place.run().need({A: {str(place.setting): "on\n"}})
+    folder.mkdir()
+    place.setting.write_text("on\n")
+    if others:
+        (folder / "mine.conf").touch()
+    place.run().settle([])
+    assert folder.exists() is others
+    assert not place.setting.exists()
 
 
 @pytest.mark.parametrize("before", [None, "off\n"])
