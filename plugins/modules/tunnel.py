@@ -214,7 +214,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records, validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import composed
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import by_look, check_alike, composed
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel_module import open_panel, panel_argument_spec
@@ -235,11 +235,12 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     named = any(options[role] is not None for role in validators.ROLES)
     nodes = desired.Nodes(panel.nodes()) if named else None
     want = desired.from_options(options, nodes)
+    field, raws = "name", panel.tunnels()
     if options["new_name"] is None:
-        raw = desired.find(panel.tunnels(), want["name"])
+        raw = desired.find(raws, want["name"])
     else:
-        raw = desired.find_to_rename(panel.tunnels(), want["name"], options["new_name"])
-        want["name"] = validators.tunnel_name(composed(options["new_name"]), "new_name")
+        raw = desired.find_to_rename(raws, want["name"], options["new_name"])
+        field, want["name"] = "new_name", validators.tunnel_name(composed(options["new_name"]), "new_name")
     before = desired.declared(raw) if raw else {}
     body = desired.body_to_update(want, raw) if raw else desired.body_to_create(want)
     if raw and not body:
@@ -247,6 +248,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     panel.check_known(body)
     after = desired.declared({**(raw or {}), **body}, nodes)
     if module.check_mode:
+        if "name" in body and panel.refuses_alike_names():
+            check_alike(want["name"], field, by_look(other.get("name") for other in raws if other is not raw))
         tunnel = desired.predicted(raw, body, nodes)
     elif raw:
         sent = desired.to_wire(body)

@@ -137,7 +137,7 @@ reported:
   sample: 3
 unreached:
   description: The hosts that the task of O(answers) could not reach. Empty without O(answers).
-  returned: success
+  returned: success, and failure to tell the panel
   type: list
   elements: str
   sample: []

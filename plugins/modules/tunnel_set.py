@@ -165,7 +165,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError, PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import desired, records
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import check_alike, composed
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.names import by_look, check_alike, composed
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Raw
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import ITS_OWN, Panel
@@ -215,6 +215,15 @@ def created(name: str, answer: Raw | PanelError) -> Entry:
     if isinstance(answer, PanelError):
         return {"name": name, "change": "failed", "error": str(answer), "tunnel": None}
     return {"name": name, "change": "created", "error": None, "tunnel": records.info(answer)}
+
+
+def foreseen(name: str, tunnel: Raw, looks: dict[str, str]) -> Entry:
+    """What would become of a new tunnel beside others; ``looks`` are their names (``by_look``)."""
+    try:
+        check_alike(name, "name", looks)
+    except FieldError as error:
+        return {"name": name, "change": "failed", "error": str(error), "tunnel": None}
+    return {"name": name, "change": "created", "error": None, "tunnel": tunnel}
 
 
 def create(panel: Panel, new: list[Plan], done: dict[str, Entry]) -> None:
@@ -302,9 +311,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
                 done[name]["tunnel"] = desired.predicted(now, body, nodes)
         diffs += [{"before": {}, "after": desired.declared(body, nodes)} for _want, _raw, body in new]
         if module.check_mode:
+            stay = [raw for raw in raws if not purge or id(raw) in named] if panel.refuses_alike_names() else []
+            looks = by_look(raw.get("name") for raw in stay)
             for want, _raw, body in new:
-                tunnel = desired.predicted(None, body, nodes)
-                done[want["name"]] = {"name": want["name"], "change": "created", "error": None, "tunnel": tunnel}
+                done[want["name"]] = foreseen(want["name"], desired.predicted(None, body, nodes), looks)
         else:
             create(panel, new, done)
     except Error as error:

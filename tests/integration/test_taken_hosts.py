@@ -216,6 +216,10 @@ def test_a_name_is_looked_up_between_runs(nodes: Directly) -> None:
     until("b from a, without a run", lambda: nodes.reaches("a", 1, 1))
     assert not nodes.apply(views("b.example"))["a"]["changed"]
     assert nodes.sh("b", timers, check=False) == "", "it does not dial"
+    nodes.sh("a", "systemctl stop marzban-wireguard-mz1.timer")
+    lost = "something else on this host has taken away marzban-wireguard-mz1.timer: run marzban.tunnels.apply"
+    assert lost in status(nodes, views("b.example")).errors()[0]
+    assert changes(nodes, views("b.example"), 1) == ["marzban-wireguard-mz1.timer started"]
 
     for endpoint, units in ((right, ""), ("b.example", "marzban-wireguard-mz1.timer")):
         with no_packet_lost(nodes, 1):

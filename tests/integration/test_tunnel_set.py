@@ -103,6 +103,27 @@ def test_tunnel_set_goes_on_after_one_that_the_panel_refuses(world: World) -> No
     assert sorted(world.tunnels()) == ["de-fi", "fi-us"]
 
 
+def test_check_mode_foresees_a_name_that_looks_like_another_one(world: World) -> None:
+    world.tunnel("straße", "de-1", "fi-1")
+    options = {"tunnels": [{**RING[0], "name": "STRASSE"}, RING[1]]}
+    one = {"name": "STRASSE", "source": "de-1", "target": "us-1"}
+    would, did, alone, really = call(
+        world,
+        [("tunnel_set", options, True), ("tunnel_set", options, False), ("tunnel", one, True), ("tunnel", one, False)],
+    )
+    for result in (would, did):
+        assert [(tunnel["name"], tunnel["change"]) for tunnel in result["tunnels"]] == [
+            ("STRASSE", "failed"),
+            ("fi-us", "created"),
+        ]
+        assert result["failed"]
+        assert "straße" in result["msg"]
+    for result in (alone, really):
+        assert result["failed"]
+        assert "straße" in result["msg"]
+    assert sorted(world.tunnels()) == ["fi-us", "straße"]
+
+
 @pytest.mark.parametrize("version", [None, "3"])
 def test_a_panel_that_does_not_know_an_endpoint_port_gets_none(world: World, version: str | None) -> None:
     behind = {"target": {"endpoint_port": 443}}

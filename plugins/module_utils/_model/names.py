@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TypeVar, cast
+from typing import Iterable, TypeVar, cast
 
 from .._errors import FieldError, shown
 
@@ -86,11 +86,16 @@ def alike(name: str) -> str:
 
 
 def check_alike(name: str, field: str, named: dict[str, str]) -> None:
-    """Refuses a name of a list that looks like another one there; ``named`` is for all names of the list, and grows.
-    The same name twice is for others to refuse."""
+    """Refuses a name that looks like another one. ``named`` has all names of a list or a panel by their look, and
+    grows. The same name twice is for others to refuse."""
     other = named.setdefault(alike(name), name)
     if other != name:
         raise FieldError(field, name, "It looks like the name %s: choose one that can be told from it." % shown(other))
+
+
+def by_look(names: Iterable[object]) -> dict[str, str]:
+    """``{what they look like: name}``, for ``check_alike``; what is not a text is left out."""
+    return {alike(name): name for name in names if isinstance(name, str)}
 
 
 def tunnel_name(value: object, field: str = "name") -> str:

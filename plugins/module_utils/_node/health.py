@@ -45,10 +45,11 @@ def health(
     late = [tunnel for tunnel in tunnels if not tunnel.refused]
     kinds = dict.fromkeys(tunnel.view["type"] for tunnel in late)
     protocols = {kind: registry.protocol(kind)(host, folders) for kind in kinds}
-    seen = _observe(host, protocols, late)
+    seen = _observe(host, protocols, [tunnel for tunnel in late if tunnel.last_interface])
     works = [
         Work(p, [t for t in late if t.view["type"] == kind], seen.lives.get(kind)) for kind, p in protocols.items()
     ]
+    waited = False
     while late:
         measure(host, works)
         for tunnel in late:
@@ -57,9 +58,10 @@ def health(
         if not late or time.monotonic() + PAUSE > end:
             break
         time.sleep(PAUSE)
+        waited = True
         works = [Work(p, [t for t in late if t.view["type"] == kind]) for kind, p in protocols.items()]
     running = [tunnel for tunnel in tunnels if tunnel.measured is not None]
-    if any(work.live is None for work in works):  # what it showed is not what is there after the wait
+    if waited:  # what was there before it is not what is there now
         seen = _observe(host, protocols, running)
     _explain_gaps(protocols, running, seen)
     host.drop_prefetched()

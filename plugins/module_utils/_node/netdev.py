@@ -30,7 +30,7 @@ class Plan:
 
     def __init__(self, view: View, unit: str) -> None:
         self.view, self.unit, self.interface = view, unit, view["interface"]
-        self.files: list[tuple[str, str | None, str]] = []  # path, before or None, after
+        self.files: list[tuple[str, str | None, str | None]] = []  # path, before, after; None: no such file
         self.units = False  # systemd has to read them again
         self.enable = False  # the unit
         self.start = False  # the unit, and all that follows is done by that
@@ -41,8 +41,8 @@ class Plan:
         self.whole_host: dict[str, str] = {}  # path: text of the files that are not the tunnel's alone, for all to read
         self.changes: list[str] = []
 
-    def write(self, path: str, before: str | None, after: str) -> bool:
-        """A file that has to hold ``after``. Whether that is a change."""
+    def write(self, path: str, before: str | None, after: str | None) -> bool:
+        """A file that has to hold ``after`` (None: to be removed). Whether that is a change."""
         if before != after:
             self.files.append((path, before, after))
         return before != after

@@ -50,21 +50,12 @@ class WholeHost:
             if register.changed_by_others(entry, now):
                 hint = "%s was changed by somebody else, and is left as it is. No tunnel needs it any more."
                 self.warnings.append(hint % path)
-            elif now != entry.before:
+                continue
+            if now != entry.before:
                 self.diff.append(file_diff(path, now, entry.before))
-                self._put_back(path, entry)
+            if not self.host.check:
+                _put_back(path, entry)
         self._save(found)
-
-    def _put_back(self, path: str, entry: register.Entry) -> None:
-        if self.host.check:
-            return
-        if entry.before is not None:
-            write(path, entry.before, 0o644)
-            return
-        remove(path)
-        if entry.folder:
-            with contextlib.suppress(OSError):  # somebody has put another file there
-                os.rmdir(os.path.dirname(path))
 
     def _save(self, found: register.Register) -> None:
         text = register.text_of(found)
@@ -78,3 +69,13 @@ class WholeHost:
 
 def _has_folder(path: str) -> bool:
     return os.path.isdir(os.path.dirname(path))
+
+
+def _put_back(path: str, entry: register.Entry) -> None:
+    if entry.before is not None:
+        write(path, entry.before, 0o644)
+        return
+    remove(path)
+    if entry.folder:
+        with contextlib.suppress(OSError):  # somebody has put another file there
+            os.rmdir(os.path.dirname(path))

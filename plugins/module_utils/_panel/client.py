@@ -170,6 +170,10 @@ class Panel(Transport):
         """Whether the panel takes public halves with a next key, and with the peer's that is accepted."""
         return (self._version() or 1) >= api.NEXT_KEYS
 
+    def refuses_alike_names(self) -> bool:
+        """Whether it refuses a new name that looks like another tunnel's."""
+        return (self._version() or 1) >= api.ALIKE_NAMES
+
     def post_status(self, reports: Sequence[Mapping[str, Any]]) -> tuple[int, list[Rejected]]:
         """``(updated, rejected)`` as ``_post_all``; ``reports`` are Reports, maybe with measurements of later versions.
 

@@ -296,6 +296,9 @@ class Protocol(Keys):
     def _do_files(self, plan: Plan) -> None:
         for path, _before, after in plan.files:
             folder = os.path.dirname(path)
+            if after is None:
+                node_files.remove(path)
+                continue
             try:
                 for_all, new = path in plan.whole_host or folder.endswith(".service.d"), not os.path.isdir(folder)
                 os.makedirs(folder, 0o755 if for_all else 0o700, exist_ok=True)

@@ -46,7 +46,7 @@ class Plan(netdev.Plan):
         super().__init__(view, unit)
         self.conf, self.keys = conf, keys
         self.settings: list[str] = []  # the words for `wg set`
-        self.looks_up = False  # the timer that looks a name up again is new
+        self.lookup: str | None = None  # what systemctl has to do with the timer that looks a name up again
 
 
 def compare(plan: Plan, before: Before, situation: Situation) -> None:

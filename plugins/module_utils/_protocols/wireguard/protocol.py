@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Sequence
 
 from ..._errors import Error, FieldError
 from ..._model import render
@@ -244,6 +244,18 @@ class WireGuard(Protocol):
         """The stock unit."""
         return [unit(interface)]
 
+    def all_units(self, interfaces: Iterable[str]) -> list[str]:
+        """Also the timers of those that have one."""
+        names = list(interfaces)
+        timers = [lookup.timer(name) for name in names if os.path.exists(lookup.paths(name)[0])]
+        return [*super().all_units(names), *timers]
+
+    def lacking(self, view: View, applied: Applied, observation: Observation, live: Live) -> list[str]:
+        """What of a tunnel that was applied others have taken away, for a person."""
+        lacks = super().lacking(view, applied, observation, live)
+        found = live["units"].get(lookup.timer(view["interface"]))
+        return lacks + ([lookup.timer(view["interface"])] if found and found["active"] != "active" else [])
+
     def files(self, interface: str, uuid: str) -> list[str]:
         """The conf, what is added to the unit, and what every tunnel has."""
         added = (node_units.drop_in(unit(interface)), *lookup.paths(interface))
@@ -319,31 +331,42 @@ class WireGuard(Protocol):
         plan.write(self.folders.path(uuid, RULES), before.rules, netdev.rules(view, conf["mtu"] or mtu))
         plan.write(conf_path(interface), before.conf, conf_text)
         planning.compare(plan, before, situation)
-        self._plan_units(plan, situation.applied_here)
+        self._plan_units(plan, situation.live, situation.applied_here)
         return plan
 
-    def _plan_units(self, plan: planning.Plan, here: bool) -> None:
+    def _plan_units(self, plan: planning.Plan, live: Live, here: bool) -> None:
         """What is added to the unit, and what looks the peer's name up. ``here``: the last run has applied it here."""
         name, path = plan.interface, node_units.drop_in(plan.unit)
         wanted = lookup.texts(name, plan.unit, plan.conf)
         old = {path: node_files.read(path) if here else None for path in (path, *lookup.paths(name))}
-        if self._in_userspace() or wanted or old[path]:
-            wanted[path] = lookup.drop_in(name, self._in_userspace(), looks_up=bool(wanted))
-        written = [path for path, text in wanted.items() if plan.write(path, old[path], text)]
-        going = [path for path, text in old.items() if text is not None and path not in wanted]
-        plan.units = bool(written or going)
-        plan.looks_up = any(path in written for path in lookup.paths(name))
-        if going:
-            plan.hot += [("systemctl", "stop", lookup.timer(name)), ("rm", "-f", *going)]
-        if plan.units and here:
+        added = lookup.drop_in(name, old[path], self._in_userspace(), looks_up=bool(wanted))
+        after = {path: added, **{path: wanted.get(path) for path in lookup.paths(name)}}
+        changed = [path for path, text in after.items() if plan.write(path, old[path], text)]
+        runs = live["units"].get(lookup.timer(name), {}).get("active") == "active"
+        if bool(wanted) != runs or any(path in changed for path in lookup.paths(name)):
+            plan.lookup = "restart" if wanted else "stop"
+        # A run that was killed may have left files that systemd does not know.
+        plan.units = bool(changed or plan.lookup)
+        if here and changed:
             plan.changes.append("unit changed")
+        elif here and plan.lookup and not plan.start:
+            plan.changes.append("%s started" % lookup.timer(name))
+
+    def _do_files(self, plan: netdev.Plan) -> None:
+        """What looks a name up is stopped before it can set one that is not meant any more."""
+        if isinstance(plan, planning.Plan) and plan.lookup:
+            self.host.try_run("systemctl", "stop", *lookup.units_of(plan.interface))
+        super()._do_files(plan)
 
     def _start(self, plans: list[Any]) -> dict[str, Error]:
         """Also the timers of what goes on running; the unit of the tunnel starts its own."""
         failed = super()._start(plans)
-        timers = [lookup.timer(plan.interface) for plan in plans if plan.looks_up and not plan.start]
-        if timers:
-            self.host.try_run("systemctl", "restart", *timers)
+        for plan in plans:
+            if plan.lookup == "restart" and not plan.start and plan.view["uuid"] not in failed:
+                try:
+                    self.host.run("systemctl", "restart", lookup.timer(plan.interface))
+                except Error as error:
+                    failed[plan.view["uuid"]] = error
         return failed
 
     def _preshared_for(self, view: View, template: str) -> str | None:
