@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import printable
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import rounds, summary
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Part, RoundAnswer
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import STRICT, ControllerAction
 
@@ -78,7 +79,7 @@ class ActionModule(ControllerAction):
             self.progress = summary.note_removed(self.progress, told, self.nodes_of)
 
     def _decide(self) -> dict[str, Any]:
-        missing = {
+        missing: dict[str, Part] = {
             host: {"packages": answer.get("packages") or [], "manager": answer.get("package_manager")}
             for host, answer in self.answers.items()
             if answer.get("packages")
@@ -95,7 +96,7 @@ class ActionModule(ControllerAction):
             return self._next("wait", {host: {"uuids": uuids} for host, uuids in unsettled.items()})
         return self._end()
 
-    def _exchange(self) -> dict[str, dict[str, Any]]:
+    def _exchange(self) -> dict[str, Part]:
         """Publishes what is new, reads again, and answers what the hosts have to apply of it."""
         keys = rounds.unpublished(self.entries, self.progress)
         pairs = rounds.paired(self.entries)
@@ -146,15 +147,26 @@ class ActionModule(ControllerAction):
     def _listed(self, key: str) -> dict[str, list[Any]]:
         return {host: rounds.listed(answer, key) for host, answer in self.answers.items()}
 
-    def _next(self, step: str, parts: dict[str, Any]) -> dict[str, Any]:
-        result = {"step": step, "parts": parts, "panel": self.place, "views": self.views, "broken": self.broken}
-        result.update(list_digest=self.list_digest, nodes=self.nodes_of, answers=self.answers)
-        result.update(panel_addresses=self.addresses, unreached=self.unreached_now)
-        result.update(progress=self.progress.dump(), failures={}, without_traffic={})
+    def _next(self, step: str, parts: Mapping[str, Part]) -> dict[str, Any]:
+        result: RoundAnswer = {
+            "step": step,
+            "parts": dict(parts),
+            "panel": self.place,
+            "panel_addresses": self.addresses,
+            "views": self.views,
+            "broken": self.broken,
+            "list_digest": self.list_digest,
+            "nodes": self.nodes_of,
+            "answers": self.answers,
+            "progress": self.progress.dump(),
+            "unreached": self.unreached_now,
+            "failures": {},
+            "without_traffic": {},
+        }
         if step == "done":
             failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)
             without_traffic = rounds.without_traffic(self.entries, self.views, self.options["wait"])
             if self.progress.waited and self.options["wait"] > 0:
                 failures = summary.merged(failures, summary.cut_off(self.entries, self.progress, self.views))
-            result.update(failures=failures, without_traffic=without_traffic)
-        return result
+            result["failures"], result["without_traffic"] = failures, without_traffic
+        return dict(result)

@@ -20,7 +20,7 @@ from .._errors import FieldError
 from . import answers, validators, views
 
 if TYPE_CHECKING:
-    from .shapes import Lost, Public, View
+    from .shapes import Lost, Part, Public, View
 
 #: Rounds in which public halves are published: keys are made, handed over or accepted, and switched to.
 PUBLISH_ROUNDS = 3
@@ -246,17 +246,17 @@ def parts(
     pairs: dict[str, list[str]],
     new_keys: dict[str, list[str]],
     known: Collection[str] = (),
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Part]:
     """``{host: what it has to apply}`` for the hosts to which something is new.
 
     ``new_keys``: as in Progress. ``known``: the uuids of the tunnels to which the fingerprints of their pre-shared
     keys are not new.
     """
     made = {uuid for uuids in new_keys.values() for uuid in uuids}
-    found = {}
+    found: dict[str, Part] = {}
     for host, its in now.items():
         paired = pairs.get(host) or []
-        part = {
+        part: Part = {
             "remove": removable.get(host) or [],
             "paired": paired,
             "new_keys": [uuid for uuid in paired if uuid in made],

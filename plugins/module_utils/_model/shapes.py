@@ -311,6 +311,35 @@ class HealthAnswer(TypedDict):
     tunnels: list[Health]
 
 
+class Part(TypedDict, total=False):
+    """What a host has to do in the next round: which of these, is the step's."""
+
+    remove: list[str]  # uuids, to apply
+    paired: list[str]
+    new_keys: list[str]
+    packages: list[str]  # to install
+    manager: str | None
+    uuids: list[str]  # to wait for
+
+
+class RoundAnswer(TypedDict):
+    """The answer of tunnel_round; the last one has the report's beside these. ``views`` to ``failures`` by host."""
+
+    step: str
+    parts: dict[str, Part]
+    panel: str | None
+    panel_addresses: list[str]
+    views: dict[str, list[View]]
+    broken: list[Broken]
+    list_digest: str | None
+    nodes: dict[str, str]  # by inventory host
+    answers: dict[str, dict[str, Any]]  # as the hosts gave them
+    progress: dict[str, Any]  # ``rounds.Progress``
+    unreached: list[str]
+    failures: dict[str, list[str]]
+    without_traffic: dict[str, list[str]]
+
+
 class Lost(TypedDict):
     """Why a host is not in a run any more. ``unreachable`` is null where that is not known; ``words`` of Ansible."""
 

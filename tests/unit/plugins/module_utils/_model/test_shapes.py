@@ -77,6 +77,8 @@ VIEWS = shape_after("**Answer of `tunnel_views`**")
         (APPLIED["removed"], shapes.Removed),
         (APPLIED["orphans"], shapes.Known),
         (APPLIED["foreign"], shapes.Foreign),
+        (shape_after("**Rounds.**"), shapes.RoundAnswer),
+        (shape_after("PART ="), shapes.Part),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
