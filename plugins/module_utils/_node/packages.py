@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which packages bring what a host lacks. Pure: the tables are data of the protocols, the host is its os-release."""
+"""Which packages bring what a host lacks. Pure: the host is its os-release.
+
+``COMMON`` is what all types need; the tables of the types are in ``_protocols/*/packages.py``.
+"""
 
 from __future__ import annotations
 

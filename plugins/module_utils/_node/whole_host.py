@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Settings of the whole host that tunnels need, in a run: who needs what is written down before it is changed."""
+"""Settings of the whole host that tunnels need: written down before they are changed, put back when none needs them.
+
+``register`` has the rules, and this does it.
+"""
 
 from __future__ import annotations
 

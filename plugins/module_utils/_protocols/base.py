@@ -20,7 +20,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
 - ``make_plan(situation)`` → a ``netdev.Plan`` (or a subclass)
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
-and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``,
+and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``lacking``,
 ``ping_from``, ``note_silence``, ``tried_out``, ``change``, ``ready``, ``released``, ``without_ipv6``, ``all_units``.
 """
 

@@ -4,7 +4,7 @@
 
 """Self-signed TLS certificates, each with its ECDSA P-256 key in one file, so that both are replaced at once.
 
-``OpenVPN.exchange`` decides when one is made or renewed; ``tls_keys`` deals with what was lost.
+``exchange`` in protocol.py decides when one is made or renewed; ``tls_keys`` deals with what was lost.
 
 Nobody but the peer looks at one, and the peer knows it by its fingerprint: a name or an authority would say nothing.
 """

@@ -4,7 +4,8 @@
 
 """WireGuard on a node: wg-quick's stock unit, its conf, and a pre-shared key against quantum computers.
 
-``wg show all dump`` prints private keys: its output goes into ``parse_dump`` and nowhere else.
+``wg show all dump`` prints private keys: its output goes into ``parse_dump``, and into ``parse_running``, by which
+``put_back`` reads a lost private key back from the interface that runs (``_node/keyring.py`` says when), and nowhere else.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class WireGuard(Protocol):
         return False
 
     def put_back(self, uuid: str, interface: str, known: Collection[str]) -> str | None:
-        """From the interface, with the pre-shared key, where that is lost too."""
+        """Reads the private key back from the interface, and the pre-shared key where that is lost too."""
         self._public_keys()  # which asks
         running = wireguard_conf.parse_running(self._ask() if self._dumped is None else self._dumped, interface)
         if running is None or (known and running.public not in known):
