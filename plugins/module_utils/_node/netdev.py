@@ -4,8 +4,8 @@
 
 """What every tunnel has on a host, whatever its protocol: an interface, addresses, routes, a table of nftables. Pure.
 
-``compare_*`` fill a Plan with the difference between what is wanted and what is there; ``lacking`` names what others have
-taken away. A protocol adds its own to both.
+``compare_*`` fill a Plan with the difference between what is wanted and what is there; ``lacking`` names what others
+have taken away. A protocol adds its own to both.
 """
 
 from __future__ import annotations

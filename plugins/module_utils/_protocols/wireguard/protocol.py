@@ -5,7 +5,8 @@
 """WireGuard on a node: wg-quick's stock unit, its conf, and a pre-shared key against quantum computers.
 
 ``wg show all dump`` prints private keys: its output goes into ``parse_dump``, and into ``parse_running``, by which
-``put_back`` reads a lost private key back from the interface that runs (``_node/keyring.py`` says when), and nowhere else.
+``put_back`` reads a lost private key back from the interface that runs (``_node/keyring.py`` says when); and nowhere
+else.
 """
 
 from __future__ import annotations
