@@ -41,6 +41,18 @@ def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
         assert all(name.startswith(f"{role}_") for name in options)
 
 
+def test_the_add_on_has_the_collections_version_and_nothing_is_from_a_later_one() -> None:
+    version = read("galaxy.yml")["version"]
+    assert f'__version__ = "{version}"' in (TOP / "roles/panel/files/marzban_tunnels/__init__.py").read_text()
+    added = {
+        tuple(map(int, found.split(".")))
+        for path in [*TOP.glob("plugins/**/*.py"), *TOP.glob("roles/*/meta/*.yml")]
+        for found in re.findall(r"version_added: [\"']?([0-9.]+)", path.read_text())
+    }
+    assert added
+    assert max(added) <= tuple(map(int, version.partition("-")[0].split(".")))
+
+
 def test_packages_come_without_recommended_ones() -> None:
     """No lab host would show it: a kernel, which they would bring, is pinned away there."""
     tasks = read("roles/tunnels/tasks/step_install.yml")

@@ -10,4 +10,4 @@ sudo admins (see ``router.tunnels_router``). What belongs to the standalone door
 
 from __future__ import annotations
 
-__version__ = "0.2.0"
+__version__ = "0.3.0-dev"
