@@ -17,7 +17,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Collection, Iterable, Sequence
 
-from ..._errors import Error, FieldError, printable
+from ..._errors import Error, FieldError
 from ..._model import render
 from ..._node import files as node_files
 from ..._node import netdev, networkd
@@ -30,6 +30,7 @@ from .. import x25519
 from ..base import RULES, Held, Protocol, Situation, ipv6_is_off
 from . import charon_routes, ed25519, swanctl
 from . import plan as planning
+from .charon import Charon, command, conf_path, etc, key_copy
 from .installed import has_plugin, kernel_lacks
 from .packages import PACKAGES
 from .plan import CHARON
@@ -40,42 +41,11 @@ if TYPE_CHECKING:
 LINK = "link.ip"
 PROGRAM = "charon-systemd"  # which the stock unit runs
 SCRIPT = "/usr/local/sbin/marzban-ipsec-call"
-ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
-# Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
-RENEW = """
-for end in "$@"; do
-    name=${end#*:}
-    (
-        swanctl --terminate --ike "$name" --timeout 2
-        case $end in
-            source:*) swanctl --initiate --child "$name" --timeout 1 ;;
-            target:*) sleep 0.2; swanctl --initiate --child "$name" --timeout 1 ;;
-        esac
-    ) >/dev/null 2>&1 &
-done
-wait
-"""
 
 
 def unit(interface: str) -> str:
     """The unit of an interface."""
     return "marzban-ipsec-%s.service" % interface
-
-
-def etc(*names: str) -> str:
-    """A path below the place of strongSwan's configuration, which is another one on the RedHat family."""
-    top = "/etc/strongswan" if os.path.isdir("/etc/strongswan/swanctl") else "/etc"
-    return os.path.join(top, *names)
-
-
-def conf_path(interface: str) -> str:
-    """Where swanctl finds the connection."""
-    return etc("swanctl", "conf.d", "marzban-%s.conf" % interface)
-
-
-def key_copy(interface: str) -> str:
-    """Where swanctl finds the private key: it may read nothing elsewhere (AppArmor)."""
-    return etc("swanctl", "private", "marzban-%s.pem" % interface)
 
 
 class IPsec(Protocol):
@@ -93,7 +63,7 @@ class IPsec(Protocol):
         super().__init__(host, folders)
         self._wanted_path = data_path
         self._taken: dict[str, str] = {}  # {network: name of the tunnel} in this run, on the userspace data path
-        self._asked: dict[str, Any] = {}
+        self.charon = Charon(host)
         self._kernel_lacks: list[str] | None = None
         self._as_copied: set[str] = set()  # uuids of the tunnels whose key is (in check mode, would be) the copy's
         self._planned = False  # that a tunnel runs here after this run
@@ -127,9 +97,9 @@ class IPsec(Protocol):
         if lacks:
             hint = "This host's kernel has no %s: choose auto or userspace, or another kernel."
             raise FieldError("ipsec_data_path", swanctl.KERNEL, hint % ", ".join(lacks))
-        if view["post_quantum"] == "require" and self.host.has("swanctl") and not self._has_ml_kem():
+        if view["post_quantum"] == "require" and self.host.has("swanctl") and not self.charon.has_ml_kem():
             hint = "strongSwan %s on this host has no ML-KEM (6.0.2 with OpenSSL 3.5 does): upgrade it, or choose auto."
-            raise FieldError("post_quantum", "require", hint % ".".join(map(str, self._version())))
+            raise FieldError("post_quantum", "require", hint % ".".join(map(str, self.charon.version())))
 
     def read_key(self, uuid: str, name: str) -> str | None:
         """The public key of the private one in a file of the tunnel's folder, if there is one. Raises BrokenKey."""
@@ -170,7 +140,7 @@ class IPsec(Protocol):
 
     def queries(self) -> list[tuple[str, ...]]:
         """What charon knows and could do, and in userspace what leads packets to it."""
-        return [*self.applied_queries(), _command("--list-conns"), _command("--list-algs")]
+        return [*self.applied_queries(), command("--list-conns"), command("--list-algs")]
 
     def applied_queries(self) -> list[tuple[str, ...]]:
         """How charon runs, its associations, and in userspace what leads packets to it."""
@@ -179,12 +149,12 @@ class IPsec(Protocol):
 
     def brief_queries(self) -> list[tuple[str, ...]]:
         """How charon runs, and its associations."""
-        return [_command("--stats"), _command("--list-sas")]
+        return [command("--stats"), command("--list-sas")]
 
     def observe(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """The live state, with charon's connections."""
         live = super().observe(observation, interfaces)
-        live["conns"] = swanctl.by_name(self._ask("--list-conns") or [])
+        live["conns"] = swanctl.by_name(self.charon.ask("--list-conns") or [])
         return live
 
     def observe_applied(self, observation: Observation, interfaces: Sequence[str]) -> Live:
@@ -214,34 +184,14 @@ class IPsec(Protocol):
     def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself: units, associations, and which plugins charon runs with (None: it doesn't run)."""
         live = super().observe_briefly(observation, interfaces)
-        stats = self._ask("--stats")
+        stats = self.charon.ask("--stats")
         plugins = stats[-1].get("plugins", []) if stats else None
-        return dict(live, plugins=plugins, sas=swanctl.by_name(self._ask("--list-sas") or []))
+        return dict(live, plugins=plugins, sas=swanctl.by_name(self.charon.ask("--list-sas") or []))
 
     def in_the_way(self, live: Live, interface: str) -> str | None:
         """What on this host already has the name of an interface, as a text, or None."""
         connection = "swanctl's connection %s" % interface if interface in live["conns"] else None
         return super().in_the_way(live, interface) or connection
-
-    def _ask(self, what: str) -> swanctl.Messages | None:
-        """What swanctl says, as dicts, or None where charon doesn't answer."""
-        said = self.host.query(*_command(what)) if self.host.has("swanctl") else None
-        return None if said is None else swanctl.parse_raw(said)
-
-    def _version(self) -> tuple[int, ...]:
-        """strongSwan's, as numbers; () where it isn't installed."""
-        if "version" not in self._asked:
-            said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.query("swanctl", "--version") or "")
-            self._asked["version"] = tuple(int(number) for number in said.groups()) if said else ()
-        version: tuple[int, ...] = self._asked["version"]
-        return version
-
-    def _has_ml_kem(self) -> bool:
-        if "ml-kem" not in self._asked:
-            said = self._ask("--list-algs")
-            self._asked["ml-kem"] = "ML_KEM_768" in said[-1].get("ke", {}) if said else self._version() >= ML_KEM
-        known: bool = self._asked["ml-kem"]
-        return known
 
     def _data_path(self, live: Live) -> str:
         if self._wanted_path != "auto":
@@ -264,7 +214,7 @@ class IPsec(Protocol):
             self._taken.update((network, view["name"] or "#%d" % view["id"]) for network in remote)
         folder = self.folders.path(uuid)
         mtu = self._mtu_inside(situation, path)
-        ike, esp = swanctl.proposals(view["post_quantum"], self._has_ml_kem())
+        ike, esp = swanctl.proposals(view["post_quantum"], self.charon.has_ml_kem())
         values = {
             "dir": folder,
             "mtu": mtu,
@@ -335,7 +285,7 @@ class IPsec(Protocol):
                 self.host.start_units("restart", swanctl.WATCH_UNIT)
         plans = [plan for plan in self._each(self._copy_key, plans, failed) if plan.give]
         if plans:
-            failed.update(self._give(plans))
+            failed.update(self.charon.give(plans))
         return failed
 
     def ready(self, plans: list[Any]) -> dict[str, Error]:
@@ -364,41 +314,6 @@ class IPsec(Protocol):
         if plan.key:
             node_files.write(key_copy(plan.interface), node_files.read(self.key_path(plan.view["uuid"])) or "")
 
-    def _give(self, plans: list[planning.Plan]) -> dict[str, Error]:
-        """Gives charon what is new. Connections and keys that are as they were stay as they are, and so do others'."""
-        try:
-            said = self._load()
-        except Error as error:
-            return {plan.view["uuid"]: error for plan in plans}
-        conns = swanctl.by_name(self._ask("--list-conns") or [])
-        failed: dict[str, Error] = {}
-        for plan in plans:
-            wrong = [line for line in said.splitlines() if "failed" in line and _about(line, plan.interface)]
-            if wrong or plan.interface not in conns:
-                why = printable(" / ".join(wrong or said.splitlines()[-3:]))
-                failed[plan.view["uuid"]] = Error("strongSwan did not take the connection: %s" % why)
-        renew = [plan for plan in plans if plan.renew and plan.view["uuid"] not in failed]
-        words = [
-            "%s:%s" % (plan.view["local"]["role"] if plan.view["dial"] else "wait", plan.interface) for plan in renew
-        ]
-        if words:
-            self.host.try_run("sh", "-c", RENEW, "sh", *words)
-        return failed
-
-    def _load(self) -> str:
-        """Lets charon have what is in the files; what swanctl says about it. Raises Error on a broken file.
-
-        Such a file would count as if all were empty, and take away all connections. So the one kind of thing
-        that tunnels and most others don't have is loaded first.
-        """
-        said = self.host.run("sh", "-c", "swanctl --load-authorities 2>&1 || true")
-        if "invalid config file" in said:
-            wrong = [line for line in said.splitlines() if "error" in line or "invalid" in line]
-            hint = "swanctl can't read its configuration, so nothing was loaded: %s. Correct the file below %s."
-            raise Error(hint % (printable(" / ".join(wrong)), etc("swanctl")))
-        # It ends with an error for whatever of the owner's can't be loaded, too.
-        return self.host.run("sh", "-c", "swanctl --load-all --noprompt 2>&1 || true")
-
     def applied(self, view: View, live: Live) -> Applied:
         """What goes into the state about what was applied, with the connection that charon was given."""
         applied = super().applied(view, live)
@@ -421,14 +336,18 @@ class IPsec(Protocol):
                 with contextlib.suppress(Error):
                     node_files.remove(path)
         self.host.try_run("systemctl", "daemon-reload")
-        stats = self._ask("--stats")
+        stats = self.charon.ask("--stats")
         if not stats:
             return
         with contextlib.suppress(Error):
-            self._load()
+            self.charon.load()
         for name in places:
             self.host.try_run("swanctl", "--terminate", "--ike", name, "--timeout", "2")
-        if last and "kernel-libipsec" in stats[-1].get("plugins", []) and not (self._ask("--list-conns") or [])[:-1]:
+        if (
+            last
+            and "kernel-libipsec" in stats[-1].get("plugins", [])
+            and not (self.charon.ask("--list-conns") or [])[:-1]
+        ):
             with contextlib.suppress(Error):
                 self.host.start_units("restart", CHARON, timeout=60)  # or its device would stay
         elif last:
@@ -452,12 +371,3 @@ class IPsec(Protocol):
         """Whether the interface and charon are there, and for how many seconds the interface is (or None)."""
         there = live["plugins"] is not None and os.path.exists("/sys/class/net/%s" % view["interface"])
         return self.runs(view, live, there, conf_path(view["interface"]))
-
-
-def _about(line: str, interface: str) -> bool:
-    """Whether swanctl speaks of a tunnel of ours."""
-    return "'%s'" % interface in line or "marzban-%s." % interface in line
-
-
-def _command(what: str) -> tuple[str, ...]:
-    return ("swanctl", what, "--raw")
