@@ -19,7 +19,7 @@ KEYS = ["mb5V/IzwOexAa0/fEm8dcVFNH0u+ou4b2CrBLDEfdx0=", "XtNGCOeoA2ICQuQO3EcReAZ
 
 
 def conf(*endpoints):
-    return {"peers": {key: {"endpoint": endpoint} for key, endpoint in zip(KEYS, endpoints)}}
+    return {"peers": {key: {"endpoint": endpoint} for key, endpoint in zip(KEYS, endpoints, strict=False)}}
 
 
 @pytest.mark.parametrize("endpoint", [None, ("203.0.113.9", 20003), ("2001:db8::9", 20003), ("a b;reboot", 20003)])
@@ -33,7 +33,7 @@ def test_a_name_is_set_once_the_session_has_ended(tmp_path, age):
     texts = lookup.texts("mz3", UNIT, conf(("b.example", 20003), ("203.0.113.9", 20004)))
     assert sorted(texts) == sorted(lookup.paths("mz3"))
     service = next(text for path, text in texts.items() if path.endswith(".service"))
-    command = re.search(r"^ExecStart=-/bin/sh -c '(.*)'$", service, re.MULTILINE)[1]
+    (command,) = re.findall(r"^ExecStart=-/bin/sh -c '(.*)'$", service, re.MULTILINE)
     seen = 0 if age is None else int(time.time()) - age
     wg = tmp_path / "wg"
     wg.write_text(
@@ -51,10 +51,10 @@ def test_a_name_is_set_once_the_session_has_ended(tmp_path, age):
 
 
 def test_what_is_added_to_the_unit():
-    with_process = lookup.drop_in("mz3", None, userspace=True, looks_up=False)
+    with_process = lookup.drop_in("mz3", None, userspace=True, looks_up=False) or ""
     assert "Type=forking" in with_process
     assert "Wants=" not in with_process
-    both = lookup.drop_in("mz3", None, userspace=True, looks_up=True)
+    both = lookup.drop_in("mz3", None, userspace=True, looks_up=True) or ""
     assert "Wants=marzban-wireguard-mz3.timer\n" in both
     assert lookup.drop_in("mz3", None, userspace=False, looks_up=False) is None
     # The kernel has got its module meanwhile, and a process still carries the packets.
