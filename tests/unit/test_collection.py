@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import types
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry
+
 TOP = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parent.parent.name for path in TOP.glob("roles/*/meta/argument_specs.yml"))
 MODULES = sorted(path.stem for path in TOP.glob("plugins/modules/*.py"))
@@ -64,6 +67,19 @@ def test_packages_come_without_recommended_ones() -> None:
     }
     assert asked["apt"]["install_recommends"] is False
     assert asked["dnf"]["install_weak_deps"] is False
+
+
+@pytest.mark.parametrize("kind", types.TYPES)
+def test_a_role_removes_packages_that_a_run_installs(kind: str) -> None:
+    """Which they are is data of the protocol; Ansible reads the roles' as literals."""
+    role, packages = types.BY_TYPE[kind].role, registry.protocol(kind).packages
+    task = next(task for task in read(f"roles/{role}/tasks/main.yml") if "ansible.builtin.package" in task)
+    named = str(task["ansible.builtin.package"]["name"])
+    if "{{" in named:
+        named = read(f"roles/{role}/vars/main.yml")[f"{role}_own_packages"]
+    removed = set(re.findall(r"[a-z]+(?:-[a-z]+)*", " ".join(re.findall(r"'([a-z-]+)'", named)) or named))
+    assert removed
+    assert removed <= {name for names in packages.by_family.values() for name in names.values()}
 
 
 @pytest.mark.parametrize("module", MODULES)
