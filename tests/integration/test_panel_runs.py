@@ -434,8 +434,10 @@ def test_a_strategy_in_which_no_host_waits_is_refused(
     env = {**with_token(world, {}), "ANSIBLE_STRATEGY": strategy}
     run = world.play(playbook, "-e", "marzban_hosts=all", *words, inventory="de-1,fi-1,", env=env)
     assert run.code == 2, run.text
-    for host in ("de-1", "fi-1"):
-        (failed,) = run.of(host, ["failed", "unreachable"])
+    # With free the task of one host fails the others too, whose turn may not have come yet.
+    failures = [event for host in ("de-1", "fi-1") for event in run.of(host, ["failed", "unreachable"])]
+    assert failures
+    for failed in failures:
         assert failed["result"]["msg"].startswith(f"strategy: '{strategy}' can't be used. ")
         assert "use linear" in failed["result"]["msg"]
     assert world.panel.writes()[before:] == []

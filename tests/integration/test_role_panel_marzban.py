@@ -120,8 +120,8 @@ def test_a_stock_marzban_gets_tunnels_and_loses_them_again(marzban: Marzban) -> 
     assert marzban.status("/api/tunnels") == 401
     assert marzban.call("GET", "/api/tunnels") == []
     nodes = [
-        marzban.call("POST", "/api/node", {"name": name, "address": "127.0.0.1", "add_as_new_host": False})["id"]
-        for name in ("de-1", "fi-1")
+        marzban.call("POST", "/api/node", {"name": name, "address": address, "add_as_new_host": False})["id"]
+        for name, address in (("de-1", "203.0.113.1"), ("fi-1", "203.0.113.2"))
     ]
     body = {"source_node_id": nodes[0], "target_node_id": nodes[1], "tunnel_type": "wireguard", "name": NAME}
     tunnel = marzban.call("POST", "/api/tunnels", body)
