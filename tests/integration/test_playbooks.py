@@ -132,7 +132,8 @@ def test_a_change_that_cuts_a_tunnel_off_fails_the_run(world: World) -> None:
         world.change("one", config={"target": {"port": port}})
         run = world.apply("-e", "tunnels_wait=3")
         assert run.code == 2, run.text
-        assert "tunnel one had a session before this run changed it, and no ping passes through it now" in run.text
+        seen = "tunnel one had a session before this run changed it, and no ping passes through it now"
+        assert seen in " ".join(run.text.split())  # older cores fold the lines
         assert "~ one: changed on " in run.text
         world.apply("-e", "tunnels_wait=3").expect()  # this one has changed nothing
         strict = world.play("status", "-e", "tunnels_strict=error,connecting")
