@@ -145,7 +145,8 @@ class ControllerAction(ActionBase):
 
         Were they to leave it at once, nobody would be left to print the table where none could be reached.
         """
-        told = self.of_hosts(answers, self.batch)
+        # Of whole answers only this is asked, which needs no copy of them.
+        told = {host: self.variables["hostvars"].raw_get(host).get(answers) for host in self.batch}
         return [host for host, answer in told.items() if isinstance(answer, dict) and answer.get("unreachable")]
 
     def ended_with(self, hosts: list[str], *names: str) -> dict[str, list[Any]]:
