@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
@@ -15,7 +16,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import render
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import BY_TYPE
-from ansible_collections.marzban.tunnels.plugins.plugin_utils import _panel_steps, _sealed_keys
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _engine, _panel_steps, _sealed_keys
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import plain
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._node import NodeAction
 
@@ -47,7 +48,12 @@ class ActionModule(NodeAction):
                 rendered.append({"text": render.render(view, texts[view["type"]])})
             except Error as error:
                 rendered.append({"error": str(error)})
-        return dict(given, rendered=rendered, handed=_sealed_keys.for_node(self._checked))
+        alike = {
+            "engine": _engine.digest(),
+            "ipsec_data_path": given.get("ipsec_data_path") or "auto",
+            "templates": {kind: hashlib.sha256(text.encode("utf-8")).hexdigest() for kind, text in texts.items()},
+        }
+        return dict(given, rendered=rendered, handed=_sealed_keys.for_node(self._checked), alike=alike)
 
     @staticmethod
     def _refuse_another_list(host: Any, records: Any, digest: Any) -> None:

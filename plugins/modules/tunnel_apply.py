@@ -116,11 +116,31 @@ options:
     choices: [auto, kernel, userspace]
     default: auto
     version_added: 0.2.0
+  post_quantum:
+    description:
+      - What the run has chosen for the records that do not choose. O(views) have it already. It is compared with what
+        the node service of this host does, where there is one.
+    type: str
+    choices: [auto, require, "off"]
+    version_added: 0.3.0
+  accept_older:
+    description:
+      - Whether to apply records that are older than what this host has, and to make again what was removed within a
+        day. That is so after the panel's database was restored from a backup.
+      - Without it such a tunnel is refused, and RV(tunnels[].error) says both versions.
+    type: bool
+    default: false
+    version_added: 0.3.0
   rendered:
     description:
       - Set by the action plugin. Leave it out.
     type: list
     elements: dict
+  alike:
+    description:
+      - Set by the action plugin. Leave it out.
+    type: dict
+    version_added: 0.3.0
   handed:
     description:
       - Set by the action plugin. Leave it out.
@@ -339,6 +359,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators 
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import preflight
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import Terms, check_alike, settings
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
@@ -359,7 +380,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     node = None if given["node"] is None else validators.node_name(given["node"], "node")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
     addresses = [validators.ip_address(text, "panel_addresses") for text in given["panel_addresses"]]
-    apply = Apply(Host(module.check_mode), folders, panel, given["types"], given["probe"], options, node, addresses)
+    if given["alike"] is not None:
+        check_alike(settings(), dict(given["alike"], config_dir=folders.root, post_quantum=given["post_quantum"]))
+    terms = Terms(given["accept_older"])
+    apply = Apply(
+        *(Host(module.check_mode), folders, panel, given["types"], given["probe"], options, node, addresses),
+        terms=terms,
+    )
     exchanged = {name: given[name] for name in ("handed", "paired", "new_keys")}
     answer = apply.run(views, rendered, given["remove"], given["remove_all"], **exchanged)
     for sentence in answer["warnings"]:
@@ -389,7 +416,10 @@ def main() -> None:
             "new_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "panel_addresses": {"type": "list", "elements": "str", "default": []},
             "ipsec_data_path": {"type": "str", "choices": ["auto", "kernel", "userspace"], "default": "auto"},
+            "post_quantum": {"type": "str", "choices": ["auto", "require", "off"]},
+            "accept_older": {"type": "bool", "default": False},
             "rendered": {"type": "list", "elements": "dict"},
+            "alike": {"type": "dict"},
             "handed": {"type": "dict", "default": {}, "no_log": True},
             "records": {"type": "raw"},
             "list_digest": {"type": "str"},

@@ -115,6 +115,7 @@ valid:
   returned: success
 """
 
+import contextlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -137,9 +138,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         raise Error(missing_required_lib("cryptography"))
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     uuid, panel = validators.uuid(given["uuid"]), validators.uuid(given["panel"], "panel")
-    if not check:
-        folders.lock()
-        folders.sweep()
+    with contextlib.ExitStack() as stack:
+        if not check:
+            stack.enter_context(folders.locked())
+            folders.sweep()
+        return answer(given, check, folders, uuid, panel)
+
+
+def answer(given: dict[str, Any], check: bool, folders: Folders, uuid: str, panel: str) -> dict[str, Any]:
+    """The answer, once nobody else changes this host. Raises Error."""
     known = folders.state(uuid)
     kind = given["type"] or (known["type"] if known else DEFAULT_TYPE)
     protocol = registry.protocol(kind)(Host(check), folders)

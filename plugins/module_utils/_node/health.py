@@ -30,6 +30,15 @@ def health(
     host: Host, folders: Folders, panel: str, types: Collection[str], raws: Sequence[object], wait: float = 0
 ) -> HealthAnswer:
     """The answer of tunnel_health. Looks again until all that can be active is, for ``wait`` seconds at most."""
+    tunnels = check(host, folders, panel, types, raws, wait)
+    answers = [{key: value for key, value in tunnel.answer().items() if key not in HIDDEN} for tunnel in tunnels]
+    return {"changed": False, "tunnels": answers}  # type: ignore[typeddict-item]
+
+
+def check(
+    host: Host, folders: Folders, panel: str, types: Collection[str], raws: Sequence[object], wait: float = 0
+) -> list[Tunnel]:
+    """The tunnels of ``raws``, each with its status, what was measured, and what others have taken from it."""
     tunnels = accept(raws, [None] * len(raws), panel, types, registry.TYPES)
     for tunnel in tunnels:
         if tunnel.refused:
@@ -65,8 +74,7 @@ def health(
         seen = _observe(host, protocols, running)
     _explain_gaps(protocols, running, seen)
     host.drop_prefetched()
-    answers = [{key: value for key, value in tunnel.answer().items() if key not in HIDDEN} for tunnel in tunnels]
-    return {"changed": False, "tunnels": answers}  # type: ignore[typeddict-item]
+    return tunnels
 
 
 class Seen(NamedTuple):
@@ -94,6 +102,7 @@ def _explain_gaps(protocols: dict[str, Protocol], running: list[Tunnel], seen: S
             continue
         kind, applied = tunnel.view["type"], tunnel.state["applied"]
         lacks = protocols[kind].lacking(tunnel.view, applied, seen.observation, seen.lives[kind])
+        tunnel.lacks = lacks
         if lacks:
             hint = "something else on this host has taken away %s: run marzban.tunnels.apply, which puts it back"
             tunnel.fail(hint % ", ".join(lacks))

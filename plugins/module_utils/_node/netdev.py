@@ -14,7 +14,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 
-from .._errors import FieldError
+from .._errors import Error, FieldError
 from .net import Route
 
 if TYPE_CHECKING:
@@ -112,8 +112,13 @@ def batch(view: View, mtu: int) -> str:
 
 
 def compare_unit(plan: Plan, live: Live, there: bool) -> None:
-    """Whether the unit has to be enabled, and started: it isn't active, or what it makes is not ``there``."""
+    """Whether the unit has to be enabled, and started: it isn't active, or what it makes is not ``there``.
+
+    Raises Error where somebody has masked it, which is done on purpose.
+    """
     service = live["units"].get(plan.unit, {})
+    if service.get("load") == "masked":
+        raise Error("%s is masked on this host: run systemctl unmask %s, or deactivate it." % (plan.unit, plan.unit))
     if not service.get("enabled"):
         plan.enable = True
         plan.changes.append("enabled")

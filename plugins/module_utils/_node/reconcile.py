@@ -14,6 +14,7 @@ A **protocol** is one folder with a subclass of ``_protocols.base.Protocol``, li
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Collection, Sequence
 
@@ -26,6 +27,7 @@ from .adoption import rebuild
 from .files import read
 from .guard import endpoints_of
 from .host import Host
+from .kept import Kept, KeptView, Terms, check_not_older
 from .keyring import Keyring
 from .machine import machine
 from .measure import Work, had_session, measure
@@ -60,6 +62,8 @@ class Apply:
         options: dict[str, dict[str, Any]] | None = None,
         node: str | None = None,
         panel_addresses: Collection[str] = (),
+        terms: Terms = Terms(),  # noqa: B008 - it can't be changed
+        kept: Kept | None = None,
     ) -> None:
         """``options``: ``{type: keyword arguments of its protocol}``. ``node``: this host's, else the views'.
 
@@ -69,11 +73,13 @@ class Apply:
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
         self.node = node
         self.options = options or {}
+        self.terms, self.kept = terms, kept or Kept()
         self.paired: set[str] = set()
         self.new_keys: set[str] = set()
         self.memory = Memory(host, folders)
         self.keyring = Keyring(host, self.memory)
         self.whole_host = WholeHost(host, folders)
+        self.tunnels: list[Tunnel] = []
         self.removed: list[Removed] = []
         self.diff: list[FileDiff] = []
         self.lacks: list[tuple[packages.Packages, list[str]]] = []  # by protocol: capabilities that the host lacks
@@ -99,16 +105,28 @@ class Apply:
         self.paired, self.new_keys = set(paired), set(new_keys)
         remove = [validators.uuid(uuid, "remove[%d]" % index) for index, uuid in enumerate(remove)]
         waited: list[dict[str, State | None]] = []  # the states from before this run waited for its turn
-        if not self.host.check:
-            lock = self.folders.lock(  # noqa: F841 - held until the process ends
-                before_waiting=lambda: waited.append(self.folders.states())
-            )
-            self.folders.sweep()
+        with contextlib.ExitStack() as stack:
+            if not self.host.check:
+                note = lambda: waited.append(self.folders.states())  # noqa: E731
+                stack.enter_context(self.folders.locked(before_waiting=note))
+                self.folders.sweep()
+            return self._run(raws, templates, remove, remove_all, handed or {}, waited)
+
+    def _run(
+        self,
+        raws: Sequence[object],
+        templates: Sequence[dict[str, Any]],
+        remove: Sequence[str],
+        remove_all: bool,
+        handed: dict[str, str],
+        waited: list[dict[str, State | None]],
+    ) -> Answer:
         self.memory.states = self.folders.states()
         self.whole_host.load()
         mine = {uuid: state for uuid, state in self.memory.states.items() if state and self._is_mine(state)}
-        tunnels = accept(raws, templates, self.panel, self.types, registry.TYPES)
+        self.tunnels = tunnels = accept(raws, templates, self.panel, self.types, registry.TYPES)
         named = {views.seen(raw)["uuid"] for raw in raws}  # of whatever type
+        self._refuse_older(tunnels)
         self._take_states(tunnels, waited[0] if waited else self.memory.states)
         for uuid in remove:
             if uuid in named:
@@ -118,11 +136,12 @@ class Apply:
         whole = {uuid: state for uuid, state in mine.items() if node is None or state["node"] in (None, node)}
         going = whole if remove_all else {uuid: mine[uuid] for uuid in remove if uuid in mine}
         try:
-            self._work(self._parts(tunnels, going), tunnels, handed or {})
+            self._work(self._parts(tunnels, going), tunnels, handed)
         finally:
             self.host.drop_prefetched()
         self._settle(tunnels, going)
         if not self.host.check:
+            self._keep(tunnels)
             self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
         names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
@@ -141,6 +160,14 @@ class Apply:
             ],
             "machine": machine(),
         }
+
+    def _keep(self, tunnels: list[Tunnel]) -> None:
+        """What the node service has to know of this run, to see that it stays so."""
+        done = [tunnel for tunnel in tunnels if not tunnel.refused]
+        self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
+        self.kept.forget([entry["uuid"] for entry in self.removed if not entry["error"]])
+        if self.terms.accept_older and self.kept.here:
+            self.kept.remembers(tunnel.uuid for tunnel in done)
 
     def sealed(self, uuids: Collection[str]) -> dict[str, str]:
         """``{uuid: what this end has sealed for its peer}``, for the tunnels that have something."""
@@ -175,6 +202,17 @@ class Apply:
                 names |= {tunnel.view["interface"] for tunnel in its if tunnel.checked}
                 parts.append(Part(self._protocol(kind), its, leave, sorted(names)))
         return parts
+
+    def _refuse_older(self, tunnels: list[Tunnel]) -> None:
+        """What a newer record has replaced here, or what was removed, is not made again."""
+        removals = {} if self.terms.accept_older else self.kept.removals()
+        for tunnel in tunnels:
+            state = self.memory.states.get(tunnel.uuid)
+            try:
+                if not self.terms.accept_older and not tunnel.refused:
+                    check_not_older(tunnel.view, state["version"] if state else None, removals)
+            except Error as error:
+                tunnel.refuse(error)
 
     def _take_states(self, tunnels: list[Tunnel], before: dict[str, State | None]) -> None:
         """The states of the tunnels; ``before`` are those from before this run waited for its turn."""
@@ -236,7 +274,7 @@ class Apply:
             self.keyring.load(part.protocol, part.tunnels)
         for tunnel in runnable:
             if not tunnel.refused:  # its key may be broken
-                find_peer(tunnel)
+                find_peer(tunnel, self.terms.trusted_keys)
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
         self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
         for part in parts:

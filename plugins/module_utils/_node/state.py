@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 from .._errors import Error, FieldError
 from .._model import validators
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 CONFIG_DIR = "/etc/marzban/tunnels"
 STATE = "state.json"
 LOCK_WAIT = 60  # seconds
+
+
+class Busy(Error):
+    """Somebody else changes this host's tunnels."""
 
 
 class Folders:
@@ -146,11 +150,19 @@ class Folders:
         if not os.path.isdir(self.root):
             os.mkdir(self.root, 0o700)
 
-    def lock(self, wait: float = LOCK_WAIT, before_waiting: Callable[[], object] | None = None) -> int:
-        """Keeps other runs off this host until the process ends. Raises Error after ``wait`` seconds.
+    @contextlib.contextmanager
+    def locked(self, wait: float = LOCK_WAIT, before_waiting: Callable[[], object] | None = None) -> Iterator[None]:
+        """Keeps other runs, and the node service, off this host. Raises Busy after ``wait`` seconds.
 
-        ``before_waiting`` is called once, where another run has the lock.
+        ``before_waiting`` is called once, where another one has the lock.
         """
+        handle = self._lock(wait, before_waiting)
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    def _lock(self, wait: float, before_waiting: Callable[[], object] | None) -> int:
         end = time.monotonic() + wait
         while True:
             try:
@@ -168,7 +180,7 @@ class Folders:
                     before_waiting = None
             os.close(handle)
             if time.monotonic() > end:
-                raise Error(
+                raise Busy(
                     "Another run has been changing the tunnels of this host for %d s: wait for it, then run again."
                     % wait
                 )

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Mapping, Sequence
 
 from .._errors import Error, FieldError, not_none
 from .._model import views
@@ -14,6 +14,9 @@ from .netdev import Plan
 
 if TYPE_CHECKING:
     from .._model.shapes import FileDiff, Measured, Outcome, Public, State, View
+
+
+PROVES = ("public_key", "fingerprint")  # the fields of a public half by which a peer proves who it is
 
 
 class Tunnel:
@@ -32,7 +35,9 @@ class Tunnel:
         self.error: str | None = None
         self.note: str | None = None  # what it waits for while it is connecting
         self.waiting_for: str | None = None
+        self.peer_key: dict[str, str] | None = None  # the peer shows another key than the one that is used
         self.measured: Measured | None = None
+        self.lacks: list[str] = []  # what others have taken from it, for a person
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
         self.refused = self.needs_peer = self.new = self.had_session = False
         self.lacks_key = False  # one has to be made
@@ -131,12 +136,21 @@ def accept(
     return tunnels
 
 
-def find_peer(tunnel: Tunnel) -> None:
-    """Finds the peer's public half: the view's, else the one last applied for the same node. Else the tunnel waits."""
+def find_peer(tunnel: Tunnel, trusted: Mapping[str, str] | None = None) -> None:
+    """Finds the peer's public half: the view's, else the one last applied for the same node. Else the tunnel waits.
+
+    ``trusted``: ``Terms.trusted_keys``. Another key than the one last applied is taken only if it is in there: who has
+    the panel could else slip between two nodes.
+    """
     peer = tunnel.view["peer"]
     last = tunnel.state["peer"] if tunnel.state else None
     known = last["public"] if last and last["node"] == peer["node"] else None
     tunnel.peer_public = peer["public"] or known
+    if trusted is not None and known and peer["public"]:
+        if peer["public"]["public_key"] != trusted.get(tunnel.uuid):
+            tunnel.peer_public = known
+        if tunnel.peer_public is known and any(known.get(name) != peer["public"].get(name) for name in PROVES):
+            tunnel.peer_key = {"known": known["public_key"], "seen": peer["public"]["public_key"]}
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
 
 

@@ -357,12 +357,13 @@ def test_files_are_private_from_the_first_instant(tmp_path, monkeypatch):
 def test_two_runs_take_turns(tmp_path):
     folders = node_state.Folders(str(tmp_path / "tunnels"))
     calls = []
-    held = folders.lock(before_waiting=lambda: calls.append("free"))
-    with pytest.raises(Error, match="Another run"):
-        folders.lock(wait=0.2, before_waiting=lambda: calls.append("waits"))
+    with folders.locked(before_waiting=lambda: calls.append("free")):
+        with pytest.raises(node_state.Busy, match="Another run"):
+            with folders.locked(wait=0.2, before_waiting=lambda: calls.append("waits")):
+                pass
     assert calls == ["waits"]
-    os.close(held)
-    os.close(folders.lock(wait=0))
+    with folders.locked(wait=0):
+        pass
 
 
 # Keys

@@ -1,0 +1,173 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host with the node service keeps for its two callers, a run and the service: views, removals and settings.
+
+Without the service nothing is kept: a run brings all that it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, Mapping, NamedTuple
+
+from .._errors import Error, FieldError
+from .._model import validators, views
+from .files import read, remove, write
+
+if TYPE_CHECKING:
+    from .._model.shapes import View
+
+PLACE = "/var/lib/marzban-node"
+SETTINGS = "/etc/marzban/node_service/settings.json"
+DAY = 86400  # seconds that a removed uuid is remembered
+ANOTHER = (
+    "The node service of this host has %s, and this run has %s. Both have to work alike: run marzban.tunnels.node_api "
+    "with the variables of this run first. Nothing was changed."
+)
+
+#: ``{uuid: seconds since 1970 when it was removed}``
+Removals = Dict[str, float]
+
+
+class KeptView(NamedTuple):
+    """``revision``: the panel's text for what it wanted; None where a run has applied it."""
+
+    view: View
+    revision: str | None = None
+
+
+class Terms(NamedTuple):
+    """On what terms a caller works. ``accept_older``: also with records that are older than what is on the host.
+
+    ``revisions``: ``{uuid: the panel's text for what it wants}``; a run has none. ``trusted_keys``: None where the
+    peers' public halves in the views are good; else ``{uuid: public key}`` of peers that may have another key than last
+    time. What else has changed of a peer's half is then left for a run.
+    """
+
+    accept_older: bool = False
+    revisions: Dict[str, str] = {}
+    trusted_keys: "Dict[str, str] | None" = None
+
+
+class Kept:
+    """The folder of what is kept. ``here``: whether this host has the node service."""
+
+    def __init__(self, place: str = PLACE) -> None:
+        self.place = place
+        self.here = os.path.isdir(place)
+        self._views = os.path.join(place, "views")
+        self._removed = os.path.join(place, "removed.json")
+
+    # Views
+
+    def views(self) -> dict[str, KeptView]:
+        """``{uuid: KeptView}``. One that can't be read is left out: the panel, or a run, gives it again."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(self._views)):
+                if name.endswith(".json"):
+                    with contextlib.suppress(Error, ValueError, TypeError, KeyError):
+                        raw = json.loads(read(os.path.join(self._views, name)) or "")
+                        view = views.check(raw["view"], str(raw["view"]["panel"]))
+                        if name == view["uuid"] + ".json":
+                            found[view["uuid"]] = KeptView(view, raw.get("revision"))
+        return found
+
+    def keep(self, kept: Iterable[KeptView]) -> None:
+        """Writes views; those that are there already are not written again. Raises Error."""
+        if not self.here:
+            return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._views, 0o700)
+        for view, revision in kept:
+            text = json.dumps({"view": view, "revision": revision}, sort_keys=True, ensure_ascii=False) + "\n"
+            path = self._path(view["uuid"])
+            if read(path) != text:
+                write(path, text)
+
+    def forget(self, uuids: Collection[str]) -> None:
+        """Forgets the views of what was removed, and remembers that it was. Raises Error."""
+        if not self.here or not uuids:
+            return
+        removals, now = self.removals(), time.time()
+        removals.update(dict.fromkeys(uuids, now))
+        write(self._removed, json.dumps({uuid: then for uuid, then in removals.items() if now - then < DAY}) + "\n")
+        for uuid in uuids:
+            remove(self._path(uuid))
+
+    def removals(self) -> Removals:
+        """What was removed within a day."""
+        try:
+            raw = json.loads(read(self._removed) or "{}")
+            return {validators.uuid(uuid): float(then) for uuid, then in raw.items() if time.time() - then < DAY}
+        except (Error, ValueError, TypeError, AttributeError):
+            return {}
+
+    def remembers(self, uuids: Iterable[str]) -> None:
+        """Forgets removals: these tunnels are wanted again. Raises Error."""
+        removals = self.removals()
+        left = {uuid: then for uuid, then in removals.items() if uuid not in set(uuids)}
+        if left != removals:
+            write(self._removed, json.dumps(left) + "\n")
+
+    def _path(self, uuid: str) -> str:
+        return os.path.join(self._views, validators.uuid(uuid) + ".json")
+
+
+def settings(path: str = SETTINGS) -> dict[str, Any] | None:
+    """What the role has stored for both callers; None where there is no node service. Raises Error."""
+    text = read(path)
+    if text is None:
+        return None
+    try:
+        return validators.mapping(json.loads(text), path)
+    except ValueError:
+        raise Error("%s can't be read: run marzban.tunnels.node_api, which writes it again." % path) from None
+
+
+def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
+    """Raises Error where a run would not do as the service does. ``given``: of the run, what it knows.
+
+    ``templates`` are compared by their digests, of the types that the run renders.
+    """
+    if stored is None:
+        return
+    for name, mine in given.items():
+        theirs = stored.get(name)
+        if isinstance(mine, Mapping):
+            known = theirs if isinstance(theirs, Mapping) else {}
+            kinds = [kind for kind in sorted(mine) if mine[kind] != known.get(kind)]
+            if kinds:
+                raise Error(ANOTHER % ("another template for %s" % kinds[0], "its own"))
+        elif mine is not None and mine != theirs:
+            if name == "engine":
+                raise Error(ANOTHER % ("version %s of the engine" % theirs, mine))
+            raise Error(ANOTHER % ("%s: %s" % (name, theirs), mine))
+
+
+def check_not_older(view: View, applied: int | None, removals: Removals) -> None:
+    """Refuses what a newer record has replaced here, or what was removed. Raises Older.
+
+    ``applied``: the version of the record that was applied last, or None.
+    """
+    if applied is not None and applied > view["version"]:
+        hint = "Version %d of its record was applied here, and this is version %d: it was read before, or the panel's "
+        hint += "database was restored. Run again, or, after a restore, with -e tunnels_accept_older=true."
+        raise Older(view["version"], hint % (applied, view["version"]), applied)
+    if view["uuid"] in removals:
+        hint = "It was removed here %d min ago, and this record was read before, or the panel's database was restored. "
+        hint += "Run again, or, after a restore, with -e tunnels_accept_older=true."
+        raise Older(view["version"], hint % ((time.time() - removals[view["uuid"]]) // 60), None)
+
+
+class Older(FieldError):
+    """A record that is older than what this host has. ``applied``: the version here, or None where it was removed."""
+
+    def __init__(self, version: int, hint: str, applied: int | None) -> None:
+        super().__init__("version", version, hint)
+        self.applied = applied
