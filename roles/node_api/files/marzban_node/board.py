@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What is known about each tunnel at this moment, and what of it a panel is told. Nothing here touches the host."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.ping import is_address
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
+
+if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
+    from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Measured, Public, State, View
+
+ANSWERED = 12.0  # seconds; a tunnel is active when a probe was answered at most that long before it was measured
+SOONEST, LATEST = 1.0, 15.0  # seconds between two attempts to repair a tunnel
+REFUSED = 60.0  # and to apply one that is refused: what is in its way is rarely gone by itself
+RUN_FOR_KEY = (
+    "It runs without the pre-shared key, on which both nodes can agree in a run only: run marzban.tunnels.apply with "
+    "both."
+)
+
+
+@dataclass
+class Entry:
+    """One tunnel. Times are those of the monotonic clock, in seconds."""
+
+    kept: KeptView
+    applied: KeptView | None = None  # what the engine was last given
+    public: Public | None = None
+    peer_key: dict[str, str] | None = None
+    missing: list[str] = field(default_factory=list)
+    refusal: str | None = None  # why it could not be applied
+    needs_run: bool = False
+    waiting_for: str | None = None
+    doing: int = 0  # changes that go on, or wait for their turn
+    changed: float = 0.0  # when the last one ended
+    status: str = "connecting"
+    error: str | None = None
+    note: str | None = None
+    measured: Measured | None = None
+    at: float | None = None  # when it was measured
+    answered: float | None = None  # when a probe was answered last
+    tries: int = 0  # repairs, since it was well
+    next_try: float = 0.0
+    told: str | None = None  # the last line about it in the journal
+
+    @property
+    def view(self) -> View:
+        """The view that is wanted."""
+        return self.kept.view
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return self.view["name"] or f"#{self.view['id']}"
+
+
+class Board:
+    """All tunnels of this node, of all panels."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._entries: dict[str, Entry] = {}
+
+    # What comes in
+
+    def sync(self, kept: Mapping[str, KeptView]) -> list[Entry]:
+        """Takes over what is kept on the host; answers those that the engine has not been given yet."""
+        with self._lock:
+            for uuid in [uuid for uuid, entry in self._entries.items() if uuid not in kept and not entry.doing]:
+                del self._entries[uuid]
+            for uuid, wanted in kept.items():
+                entry = self._entries.setdefault(uuid, Entry(wanted))
+                if not entry.doing:
+                    entry.kept = wanted
+            return [entry for entry in self._entries.values() if entry.applied != entry.kept and not entry.doing]
+
+    def want(self, wanted: KeptView) -> None:
+        """A change of a tunnel begins."""
+        with self._lock:
+            entry = self._entries.setdefault(wanted.view["uuid"], Entry(wanted))
+            entry.kept = wanted
+            entry.doing += 1
+
+    def begin(self, uuid: str) -> None:
+        """A removal or a repair of a tunnel begins."""
+        with self._lock:
+            if uuid in self._entries:
+                self._entries[uuid].doing += 1
+
+    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str]) -> None:
+        """The engine was given a tunnel, and left it like this."""
+        with self._lock:
+            entry = self._entries.get(wanted.view["uuid"])
+            if entry is None:
+                return
+            entry.applied = wanted
+            entry.peer_key = tunnel.peer_key
+            entry.refusal = tunnel.error if tunnel.refused else None
+            entry.missing = list(missing) if tunnel.refused else []
+            entry.needs_run = tunnel.needs_peer and not tunnel.refused and tunnel.view["type"] == "wireguard"
+            entry.waiting_for = tunnel.waiting_for
+            if not tunnel.refused:
+                entry.told = None
+            if tunnel.public and (not tunnel.refused or tunnel.pending):
+                entry.public = tunnel.public
+            if tunnel.changes:
+                entry.at = entry.answered = entry.measured = entry.error = entry.note = None
+                entry.status = "connecting"
+
+    def ended(self, uuid: str, removed: bool = False) -> None:
+        """A change of a tunnel has ended."""
+        with self._lock:
+            entry = self._entries.get(uuid)
+            if entry:
+                entry.doing -= 1
+                entry.changed = self._clock()
+                if removed and entry.doing <= 0:
+                    del self._entries[uuid]
+
+    def failed(self, uuid: str, why: str) -> None:
+        """The engine could not even begin."""
+        with self._lock:
+            if uuid in self._entries:
+                self._entries[uuid].refusal = why
+
+    def measured(self, tunnels: Iterable[Tunnel], begun: float) -> None:
+        """What a look that began at ``begun`` has found. Of what was changed meanwhile it says nothing."""
+        now = self._clock()
+        with self._lock:
+            for tunnel in tunnels:
+                entry = self._entries.get(tunnel.uuid)
+                if entry is None or entry.doing or entry.changed > begun:
+                    continue
+                entry.at, entry.measured = now, tunnel.measured
+                entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
+                entry.waiting_for = tunnel.waiting_for
+                loss = (tunnel.measured or {}).get("loss_percent")
+                if loss is not None and loss < 100:
+                    entry.answered = now
+                elif loss == 100 and not tunnel.lacks and self._lately(entry, now):
+                    entry.status, entry.error, entry.note = "active", None, None
+
+    @staticmethod
+    def _lately(entry: Entry, now: float) -> bool:
+        return entry.answered is not None and now - entry.answered <= ANSWERED
+
+    def news(self, uuid: str, problem: str | None) -> bool:
+        """Whether a line about a tunnel is worth the journal: a problem is told once, until it is over."""
+        with self._lock:
+            entry = self._entries.get(uuid)
+            if entry is None or problem is None:
+                return True
+            known, entry.told = entry.told, problem
+            return known != problem
+
+    # What has to be repaired
+
+    def broken(self, tunnels: Iterable[Tunnel], begun: float) -> list[tuple[Entry, bool]]:
+        """Those of a look that have to be put right now, and whether the engine has to ping for that.
+
+        Each one waits longer after each attempt, until it is well.
+        """
+        now = self._clock()
+        found = []
+        with self._lock:
+            for tunnel in tunnels:
+                entry = self._entries.get(tunnel.uuid)
+                if entry is None or entry.doing or entry.changed > begun:
+                    continue
+                lacks = self._lacks(entry, tunnel)
+                silent = not lacks and self._is_silent(entry, now)
+                if not lacks and not silent:
+                    entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
+                    continue
+                if now < entry.next_try:
+                    continue
+                latest = REFUSED if entry.refusal else LATEST
+                entry.next_try = now + min(latest, SOONEST * 2**entry.tries)
+                entry.tries = min(entry.tries + 1, 16)
+                found.append((entry, silent))
+        return found
+
+    @staticmethod
+    def _lacks(entry: Entry, tunnel: Tunnel) -> bool:
+        """Whether something of it is not on the host as it was applied, or not as it is wanted."""
+        state: State | None = tunnel.state
+        if not entry.view["active"]:
+            return state is not None and state["interface"] is not None
+        if tunnel.waiting_for:
+            return False
+        outdated = state is None or state["version"] < entry.view["version"]
+        return bool(tunnel.refused or tunnel.measured is None or tunnel.lacks or outdated)
+
+    def _is_silent(self, entry: Entry, now: float) -> bool:
+        """Whether its peer has a name, and does not answer: it may have moved."""
+        named = entry.view["dial"] and not is_address(entry.view["peer"]["endpoint"])
+        return named and entry.view["active"] and not entry.waiting_for and not self._lately(entry, now)
+
+    # What goes out
+
+    def find(self, panel: str, given: str) -> str | None:
+        """The uuid of a panel's tunnel by its uuid or its number."""
+        with self._lock:
+            for uuid, entry in self._entries.items():
+                if entry.view["panel"] == panel and given in (uuid, str(entry.view["id"])):
+                    return uuid
+        return None
+
+    def views(self, panel: str) -> list[View]:
+        """The views of a panel."""
+        with self._lock:
+            return [entry.view for entry in self._entries.values() if entry.view["panel"] == panel]
+
+    def tunnel(self, uuid: str) -> dict[str, Any] | None:
+        """NODE_TUNNEL of docs/development/node-service.md."""
+        with self._lock:
+            entry = self._entries.get(uuid)
+            return None if entry is None else self._told(entry)
+
+    def tunnels(self, panel: str) -> list[dict[str, Any]]:
+        """All of a panel."""
+        with self._lock:
+            return [self._told(entry) for entry in self._entries.values() if entry.view["panel"] == panel]
+
+    def _told(self, entry: Entry) -> dict[str, Any]:
+        view, status, error, note = entry.view, entry.status, entry.error, entry.note
+        if not view["active"]:
+            status, error, note = "inactive", None, None
+        if entry.refusal:
+            status, error, note = "error", entry.refusal, None
+        if entry.needs_run and not error:
+            note = note or RUN_FOR_KEY
+        return {
+            **{key: view[key] for key in ("uuid", "id", "name", "type", "version", "active", "interface")},
+            "revision": entry.kept.revision,
+            "node": view["local"]["node"],
+            "peer": view["peer"]["node"],
+            "role": view["local"]["role"],
+            "status": status,
+            "error": error,
+            "note": note,
+            "waiting_for": entry.waiting_for,
+            "refused": entry.refusal is not None,
+            "missing": entry.missing,
+            "public": entry.public,
+            "peer_key": entry.peer_key,
+            "measured": entry.measured,
+            "age": None if entry.at is None else round(self._clock() - entry.at, 1),
+            "doing": entry.doing > 0,
+        }

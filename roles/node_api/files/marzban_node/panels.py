@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The panels that may call, by their access keys, and how far each one has counted its writes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.files import read, write
+from marzban_node.errors import Refused
+
+OLDER = (
+    "This node has seen write {have} of this panel, and this is write {got}: the panel's database was restored from a "
+    "backup, or is a copy. Nothing was changed."
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel, what it calls this node, and the hashes of the keys that it may show."""
+
+    id: str
+    node: str
+    hashes: tuple[str, ...]
+    certificate: str | None = None  # sha256 of a client certificate, in hex
+    addresses: tuple[str, ...] = ()  # where the panel is: no tunnel takes the way there
+
+
+class Panels:
+    """The panels of this node, as the role has written them. ``folder``: one file for each."""
+
+    def __init__(self, folder: str, counters: str) -> None:
+        self._folder, self._counters = folder, counters
+
+    def all(self) -> Iterator[Panel]:
+        """All of them. One whose file can't be read is left out: it may not call."""
+        try:
+            names = sorted(os.listdir(self._folder))
+        except OSError:
+            return
+        for name in names:
+            try:
+                raw = json.loads(read(os.path.join(self._folder, name)) or "")
+                panel = _panel(raw)
+            except (Error, ValueError, TypeError, KeyError, AttributeError):
+                continue
+            if name == panel.id + ".json":
+                yield panel
+
+    def caller(self, key: object, certificate: object) -> Panel:
+        """The panel that shows this key or this client certificate. Raises Refused."""
+        shown = _digest(key)
+        certified = certificate if isinstance(certificate, str) and certificate.isascii() else ""
+        found = None
+        for panel in self.all():  # all of them, whichever it is: the time tells nothing
+            for known in panel.hashes:
+                if hmac.compare_digest(known, shown):
+                    found = panel
+            if panel.certificate and hmac.compare_digest(panel.certificate, certified):
+                found = panel
+        if found:
+            return found
+        if not isinstance(key, str):
+            raise Refused(401, "key_missing", "Show the access key of this node: Authorization: Bearer KEY.")
+        raise Refused(
+            403,
+            "key_wrong",
+            "No panel of this node has this access key. Run marzban.tunnels.node_api for this node, which gives it "
+            "the hash of the panel's key.",
+        )
+
+    def count(self, panel: str, counter: object) -> None:
+        """Takes a panel's next write. Raises Refused where its number was seen before."""
+        try:
+            got = validators.integer(counter, "counter", 1, 2**53)
+        except Error as error:
+            raise Refused(422, "invalid", {"counter": str(error)}) from None
+        counters = self._read()
+        have = counters.get(panel, 0)
+        if got <= have:
+            raise Refused(409, "older_database", OLDER.format(have=have, got=got), have=have, got=got)
+        counters[panel] = got
+        write(self._counters, json.dumps(counters, sort_keys=True) + "\n")
+
+    def counter(self, panel: str) -> int:
+        """The last write of a panel that was taken."""
+        return self._read().get(panel, 0)
+
+    def _read(self) -> dict[str, int]:
+        try:
+            raw = json.loads(read(self._counters) or "{}")
+            return {validators.uuid(panel): int(count) for panel, count in raw.items()}
+        except (Error, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _digest(key: object) -> str:
+    """The hash of an access key; of what can't be one, a text that is nobody's."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() if isinstance(key, str) else ""
+
+
+def _panel(raw: dict[str, Any]) -> Panel:
+    hashes = tuple(text for text in raw["hashes"] if isinstance(text, str) and len(text) == 64)
+    certificate = raw.get("certificate")
+    return Panel(
+        validators.uuid(raw["panel"]),
+        validators.uuid(raw["node"]),
+        hashes,
+        certificate if isinstance(certificate, str) else None,
+        tuple(validators.ip_address(text, "addresses") for text in raw.get("addresses") or ()),
+    )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The one thread that changes the host. Changes that come together are done together, in one call of the engine."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Busy
+from marzban_node.board import Board
+from marzban_node.engine import Engine
+from marzban_node.panels import Panel
+
+_log = logging.getLogger(__name__)
+MANY = 200  # changes in one call
+
+
+@dataclass(eq=False)
+class Job:
+    """One change. ``wanted``: None for a removal. ``trusted``: the peer's key, where it may be another one."""
+
+    panel: Panel
+    uuid: str
+    wanted: KeptView | None = None
+    trusted: str | None = None
+    repair: bool = False
+    probe: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+    error: str | None = None  # why nothing was done
+    busy: bool = False  # because somebody else changes this host
+
+
+class Worker(threading.Thread):
+    """Does the jobs. ``looked`` is set when there is something new to measure."""
+
+    def __init__(self, engine: Engine, board: Board, looked: threading.Event) -> None:
+        super().__init__(name="worker", daemon=True)
+        self._engine, self._board, self._looked = engine, board, looked
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.since: float | None = None  # when the call that goes on began; None: there is none
+
+    def apply(self, panel: Panel, wanted: KeptView, trusted: str | None = None) -> Job:
+        """Has a view applied."""
+        self._board.want(wanted)
+        return self._add(Job(panel, wanted.view["uuid"], wanted, trusted))
+
+    def repair(self, panel: Panel, wanted: KeptView, probe: bool) -> Job:
+        """Has what was taken from a tunnel put back."""
+        self._board.begin(wanted.view["uuid"])
+        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe))
+
+    def remove(self, panel: Panel, uuid: str) -> Job:
+        """Has a tunnel removed."""
+        self._board.begin(uuid)
+        return self._add(Job(panel, uuid))
+
+    def end(self) -> None:
+        """Ends the thread, after what it is doing."""
+        self._jobs.put(None)
+
+    def _add(self, job: Job) -> Job:
+        self._jobs.put(job)
+        return job
+
+    def run(self) -> None:
+        """Until ``end``."""
+        while True:
+            jobs = [self._jobs.get()]
+            while len(jobs) < MANY and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            real = [job for job in jobs if job is not None]
+            by_panel: dict[str, list[Job]] = {}
+            for job in real:
+                by_panel.setdefault(job.panel.id, []).append(job)
+            for its in by_panel.values():
+                self.since = time.monotonic()
+                try:
+                    self._do(its)
+                finally:
+                    self.since = None
+                    for job in its:
+                        self._board.ended(job.uuid, removed=job.wanted is None and job.error is None)
+                        job.done.set()
+                    self._looked.set()
+            if len(real) < len(jobs):
+                return
+
+    def _do(self, jobs: list[Job]) -> None:
+        """The last job of each tunnel counts: those before it wanted what is not wanted any more."""
+        last = {job.uuid: job for job in jobs}
+        wanted = [job.wanted for job in last.values() if job.wanted]
+        remove = [uuid for uuid, job in last.items() if not job.wanted]
+        trusted = {job.uuid: job.trusted for job in jobs if job.trusted}
+        begun = time.monotonic()
+        try:
+            probe = any(job.probe for job in last.values())
+            applied = self._engine.apply(jobs[0].panel, wanted, remove, trusted, probe)
+        except Exception as error:
+            if not isinstance(error, Error):
+                _log.exception("the engine failed")
+            for job in jobs:
+                job.error, job.busy = str(error) or type(error).__name__, isinstance(error, Busy)
+                if job.wanted and not job.busy:
+                    self._board.failed(job.uuid, job.error)
+            return
+        took = time.monotonic() - begun
+        views = {view.view["uuid"]: view for view in wanted}
+        for tunnel in applied.tunnels:
+            if tunnel.uuid in views:
+                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"])
+                self._log(last[tunnel.uuid], tunnel.error if tunnel.refused else None, tunnel.changes, took)
+        failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"] if entry["error"]}
+        for uuid in remove:
+            last[uuid].error = failed.get(uuid)
+            if uuid not in failed:
+                self._engine.kept.forget([uuid])  # also one of which nothing was on the host yet
+            _log.info("tunnel %s: %s", uuid, f"could not be removed: {failed[uuid]}" if uuid in failed else "removed")
+
+    def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
+        name = job.wanted.view["name"] or f"#{job.wanted.view['id']}" if job.wanted else job.uuid
+        word = "repaired" if job.repair else "applied"
+        if refusal:
+            line = f"{'repair' if job.repair else 'apply'} refused: {refusal}"
+        elif changes:
+            line = f"{word} in {took:.1f} s: {', '.join(changes)}"
+        else:
+            return
+        if self._board.news(job.uuid, line if refusal else None):
+            _log.log(logging.WARNING if refusal else logging.INFO, "tunnel %s: %s", name, line)
