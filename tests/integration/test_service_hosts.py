@@ -5,22 +5,49 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import shlex
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Directly
-from tests.support.service import Service, bring_up, tunnel
+from tests.support.nodes import PANEL, Directly, no_packet_lost, uuid
+from tests.support.records import ED25519
+from tests.support.service import KEY, SETTINGS, Service, bring_up, tunnel
 from tests.support.world import until
 
 pytestmark = pytest.mark.lab
+OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
+ANOTHER = base64.b64encode(bytes(range(32))).decode()  # a public key
+SOON = 30  # seconds within which the service repairs, and notices
+UNITS = "systemctl list-units --all --plain --no-legend 'openvpn-*@mz2*' | cut -d' ' -f1"
+#: What others may take away from tunnels 1 (WireGuard), 2 (OpenVPN) and 3 (IPsec): the tunnel, how, and what shows that
+#: it is back.
+TAKEN = {
+    "a WireGuard unit": (1, "systemctl stop wg-quick@mz1", "systemctl is-active wg-quick@mz1"),
+    "an interface": (1, "ip link del mz1", "ip link show mz1"),
+    "an interface, down": (1, "ip link set mz1 down", "ip -br link show up | grep mz1"),
+    "an address": (1, "ip addr del 10.201.1.2/31 dev mz1", "ip addr show mz1 | grep 10.201.1.2/31"),
+    "a route": (1, "ip route del 192.168.77.0/24 dev mz1", "ip route | grep 192.168.77.0/24"),
+    "a table": (1, f"nft delete table inet marzban-{uuid(1)}", f"nft list tables | grep {uuid(1)}"),
+    "an OpenVPN process": (2, f"systemctl kill -s KILL $({UNITS})", f"systemctl is-active $({UNITS})"),
+    "an OpenVPN unit": (2, f"systemctl stop $({UNITS})", f"systemctl is-active $({UNITS})"),
+    "charon": (3, "systemctl kill -s KILL strongswan", "systemctl is-active strongswan"),
+    "charon's unit": (3, "systemctl stop strongswan", "systemctl is-active strongswan"),
+    "IPsec's interface": (3, "ip link del mz3", "ip link show mz3"),
+    "a routing rule": (3, "ip rule del pref 220", "ip rule | grep 220:"),
+    "a routing table": (3, "ip route flush table 220", "ip route show table 220 | grep 10.201.3.3"),
+}
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.up(labs.named("service-hosts"), {"a": "bookworm+tunnels", "b": "trixie+tunnels"}) as lab:
+    hosts = {"a": "bookworm+tunnels", "b": "trixie+tunnels", "c": "bookworm+tunnels"}
+    with Lab.up(labs.named("service-hosts"), hosts) as lab:
         yield lab
 
 
@@ -32,18 +59,194 @@ def services(served: Directly) -> list[Service]:
     return services
 
 
+@pytest.fixture
+def pair(services: list[Service]) -> Iterator[list[Service]]:
+    """The services of a and b, for a test that begins with no tunnel, and with keys that nobody knows."""
+    yield services
+    for service in services:
+        for known in service.call("list")["tunnels"]:
+            service.counter += 1
+            service.call("delete", id=known["uuid"], counter=service.counter)
+        service.forget()
+    services[0].nodes.publics.clear()
+
+
 @pytest.mark.parametrize("kind", ["wireguard", "openvpn", "ipsec"])
-def test_a_tunnel_comes_and_goes(served: Directly, services: list[Service], kind: str) -> None:
-    number = {"wireguard": 1, "openvpn": 2, "ipsec": 3}[kind]
-    bring_up(services, number, type=kind)
-    assert served.reaches("a", number, 1)
-    off = tunnel(served, number, type=kind, active=False, version=2)
-    for service in services:
+def test_a_tunnel_comes_and_goes(pair: list[Service], kind: str) -> None:
+    nodes = pair[0].nodes
+    bring_up(pair, 1, type=kind)
+    assert nodes.reaches("a", 1, 1)
+    assert pair[0].post(tunnel(nodes, 1, type=kind))["status"] == "active", "to say it again changed something"
+    off = tunnel(nodes, 1, type=kind, active=False, version=2)
+    for service in pair:
         assert service.post(off)["status"] == "inactive"
-    assert not served.reaches("a", number, 1)
-    for service in services:
-        gone = service.delete(number)
+    assert not nodes.reaches("a", 1, 1)
+    for service in pair:
+        gone = service.delete(1)
         assert (gone.status, gone["message"]) == (200, "removed")
-        assert service.delete(number)["message"] == "was removed before"
-        assert service.tunnel(number)["code"] == "unknown"
+        assert service.delete(1)["message"] == "was removed before"
+        assert service.tunnel(1)["code"] == "unknown"
         assert service.post(off)["code"] == "removed"
+        assert service.call("list")["tunnels"] == []
+
+
+def test_what_others_take_away_comes_back(pair: list[Service]) -> None:
+    nodes = pair[0].nodes
+    bring_up(pair, 1, ends={"b": {"routes": ["192.168.77.0/24"]}})
+    bring_up(pair, 2, type="openvpn")
+    bring_up(pair, 3, type="ipsec")
+    bring_up(pair, 4)
+    took = {}
+    with no_packet_lost(nodes, 4):
+        for what, (number, command, there) in TAKEN.items():
+            begun = time.monotonic()
+            nodes.sh("a", command)
+            until(f"{what} is back", lambda there=there: nodes.sh("a", f"{there} || true"), SOON)
+            until(f"traffic after {what}", lambda number=number: nodes.reaches("a", number, 1), SOON)
+            took[what] = round(time.monotonic() - begun, 1)
+    print("seconds until it was back:", took)
+    assert max(took.values()) < SOON
+    lines = pair[0].said().splitlines()
+    assert len([line for line in lines if "tunnel t1: repaired" in line]) == 6, "\n".join(lines)
+    assert not any("tunnel t4: repaired" in line for line in lines)
+
+    nodes.sh("a", "systemctl stop wg-quick@mz1; systemctl mask wg-quick@mz1")
+    told = until("the masked unit is told", lambda: "masked" in (pair[0].tunnel(1)["error"] or ""), SOON)
+    assert told
+    assert pair[0].tunnel(1)["status"] == "error"
+    nodes.sh("a", "systemctl unmask wg-quick@mz1")
+    until("traffic, once it is unmasked", lambda: nodes.reaches("a", 1, 1), 90)
+
+
+def test_a_peer_that_does_not_answer_is_not_active(pair: list[Service]) -> None:
+    nodes = pair[0].nodes
+    bring_up(pair, 1)
+    bring_up(pair, 2, type="openvpn")
+    bring_up(pair, 3, type="ipsec")
+    nodes.lab.host("b").cut()
+    begun = time.monotonic()
+    try:
+        assert pair[0].tunnel(1)["status"] == "active", "the age tells that this was before"
+        for number in (1, 2, 3):
+            until("not active", lambda number=number: pair[0].tunnel(number)["status"] != "active", SOON)
+        print("seconds until no tunnel was active:", round(time.monotonic() - begun, 1))
+        assert pair[0].tunnel(1)["age"] < 10
+    finally:
+        nodes.lab.host("b").repair()
+    for number in (1, 2, 3):
+        pair[0].waits_for(number, "active", 60)
+
+
+def test_a_peer_that_has_moved_is_found(pair: list[Service]) -> None:
+    """It does not dial, so that nothing but its name tells where it is."""
+    nodes = pair[0].nodes
+    old = nodes.lab.host("b").address
+    new = old.rpartition(".")[0] + ".200"
+    nodes.sh("a", f"sed -i /b.example/d /etc/hosts; echo {old} b.example >> /etc/hosts")
+    bring_up(pair, 1, ends={"b": {"endpoint": "b.example"}}, keepalive=0, config={"dial": "source", "keepalive": 0})
+    nodes.sh("b", f"ip addr add {new}/24 dev eth0; ip addr del {old}/24 dev eth0; ip addr add {new}/24 dev eth0 || true")
+    try:
+        nodes.sh("a", f"sed -i 's/.* b.example/{new} b.example/' /etc/hosts")
+        begun = time.monotonic()
+        until("traffic to its new address", lambda: nodes.reaches("a", 1, 1), SOON)
+        print("seconds until it was found:", round(time.monotonic() - begun, 1))
+    finally:
+        nodes.sh("b", f"ip addr del {new}/24 dev eth0; ip addr add {old}/24 dev eth0")
+        nodes.sh("b", f"ip route replace default via {old.rpartition('.')[0]}.1")
+
+
+def test_who_may_ask_and_what_is_refused(pair: list[Service]) -> None:
+    a, nodes = pair[0], pair[0].nodes
+    assert (a.call("list", key=None).status, a.call("list", key="x" * 43).status) == (401, 403)
+    assert a.call("list", key=["k"]).status == 401
+    assert a.call("reboot").status == 404
+    record = tunnel(nodes, 1)
+    a.post(record)
+    seen = a.call("post", body={"panel": PANEL, "node": "a", "counter": a.counter, "tunnel": record})
+    assert (seen.status, seen["code"], seen["have"]) == (409, "older_database", a.counter)
+    for changed, field in (
+        ({"panel": OTHER_PANEL}, "panel"),
+        ({"node": "localhost"}, "node"),
+        ({"node": "z"}, "node"),
+        ({"revision": "x" * 101}, "revision"),
+        ({"tunnel": {**record, "ends": None}}, "ends"),
+        ({"tunnel": {**record, "uuid": "../../etc"}}, "uuid"),
+        ({"tunnel": [1]}, "tunnel"),
+        ({"counter": "7"}, "counter"),
+    ):
+        told = a.post(record, **changed)
+        assert (told.status, list(told["detail"])) == (422, [field]), told
+    newer = a.post({**record, "version": 5})
+    assert newer.status == 200
+    older = a.post({**record, "version": 4})
+    assert (older.status, older["code"], older["have"], older["got"]) == (409, "older_record", 5, 4)
+
+    # Another panel sees nothing of it, whichever id it tries.
+    (a.host.root / SETTINGS / f"panels/{OTHER_PANEL}.json").write_bytes(Service.panel(OTHER_PANEL, ["o" * 43]))
+    other = {"key": "o" * 43}
+    assert a.call("list", **other)["tunnels"] == []
+    assert a.call("status", id=uuid(1), **other).status == 404
+    assert a.call("delete", id="1", counter=1, **other).status == 404
+    body = {"panel": OTHER_PANEL, "node": "a", "counter": 2, "tunnel": record}
+    assert a.call("post", body=body, **other)["code"] == "foreign"
+    assert a.call("status", id=uuid(1)).status == a.call("status", id="1").status == 200
+
+
+def test_another_key_of_the_peer_is_shown_and_not_taken(pair: list[Service]) -> None:
+    a, nodes = pair[0], pair[0].nodes
+    for number, kind in enumerate(("wireguard", "openvpn", "ipsec"), 1):
+        bring_up(pair, number, type=kind)
+        known = nodes.publics[uuid(number), "b"]
+        another = ED25519 if kind == "ipsec" else ANOTHER
+        nodes.publics[uuid(number), "b"] = {**known, "public_key": another}
+        told = a.post(tunnel(nodes, number, type=kind))
+        assert told.get("peer_key") == {"known": known["public_key"], "seen": another}, told
+        assert nodes.reaches("a", number, 1), "a key that nobody has accepted was used"
+    told = a.post(tunnel(nodes, 1), accept_key=ANOTHER)
+    assert told["peer_key"] is None
+    assert ANOTHER in nodes.sh("a", "cat /etc/wireguard/mz1.conf")
+    assert not nodes.reaches("a", 1, 1)
+
+
+def test_a_run_and_the_service_leave_the_same(pair: list[Service]) -> None:
+    """On two equal hosts, with the same private keys."""
+    nodes = pair[0].nodes
+    ends = {"b": {"routes": ["192.168.77.0/24"]}}
+    kinds = {1: "wireguard", 2: "openvpn", 3: "ipsec"}
+    for number, kind in kinds.items():
+        bring_up(pair, number, type=kind, ends=ends if number == 1 else {})
+    folders = "/etc/marzban/tunnels"
+    held = nodes.sh("a", f"cd {folders} && tar c */private.key */tls.pem | base64 -w0")
+    nodes.sh("c", f"mkdir -p -m 0700 {folders} && cd {folders} && echo {held} | base64 -d | tar x && chmod 0700 *")
+    views = nodes.views(
+        *(nodes.pair(number, type=kind, ends=ends if number == 1 else {}) for number, kind in kinds.items())
+    )
+    ran = nodes.run_on("c", "tunnel_apply", views["a"])
+    assert not [tunnel["error"] for tunnel in ran.answer["tunnels"] if tunnel["refused"]], ran.answer
+    look = (
+        "cd /; find etc usr/local root -xdev -newer /etc/machine-id -type f ! -path 'etc/marzban/node_service/*'"
+        " ! -path 'usr/local/lib/marzban-node/*' ! -path 'root/*' ! -name hosts ! -name hostname ! -name '*.pyc'"
+        " ! -path 'etc/ssh/*' ! -name machine-id | sort | xargs stat -c '%n %a %U';"
+        " find etc/marzban/tunnels etc/wireguard etc/openvpn etc/swanctl etc/strongswan.d/marzban.conf"
+        " etc/systemd/system usr/local/sbin -type f ! -name host.json | sort | xargs sha256sum;"
+        " ip -o link | grep -o 'mz[0-9].*mtu [0-9]*' | sort; ip -o addr | grep -o 'mz[0-9].*scope global' | sort;"
+        " ip route | grep mz | sort; ip rule; ip route show table 220 | grep -v src; nft list ruleset;"
+        " systemctl list-units --plain --no-legend 'wg-quick*' 'openvpn-*@*' 'marzban-ipsec*' strongswan.service"
+    )
+    assert nodes.sh("c", look) == nodes.sh("a", look)
+    nodes.run_on("c", "tunnel_apply", [], remove_all=True)
+
+
+def test_the_root_half_is_killed_in_the_middle(pair: list[Service]) -> None:
+    a, nodes = pair[0], pair[0].nodes
+    bring_up(pair, 1)
+    with no_packet_lost(nodes, 1):
+        nodes.sh("a", "systemctl kill -s KILL marzban-node-root; systemctl reset-failed marzban-node-root || true")
+        # What was taken in, and not done: the record is kept before anything else.
+        kept = json.loads(nodes.sh("a", f"cat /var/lib/marzban-node/views/{uuid(1)}.json"))
+        kept["view"].update(mtu=1300, version=2)
+        path = f"/var/lib/marzban-node/views/{uuid(1)}.json"
+        nodes.sh("a", f"echo {shlex.quote(json.dumps(kept))} > {path}")
+        a.start()
+        until("the change is done", lambda: nodes.sh("a", "ip link show mz1").count("mtu 1300"), SOON)
+    assert a.call("list", key=KEY)["counter"] == a.counter, "a restart forgot how far the panel had counted"

@@ -80,6 +80,10 @@ class Service:
     def stop(self) -> None:
         self.nodes.sh(self.name, f"systemctl stop {UNIT}")
 
+    def forget(self) -> None:
+        """As if a day had passed since the last removal."""
+        self.nodes.sh(self.name, f"rm -f /{STATE}/removed.json")
+
     def said(self) -> str:
         return self.nodes.sh(self.name, f"journalctl --no-pager -o cat -u {UNIT}")
 
@@ -101,9 +105,9 @@ class Service:
         answer.status = told["status"]
         return answer
 
-    def post(self, tunnel: dict[str, Any], **more: Any) -> Answer:
+    def post(self, record: dict[str, Any], **more: Any) -> Answer:
         self.counter += 1
-        body = {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": tunnel}
+        body = {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
         answer = self.call("post", body={**body, **more})
         if answer.get("public"):
             self.nodes.publics[answer["uuid"], self.name] = answer["public"]
@@ -124,6 +128,7 @@ class Service:
 
 def tunnel(nodes: Directly, number: int, **more: Any) -> dict[str, Any]:
     """A tunnel between a and b as the panel answers it, with the public halves that are known by now."""
+    chosen = json.dumps(more.pop("config", {}))
     pair = nodes.pair(number, **more)
     ends = []
     for place, node in enumerate(pair):
@@ -132,7 +137,7 @@ def tunnel(nodes: Directly, number: int, **more: Any) -> dict[str, Any]:
     view = pair["a"]
     return {
         **{key: view[key] for key in ("id", "uuid", "name", "version")},
-        **{"tunnel_type": view["type"], "is_active": view["active"], "config": "{}", "status": "connecting"},
+        **{"tunnel_type": view["type"], "is_active": view["active"], "config": chosen, "status": "connecting"},
         **{"source_node_id": 1, "target_node_id": 2, "source_node_name": "a", "target_node_name": "b"},
         "ends": ends,
     }
