@@ -144,7 +144,9 @@ def test_a_peer_that_has_moved_is_found(pair: list[Service]) -> None:
     new = old.rpartition(".")[0] + ".200"
     nodes.sh("a", f"sed -i /b.example/d /etc/hosts; echo {old} b.example >> /etc/hosts")
     bring_up(pair, 1, ends={"b": {"endpoint": "b.example"}}, keepalive=0, config={"dial": "source", "keepalive": 0})
-    nodes.sh("b", f"ip addr add {new}/24 dev eth0; ip addr del {old}/24 dev eth0; ip addr add {new}/24 dev eth0 || true")
+    nodes.sh(
+        "b", f"ip addr add {new}/24 dev eth0; ip addr del {old}/24 dev eth0; ip addr add {new}/24 dev eth0 || true"
+    )
     try:
         nodes.sh("a", f"sed -i 's/.* b.example/{new} b.example/' /etc/hosts")
         begun = time.monotonic()

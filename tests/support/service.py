@@ -38,8 +38,13 @@ class Service:
         self.nodes, self.name = nodes, name
         self.counter = 0
         self.settings = {
-            **{"engine": _engine.digest(), "config_dir": "/etc/marzban/tunnels", "post_quantum": "off"},
-            **{"ipsec_data_path": "auto", "types": list(TEMPLATES), "port": 62052, **settings},
+            "engine": _engine.digest(),
+            "config_dir": "/etc/marzban/tunnels",
+            "post_quantum": "off",
+            "ipsec_data_path": "auto",
+            "types": list(TEMPLATES),
+            "port": 62052,
+            **settings,
         }
 
     @property
@@ -137,8 +142,14 @@ def tunnel(nodes: Directly, number: int, **more: Any) -> dict[str, Any]:
     view = pair["a"]
     return {
         **{key: view[key] for key in ("id", "uuid", "name", "version")},
-        **{"tunnel_type": view["type"], "is_active": view["active"], "config": chosen, "status": "connecting"},
-        **{"source_node_id": 1, "target_node_id": 2, "source_node_name": "a", "target_node_name": "b"},
+        "tunnel_type": view["type"],
+        "is_active": view["active"],
+        "config": chosen,
+        "status": "connecting",
+        "source_node_id": 1,
+        "target_node_id": 2,
+        "source_node_name": "a",
+        "target_node_name": "b",
         "ends": ends,
     }
 

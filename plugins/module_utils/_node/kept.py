@@ -143,11 +143,11 @@ def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> N
             known = theirs if isinstance(theirs, Mapping) else {}
             kinds = [kind for kind in sorted(mine) if mine[kind] != known.get(kind)]
             if kinds:
-                raise Error(ANOTHER % ("another template for %s" % kinds[0], "its own"))
+                raise Error(ANOTHER % ("another template for %s" % kinds[0], "one of its own"))
         elif mine is not None and mine != theirs:
             if name == "engine":
                 raise Error(ANOTHER % ("version %s of the engine" % theirs, mine))
-            raise Error(ANOTHER % ("%s: %s" % (name, theirs), mine))
+            raise Error(ANOTHER % ("%s: %s" % (name, theirs), "%s: %s" % (name, mine)))
 
 
 def check_not_older(view: View, applied: int | None, removals: Removals) -> None:

@@ -35,7 +35,7 @@ from .memory import Memory
 from .observation import Observation
 from .plans import Part, Plans
 from .state import Folders
-from .tunnel import Tunnel, accept, changed_meanwhile, find_peer
+from .tunnel import Tunnel, accept, find_peer
 from .whole_host import WholeHost
 
 if TYPE_CHECKING:
@@ -220,9 +220,9 @@ class Apply:
             if tunnel.refused:
                 continue
             try:
-                if changed_meanwhile(tunnel, before.get(tunnel.uuid), self.memory.states.get(tunnel.uuid)):
-                    raise Error("Another run has just changed it here, and read a newer record: run again.")
                 former = self.memory.states.get(tunnel.uuid)
+                if former is None and before.get(tunnel.uuid):
+                    raise Error("Another run has just removed it here: run again.")
                 if former is None:
                     former = self._adopt(tunnel)
                 if former and former["panel"] == self.panel and former["node"] == tunnel.view["peer"]["node"]:

@@ -154,13 +154,6 @@ def find_peer(tunnel: Tunnel, trusted: Mapping[str, str] | None = None) -> None:
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
 
 
-def changed_meanwhile(tunnel: Tunnel, before: State | None, now: State | None) -> bool:
-    """Whether another run applied a newer record, or removed the tunnel, while this one waited for its turn."""
-    if now is None:
-        return before is not None
-    return now != before and (now.get("version") or 0) > tunnel.view["version"]
-
-
 def give_up_interfaces(tunnels: Iterable[Tunnel]) -> dict[str, Tunnel]:
     """``{interface: its tunnel}``: of those that stop, and the old name of those that got a new one."""
     leaving = {}

@@ -358,9 +358,9 @@ def test_two_runs_take_turns(tmp_path):
     folders = node_state.Folders(str(tmp_path / "tunnels"))
     calls = []
     with folders.locked(before_waiting=lambda: calls.append("free")):
+        second = folders.locked(wait=0.2, before_waiting=lambda: calls.append("waits"))
         with pytest.raises(node_state.Busy, match="Another run"):
-            with folders.locked(wait=0.2, before_waiting=lambda: calls.append("waits")):
-                pass
+            second.__enter__()
     assert calls == ["waits"]
     with folders.locked(wait=0):
         pass

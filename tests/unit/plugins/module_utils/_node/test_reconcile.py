@@ -7,11 +7,16 @@ about a machine that has two names in test_owner.py."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+import time
 
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import DAY, Kept, KeptView, Terms, check_alike
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
 
@@ -64,26 +69,95 @@ def same(folders):
 
 
 @pytest.mark.parametrize(
-    ("earlier", "meanwhile", "refused"),
+    ("earlier", "meanwhile", "accept_older", "why"),
     [
-        (4, remove, True),
-        (4, newer, True),
-        (None, newer, True),
-        (4, same, False),
-        (7, lambda folders: None, False),  # a panel's backup was put back: its older records count
-        (4, lambda folders: None, False),
+        (4, remove, False, "Another run has just removed it here"),
+        (4, newer, False, "Version 7 of its record was applied here, and this is version 4"),
+        (None, newer, False, "Version 7 of its record was applied here, and this is version 4"),
+        (4, same, False, None),
+        (7, lambda folders: None, False, "with -e tunnels_accept_older=true"),
+        (7, lambda folders: None, True, None),  # a panel's backup was put back, and the operator says so
+        (4, lambda folders: None, False, None),
     ],
 )
-def test_what_another_run_did_while_this_one_waited(tmp_path, monkeypatch, earlier, meanwhile, refused):
+def test_what_another_run_did_while_this_one_waited(tmp_path, monkeypatch, earlier, meanwhile, accept_older, why):
     folders = Folders(str(tmp_path / "tunnels"))
     if earlier is not None:
         folders.write_state(new_state(view(earlier)))
 
-    def lock(before_waiting):
+    @contextlib.contextmanager
+    def locked(before_waiting):
         before_waiting()
         meanwhile(folders)
+        yield
 
-    monkeypatch.setattr(folders, "lock", lock)
-    answer = Apply(Deaf(), folders, PANEL, ["wireguard"]).run([view(4)], [{"text": ""}])
-    assert answer["tunnels"][0]["refused"] is refused
-    assert ("Another run has just changed it here" in (answer["tunnels"][0]["error"] or "")) is refused
+    monkeypatch.setattr(folders, "locked", locked)
+    run = Apply(Deaf(), folders, PANEL, ["wireguard"], terms=Terms(accept_older))
+    (tunnel,) = run.run([view(4)], [{"text": ""}])["tunnels"]
+    assert tunnel["refused"] is (why is not None)
+    assert (why or "") in (tunnel["error"] or "")
+
+
+# What a host with the node service keeps
+
+
+def test_a_view_is_kept_and_a_removal_is_remembered(tmp_path):
+    (tmp_path / "kept").mkdir()
+    kept, folders = Kept(str(tmp_path / "kept")), Folders(str(tmp_path / "tunnels"))
+    folders.write_state(new_state(view(4)))
+
+    def run(number, remove=(), **terms):
+        views = [view(number)] if not remove else []
+        apply = Apply(Deaf(), folders, PANEL, ["wireguard"], terms=Terms(**terms), kept=Kept(str(tmp_path / "kept")))
+        return apply.run(views, [{"text": ""}] * len(views), remove=list(remove))
+
+    run(4, revisions={UUID: "r"})
+    assert [(found.view["version"], found.revision) for found in kept.views().values()] == [(4, "r")]
+    run(5)
+    assert kept.views()[UUID].revision is None, "a run has applied it, whatever the panel wanted"
+    run(0, remove=[UUID])
+    assert kept.views() == {}
+    assert list(kept.removals()) == [UUID]
+    (tunnel,) = run(6)["tunnels"]
+    assert "It was removed here 0 min ago" in tunnel["error"]
+    assert not run(6, accept_older=True)["tunnels"][0]["refused"]
+    assert kept.removals() == {}
+    yesterday = time.time() - DAY
+    (tmp_path / "kept/removed.json").write_text(json.dumps({UUID: yesterday}))
+    assert kept.removals() == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"view": 3}', '{"view": {"panel": null}}', "x" * 9])
+def test_what_is_kept_and_damaged_is_left_out(tmp_path, text):
+    (tmp_path / "views").mkdir()
+    (tmp_path / f"views/{UUID}.json").write_text(text)
+    (tmp_path / "removed.json").write_text(text)
+    assert Kept(str(tmp_path)).views() == Kept(str(tmp_path)).removals() == {}
+
+
+def test_without_the_service_nothing_is_kept(tmp_path):
+    kept = Kept(str(tmp_path / "none"))
+    kept.keep([KeptView(view(1))])
+    kept.forget([UUID])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"engine": "1"}, None),
+        ({"engine": "2"}, "version 1 of the engine, and this run has 2"),
+        ({"ipsec_data_path": "kernel"}, "ipsec_data_path: auto, and this run has ipsec_data_path: kernel"),
+        ({"post_quantum": None}, None),
+        ({"templates": {"wireguard": "a"}}, None),
+        ({"templates": {"wireguard": "b"}}, "another template for wireguard"),
+    ],
+)
+def test_a_run_works_as_the_service_does_or_not_at_all(given, why):
+    stored = {"engine": "1", "ipsec_data_path": "auto", "post_quantum": "auto", "templates": {"wireguard": "a"}}
+    check_alike(None, given)
+    if why is None:
+        check_alike(stored, given)
+    else:
+        with pytest.raises(Error, match=why):
+            check_alike(stored, given)

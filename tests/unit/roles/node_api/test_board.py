@@ -1,0 +1,153 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the node service knows of its tunnels, tells a panel, and has repaired: without a host."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
+from marzban_node.board import Board
+from tests.support import views
+
+UUID = views.view()["uuid"]
+
+
+class World:
+    """A board with a clock of its own, and one tunnel."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.now = 1000.0
+        self.board = Board(lambda: self.now)
+        view: Any = {**views.view(), **changes}
+        self.kept = KeptView(view, "r")
+        self.tunnel = Tunnel(view)
+        self.tunnel.checked = view
+        self.tunnel.state = {"interface": view["interface"], "version": view["version"]}  # type: ignore[typeddict-item]
+        self.board.sync({UUID: self.kept})
+        self.board.applied(self.kept, self.tunnel, [])
+
+    def sees(self, status: str = "active", loss: float | None = 0, **changes: Any) -> dict[str, Any]:
+        """Five seconds later the tunnel is looked at, and this is what is found."""
+        self.now += 5
+        self.tunnel.status = status
+        self.tunnel.error = "it is dead" if status == "error" else None
+        self.tunnel.measured = None if loss is None else {"loss_percent": loss}
+        for name, value in changes.items():
+            setattr(self.tunnel, name, value)
+        self.board.measured([self.tunnel], self.now - 1)
+        return self.told()
+
+    def told(self) -> dict[str, Any]:
+        told = self.board.tunnel(UUID)
+        assert told is not None
+        return told
+
+    def broken(self) -> list[bool]:
+        return [probe for _entry, probe in self.board.broken([self.tunnel], self.now - 1)]
+
+
+def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_ago():
+    world = World()
+    assert (world.told()["status"], world.told()["age"]) == ("connecting", None)
+    assert world.sees()["status"] == "active"
+    assert [world.sees("connecting", 100)["status"] for _ in range(3)] == ["active", "active", "connecting"]
+    world.now += 7
+    assert world.told()["age"] == 7
+    assert world.sees()["status"] == "active"
+    assert world.sees("error", 0)["error"] == "it is dead", "small packets pass, and large ones don't"
+
+
+def test_what_is_taken_away_is_no_late_answer():
+    world = World()
+    world.sees()
+    assert world.sees("error", 100, lacks=["the route 192.0.2.0/24"])["status"] == "error"
+    assert world.sees("error", None)["status"] == "error"
+
+
+def test_repairs_come_less_often_until_the_tunnel_is_well():
+    world = World()
+    world.sees()
+    assert world.broken() == []
+    attempts = []
+    for _look in range(24):
+        world.sees("error", None)
+        if world.broken():
+            attempts.append(world.now)
+    apart = [int(after - before) for before, after in itertools.pairwise(attempts)]
+    assert apart == sorted(apart)
+    assert set(apart[-3:]) == {15}
+    world.sees()
+    assert world.broken() == []
+    world.now += 20
+    world.sees("error", None)
+    assert world.broken() == [False], "it waits as if it had never been well"
+
+
+def test_a_silent_peer_is_looked_for_by_its_name_only():
+    for endpoint, expected in (("fi.example", [True]), ("203.0.113.4", [])):
+        view: Any = views.view()
+        world = World(peer={**view["peer"], "endpoint": endpoint})
+        world.sees()
+        for _look in range(3):
+            world.sees("connecting", 100)
+        assert world.broken() == expected, endpoint
+
+
+@pytest.mark.parametrize(
+    ("active", "changes", "expected"),
+    [
+        (False, {}, [False]),  # something of it is still here
+        (False, {"state": {"interface": None, "version": 4}}, []),
+        (True, {"state": None}, [False]),
+        (True, {"state": {"interface": "mz3", "version": 0}}, [False]),  # an older one was applied
+        (True, {"waiting_for": "fi-1", "measured": None}, []),
+    ],
+)
+def test_what_is_not_as_it_is_wanted_is_applied(active, changes, expected):
+    world = World(active=active)
+    world.sees("active" if active else "inactive", 0 if active else None)
+    for name, value in changes.items():
+        setattr(world.tunnel, name, value)
+    assert world.broken() == expected
+
+
+def test_what_was_seen_before_a_change_says_nothing_after_it():
+    world = World()
+    world.sees()
+    world.board.want(world.kept)
+    assert world.told()["doing"]
+    assert world.broken() == []
+    world.tunnel.changes = ["conf changed"]
+    world.board.applied(world.kept, world.tunnel, [])
+    world.board.ended(UUID)
+    assert (world.told()["doing"], world.told()["status"], world.told()["measured"]) == (False, "connecting", None)
+    begun = world.now - 1
+    world.board.measured([world.tunnel], begun)
+    assert world.told()["age"] is None
+
+
+def test_a_refused_tunnel_says_why_and_what_is_missing():
+    world = World()
+    world.tunnel.refuse(Exception("no openvpn"))  # type: ignore[arg-type]
+    world.board.applied(world.kept, world.tunnel, ["openvpn"])
+    world.sees()
+    told = world.told()
+    assert (told["status"], told["refused"], told["missing"]) == ("error", True, ["openvpn"])
+    assert "no openvpn" in told["error"]
+    assert world.board.news(UUID, "no openvpn") is True
+    assert world.board.news(UUID, "no openvpn") is False
+
+
+def test_a_view_that_a_run_has_applied_is_taken_over():
+    world = World()
+    newer = KeptView({**world.kept.view, "version": world.kept.view["version"] + 1})
+    assert [entry.kept for entry in world.board.sync({UUID: newer})] == [newer]
+    assert world.told()["revision"] is None
+    assert world.board.sync({}) == []
+    assert world.board.tunnel(UUID) is None
