@@ -30,8 +30,15 @@ ANOTHER = (
     "with the variables of this run first. Nothing was changed."
 )
 
-#: ``{uuid: seconds since 1970 when it was removed}``
-Removals = Dict[str, float]
+
+class Removal(NamedTuple):
+    """When a tunnel was removed (seconds since 1970), and which version of its record was here, where that is known."""
+
+    at: float
+    version: "int | None"
+
+
+Removals = Dict[str, Removal]  # by uuid
 
 
 class KeptView(NamedTuple):
@@ -90,30 +97,33 @@ class Kept:
             if read(path) != text:
                 write(path, text)
 
-    def forget(self, uuids: Collection[str]) -> None:
-        """Forgets the views of what was removed, and remembers that it was. Raises Error."""
-        if not self.here or not uuids:
+    def forget(self, versions: Mapping[str, int | None]) -> None:
+        """Forgets the views of what was removed, ``{uuid: version}``, and remembers that it was. Raises Error."""
+        if not self.here or not versions:
             return
-        removals, now = self.removals(), time.time()
-        removals.update(dict.fromkeys(uuids, now))
-        write(self._removed, json.dumps({uuid: then for uuid, then in removals.items() if now - then < DAY}) + "\n")
-        for uuid in uuids:
+        now = time.time()
+        self._write({**self.removals(), **{uuid: Removal(now, version) for uuid, version in versions.items()}})
+        for uuid in versions:
             remove(self._path(uuid))
 
     def removals(self) -> Removals:
         """What was removed within a day."""
         try:
             raw = json.loads(read(self._removed) or "{}")
-            return {validators.uuid(uuid): float(then) for uuid, then in raw.items() if time.time() - then < DAY}
+            found = {validators.uuid(uuid): Removal(float(at), version) for uuid, (at, version) in raw.items()}
         except (Error, ValueError, TypeError, AttributeError):
             return {}
+        return {uuid: removal for uuid, removal in found.items() if time.time() - removal.at < DAY}
 
-    def remembers(self, uuids: Iterable[str]) -> None:
+    def take_back(self, uuids: Iterable[str]) -> None:
         """Forgets removals: these tunnels are wanted again. Raises Error."""
         removals = self.removals()
-        left = {uuid: then for uuid, then in removals.items() if uuid not in set(uuids)}
+        left = {uuid: removal for uuid, removal in removals.items() if uuid not in set(uuids)}
         if left != removals:
-            write(self._removed, json.dumps(left) + "\n")
+            self._write(left)
+
+    def _write(self, removals: Removals) -> None:
+        write(self._removed, json.dumps(removals, sort_keys=True) + "\n")
 
     def _path(self, uuid: str) -> str:
         return os.path.join(self._views, validators.uuid(uuid) + ".json")
@@ -159,10 +169,11 @@ def check_not_older(view: View, applied: int | None, removals: Removals) -> None
         hint = "Version %d of its record was applied here, and this is version %d: it was read before, or the panel's "
         hint += "database was restored. Run again, or, after a restore, with -e tunnels_accept_older=true."
         raise Older(view["version"], hint % (applied, view["version"]), applied)
-    if view["uuid"] in removals:
+    removal = removals.get(view["uuid"])
+    if removal and (removal.version is None or removal.version >= view["version"]):
         hint = "It was removed here %d min ago, and this record was read before, or the panel's database was restored. "
         hint += "Run again, or, after a restore, with -e tunnels_accept_older=true."
-        raise Older(view["version"], hint % ((time.time() - removals[view["uuid"]]) // 60), None)
+        raise Older(view["version"], hint % ((time.time() - removal.at) // 60), None)
 
 
 class Older(FieldError):

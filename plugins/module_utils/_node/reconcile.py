@@ -163,11 +163,13 @@ class Apply:
 
     def _keep(self, tunnels: list[Tunnel]) -> None:
         """What the node service has to know of this run, to see that it stays so."""
+        if not self.kept.here:
+            return
         done = [tunnel for tunnel in tunnels if not tunnel.refused]
         self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
-        self.kept.forget([entry["uuid"] for entry in self.removed if not entry["error"]])
-        if self.terms.accept_older and self.kept.here:
-            self.kept.remembers(tunnel.uuid for tunnel in done)
+        gone = [self.memory.states[entry["uuid"]] for entry in self.removed if not entry["error"]]
+        self.kept.forget({state["uuid"]: state["version"] for state in gone if state})
+        self.kept.take_back(tunnel.uuid for tunnel in done)
 
     def sealed(self, uuids: Collection[str]) -> dict[str, str]:
         """``{uuid: what this end has sealed for its peer}``, for the tunnels that have something."""

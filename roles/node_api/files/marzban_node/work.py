@@ -118,8 +118,8 @@ class Worker(threading.Thread):
         failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"] if entry["error"]}
         for uuid in remove:
             last[uuid].error = failed.get(uuid)
-            if uuid not in failed:
-                self._engine.kept.forget([uuid])  # also one of which nothing was on the host yet
+            if uuid not in failed and uuid not in self._engine.kept.removals():
+                self._engine.kept.forget({uuid: None})  # nothing of it was on the host yet
             _log.info("tunnel %s: %s", uuid, f"could not be removed: {failed[uuid]}" if uuid in failed else "removed")
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
