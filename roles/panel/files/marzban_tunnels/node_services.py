@@ -123,7 +123,7 @@ class NodeServices:
         return self.one(session, node_id)
 
     def confirm(self, session: Session, node_id: int, body: Confirmation) -> dict[str, Any]:
-        """An admin says that this database is the right one, or that a node was made anew and has another key."""
+        """An admin says that this database is the right one, or that a node was set up again and has another key."""
         if body.database:
             self._tunnels.write(session, lambda panel: self._existing(session, node_id))
             manager = self._manager()
