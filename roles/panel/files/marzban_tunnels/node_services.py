@@ -163,11 +163,11 @@ class NodeServices:
     def _numbers(self, session: Session, names: Sequence[str]) -> dict[str, int]:
         """The numbers of the nodes that are called so. Databases may compare without case; we do not."""
         nodes, found = self._tunnels.nodes, {}
-        wanted = sorted(set(names))
+        wanted = sorted({name for name in names if "\x00" not in name})  # PostgreSQL takes none in a text
         for start in range(0, len(wanted), _CHUNK):
             query = select(nodes.c.name, nodes.c.id).where(nodes.c.name.in_(wanted[start : start + _CHUNK]))
             found.update({row.name: row.id for row in session.execute(query)})
-        return {name: found[name] for name in wanted if name in found}
+        return {name: found[name] for name in set(names) if name in found}
 
     def _manager(self) -> dict[str, Any]:
         state = self._tunnels.live.manager_state()
