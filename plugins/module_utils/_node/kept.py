@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, NamedTuple
 
 from .._errors import Error, FieldError
 from .._model import validators, views
@@ -85,6 +85,10 @@ class Kept:
                             found[view["uuid"]] = KeptView(view, raw.get("revision"))
         return found
 
+    def versions(self) -> dict[str, int]:
+        """The versions of the records that views were made of, also of those that are not applied (yet)."""
+        return {uuid: kept.view["version"] for uuid, kept in self.views().items()} if self.here else {}
+
     def keep(self, kept: Iterable[KeptView]) -> None:
         """Writes views; those that are there already are not written again. Raises Error."""
         if not self.here:
@@ -101,8 +105,11 @@ class Kept:
         """Forgets the views of what was removed, ``{uuid: version}``, and remembers that it was. Raises Error."""
         if not self.here or not versions:
             return
-        now = time.time()
-        self._write({**self.removals(), **{uuid: Removal(now, version) for uuid, version in versions.items()}})
+        now, known = time.time(), self.versions()
+        newest = {
+            uuid: max(filter(None, (version, known.get(uuid))), default=None) for uuid, version in versions.items()
+        }
+        self._write({**self.removals(), **{uuid: Removal(now, version) for uuid, version in newest.items()}})
         for uuid in versions:
             remove(self._path(uuid))
 

@@ -207,12 +207,16 @@ class Apply:
 
     def _refuse_older(self, tunnels: list[Tunnel]) -> None:
         """What a newer record has replaced here, or what was removed, is not made again."""
-        removals = {} if self.terms.accept_older else self.kept.removals()
+        if self.terms.accept_older:
+            return
+        removals, versions = self.kept.removals(), self.kept.versions()
         for tunnel in tunnels:
             state = self.memory.states.get(tunnel.uuid)
+            known = [state["version"]] if state else []
+            known += [versions[tunnel.uuid]] if tunnel.uuid in versions else []
             try:
-                if not self.terms.accept_older and not tunnel.refused:
-                    check_not_older(tunnel.view, state["version"] if state else None, removals)
+                if not tunnel.refused:
+                    check_not_older(tunnel.view, max(known, default=None), removals)
             except Error as error:
                 tunnel.refuse(error)
 
