@@ -91,13 +91,13 @@ class View {
         setAttribute(this.li, "data-state", node.state);
         setAttribute(this.li, "aria-label", node.node);
         this.li.replaceChildren(
-            el("header", {}, el("h3", {}, bdi(node.node)), state, node.state === "none" ? "" : contact),
+            el("div", { class: "head" }, el("h3", {}, bdi(node.node)), state, ...(node.state === "none" ? [] : [contact]), ...this.#revoke(node)),
             ...(node.state === "problem" ? [problemOf(node)] : []),
             ...(node.missing.length ? [el("p", {}, t("nodes.missing", { what: node.missing.map(text).join(", ") }), " ", code(PLAYBOOK))] : []),
             ...node.changed_keys.flatMap((change, place) => this.#changed(node, change, place)),
             ...listing(t("nodes.orphans", { node: node.node }), node.orphans, (tunnel) => [bdi(nameOf(tunnel)), ` ${typeOf(tunnel)} `, code(tunnel.interface)]),
             ...listing(t("nodes.deletions"), node.deletions, (tunnel, place) => this.#deletion(tunnel, place)),
-            ...this.#actions(node),
+            ...this.#rightDatabase(node),
         );
     }
 
@@ -123,17 +123,16 @@ class View {
         )];
     }
 
-    #actions(node) {
-        const buttons = [];
-        if (node.state === "problem" && node.problem?.code === "older_database") {
-            const question = { title: t("database.title", { node: node.node }), text: t("database.text", { node: node.node }), yes: t("nodes.database") };
-            buttons.push(this.#button("database", question, node, "confirm", { database: true }));
-        }
-        if (node.uuid && node.state !== "none") {
-            const question = { title: t("revoke.title", { node: node.node }), text: t("revoke.text", { node: node.node, command: PLAYBOOK }), yes: t("nodes.revoke") };
-            buttons.push(this.#button("revoke", question, node, "revoke"));
-        }
-        return buttons.length ? [el("p", { class: "actions" }, ...buttons)] : [];
+    #rightDatabase(node) {
+        if (node.state !== "problem" || node.problem?.code !== "older_database") return [];
+        const question = { title: t("database.title", { node: node.node }), text: t("database.text", { node: node.node }), yes: t("nodes.database") };
+        return [el("p", {}, this.#button("database", question, node, "confirm", { database: true }))];
+    }
+
+    #revoke(node) {
+        if (node.state === "none") return [];
+        const question = { title: t("revoke.title", { node: node.node }), text: t("revoke.text", { node: node.node, command: PLAYBOOK }), yes: t("nodes.revoke") };
+        return [this.#button("revoke", question, node, "revoke")];
     }
 
     #button(key, question, node, path, body) {
