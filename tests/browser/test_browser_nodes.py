@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""The nodes' service on the page. A FAKE, in the browser, answers what a panel answers whose manager speaks to nodes:
+"""The nodes' service on the page. Where a manager has to speak to nodes, a FAKE in the browser answers in the panel's place:
 ``GET /api/tunnels/nodes`` and the decisions below it. All else is the real panel."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.browser.conftest import Opener
 from tests.browser.test_browser_hostile import BREAKS, IMAGE, RTL, SCRIPT
 from tests.browser.test_browser_looks import BEYOND, PALE
 from tests.support.panel import Panel
-from tests.support.samples import add_nodes, report
+from tests.support.samples import add_nodes, database, publish, report
 from tests.support.screen import Screen, plain, refused
 
 KNOWN, SEEN = ("".join(letters) + "=" for letters in ("knownKey/" * 5, "seenKey+" * 5))
@@ -37,7 +38,8 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
 def service(node_id: int, node: str, state: str, **more: Any) -> dict[str, Any]:
     """A NODE_SERVICE."""
     uuid = None if state == "none" else UUID
-    return {"node_id": node_id, "node": node, "uuid": uuid, "state": state, "problem": None, **NOTHING, **more}
+    known = {"node_id": node_id, "node": node, "deleted": False, "uuid": uuid, "port": uuid and 62052}
+    return {**known, "state": state, "problem": None, **NOTHING, **more}
 
 
 class Fake:
@@ -45,7 +47,8 @@ class Fake:
 
     def __init__(self, screen: Screen, manager: dict[str, Any] | None, *nodes: dict[str, Any]) -> None:
         self.manager = manager
-        self.nodes = {node["node_id"]: node for node in nodes}
+        self.nodes = {node["node_id"]: node for node in nodes if not node["deleted"]}
+        self.deleted = [node for node in nodes if node["deleted"]]
         self.decided: list[tuple[str, Any]] = []
         self.reads = 0
         screen.page.route("**/api/tunnels/nodes", self._read)
@@ -57,7 +60,7 @@ class Fake:
         if self.manager is None:
             route.fulfill(status=404, json={"detail": "Not Found"})
             return
-        route.fulfill(json={"manager": self.manager, "nodes": list(self.nodes.values())})
+        route.fulfill(json={"manager": self.manager, "nodes": [*self.nodes.values(), *self.deleted]})
 
     def _decide(self, route: Route) -> None:
         path = route.request.url.partition("/api/tunnels/nodes/")[2]
@@ -71,7 +74,8 @@ class Fake:
 
 
 def problems() -> list[dict[str, Any]]:
-    """Three nodes, and all that can be told of one; what nodes have written is hostile."""
+    """Three nodes and a deleted one, and all that can be told of one; what nodes have written is hostile."""
+    lost = {"uuid": UUID, "tunnel_id": 8, "name": RTL, "type": "wg", "age": 3_000_000, "given_up": True}
     return [
         service(
             1,
@@ -83,12 +87,13 @@ def problems() -> list[dict[str, Any]]:
             orphans=[{"uuid": UUID, "id": 9, "name": SCRIPT, "type": "ipsec", "interface": "mz9"}],
             deletions=[
                 {"uuid": UUID, "tunnel_id": 7, "name": "gone", "type": "openvpn", "age": 65, "given_up": False},
-                {"uuid": UUID, "tunnel_id": 8, "name": RTL, "type": "wg", "age": 3_000_000, "given_up": True},
+                lost,
             ],
             changed_keys=[{"tunnel_id": 1, "name": "de-fi", "known": KNOWN, "seen": SEEN}],
         ),
         service(2, "fi-1", "ok", contact_age=2),
         service(3, "nl-1", "none"),
+        service(2, "old-1", "none", deleted=True, uuid=UUID, port=62052, deletions=[lost]),  # fi-1 has its number now
     ]
 
 
@@ -104,7 +109,7 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     page.keyboard.press("Enter")
     expect(dialog).to_be_visible()
     nodes = dialog.locator("#nodes-list > li")
-    expect(nodes).to_have_count(3)
+    expect(nodes).to_have_count(4)
     first = nodes.first  # the problem comes first
     for text in (
         "This database is older than what the node has seen",
@@ -123,6 +128,7 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     expect(nodes.filter(has_text="fi-1")).to_contain_text("acts by itself")
     expect(nodes.filter(has_text="nl-1")).to_contain_text("the runs report")
     expect(nodes.filter(has_text="nl-1").get_by_role("button")).to_have_count(0)
+    expect(nodes.filter(has_text="old-1")).to_contain_text("deleted on the panel")
     for tag in ("img", "#nodes script", "#nodes style", "#nodes title"):
         assert page.locator(tag).count() == 0, tag
 
@@ -161,6 +167,45 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     assert plain(about) == "fi-1: acts by itself"
     page.keyboard.press("Enter")
     expect(nodes.filter(has_text="fi-1")).to_be_focused()
+
+
+def test_what_the_panel_itself_tells_and_takes(open_page: Opener, panel: Panel) -> None:
+    """No fake: a panel without a manager, one node whose service was published, and a key that nobody has accepted."""
+    screen = open_page(panel)
+    chip, dialog = screen.page.locator("#services"), screen.page.locator("#nodes")
+    expect(chip).to_contain_text("The runs report")
+    moved = panel.add_tunnel(2, 3, "moved")
+    publish(panel, moved)
+    asked = panel.call("POST", "/api/tunnels/nodes/access", {"nodes": ["fi-1"]})
+    pin = f"sha256:{'A' * 43}="
+    there = {"node": "fi-1", "uuid": asked["nodes"][0]["uuid"], "port": 62052, "pin": pin}
+    assert panel.call("PUT", "/api/tunnels/nodes", {"nodes": [there]})["updated"] == 1
+    gone = panel.add_tunnel(2, 3, "gone")
+    panel.call("DELETE", f"/api/tunnels/{gone['id']}")
+    with database(panel) as connection:
+        shown = json.dumps({"public_key": base64.b64encode(b"k" * 32).decode()})
+        connection.execute(
+            "UPDATE tunnel_ends SET changed_public = ? WHERE tunnel_id = ? AND node_id = 2", (shown, moved["id"])
+        )
+    screen.page.reload()
+    expect(chip).to_contain_text("The manager is off")
+    expect(chip).to_have_attribute("data-status", "error")
+    chip.click()
+    node = dialog.locator("#nodes-list > li").filter(has_text="fi-1")
+    expect(node).to_contain_text("has the service, and is not asked")
+    expect(node).to_contain_text("gone WireGuard waits for the node")
+    expect(dialog.locator("#nodes-list > li").filter(has_text="nl-1")).not_to_contain_text("gone")
+    node.get_by_role("button", name="Revoke").click()
+    screen.confirm.get_by_role("button", name="Revoke").click()
+    expect(screen.confirm).to_be_hidden()
+    expect(node).to_contain_text("shows another key")
+    node.get_by_role("button", name="This node was made anew").click()
+    screen.confirm.get_by_role("button", name="This node was made anew").click()
+    expect(screen.confirm).to_be_hidden()
+    expect(node).not_to_contain_text("shows another key")
+    assert screen.tunnel("moved")["ends"][0]["public"]["public_key"] == json.loads(shown)["public_key"]
+    [told] = [told for told in panel.call("GET", "/api/tunnels/nodes")["nodes"] if told["node"] == "fi-1"]
+    assert told["generation"] == 2
 
 
 def test_on_a_phone_in_persian_and_in_both_themes(open_page: Opener, panel: Panel) -> None:

@@ -10,7 +10,7 @@ import { ageNow, TYPES } from "./model.js";
 import { STATES } from "./services.js";
 
 const MOST = 50; // of one list that are shown
-const MARKS = { ok: "active", asking: "connecting", problem: "error", none: "inactive" };
+const MARKS = { ok: "active", asking: "connecting", problem: "error", idle: "stale", none: "inactive" };
 const ORDER = Object.keys(STATES);
 const MANAGER = { on: "manager.on", off: "manager.off", elsewhere: "manager.elsewhere" };
 const PLAYBOOK = "ansible-playbook marzban.tunnels.node_api";
@@ -87,7 +87,7 @@ class View {
     #build(node) {
         this.#ages = [];
         const contact = this.#age(({ contact_age: age }) => age, (when) => t("nodes.contact", { ago: when }));
-        const state = el("span", { class: "state", "data-status": MARKS[node.state] }, mark(MARKS[node.state]), el("span", {}, t(STATES[node.state])));
+        const state = el("span", { class: "state", "data-status": MARKS[node.state] }, mark(MARKS[node.state]), el("span", {}, t(node.deleted ? "service.deleted" : STATES[node.state])));
         setAttribute(this.li, "data-state", node.state);
         setAttribute(this.li, "aria-label", node.node);
         this.li.replaceChildren(
@@ -130,7 +130,7 @@ class View {
     }
 
     #revoke(node) {
-        if (node.state === "none") return [];
+        if (node.state === "none" || node.deleted) return [];
         const question = { title: t("revoke.title", { node: node.node }), text: t("revoke.text", { node: node.node, command: PLAYBOOK }), yes: t("nodes.revoke") };
         return [this.#button("revoke", question, node, "revoke")];
     }
@@ -143,7 +143,7 @@ class View {
 
 export class Nodes {
     #services;
-    #views = new Map(); // by the node's id
+    #views = new Map(); // by the node's key
     #changed;
     #sign = mark("inactive");
 
@@ -195,9 +195,11 @@ export class Nodes {
         const [count, all] = [number(tally.acting), number(tally.all)];
         const words = { on: () => t("services.acting", { count, all }), off: () => t("services.off"), elsewhere: () => t("services.elsewhere") };
         const quiet = !tally.served;
+        const alarm = tally.problems || manager.state === "off";
         setText(chip.children[1], quiet ? t("services.runs") : words[manager.state]());
         setText(chip.lastElementChild, tally.problems ? t("services.problems", { count: number(tally.problems) }) : "");
-        const status = quiet ? "inactive" : tally.problems || manager.state === "off" ? "error" : tally.waiting ? "connecting" : "active";
+        const well = manager.state === "on" ? "active" : "inactive";
+        const status = quiet ? "inactive" : alarm ? "error" : tally.waiting ? "connecting" : well;
         setMark(this.#sign, status);
         setAttribute(chip, "data-status", status);
     }
@@ -217,9 +219,9 @@ export class Nodes {
         const order = [...nodes].sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state) || collator().compare(one.node, other.node));
         const kept = new Map();
         order.forEach((node) => {
-            const view = this.#views.get(node.node_id) ?? new View((question, path, body) => this.#decide(question, path, body));
+            const view = this.#views.get(node.key) ?? new View((question, path, body) => this.#decide(question, path, body));
             view.update(node, received, now);
-            kept.set(node.node_id, view);
+            kept.set(node.key, view);
         });
         this.#views = kept;
         this.#place([...kept.values()].map((view) => view.li));

@@ -9,21 +9,29 @@ const EVERY = 10_000; // milliseconds
 const SLACK = 1000; // of them: the list is read every five seconds, and a bit of the time that this takes is missing
 const ABSENT = [404, 405, 422]; // what a panel answers that takes "nodes" for the number of a tunnel, or knows no such call
 
-export const STATES = { problem: "service.problem", asking: "service.asking", ok: "service.ok", none: "service.none" };
+// "idle" is the page's own: a node that has the service, of which this panel knows nothing because its manager is not on
+export const STATES = { problem: "service.problem", asking: "service.asking", ok: "service.ok", idle: "service.idle", none: "service.none" };
 
 const list = (value) => (Array.isArray(value) ? value.filter((item) => item !== null && item !== undefined) : []);
 
-/** A node as the panel tells of it; lists are lists. */
-function clean(node) {
+/** What tells nodes apart: a node that was added may have the number of one that was deleted. */
+const keyOf = (node) => (node.deleted ? `deleted ${node.uuid}` : node.node_id);
+
+/** A node as the panel tells of it; lists are lists. What a node without the service has to remove, a run removes: the panel
+ *  doesn't hear of it. */
+function clean(node, manager) {
     const lists = Object.fromEntries(["missing", "orphans", "deletions", "changed_keys"].map((name) => [name, list(node[name])]));
-    return { ...node, ...lists, node: String(node.node), state: Object.hasOwn(STATES, node.state) ? node.state : "asking" };
+    const told = Object.hasOwn(STATES, node.state) ? node.state : "asking";
+    const state = told === "asking" && manager.state !== "on" ? "idle" : told;
+    if (node.port === null) lists.deletions = [];
+    return { ...node, ...lists, state, key: keyOf(node), node: String(node.node ?? `#${node.node_id}`) };
 }
 
 export class Services {
     #asked = -Infinity;
     #absent = false;
     #changes = 0;
-    #byId = new Map();
+    #byKey = new Map();
     manager = null; // {state, detail?}; null while nothing is known
     nodes = [];
     received = 0; // when it came
@@ -48,27 +56,28 @@ export class Services {
     #take(found) {
         const manager = found?.manager;
         this.manager = { state: ["on", "elsewhere"].includes(manager?.state) ? manager.state : "off", detail: manager?.detail ?? "" };
-        this.nodes = list(found?.nodes).map(clean);
-        this.#byId = new Map(this.nodes.map((node) => [node.node_id, node]));
+        const nodes = list(found?.nodes).map((node) => clean(node, this.manager));
+        this.#put(nodes.filter((node) => !node.deleted || node.deletions.length));
         [this.received, this.trouble] = [Date.now(), ""];
     }
 
     /** A node as the panel has just told of it; what is being read at this moment is older. */
     keep(node) {
-        if (!this.#byId.has(node?.node_id)) return;
-        this.nodes = this.nodes.map((known) => (known.node_id === node.node_id ? clean(node) : known));
-        this.#byId = new Map(this.nodes.map((known) => [known.node_id, known]));
-        this.#forget();
-    }
-
-    /** What is known is old: something was changed. */
-    #forget() {
+        if (!this.manager) return; // somebody has logged out
+        const fresh = clean(node, this.manager);
+        this.#put(this.nodes.map((known) => (known.key === fresh.key ? fresh : known)));
         this.#changes += 1;
         this.#asked = -Infinity;
     }
 
+    #put(nodes) {
+        this.nodes = nodes;
+        this.#byKey = new Map(nodes.map((node) => [node.key, node]));
+    }
+
+    /** A node that is on the panel now, by its number there. */
     of(id) {
-        return this.#byId.get(id);
+        return this.#byKey.get(id);
     }
 
     /** Whether the panel does on these nodes by itself what a run did before. */
@@ -80,7 +89,7 @@ export class Services {
     get tally() {
         const many = (is) => this.nodes.filter(is).length;
         return {
-            all: this.nodes.length,
+            all: many((node) => !node.deleted),
             acting: many((node) => node.state === "ok"),
             served: many((node) => node.state !== "none"),
             problems: many((node) => node.state === "problem"),
