@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""The nodes' service on the page. Where a manager has to speak to nodes, a FAKE in the browser answers in the panel's place:
+"""The nodes' service on the page. Where a manager has to speak to nodes, a FAKE in the browser answers for the panel:
 ``GET /api/tunnels/nodes`` and the decisions below it. All else is the real panel."""
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Fake:
 
 
 def problems() -> list[dict[str, Any]]:
-    """Three nodes and a deleted one, and all that can be told of one; what nodes have written is hostile."""
+    """Three nodes and a deleted one, and all that can be wrong with one; what nodes have written is hostile."""
     lost = {"uuid": UUID, "tunnel_id": 8, "name": RTL, "type": "wg", "age": 3_000_000, "given_up": True}
     return [
         service(
@@ -147,9 +147,9 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     expect(first).to_have_attribute("data-state", "ok")
     assert plain(chip) == "2 of 3 nodes act by themselves "
     expect(chip).to_have_attribute("data-status", "connecting")  # a key and a deletion that was given up are left
-    first.get_by_role("button", name="This node was made anew").click()
+    first.get_by_role("button", name="This node was set up again").click()
     expect(screen.confirm).to_contain_text("somebody else may get into the tunnel")
-    screen.confirm.get_by_role("button", name="This node was made anew").click()
+    screen.confirm.get_by_role("button", name="This node was set up again").click()
     expect(screen.confirm).to_be_hidden()
     assert fake.decided[2:] == [("1/confirm", {"tunnel_id": 1, "public_key": SEEN})]
     expect(first).not_to_contain_text(SEEN)
@@ -199,8 +199,8 @@ def test_what_the_panel_itself_tells_and_takes(open_page: Opener, panel: Panel) 
     screen.confirm.get_by_role("button", name="Revoke").click()
     expect(screen.confirm).to_be_hidden()
     expect(node).to_contain_text("shows another key")
-    node.get_by_role("button", name="This node was made anew").click()
-    screen.confirm.get_by_role("button", name="This node was made anew").click()
+    node.get_by_role("button", name="This node was set up again").click()
+    screen.confirm.get_by_role("button", name="This node was set up again").click()
     expect(screen.confirm).to_be_hidden()
     expect(node).not_to_contain_text("shows another key")
     assert screen.tunnel("moved")["ends"][0]["public"]["public_key"] == json.loads(shown)["public_key"]

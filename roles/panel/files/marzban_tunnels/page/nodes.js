@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The nodes' service, node by node: how it is, what is wrong, and what only an admin can decide. A node's part is made
-// anew only when something other than an age has changed.
+// again only when something other than an age has changed.
 
 import { call } from "./api.js";
 import { ask } from "./changes.js";
@@ -110,16 +110,16 @@ class View {
     #changed(node, change, place) {
         const name = nameOf(change);
         const question = {
-            title: t("anew.title", { node: node.node }),
-            text: t("anew.text", { node: node.node, name }),
-            yes: t("nodes.anew"),
+            title: t("renewed.title", { node: node.node }),
+            text: t("renewed.text", { node: node.node, name }),
+            yes: t("nodes.renewed"),
         };
         const body = { tunnel_id: change.tunnel_id, public_key: change.seen };
         return [el(
             "div", { class: "problem" },
             el("p", {}, t("nodes.changed", { node: node.node, name })),
             el("dl", {}, el("dt", {}, t("nodes.known")), el("dd", {}, code(change.known)), el("dt", {}, t("nodes.seen")), el("dd", {}, code(change.seen))),
-            this.#button(`anew ${text(change.tunnel_id)} ${place}`, question, node, "confirm", body),
+            this.#button(`renewed ${text(change.tunnel_id)} ${place}`, question, node, "confirm", body),
         )];
     }
 
@@ -147,7 +147,7 @@ export class Nodes {
     #changed;
     #sign = mark("inactive");
 
-    /** `changed` is called with a node as the panel tells of it after a decision. */
+    /** `changed` is called with a node as the panel answers it after a decision. */
     constructor(changed) {
         this.#changed = changed;
         this.dialog = $("nodes");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// What the panel's manager says of the nodes' service. A panel of an older API has no such call: then nothing of it is
-// shown. Names and sentences come from nodes too, so that nothing here trusts a type.
+// How the nodes' service is, as the panel's manager knows it. A panel of an older API has no such call: then nothing of it
+// is shown. Names and sentences come from nodes too, so that nothing here trusts a type.
 
 import { call, Problem } from "./api.js";
 import { explain } from "./problems.js";
@@ -17,7 +17,7 @@ const list = (value) => (Array.isArray(value) ? value.filter((item) => item !== 
 /** What tells nodes apart: a node that was added may have the number of one that was deleted. */
 const keyOf = (node) => (node.deleted ? `deleted ${node.uuid}` : node.node_id);
 
-/** A node as the panel tells of it; lists are lists. What a node without the service has to remove, a run removes: the panel
+/** A node as the panel describes it; lists are lists. What a node without the service has to remove, a run removes: the panel
  *  doesn't hear of it. */
 function clean(node, manager) {
     const lists = Object.fromEntries(["missing", "orphans", "deletions", "changed_keys"].map((name) => [name, list(node[name])]));
@@ -61,7 +61,7 @@ export class Services {
         [this.received, this.trouble] = [Date.now(), ""];
     }
 
-    /** A node as the panel has just told of it; what is being read at this moment is older. */
+    /** A node as the panel has just answered it; what is being read at this moment is older. */
     keep(node) {
         if (!this.manager) return; // somebody has logged out
         const fresh = clean(node, this.manager);
