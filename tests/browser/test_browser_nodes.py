@@ -68,7 +68,7 @@ class Fake:
         self.decided.append((path, body))
         node = self.nodes[int(path.partition("/")[0])]
         if body is not None:
-            done = {"state": "ok", "problem": None} if "database" in body else {"changed_keys": []}
+            done: dict[str, Any] = {"state": "ok", "problem": None} if "database" in body else {"changed_keys": []}
             self.nodes[node["node_id"]] = {**node, **done}
         route.fulfill(json=self.nodes[node["node_id"]])
 
