@@ -57,11 +57,12 @@ def test_a_session_that_ends_in_the_middle_of_an_edit(screen: Screen, panel: Pan
     screen.field("name").fill("typed before")
     screen.field("config.source.routes").fill("192.168.7.0/24")
     # The next read waits, or it would ask for the login before the save does.
-    screen.page.route("**/api/tunnels?*", lambda read: None)
+    for reads in ("**/api/tunnels?*", "**/api/tunnels/nodes"):
+        screen.page.route(reads, lambda read: None)
     forget_sessions(panel)
     screen.save()
     expect(screen.login).to_contain_text("Your session has ended")
-    screen.page.unroute("**/api/tunnels?*")
+    screen.page.unroute_all()
     screen.log_in()
     expect(screen.login).to_be_hidden()
     expect(screen.form).to_be_hidden()  # the save has gone on by itself

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// Switching a tunnel on and off, and deleting it after a question.
+// Switching a tunnel on and off, deleting it after a question, and the question itself.
 
 import { $, setText, show } from "./dom.js";
 import { call } from "./api.js";
@@ -13,14 +13,32 @@ export async function toggle({ record }) {
     return call("GET", `tunnels/${id}`);
 }
 
-/** Ask, then delete; true when it was done. */
-export function remove(row) {
+/** Ask, then delete; true when it was done. `acts`: both nodes take it down by themselves. */
+export function remove(row, acts) {
+    const [source, target] = row.nodes;
+    const question = {
+        title: t("confirm.title", { name: row.label }),
+        text: acts ? t("confirm.text_acts", { source, target }) : t("confirm.text", { source, target }),
+        yes: t("tunnel.delete"),
+    };
+    return ask(question, async () => {
+        try {
+            await call("DELETE", `tunnels/${row.id}`, { version: row.record.version });
+        } catch (problem) {
+            if (problem.status === 412) row.record = await call("GET", `tunnels/${row.id}`).catch(() => row.record);
+            throw problem;
+        }
+    });
+}
+
+/** Ask, then do it; true when it was done. What goes wrong is said where the question was, and can be tried again. */
+export function ask({ title, text, yes }, work) {
     const dialog = $("confirm");
     const stop = new AbortController();
     const { signal } = stop;
-    const [source, target] = row.nodes;
-    setText($("confirm-title"), t("confirm.title", { name: row.label }));
-    setText($("confirm-text"), t("confirm.text", { source, target }));
+    setText($("confirm-title"), title);
+    setText($("confirm-text"), text);
+    setText($("confirm-yes"), yes);
     setText($("confirm-problem"), "");
     $("confirm-problem").hidden = true;
     show(dialog);
@@ -35,13 +53,12 @@ export function remove(row) {
         $("confirm-yes").addEventListener("click", async () => {
             $("confirm-yes").disabled = true;
             try {
-                await call("DELETE", `tunnels/${row.id}`, { version: row.record.version });
+                await work();
                 done = true;
                 dialog.close();
             } catch (problem) {
                 setText($("confirm-problem"), problem.status === 412 ? t("error.changed") : explain(problem));
                 $("confirm-problem").hidden = false;
-                if (problem.status === 412) row.record = await call("GET", `tunnels/${row.id}`).catch(() => row.record);
             } finally {
                 $("confirm-yes").disabled = false;
             }

@@ -35,6 +35,7 @@ const END_FACTS = {
     "field.addresses": (end) => lines(end.addresses),
     "field.interface": (end) => text(end.interface),
     "field.routes": (end) => lines(end.routes),
+    "field.by": (end, row, now) => reporter(end, row, now),
     "field.stale_after": (end) => (Number.isFinite(end.age) ? duration(staleAfter(end)) : ""),
     "field.handshake": (end, row, now) => (Number.isFinite(end.measured?.handshake_age) && Number.isFinite(end.age) ? ago(ageNow(end.measured.handshake_age + end.age, row.received, now)) : ""),
     "field.rtt": (end) => milliseconds(end.measured?.rtt_ms),
@@ -46,6 +47,7 @@ const END_FACTS = {
     "field.pq_seen": (end) => yes(end.measured?.post_quantum),
     "field.data_path": (end) => (end.measured?.data_path ? chosen(end.measured.data_path) : ""),
     "field.certificate": (end) => days(end.measured?.certificate_days),
+    "field.changed_key": (end) => text(end.changed_key?.seen),
     "field.public_key": (end) => text(end.public?.public_key),
     "field.next_public_key": (end) => text(end.public?.next_public_key),
     "field.accepts_public_key": (end) => text(end.public?.accepts_public_key),
@@ -54,7 +56,14 @@ const END_FACTS = {
     "field.accepts": (end) => short(end.public?.accepts),
     "field.psk": (end) => short(end.public?.psk_fingerprint),
 };
-const CODE = /\.(endpoint|port|endpoint_port|addresses|interface|routes|cipher|key_exchange|\w*public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
+const CODE = /\.(endpoint|port|endpoint_port|addresses|interface|routes|cipher|key_exchange|changed_key|\w*public_key|\w*fingerprint|accepts|psk|uuid|other)$/;
+
+/** Who measured an end, and when. */
+function reporter(end, row, now) {
+    const age = ageNow(end.age, row.received, now);
+    if (age === null) return "";
+    return { service: t("value.by_service", { ago: ago(age) }), run: t("value.by_run", { ago: ago(age) }) }[end.by] ?? "";
+}
 
 /** The first and last digits of a SHA-256, as people compare them. */
 const short = (print) => (print ? String(print).replace(/^(.{16}).{16,}(.{16})$/, "$1…$2") : "");
@@ -122,13 +131,13 @@ export class Detail {
         const config = parseConfig(row.record.config);
         setText($("detail-name"), row.label);
         setText($("detail-switch"), row.record.is_active ? t("tunnel.deactivate") : t("tunnel.activate"));
-        this.#status.update(row.status, row.age, row.staleAfter, row.received, now);
+        this.#status.update(row.status, row.age, row.staleAfter, row.received, now, row.stale);
         for (const [key, fact] of Object.entries(FACTS)) this.#put(this.#facts[key], key, [fact(row, config)]);
         row.ends.forEach((end, place) => {
             const [role, name] = this.#heads[place];
             setText(role, t(ROLES[place]));
             setText(name, row.nodes[place]);
-            this.#ends[place].update(end.status ?? null, end.age, staleAfter(end), row.received, now);
+            this.#ends[place].update(end.status ?? null, end.age, staleAfter(end), row.received, now, end.stale === true);
             const [who, what] = this.#errors[place];
             setText(who, row.nodes[place]);
             setText(what, text(end.error));

@@ -7,6 +7,7 @@ import { $, bdi, el, setAttribute, setText, svg } from "./dom.js";
 import { collator, number, t } from "./i18n.js";
 import { isStale, STATUSES } from "./model.js";
 import { STATUS_WORDS } from "./list.js";
+import { STATES } from "./services.js";
 
 const SIZE = 210; // of the circle at least, in the drawing's own units, of which a letter is 14 high
 const ROOM = 15; // of the circle for each node, so that the names of a crowd don't run into each other
@@ -16,6 +17,7 @@ const CROWD = 12; // nodes; more have names that point outwards
 const NAMED = 80; // nodes; more have no names on the map, which nobody could read: they are told below it
 const NAME = 16; // characters of a name that are drawn
 const FONT = 14;
+const RINGS = ["ok", "problem"]; // of a node's service: what is drawn around the node
 const NODES = { connected: "node.connected", connecting: "node.connecting", error: "node.error", disabled: "node.disabled" };
 
 export class Graph {
@@ -23,6 +25,7 @@ export class Graph {
     #shape = ""; // what the drawing was made for
     #parts = []; // {element, key, node?, rows?}: what can be reached and picked
     #here = 0;
+    #services;
 
     /** `pick` is called with a change of the filter. */
     constructor(pick) {
@@ -33,8 +36,9 @@ export class Graph {
         this.svg.addEventListener("pointerleave", () => this.#tell(null));
     }
 
-    /** `nodes`: those of the panel; `rows`: all tunnels; `filter` says what is picked. */
-    render(nodes, rows, filter, now) {
+    /** `nodes`: those of the panel; `rows`: all tunnels; `filter` says what is picked; `services`: how the nodes' are. */
+    render(nodes, rows, filter, now, services) {
+        this.#services = services;
         setAttribute(this.svg, "aria-label", t("graph.label"));
         const pairs = new Map();
         for (const row of rows) pairs.set(row.pair, [...(pairs.get(row.pair) ?? []), row]);
@@ -58,6 +62,7 @@ export class Graph {
             setAttribute(part.element, "aria-label", this.#words(part));
             if (!part.rows) {
                 setAttribute(part.element, "data-state", part.node.status);
+                setAttribute(part.element, "data-service", services.of(part.node.id)?.state);
                 continue;
             }
             setAttribute(part.element, "data-status", STATUSES.find((status) => part.rows.some((row) => row.status === status)));
@@ -67,7 +72,12 @@ export class Graph {
     }
 
     #words({ rows, node }) {
-        if (node) return t("graph.node", { node: node.name, state: NODES[node.status] ? t(NODES[node.status]) : String(node.status) });
+        if (node) {
+            const state = NODES[node.status] ? t(NODES[node.status]) : String(node.status);
+            const service = this.#services.of(node.id);
+            if (!service) return t("graph.node", { node: node.name, state });
+            return t("graph.node_service", { node: node.name, state, service: t(STATES[service.state]) });
+        }
         const [first] = rows;
         const [source, target] = first.nodes;
         if (rows.length > 1) return t("graph.bundle", { source, target, count: number(rows.length), ...this.#tally(rows) });
@@ -108,6 +118,8 @@ export class Graph {
         const entries = [
             ...STATUSES.map((status) => [{ class: "key", "data-status": status }, t(STATUS_WORDS[status])]),
             ...states.map((state) => [{ class: "key dot", "data-state": state }, t(NODES[state])]),
+            ...RINGS.filter((state) => nodes.some((node) => this.#services.of(node.id)?.state === state))
+                .map((state) => [{ class: "key ring", "data-service": state }, t(STATES[state])]),
         ];
         const known = JSON.stringify(entries);
         if ($("graph-legend").dataset.known === known) return;
@@ -181,6 +193,7 @@ function dot(node, { x, y, turn }, crowd) {
     return svg(
         "g", { class: "node", role: "button", tabindex: "-1", transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` },
         svg("circle", { class: "halo", r: crowd > CROWD ? 9 : 12 }),
+        svg("circle", { class: "ring", r: crowd > NAMED ? 5 : crowd > CROWD ? 7.5 : 10 }),
         svg("circle", { class: "dot", r: crowd > NAMED ? 3 : crowd > CROWD ? 5 : 7 }),
         svg("text", { ...beside(turn, crowd), direction: "ltr", "aria-hidden": "true" }, drawn(node, crowd)),
     );

@@ -58,6 +58,8 @@ export function tell({ code, text, values }) {
     return ours ? sentence : english(sentence);
 }
 
+export const isEnglish = () => language === "en";
+
 /** English text among another language's: from left to right. */
 export const english = (text) => (RTL.has(language) && text ? `\u2066${text}\u2069` : text);
 

@@ -24,10 +24,11 @@ export class StatusView {
         this.nodes = [this.state, el("span", { class: "when" }, this.age, this.stale)];
     }
 
-    /** `status` null: nothing was reported since the record was changed. It is stale `after` that many seconds. */
-    update(status, age, after, received, now) {
+    /** `status` null: nothing was reported since the record was changed. It is stale `after` that many seconds, or when the
+     *  panel says so. */
+    update(status, age, after, received, now, stale) {
         const current = ageNow(age, received, now);
-        const old = isOld(status, current, after);
+        const old = isOld(status, current, after, stale);
         const sign = old && status !== "error" ? "stale" : (status ?? "connecting");
         setMark(this.mark, sign);
         setAttribute(this.state, "data-status", sign);
@@ -99,7 +100,7 @@ class Row {
             for (const [name, cell] of Object.entries(this.cells)) cell.hidden = (name === "why") !== row.why.length > 0;
             setAttribute(this.cells.why, "title", row.why.map((words) => words.filter(Boolean).join(": ")).join("\n"));
         }
-        this.status.update(row.status, row.age, row.staleAfter, row.received, now);
+        this.status.update(row.status, row.age, row.staleAfter, row.received, now, row.stale);
     }
 }
 

@@ -11,14 +11,17 @@ import { ago, choose, collator, LANGUAGES, load, number, preferred, t } from "./
 import { COLUMNS, List, STATUS_WORDS } from "./list.js";
 import { askLogin } from "./login.js";
 import { counts, isFiltered, matcher, noFilter, rowOf, sorted, STATUSES, TYPES } from "./model.js";
+import { Nodes } from "./nodes.js";
 import { Poll } from "./poll.js";
 import { explain } from "./problems.js";
+import { Services } from "./services.js";
 
 const APPLY = "ansible-playbook marzban.tunnels.apply";
 const WIDE = matchMedia("(min-width: 70rem)");
 const NARROW = matchMedia("(max-width: 48rem)");
 
 let tunnels = new api.Tunnels();
+let services = new Services();
 let nodes = [];
 let rows = new Map(); // by id
 let order = []; // the rows as they are sorted
@@ -34,15 +37,20 @@ const detail = new Detail({
     edit: (row) => form.open(row.record, nodes),
     toggle: (row) => attempt(async () => keep(await changes.toggle(row), row.record.is_active ? "notice.deactivated" : "notice.activated")),
     remove: async (row) => {
-        if (!(await changes.remove(row))) return;
+        if (!(await changes.remove(row, services.actsOn(row.ids)))) return;
         rows.delete(row.id);
         detail.close();
-        changed("notice.deleted", row.label);
+        changed("notice.deleted", row.label, row.ids);
     },
+});
+const service = new Nodes((node) => {
+    services.keep(node);
+    service.update(services, filter.node, Date.now());
+    poll.hurry();
 });
 const poll = new Poll(
     async () => {
-        const found = await Promise.all([api.call("GET", "nodes"), tunnels.read()]);
+        const found = await Promise.all([api.call("GET", "nodes"), tunnels.read(), services.read()]);
         return { found, moment: Date.now() };
     },
     ({ found, moment }) => {
@@ -63,15 +71,18 @@ const poll = new Poll(
 /** A record that the panel has just given. */
 function keep(record, notice) {
     rows.set(record.id, rowOf(record, Date.now()));
-    changed(notice, record.name ?? `#${record.id}`);
+    changed(notice, record.name ?? `#${record.id}`, [record.source_node_id, record.target_node_id]);
     $(`tunnel-${record.id}`)?.focus({ preventScroll: false });
 }
 
-function changed(notice, name) {
+function changed(notice, name, ids) {
+    const acts = services.actsOn(ids);
+    const how = acts ? [t("notice.acts")] : [t("notice.run"), " ", el("code", { dir: "ltr" }, APPLY)];
     const close = el("button", { class: "quiet close", "aria-label": t("page.close"), on: { click: () => $("notice").replaceChildren() } }, "×");
-    $("notice").replaceChildren(el("p", {}, t(notice, { name }), " ", t("notice.run"), " ", el("code", { dir: "ltr" }, APPLY)), close);
+    $("notice").replaceChildren(el("p", {}, t(notice, { name }), " ", ...how), close);
     arrange();
-    poll.now(true);
+    if (acts) poll.hurry();
+    else poll.now(true);
 }
 
 /** Do what a button of the detail asks for; what goes wrong is said there. */
@@ -94,7 +105,7 @@ function arrange() {
     order = sorted([...rows.values()], sort, collator());
     fillFilters();
     render();
-    graph.render(nodes, order, filter, Date.now());
+    graph.render(nodes, order, filter, Date.now(), services);
     const shown = rows.get(detail.id);
     if (shown) detail.update(shown, Date.now());
     else if (detail.id !== null) detail.close(); // somebody has deleted it
@@ -104,6 +115,7 @@ function arrange() {
 function render() {
     const now = Date.now();
     const shown = order.filter(matcher(filter, now));
+    service.update(services, filter.node, now);
     list.render(shown, sort, now, (id) => rows.has(id));
     setText($("count"), rows.size ? t("list.count", { shown: number(shown.length), all: number(rows.size) }) : "");
     setText($("empty"), received === 0 ? t("list.loading") : rows.size ? t("list.nothing") : t("list.empty"));
@@ -118,6 +130,7 @@ function render() {
 function tick() {
     const now = Date.now();
     list.tick(now);
+    service.tick(now);
     const found = counts([...rows.values()], now);
     for (const chip of $("chips").children) {
         setText(chip.lastElementChild, number(found[chip.dataset.status]));
@@ -137,7 +150,7 @@ function filterBy(change) {
     $("filter-node").value = filter.node;
     list.restart();
     render();
-    if ("node" in change) graph.render(nodes, order, filter, Date.now());
+    if ("node" in change) graph.render(nodes, order, filter, Date.now(), services);
 }
 
 function sortBy(by) {
@@ -176,7 +189,7 @@ function label() {
 function logOut() {
     api.dropToken();
     poll.stop();
-    tunnels = new api.Tunnels(); // what one admin has read is not shown to the next
+    [tunnels, services] = [new api.Tunnels(), new Services()]; // what one admin has read is not shown to the next
     [nodes, rows, received, trouble] = [[], new Map(), 0, null];
     $("notice").replaceChildren();
     arrange();

@@ -20,6 +20,7 @@ export function rowOf(record, received) {
         ids: [record.source_node_id, record.target_node_id],
         pair: pairOf(record.source_node_id, record.target_node_id),
         ...reportAge(status, ends),
+        stale: record.stale === true,
         rtt: most(source.measured?.rtt_ms, target.measured?.rtt_ms),
         loss: most(source.measured?.loss_percent, target.measured?.loss_percent),
         traffic: most(total(source.measured), total(target.measured)),
@@ -70,11 +71,11 @@ const fold = (text) => String(text).normalize("NFKC").toLowerCase();
 /** An age (s) that was `age` when it came, now; null stays null. */
 export const ageNow = (age, received, now) => (Number.isFinite(age) ? age + Math.max(0, (now - received) / 1000) : null);
 
-/** Whether the status can't be relied upon now. Switched off is what the operator said, and doesn't age; and where nothing
- *  was reported yet, nothing is old. */
-export const isOld = (status, age, after) => status !== "inactive" && age !== null && age > after;
+/** Whether the status can't be relied upon now: the panel said so (`stale`), or the report has grown too old since. Switched
+ *  off is what the operator said, and doesn't age; and where nothing was reported yet, nothing is old. */
+export const isOld = (status, age, after, stale) => status !== "inactive" && age !== null && (stale || age > after);
 
-export const isStale = (row, now) => isOld(row.status, ageNow(row.age, row.received, now), row.staleAfter);
+export const isStale = (row, now) => isOld(row.status, ageNow(row.age, row.received, now), row.staleAfter, row.stale);
 
 export const noFilter = () => ({ search: "", status: "", type: "", node: "", pair: "" });
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// Reads again and again: every five seconds, more seldom from a panel that is slow or away, not in a hidden tab.
+// Reads again and again: every five seconds, each second for a while after a change, more seldom from a panel that is slow
+// or away, not in a hidden tab.
 
 const EVERY = 5000; // milliseconds
+const HURRY = 1000; // the same after a change that nodes do by themselves, so that it is seen
+const HURRIED = 10_000; // for that long
 const SLOWEST = 30_000;
 const SHARE = 4; // a read that took a second is followed by four of rest
 
@@ -12,6 +15,7 @@ export class Poll {
     #wake = () => {};
     #again = false;
     #changes = 0;
+    #hurried = 0; // until then
     #run = 0; // the loop that counts; 0 for none
 
     /** `read` gets the data, `got` takes it, `failed` takes the problem. */
@@ -26,6 +30,12 @@ export class Poll {
         if (changed) this.#changes += 1;
         this.#again = true;
         this.#wake();
+    }
+
+    /** Read now, and often for a while: nodes are doing something. */
+    hurry() {
+        this.#hurried = performance.now() + HURRIED;
+        this.now(true);
     }
 
     stop() {
@@ -45,7 +55,8 @@ export class Poll {
             this.#again = false;
             const started = performance.now();
             failures = (await this.#once(run)) ? 0 : failures + 1;
-            const rest = Math.max(EVERY * 2 ** Math.max(0, failures - 2), SHARE * (performance.now() - started));
+            const every = performance.now() < this.#hurried ? HURRY : EVERY;
+            const rest = Math.max(every * 2 ** Math.max(0, failures - 2), SHARE * (performance.now() - started));
             if (!this.#again && run === this.#run) await this.#sleep(Math.min(rest, SLOWEST));
         }
     }
