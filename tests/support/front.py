@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import socket
 import ssl
 import subprocess

@@ -21,14 +21,32 @@ KEY = "k" * 43
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 UUID = "1b4e28ba-2fa1-41d2-883f-000000000001"
-TUNNEL = {
-    **{"uuid": UUID, "id": 1, "name": "t1", "type": "wireguard", "version": 1, "revision": None, "active": True},
-    **{"interface": "mz1", "node": "de-1", "peer": "fi-1", "role": "source", "status": "connecting", "error": None},
-    **{"note": None, "waiting_for": None, "refused": False, "missing": [], "public": None, "peer_key": None},
-    **{"measured": None, "age": None, "doing": False},
+TUNNEL: dict[str, Any] = dict.fromkeys(
+    ("revision", "error", "note", "waiting_for", "public", "peer_key", "measured", "age")
+) | {
+    "uuid": UUID,
+    "id": 1,
+    "name": "t1",
+    "type": "wireguard",
+    "version": 1,
+    "active": True,
+    "interface": "mz1",
+    "node": "de-1",
+    "peer": "fi-1",
+    "role": "source",
+    "status": "connecting",
+    "refused": False,
+    "missing": [],
+    "doing": False,
 }
 LIST = {
-    **{"api": 1, "engine": "0" * 16, "panel": PANEL, "node": UUID, "time": 1.5, "counter": 7, "types": ["wireguard"]},
+    "api": 1,
+    "engine": "0" * 16,
+    "panel": PANEL,
+    "node": UUID,
+    "time": 1.5,
+    "counter": 7,
+    "types": ["wireguard"],
     "tunnels": [TUNNEL],
 }
 

@@ -144,7 +144,7 @@ def test_old_tls_is_refused(front: Front) -> None:
         assert front.ask("GET", "/health", client=client)[0] == 200
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning), pytest.raises((ssl.SSLError, ConnectionError)):
+    with pytest.warns(DeprecationWarning, match="TLS"), pytest.raises((ssl.SSLError, ConnectionError)):
         front.connect(maximum_version=ssl.TLSVersion.TLSv1_1, minimum_version=ssl.TLSVersion.TLSv1)
 
 
@@ -254,7 +254,7 @@ def test_one_address_does_not_get_all_connections(front: Front) -> None:
     until("earlier ones are gone", lambda: front.ask("GET", "/health")[0] == 200)
     with contextlib.ExitStack() as stack:
         held = 0
-        with pytest.raises((ssl.SSLError, OSError)):
+        with contextlib.suppress(OSError):
             for _time in range(40):
                 stack.enter_context(front.connect())
                 held += 1

@@ -119,7 +119,7 @@ class Calls:
             raise Refused(_too_large())
         try:
             status, body = await asyncio.wait_for(self._exchange(line), ROOT_TIME)
-        except (OSError, EOFError, ValueError, RecursionError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, EOFError, ValueError, RecursionError) as error:
             if not self._silent:
                 log.warning("The root half did not answer (%s): see marzban-node-root.service.", type(error).__name__)
             self._silent = True
@@ -192,7 +192,7 @@ async def _content(request: BaseRequest, connection: Connection) -> bytes:
     connection.body(length)
     try:
         return await asyncio.wait_for(request.content.read(), BODY_TIME)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise Refused(refusal(408, "too_slow", "The body did not come within %d s." % BODY_TIME)) from None
 
 

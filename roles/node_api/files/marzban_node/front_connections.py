@@ -15,7 +15,8 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from typing import Any, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp.web import BaseRequest, Server, StreamResponse
 from aiohttp.web_protocol import RequestHandler
@@ -223,7 +224,7 @@ class Door(Server):
             await loop.connect_accepted_socket(
                 connection, client, ssl=self._context, ssl_handshake_timeout=HANDSHAKE, ssl_shutdown_timeout=2
             )
-        except (OSError, ssl.SSLError, asyncio.TimeoutError, EOFError):
+        except (TimeoutError, OSError, ssl.SSLError, EOFError):
             place.leave()
             client.close()
         except BaseException:

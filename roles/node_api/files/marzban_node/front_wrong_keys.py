@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from typing import Callable
+from collections.abc import Callable
 
 MANY = 10  # wrong keys of one client within PERIOD
 PERIOD = 60.0  # seconds
@@ -40,5 +40,5 @@ class WrongKeys:
 
     def many(self, client: str) -> bool:
         """Whether this client has come with many of them lately."""
-        times = self._of.get(client, ())
+        times = self._of.get(client, deque())
         return len(times) == MANY and self._clock() - times[0] < PERIOD
