@@ -9,6 +9,7 @@ import base64
 import contextlib
 import datetime
 import hashlib
+import ipaddress
 import json
 import socket
 import ssl
@@ -34,7 +35,8 @@ def make_certificate(folder: Path, name: str) -> bytes:
     day = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(who).issuer_name(who).public_key(key.public_key())
     builder = builder.serial_number(1).not_valid_before(day).not_valid_after(day.replace(year=2119))
-    made = builder.sign(key, hashes.SHA256())
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = builder.add_extension(here, critical=False).sign(key, hashes.SHA256())
     (folder / f"{name}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     (folder / f"{name}.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
