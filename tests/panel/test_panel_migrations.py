@@ -24,6 +24,7 @@ from tests.support.servers import PostgreSQL, Server
 
 VERSIONS = {"alembic_version_standalone", "alembic_version_tunnels"}
 OWN = set(tables.Base.metadata.tables)
+NODES = {"tunnel_nodes", "tunnel_deletions"}
 ALL = OWN | set(standalone.Base.metadata.tables) | VERSIONS
 
 
@@ -74,7 +75,11 @@ def test_the_tunnels_alone_come_and_go(database: str) -> None:
     run(database, "upgrade", "0001_standalone")
     assert not found(database) & OWN
     run(database, "upgrade", "0001_tunnels")
+    assert found(database) & OWN == OWN - NODES
+    run(database, "upgrade", "0005_nodes")
     assert found(database) >= OWN
+    run(database, "downgrade", "0004_alike")
+    assert found(database) & OWN == OWN - NODES
 
 
 def test_models_and_migrations_agree(database: str) -> None:
@@ -85,6 +90,7 @@ def test_models_and_migrations_agree(database: str) -> None:
             different = compare_metadata(MigrationContext.configure(connection, opts=options), base.metadata)
         assert different == []
     with connected(database) as connection:
+        assert inspect(connection).get_foreign_keys("tunnel_nodes") == []
         keys = inspect(connection).get_foreign_keys("tunnels")
     assert {key["referred_table"] for key in keys} == {"nodes"}
     assert {key["options"]["ondelete"] for key in keys} == {"CASCADE"}
@@ -120,11 +126,22 @@ def test_a_migration_that_was_cut_off_begins_again(request: pytest.FixtureReques
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN next_id"))
         connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps"))
         connection.execute(text("ALTER TABLE tunnels DROP COLUMN alike"))
+        connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN lease_beat, DROP COLUMN lease_holder"))
+        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN changed_public, DROP COLUMN reported_by"))
         connection.execute(text("DROP INDEX ix_tunnel_addresses_first ON tunnel_addresses"))
     run(database, "upgrade", "head")
     assert found(database) == ALL
     with connected(database) as connection:
-        indexes = {index["name"] for index in inspect(connection).get_indexes("tunnel_addresses")}
+        connection.execute(text("UPDATE alembic_version_tunnels SET version_num = '0004_alike'"))
+        connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN lease_beat"))
+        connection.execute(text("DROP INDEX ix_tunnel_deletions_node_uuid ON tunnel_deletions"))
+    run(database, "upgrade", "head")
+    with connected(database) as connection:
+        seen = inspect(connection)
+        assert "lease_beat" in {column["name"] for column in seen.get_columns("tunnel_panel")}
+        assert "changed_public" in {column["name"] for column in seen.get_columns("tunnel_ends")}
+        assert "ix_tunnel_deletions_node_uuid" in {index["name"] for index in seen.get_indexes("tunnel_deletions")}
+        indexes = {index["name"] for index in seen.get_indexes("tunnel_addresses")}
     assert indexes == {"ix_tunnel_addresses_first", "ix_tunnel_addresses_tunnel_id"}
 
 
@@ -140,7 +157,7 @@ def test_every_varchar_has_a_length() -> None:
 def test_one_head_per_tree_and_unknown_revisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {tree: migrate.revisions(tree) for tree in migrate.TREES} == {
         "standalone": {"0001_standalone"},
-        "tunnels": {"0001_tunnels", "0002_next_id", "0003_gaps", "0004_alike"},
+        "tunnels": {"0001_tunnels", "0002_next_id", "0003_gaps", "0004_alike", "0005_nodes"},
     }
     for tree, head in migrate.HEADS.items():
         script = Config()

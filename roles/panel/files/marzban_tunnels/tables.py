@@ -38,6 +38,8 @@ class Panel(Base):
     next_ipv6: Mapped[int] = mapped_column(BigInteger, default=1)
     next_port: Mapped[int] = mapped_column(BigInteger, default=1)
     next_id: Mapped[int] = mapped_column(BigInteger, default=1)  # of a tunnel: none is ever used again
+    lease_holder: Mapped[str | None] = mapped_column(String(64))  # the manager that works with this database
+    lease_beat: Mapped[int] = mapped_column(BigInteger, default=0)  # grows while it does
 
 
 class Tunnel(Base):
@@ -80,6 +82,8 @@ class End(Base):
     measured: Mapped[str | None] = mapped_column(String(1024))  # JSON
     reported_at: Mapped[datetime | None]
     gaps: Mapped[str | None] = mapped_column(String(64))  # seconds between the last reports, the newest first
+    reported_by: Mapped[str | None] = mapped_column(String(8))  # "run" or "service"
+    changed_public: Mapped[str | None] = mapped_column(String(4096))  # JSON: its node shows it, nobody has accepted it
 
 
 class Address(Base):
@@ -97,5 +101,50 @@ class Address(Base):
     last: Mapped[str] = mapped_column(String(32))
 
 
+class NodeService(Base):
+    """What the panel knows of a node's service, and who the node is for us. A row is made when it is first needed.
+
+    ``node_created_at`` tells a node from a later one that got its id: a row of the earlier one is no longer used.
+    ``name`` and ``address`` are the last that were seen; they serve when the node is deleted while we are not there.
+    """
+
+    __tablename__ = "tunnel_nodes"
+
+    node_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    node_created_at: Mapped[datetime | None]
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    generation: Mapped[int] = mapped_column(default=1)  # of its access key
+    port: Mapped[int | None]
+    pin: Mapped[str | None] = mapped_column(exact(64))  # sha256:<base64> of the certificate's public key
+    counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that was given out to the node
+    seen_counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that the node has answered
+    addresses: Mapped[str | None] = mapped_column(String(4096))  # JSON; null until a later version
+    name: Mapped[str | None] = mapped_column(exact(256))
+    address: Mapped[str | None] = mapped_column(String(256))
+
+
+class Deletion(Base):
+    """A tunnel that a node has to remove. Written with the delete itself: a node removes nothing without one. It has
+    what is needed to call the node, because the node may be deleted on the panel as well."""
+
+    __tablename__ = "tunnel_deletions"
+
+    uuid: Mapped[str] = mapped_column(String(36), primary_key=True)
+    node_uuid: Mapped[str] = mapped_column(String(36), primary_key=True, index=True)
+    node_id: Mapped[int]
+    tunnel_id: Mapped[int]
+    name: Mapped[str | None] = mapped_column(exact(128))
+    tunnel_type: Mapped[str] = mapped_column(String(16))
+    node_name: Mapped[str | None] = mapped_column(exact(256))
+    address: Mapped[str | None] = mapped_column(String(256))
+    port: Mapped[int | None]
+    pin: Mapped[str | None] = mapped_column(exact(64))
+    generation: Mapped[int]
+    counter: Mapped[int] = mapped_column(BigInteger, default=0)  # of a node that is deleted: the last one given out
+    deleted_at: Mapped[datetime]
+    given_up: Mapped[bool] = mapped_column(default=False)
+
+
 # The same as tables, for statements that don't pass through classes
 TUNNELS, ENDS, ADDRESSES = (cast(Table, table.__table__) for table in (Tunnel, End, Address))
+NODE_SERVICES, DELETIONS = (cast(Table, table.__table__) for table in (NodeService, Deletion))
