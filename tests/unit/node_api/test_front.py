@@ -21,6 +21,7 @@ from tests.support.front import Front, make_certificate, read_all, read_answer
 from tests.support.root_half import KEY, LIST, PANEL, TUNNEL, UUID, StandIn
 from tests.support.world import until
 
+pytest.importorskip("aiohttp", reason="the environments for other versions of ansible-core do not have it")
 POST = {"panel": PANEL, "node": "de-1", "counter": 7, "revision": "r", "tunnel": {"name": "é😀"}}
 
 
