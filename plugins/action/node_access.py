@@ -15,13 +15,13 @@ from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import
 class ActionModule(ControllerAction):
     """The action of ``node_access``."""
 
-    SPEC = {"nodes": {"type": "dict"}, "off": {"type": "bool", "default": False}}
+    SPEC = {"nodes": {"type": "dict"}, "without_key": {"type": "bool", "default": False}}
 
     def work(self) -> dict[str, Any]:
         """``panel``, ``manager``, ``hosts``, ``refused``, ``panel_addresses``."""
         nodes = self.options["nodes"]
         nodes = self.nodes() if nodes is None else {host: name or host for host, name in nodes.items()}
-        answer = _node_steps.access(self.panel(), nodes, self.options["off"])
+        answer = _node_steps.access(self.panel(), nodes, self.options["without_key"])
         return dict(answer, panel_addresses=self.panel_addresses())
 
     @property

@@ -30,9 +30,9 @@ options:
       - The hosts and the names of their nodes, from inventory host to node name; an empty name means the host's own
         name. The default is all hosts of the play.
     type: dict
-  off:
+  without_key:
     description:
-      - Whether a panel that does not see to nodes is fine, as for a service that is to be removed. It fails otherwise.
+      - Whether a panel that has no key for the nodes is fine, as for a service that is to be removed. It fails otherwise.
     type: bool
     default: false
 seealso:

@@ -19,10 +19,10 @@ PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,16384}\n-----
 OFF = "The panel at %s does not see to nodes: %s. Nothing was changed: correct that on the panel, and run again."
 
 
-def access(panel: Panel, nodes: dict[str, str], off: bool) -> dict[str, Any]:
+def access(panel: Panel, nodes: dict[str, str], without_key: bool) -> dict[str, Any]:
     """``panel``, ``manager``, ``hosts`` ({host: access}) and ``refused`` ({host: sentence}).
 
-    ``nodes``: {host: node name}; ``off``: whether a panel that could not get in is fine. Raises Error.
+    ``nodes``: {host: node name}; ``without_key``: whether a panel that could not get in is fine. Raises Error.
     """
     answer = panel.node_access(sorted(set(nodes.values())))
     state, detail = answer["manager"]["state"], answer["manager"]["detail"]
@@ -34,7 +34,7 @@ def access(panel: Panel, nodes: dict[str, str], off: bool) -> dict[str, Any]:
             "hashes": _hashes(entry.get("hashes")),
             "certificate": _certificate(entry.get("certificate")),
         }
-    if not off and given and not any(entry["hashes"] or entry["certificate"] for entry in given.values()):
+    if not without_key and given and not any(entry["hashes"] or entry["certificate"] for entry in given.values()):
         raise Error(OFF % (panel.url, (detail or "it has no key").rstrip(".")))
     reasons = {entry.get("node"): printable(str(entry.get("detail"))) for entry in answer["rejected"]}
     refused = {}

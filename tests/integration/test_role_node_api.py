@@ -149,7 +149,7 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
 
 
 def check_what_runs(service: Service) -> None:
-    """The front is nobody, the root half has no more than it needs, and both are small."""
+    """The front is nobody, the root half has only what it needs, and both are small."""
     for name in "ab":
         status = service.on(name, f"cat /proc/{service.pid(name, FRONT)}/status")
         values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)

@@ -27,9 +27,9 @@ POST = {"panel": PANEL, "node": "de-1", "counter": 7, "revision": "r", "tunnel":
 
 @pytest.fixture(scope="module")
 def root_half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    stand_in = StandIn(str(tmp_path_factory.mktemp("root") / "root.sock"))
-    yield stand_in
-    stand_in.close()
+    replaced = StandIn(str(tmp_path_factory.mktemp("root") / "root.sock"))
+    yield replaced
+    replaced.close()
 
 
 @pytest.fixture(scope="module")

@@ -40,14 +40,14 @@ def test_the_document_has_the_calls_that_are_served() -> None:
 @pytest.fixture(scope="module")
 def front() -> Iterator[Front]:
     folder = Path(tempfile.mkdtemp(prefix="mz-front-"))  # not below pytest's: a socket's path is short
-    stand_in = StandIn(str(folder / "root.sock"))
+    replaced = StandIn(str(folder / "root.sock"))
     started = Front(folder, str(folder / "root.sock"))
     yield started
     assert started.process.poll() is None
     assert "Traceback" not in started.log.read_text()
     assert "could not be answered" not in started.log.read_text()
     started.close()
-    stand_in.close()
+    replaced.close()
     shutil.rmtree(folder)
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger("marzban_node")
 def main(arguments: list[str]) -> None:
     """Serves until it is told to stop; ``arguments`` are the port and, maybe, the root half's socket."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("aiohttp", "asyncio"):  # what strangers send is no business of a log
+    for name in ("aiohttp", "asyncio"):  # what strangers send is not for the log
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         port = int(arguments[0])
