@@ -7,21 +7,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import render
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import views as model_views
-from ansible_collections.marzban.tunnels.plugins.module_utils._model.types import BY_TYPE
-from ansible_collections.marzban.tunnels.plugins.plugin_utils import _engine, _panel_steps, _sealed_keys
+from ansible_collections.marzban.tunnels.plugins.plugin_utils import _engine, _panel_steps, _sealed_keys, _templates
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._controller import plain
 from ansible_collections.marzban.tunnels.plugins.plugin_utils._node import NodeAction
-
-ROLES = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "roles")
-TEMPLATES = {name: os.path.join(ROLES, kind.role, "templates", kind.template) for name, kind in BY_TYPE.items()}
 
 
 class ActionModule(NodeAction):
@@ -39,7 +34,8 @@ class ActionModule(NodeAction):
         """Adds ``rendered``, for each view its text or why there is none, and ``handed``, what its peer has sealed."""
         host = (task_vars or {}).get("inventory_hostname")
         self._refuse_another_list(host, given.pop("records", None), given.pop("list_digest", None))
-        texts = self._templates(given.get("templates") or {}, given["views"])
+        kinds = [view.get("type") for view in given["views"] if isinstance(view, dict)]
+        texts = _templates.read(self, given.get("templates") or {}, kinds)
         rendered: list[dict[str, str]] = []
         for raw in given["views"]:
             try:
@@ -63,20 +59,3 @@ class ActionModule(NodeAction):
                 "give it in the play or in the group_vars of a group with all of them, or run the hosts apart with "
                 "--limit." % host
             )
-
-    def _templates(self, chosen: Any, views: list[Any]) -> dict[str, str]:
-        """``{type: text}`` of the types that are chosen or needed."""
-        if not isinstance(chosen, dict) or set(chosen) - set(TEMPLATES):
-            raise AnsibleActionFail("templates: give a dict of type and path; the types are %s." % ", ".join(TEMPLATES))
-        needed = [view.get("type") for view in views if isinstance(view, dict)]
-        texts = {}
-        for kind, default in TEMPLATES.items():
-            if kind not in needed and not chosen.get(kind):
-                continue
-            try:
-                path = self._find_needle("templates", str(chosen[kind])) if chosen.get(kind) else default
-                with open(path, encoding="utf-8") as stream:
-                    texts[kind] = stream.read()
-            except (AnsibleError, OSError, ValueError) as error:
-                raise AnsibleActionFail("templates: the one for %s can't be read: %s" % (kind, error)) from error
-        return texts

@@ -39,6 +39,7 @@ LONG = [
     "playbooks",
     "mesh",
     "role_panel",
+    "role_node_api",
     "panel_runs",
     "bad_input",
     "node_guard",

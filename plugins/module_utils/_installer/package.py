@@ -38,13 +38,18 @@ def pack(files: Files) -> str:
     return base64.b64encode(gzip.compress(stream.getvalue(), 9, mtime=0)).decode("ascii")
 
 
-def unpack(text: str) -> Files:
-    """``{relative path: bytes}``. Raises Error on what ``pack`` does not make."""
+def unpacked(text: str) -> Files:
+    """``{relative path: bytes}``, of which nothing is known yet; empty for what ``pack`` does not make."""
     try:
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(base64.b64decode(text))), mode="r:") as tar:
-            files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}  # type: ignore[union-attr]
+            return {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}  # type: ignore[union-attr]
     except (ValueError, OSError, EOFError, tarfile.TarError):
-        files = {}
+        return {}
+
+
+def unpack(text: str) -> Files:
+    """The add-on's files, ``{relative path: bytes}``. Raises Error on what is not the add-on."""
+    files = unpacked(text)
     if "start.py" not in files or any(not _is_ours(name) for name in files):
         raise Error("The controller did not send the add-on: call this as marzban.tunnels.panel_addon.")
     return files

@@ -64,6 +64,49 @@ class Panel(Transport):
         """Also where it does not exist any more."""
         self.delete("%s/%d" % (NODE_PATH, node_id))
 
+    # The nodes' services
+
+    def node_access(self, names: list[str]) -> Raw:
+        """``{"manager": {"state", "detail"}, "nodes": [dict], "rejected": [dict]}``, what is inside unchecked."""
+        self._need_node_services()
+        path = TUNNELS_PATH + "/nodes/access"
+        answer = self.ask_object("POST", path, body={"nodes": names}, again=True)
+        manager = answer.get("manager")
+        found = {name: answer.get(name) for name in ("nodes", "rejected")}
+        listed = all(isinstance(items, list) and all(isinstance(i, dict) for i in items) for items in found.values())
+        if not listed or not isinstance(manager, dict):
+            raise self.bad("POST", path, "with something that is not about nodes")
+        told = {"state": answers.words(manager.get("state"), 32), "detail": None}
+        if manager.get("detail") is not None:
+            told["detail"] = readable(manager["detail"])
+        return {"manager": told, **found}
+
+    def node_services(self) -> list[Raw]:
+        """Each node's service as the panel has it, unchecked: a list of dicts."""
+        self._need_node_services()
+        path = TUNNELS_PATH + "/nodes"
+        listed = self.ask_object("GET", path).get("nodes")
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+            raise self.bad("GET", path, "with something that is not a list of nodes")
+        return listed
+
+    def put_node_services(self, services: list[Raw]) -> tuple[int, list[Raw]]:
+        """``(updated, rejected)``; ``services`` are ``{"node", "uuid", "port", "pin"}``."""
+        self._need_node_services()
+        answer = self.ask_object("PUT", TUNNELS_PATH + "/nodes", body={"nodes": services}, again=True)
+        updated = validators.integer(answer.get("updated"), "updated", 0, len(services))
+        listed = answer.get("rejected")
+        refused = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        return updated, [
+            {"node": answers.words(item.get("node"), 128), "detail": readable(item.get("detail"))} for item in refused
+        ]
+
+    def _need_node_services(self) -> None:
+        version = self._version() or 1
+        if version < api.NODE_SERVICES:
+            seen = "The panel at %s has version %d of the tunnels API, which does not know the nodes' services."
+            raise PanelError("old_panel", seen % (self.url, version))
+
     # Tunnels
 
     def tunnels(self) -> list[Raw]:

@@ -55,7 +55,9 @@ def test_two_nodes_of_one_name_are_one_host():
     ]
 
 
-@pytest.mark.parametrize("name", ["tunnel_views", "tunnel_publish", "tunnel_report", "tunnel_round"])
+@pytest.mark.parametrize(
+    "name", ["node_access", "node_publish", "tunnel_views", "tunnel_publish", "tunnel_report", "tunnel_round"]
+)
 def test_an_action_on_the_controller_takes_what_its_module_documents(name):
     place = "ansible_collections.marzban.tunnels.plugins"
     documented = yaml.safe_load(importlib.import_module(f"{place}.modules.{name}").DOCUMENTATION)["options"]

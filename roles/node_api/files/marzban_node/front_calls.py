@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The calls of panels, checked as far as that needs no rights, and handed to the root half: one line of JSON each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import re
+from typing import Any, NamedTuple
+
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from .front_answers import SERVER, answered, refusal
+from .front_connections import Connection, source
+from .front_wrong_keys import WrongKeys
+
+BODY = 256 * 1024  # bytes, also of the line to the root half
+ANSWER = 16 * 1024 * 1024  # bytes of a line from it
+ROOT_TIME = 5.0  # seconds that it may take: slow work is answered by 202 at once
+BODY_TIME = 10.0  # seconds that a client may take for a body
+LATE = 1.0  # seconds by which a wrong key is answered late
+MAX_ID = 2**31 - 1
+MAX_COUNTER = 2**63 - 1
+
+_KEY = re.compile(r"Bearer +([!-~]{1,256}) *\Z", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
+_STATUSES = {200, 202, 401, 403, 404, 409, 413, 422, 503}
+
+log = logging.getLogger("marzban_node")
+
+
+class Route(NamedTuple):
+    """A path and, by method, the call of the root half (None: the front answers by itself)."""
+
+    path: str  # as the OpenAPI document has it
+    calls: dict[str, str | None]
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(self.path.replace("{id}", "([^/]*)") + r"\Z")
+
+
+ROUTES = (
+    Route("/health", {"GET": None}),
+    Route("/api/tunnels", {"GET": "list"}),
+    Route("/api/tunnel", {"POST": "post"}),
+    Route("/api/tunnel/{id}", {"DELETE": "delete"}),
+    Route("/api/tunnel/{id}/status", {"GET": "status"}),
+)
+_PATTERNS = [(route.pattern, route.calls) for route in ROUTES]
+
+
+class Refused(Exception):
+    """A request that gets ``answer``."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class Calls:
+    """Answers requests; ``root_half`` is the path of the root half's socket."""
+
+    def __init__(self, root_half: str) -> None:
+        self._root_half = root_half
+        self._wrong = WrongKeys()
+        self._silent = False  # whether the root half did not answer the last time: that is logged once
+
+    async def answer(self, request: BaseRequest) -> StreamResponse:
+        """The answer, whatever was sent."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        try:
+            answer = await self._answer(request, connection)
+        except Refused as refused:
+            answer = refused.answer
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:  # a mistake of ours; what was sent stays out of the log
+            log.error("A request could not be answered: %s.", type(error).__name__)
+            answer = refusal(503, "busy", "This request could not be answered: the node's journal has more.")
+        if _has_body(request) and not request.content.is_eof():
+            connection.drop_body()
+            answer.force_close()
+        connection.next_request()
+        return answer
+
+    async def _answer(self, request: BaseRequest, connection: Connection) -> Response:
+        path = request.raw_path.partition("?")[0]
+        found = [(match, calls) for pattern, calls in _PATTERNS for match in [pattern.match(path)] if match]
+        if not found:
+            raise Refused(refusal(404, "no_such_path", "There is no such path: docs/node-api.openapi.json has all."))
+        match, calls = found[0]
+        if request.method not in calls:
+            allowed = ", ".join(calls)
+            sentence = "This path takes %s only." % allowed
+            raise Refused(refusal(405, "no_such_method", sentence, Allow=allowed))
+        call = calls[request.method]
+        if call is None:
+            return Response(text="ok", headers={"Server": SERVER})
+        given = _access(request)
+        if match.groups():
+            given["id"] = _tunnel_id(match[1])
+        if call == "delete":
+            given["counter"] = _counter(request.headers.get("Marzban-Counter", ""))
+        content = await _content(request, connection)
+        if call == "post":
+            given["body"] = _object(content)
+        return await self._ask(request, {"call": call, **given})
+
+    async def _ask(self, request: BaseRequest, call: dict[str, Any]) -> Response:
+        line = json.dumps(call, separators=(",", ":")).encode("ascii") + b"\n"
+        if len(line) > BODY:
+            raise Refused(_too_large())
+        try:
+            status, body = await asyncio.wait_for(self._exchange(line), ROOT_TIME)
+        except (TimeoutError, OSError, EOFError, ValueError, RecursionError) as error:
+            if not self._silent:
+                log.warning("The root half did not answer (%s): see marzban-node-root.service.", type(error).__name__)
+            self._silent = True
+            return refusal(503, "busy", "The node is busy: try again in a moment.")
+        self._silent = False
+        if status in (401, 403):
+            await self._was_wrong(request)
+        headers = {"WWW_Authenticate": "Bearer"} if status == 401 else {}
+        return answered(status, body, **headers)
+
+    async def _exchange(self, line: bytes) -> tuple[int, dict[str, Any]]:
+        """What the root half answers to a line. Raises OSError, EOFError or ValueError."""
+        reader, writer = await asyncio.open_unix_connection(self._root_half, limit=ANSWER)
+        try:
+            writer.write(line)
+            await writer.drain()
+            answer = json.loads(await reader.readuntil(b"\n"))
+        except asyncio.LimitOverrunError as error:
+            raise ValueError("the answer is too long") from error
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        status, body = (answer.get(name) for name in ("status", "body")) if isinstance(answer, dict) else (None, None)
+        if not isinstance(status, int) or status not in _STATUSES or not isinstance(body, dict):
+            raise ValueError("the answer is of another shape")
+        return status, body
+
+    async def _was_wrong(self, request: BaseRequest) -> None:
+        """Notes a wrong key, and waits where there have been many. A right one never gets here, so never waits."""
+        client = source(request.remote or "")
+        for sentence in self._wrong.note(client):
+            log.warning("%s", sentence)
+        if self._wrong.many(client):
+            await asyncio.sleep(LATE)
+
+
+def _access(request: BaseRequest) -> dict[str, Any]:
+    """The key and the SHA-256 of the client's certificate, as far as there are any. Raises Refused without both."""
+    given = {}
+    headers = request.headers.getall("Authorization", [])
+    key = _KEY.match(headers[0]) if len(headers) == 1 else None
+    if key:
+        given["key"] = key[1]
+    tls = request.get_extra_info("ssl_object")
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    if certificate:
+        given["certificate"] = hashlib.sha256(certificate).hexdigest()
+    if not given:
+        sentence = "The node's access key is required, as Authorization: Bearer KEY."
+        raise Refused(refusal(401, "no_key", sentence, WWW_Authenticate="Bearer"))
+    return given
+
+
+def _has_body(request: BaseRequest) -> bool:
+    return bool("Transfer-Encoding" in request.headers or request.content_length)
+
+
+async def _content(request: BaseRequest, connection: Connection) -> bytes:
+    """The body. Raises Refused."""
+    length = request.content_length or 0
+    if "Transfer-Encoding" in request.headers:
+        raise Refused(refusal(411, "no_length", "Give the length of the body in Content-Length."))
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refused(refusal(415, "encoded", "Send the body as it is, without Content-Encoding."))
+    if length > BODY:
+        raise Refused(_too_large())
+    if not length:
+        return b""
+    connection.body(length)
+    try:
+        return await asyncio.wait_for(request.content.read(), BODY_TIME)
+    except TimeoutError:
+        raise Refused(refusal(408, "too_slow", "The body did not come within %d s." % BODY_TIME)) from None
+
+
+def _too_large() -> Response:
+    return refusal(413, "too_large", "The body has more than %d bytes: a tunnel has less." % BODY)
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    """The object of JSON that a body is. Raises Refused."""
+    try:
+        body = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        sentence = "Expected an object of JSON in UTF-8: send what docs/node-api.openapi.json has for this call."
+        raise Refused(refusal(422, "invalid", {"body": sentence}))
+    return body
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(text)
+
+
+def _tunnel_id(text: str) -> str | int:
+    """A tunnel's uuid, or its number. Raises Refused."""
+    if _UUID.match(text):
+        return text.lower()
+    if _NUMBER.match(text) and 1 <= int(text) <= MAX_ID:
+        return int(text)
+    raise Refused(refusal(422, "invalid", {"id": "Give the tunnel's uuid, or its number from 1 to %d." % MAX_ID}))
+
+
+def _counter(text: str) -> int:
+    if _NUMBER.match(text) and int(text) <= MAX_COUNTER:
+        return int(text)
+    sentence = "The header Marzban-Counter is required: the number of this write, from 0 to %d." % MAX_COUNTER
+    raise Refused(refusal(422, "invalid", {"counter": sentence}))

@@ -1,0 +1,220 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The role node_api: a host without the packages (a), one with them (b), and a system that is refused (c).
+
+The root half is a STAND-IN (tests/support/root_half.py): what is tested is how the service comes, is reached and goes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marzban_tunnels import node_access
+from tests.support.root_half import HASH, LIST, PANEL
+from tests.support.world import TOP, Run, World
+
+pytestmark = pytest.mark.lab
+SECRET = "0123456789abcdef" * 4
+PORT = 62052
+NODE_SERVICE = "marzban.tunnels.node_service"
+FILES, SETTINGS = "/usr/local/lib/marzban-node", "/etc/marzban/node_service"
+TAKE = (
+    "systemd-run --unit=taken python3 -m http.server 62061;"
+    " until ss -Hltn | grep -q :62061; do systemctl is-active --quiet taken; done"
+)
+OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
+ROOT, FRONT = "marzban-node-root.service", "marzban-node-front.service"
+OURS = (
+    "ls -d /usr/local/lib/*marzban-node* /etc/marzban /var/lib/marzban-node /run/marzban-node"
+    " /etc/systemd/system/*marzban* /etc/systemd/system/*/*marzban* /run/credentials/marzban* 2>/dev/null;"
+    " getent group marzban-node; systemctl list-units --all --no-legend 'marzban-node*'"
+)
+#: Every file, folder and link with its owner and mode, and what is in those of /etc and /usr/local; less what a host
+#: writes by itself and what Ansible leaves. The shadow tools keep their former files with a dash at the end.
+LISTING = (
+    r"find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log -o -path /var/tmp"
+    r" -o -path /var/cache -o -path /run -o -path /root/.ansible -o -path /var/lib/systemd -o -path /var/lib/apt"
+    r" -o -path '/etc/g*shadow-' -o -path /etc/group- \) -prune"
+    r" -o -printf '%p %y %m %U %G %l\n' | grep -v __pycache__ | sort;"
+    r" find /etc /usr/local /var/lib/dpkg/status -xdev -type f ! -path '/etc/g*shadow-' ! -path /etc/group-"
+    r" -exec sha256sum {} +"
+)
+
+
+class Service:
+    """The role's runs, and the service as the panel would call it."""
+
+    def __init__(self, world: World, source: Path) -> None:
+        self.world = world
+        self.source = source
+
+    def run(self, *words: str, hosts: str = "a,b", **variables: Any) -> Run:
+        given = {"node_api_source": str(self.source), **variables}
+        return self.world.play("node_api", "--diff", "--limit", hosts, "-e", json.dumps(given), *words)
+
+    def on_panel(self, name: str) -> dict[str, Any]:
+        listed = self.world.api("GET", "/tunnels/nodes")["nodes"]
+        return next(entry for entry in listed if entry["node"] == name)
+
+    def key(self, name: str) -> str:
+        """The panel's access key for this node, made of the panel's secret as the panel makes it."""
+        entry = self.on_panel(name)
+        answer = self.world.session.get(f"{self.world.panel.url}/api/tunnels?limit=1", timeout=30)
+        panel = answer.headers["Marzban-Panel-Id"]
+        return node_access.check_key(SECRET).key(panel, entry["uuid"], entry["generation"])
+
+    def ask(self, name: str, path: str, key: str | None = None, port: int = PORT) -> tuple[int, Any]:
+        context = ssl._create_unverified_context()  # the pin is what counts
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        url = f"https://{self.world.lab.host(name).address}:{port}{path}"
+        try:
+            opener = urllib.request.build_opener(
+                urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            )
+            with opener.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+                text = answer.read().decode()
+                return answer.status, text if path == "/health" else json.loads(text)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def on(self, name: str, command: str) -> str:
+        return self.world.lab.host(name).run(command, check=False).stdout
+
+    def pid(self, name: str, unit: str) -> str:
+        return self.on(name, f"systemctl show --property=MainPID --value {unit}").strip()
+
+
+@pytest.fixture(scope="module")
+def service(make_world: Callable[..., World], tmp_path_factory: pytest.TempPathFactory) -> Service:
+    source = tmp_path_factory.mktemp("service") / "files"
+    shutil.copytree(TOP / "roles/node_api/files", source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(TOP / "tests/support/root_half.py", source / "root.py")
+    world = make_world(login=False, a="bookworm+demo", b="trixie+service", c="bullseye")
+    world.panel._env["NODE_API_KEY"] = SECRET
+    world.panel.restart()
+    return Service(world, source)
+
+
+def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
+    before = service.on("b", LISTING)
+    assert before.count("\n") > 5000
+
+    predicted = service.run("--check", hosts="a,b,c")
+    assert predicted.code == 2
+    assert "Say which packages would be installed" in predicted.changed("a")
+    assert "Make the node have the service" in predicted.changed("b")
+    assert [service.on(name, OURS) for name in "abc"] == ["", "", ""]
+    assert service.on_panel("b")["pin"] is None
+
+    done = service.run(hosts="a,b,c", node_api_types=["wireguard"])
+    assert done.code == 2
+    (refused,) = [event["result"]["msg"] for event in done.of("c", ["failed"])]
+    assert refused.startswith("The node service runs on Debian 12 and 13, and this is Debian GNU/Linux 11 (bullseye).")
+    assert service.on("c", OURS) == ""
+    for name in "ab":
+        assert not done.of(name, ["failed"]), done.text
+        told = done.results("node_service", name)[-1]
+        known = service.on_panel(name)
+        assert (known["port"], known["pin"]) == (PORT, told["pin"])
+        assert service.on(name, "cat /usr/local/lib/marzban-node/version").strip() == told["engine"]
+        assert told["missing"] == []
+        assert service.ask(name, "/health") == (200, "ok")
+        assert service.ask(name, "/api/tunnels")[0] == 401
+        assert service.ask(name, "/api/tunnels", service.key(name)) == (200, LIST)
+    assert service.ask("b", "/api/tunnels", service.key("a"))[0] == 403
+    assert f"The node service of a serves on TCP port {PORT}." in done.text
+    assert service.on("a", "command -v wg openvpn") == "/usr/bin/wg\n", "the packages of the types that it handles"
+
+    assert service.run(node_api_types=["wireguard"]).expect().changed() == []
+    check_what_runs(service)
+
+    service.run(node_api_state="absent").expect()
+    assert [service.on(name, OURS) for name in "ab"] == ["", ""]
+    assert [service.on_panel(name)["pin"] for name in "ab"] == [None, None]
+    after = service.on("b", LISTING)
+    assert sorted(set(before.splitlines()) ^ set(after.splitlines())) == []
+    assert service.run(hosts="b", node_api_state="absent").expect().changed() == []
+
+
+def check_what_runs(service: Service) -> None:
+    """The front is nobody, the root half has only what it needs, and both are small."""
+    for name in "ab":
+        status = service.on(name, f"cat /proc/{service.pid(name, FRONT)}/status")
+        values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert int(values["Uid"].split()[0]) >= 61184, "a dynamic user"
+        assert (values["CapBnd"], values["CapEff"], values["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1")
+        assert int(values["VmRSS"].split()[0]) < 45 * 1024
+        inside = f"nsenter -t {service.pid(name, FRONT)} -m ls /etc/marzban /root /home"
+        assert "tls.key" not in service.on(name, inside)
+        for unit, most in ((FRONT, 1.2), (ROOT, 3.7)):
+            told = service.on(name, f"systemd-analyze security --no-pager {unit} | tail -n 1")
+            found = re.search(r"exposure level for \S+: ([\d.]+) ", told)
+            assert found, told
+            assert float(found[1]) <= most
+
+
+def test_only_what_was_changed_is_started_again(service: Service) -> None:
+    """One play of the module, with what goes wrong in between; and a second panel, which comes with a certificate."""
+    common = {"source": str(service.source), "port": 62060}
+    ours = {**common, "panel": PANEL, "node": PANEL, "hashes": [HASH]}
+    pem = (service.world.directory / "panel/server.pem").read_text()
+    pem = pem[pem.index("-----BEGIN CERT") : pem.index("END CERTIFICATE-----\n") + 21]
+    other = {**common, "panel": OTHER_PANEL, "node": PANEL, "certificate": pem}
+    pids = {"shell": f"systemctl show --property=MainPID --value {ROOT} {FRONT}"}
+    tasks: list[dict[str, Any]] = [
+        *({"name": "made", NODE_SERVICE: ours}, {"name": "pids", **pids}),
+        {"name": "drift", "shell": f"echo '# more' >> {FILES}/marzban_node/front_calls.py; rm {SETTINGS}/tls.crt"},
+        *({"name": "repaired", NODE_SERVICE: ours}, {"name": "pids after", **pids}),
+        {"name": "drift", "shell": f"rm /etc/systemd/system/{FRONT}; systemctl stop marzban-node-root.socket"},
+        *({"name": "predicted", NODE_SERVICE: ours, "check_mode": True}, {"name": "started", NODE_SERVICE: ours}),
+        {"name": "take the port", "shell": TAKE},
+        {"name": "failed", NODE_SERVICE: {**ours, "port": 62061}, "ignore_errors": True},
+        {"name": "give it back", "shell": "systemctl stop taken"},
+        {"name": "moved", NODE_SERVICE: {**ours, "port": 62061}},
+        {"name": "come", NODE_SERVICE: {**other, "port": 62061}},
+        {"name": "gone", NODE_SERVICE: {**other, "state": "absent"}},
+        {"name": "would go", NODE_SERVICE: {**ours, "state": "absent"}, "check_mode": True},
+        {"name": "all gone", NODE_SERVICE: {**ours, "state": "absent"}},
+    ]
+    run = service.world.play(
+        [{"hosts": "b", "become": True, "gather_facts": False, "tasks": tasks}], "--diff", "--limit", "b"
+    )
+    assert run.code == 0, run.text
+    told = {event["task"]: event["result"] for event in run.of("b")}
+    changes = {name: result["changes"] for name, result in told.items() if "changes" in result}
+    assert changes["repaired"] == ["certificate made", f"{FILES}: service replaced", f"{FRONT} restarted"]
+    assert told["repaired"]["pin"] != told["made"]["pin"]
+    before, after = (told[name]["stdout"].split() for name in ("pids", "pids after"))
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    assert changes["predicted"] == changes["started"]
+    assert changes["started"][0] == f"/etc/systemd/system/{FRONT} written"
+    assert "marzban-node-root.socket started" in changes["started"]
+    assert told["failed"]["msg"].startswith(f"{FRONT} did not start: ")
+    assert "Address already in use" in told["failed"]["msg"]
+    assert set(changes["moved"]) <= {f"{FRONT} started"}, "the files were in place, and systemd tries by itself too"
+    assert changes["come"] == [
+        f"{SETTINGS}/panels/{OTHER_PANEL}.json written",
+        f"{SETTINGS}/clients.pem changed",
+        f"{FRONT} restarted",
+    ]
+    assert told["come"]["panels"] == sorted([PANEL, OTHER_PANEL])
+    assert changes["gone"] == [
+        f"{SETTINGS}/panels/{OTHER_PANEL}.json removed",
+        f"{SETTINGS}/clients.pem changed",
+        f"{FRONT} restarted",
+    ]
+    assert told["gone"]["panels"] == [PANEL]
+    assert changes["would go"] == changes["all gone"]
+    assert service.on("b", OURS) == ""
