@@ -140,6 +140,7 @@ class Deletion(Base):
     port: Mapped[int | None]
     pin: Mapped[str | None] = mapped_column(exact(64))
     generation: Mapped[int]
+    counter: Mapped[int] = mapped_column(BigInteger, default=0)  # of a node that is deleted: the last one given out
     deleted_at: Mapped[datetime]
     given_up: Mapped[bool] = mapped_column(default=False)
 

@@ -70,6 +70,7 @@ def upgrade() -> None:
         sa.Column("port", sa.Integer),
         sa.Column("pin", _exact(64)),
         sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("counter", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("deleted_at", sa.DateTime, nullable=False),
         sa.Column("given_up", sa.Boolean, nullable=False, server_default=sa.false()),
     )

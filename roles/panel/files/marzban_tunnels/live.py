@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What only the manager knows while it runs, as the API asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+
+class Live(Protocol):
+    """Called from any thread, often while a database transaction is open: none of it waits or raises."""
+
+    def manager_state(self) -> dict[str, Any]:
+        """``{"state": "on", "off" or "elsewhere", "detail"?}``."""
+
+    def node(self, node_id: int) -> dict[str, Any]:
+        """``{"state", "problem"?, "contact_age"?, "engine"?, "missing", "orphans"}`` of NODE_SERVICE."""
+
+    def end(self, uuid: str, role: str) -> dict[str, Any] | None:
+        """What the node of this end has measured: ``{"status", "error", "measured", "age"}``, the age in seconds, and
+        ``version``, that of the record that it was about. None where nothing is known."""
+
+    def revision(self) -> int:
+        """Grows when any answer of this object is another one than before, but for ages."""
+
+    def wake(self, node_ids: Iterable[int]) -> None:
+        """Records of these nodes have changed, and the change is in the database."""
+
+    def confirm_database(self, node_id: int) -> None:
+        """An admin says that this panel's database is the right one, though this node has seen a newer one."""
+
+
+class Nothing:
+    """No manager runs in this process. ``detail`` is the sentence that says why."""
+
+    def __init__(self, detail: str | None = None) -> None:
+        self._detail = detail
+
+    def manager_state(self) -> dict[str, Any]:
+        return {"state": "off", "detail": self._detail}
+
+    def node(self, node_id: int) -> dict[str, Any]:
+        return {"state": "asking", "problem": None, "contact_age": None, "engine": None, "missing": [], "orphans": []}
+
+    def end(self, uuid: str, role: str) -> dict[str, Any] | None:
+        return None
+
+    def revision(self) -> int:
+        return 0
+
+    def wake(self, node_ids: Iterable[int]) -> None:
+        return None
+
+    def confirm_database(self, node_id: int) -> None:
+        return None
