@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Reads what a node answers. Pure. A node is a stranger here: each field is checked, and what is too much is refused."""
+"""Reads what a node answers. Pure. A node is a stranger: each field is checked, and what is too much is refused."""
 
 from __future__ import annotations
 

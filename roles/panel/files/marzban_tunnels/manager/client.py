@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
 import ssl
 from typing import Any
 
-from marzban_tunnels.manager import pins, problems
+from marzban_tunnels.manager import pins, problems, threads
 from marzban_tunnels.manager.problems import Place, Problem, Say
 
 LARGEST = 4 * 2**20  # bytes of an answer
@@ -70,7 +71,7 @@ class Client:
                 self.close()
                 if fresh or method != "GET":  # a change is not sent twice: its number would be an old one
                     raise self._problem(problems.closed()) from None
-            except (asyncio.TimeoutError, TimeoutError):
+            except TimeoutError:
                 raise self._problem(problems.timed_out(self._call, False)) from None
             except (OSError, asyncio.IncompleteReadError) as error:
                 if isinstance(error, ssl.SSLError):
@@ -87,11 +88,8 @@ class Client:
                 return reader, writer, False
             self.close()
         try:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(at.address, at.port, ssl=self._tls, server_hostname="", limit=_HEAD),
-                self._connect,
-            )
-        except (asyncio.TimeoutError, TimeoutError):
+            reader, writer = await asyncio.wait_for(self._open(at), self._connect)
+        except TimeoutError:
             raise self._problem(problems.timed_out(self._connect, True)) from None
         except ssl.SSLError as error:
             raise self._problem(problems.no_tls(error.reason or "an error of TLS")) from None
@@ -113,6 +111,16 @@ class Client:
             raise self._problem(problems.certificate_changed(self.pin, seen))
         self._kept = (reader, writer, where)
         return reader, writer, True
+
+    async def _open(self, at: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        addresses = await threads.aside(_resolve, at.address)
+        for address in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return await self._open_at(address, at.port)
+        return await self._open_at(addresses[-1], at.port)
+
+    async def _open_at(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(address, port, ssl=self._tls, server_hostname="", limit=_HEAD)
 
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
@@ -158,3 +166,9 @@ class Client:
 
     def _problem(self, say: Say) -> Problem:
         return say(self.place)
+
+
+def _resolve(host: str) -> list[str]:
+    """The addresses of a host, at most three; an address itself is not looked up."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))[:3]

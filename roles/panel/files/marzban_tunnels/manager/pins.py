@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import ssl
 import tempfile
 from pathlib import Path
@@ -35,7 +34,7 @@ def context(certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
     if certificate is not None:
         with tempfile.TemporaryDirectory(prefix="marzban-tunnels-") as folder:  # 0700; ssl reads files only
             path = Path(folder, "client.pem")
-            with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-                file.write("\n".join(certificate))
+            path.touch(0o600)
+            path.write_text("\n".join(certificate))
             made.load_cert_chain(path)
     return made

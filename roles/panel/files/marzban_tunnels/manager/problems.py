@@ -117,7 +117,8 @@ def version_older(reason: str) -> Say:
 def version_newer(api: int) -> Say:
     """The service speaks a later version."""
     return lambda at: Problem(
-        "version_newer", f"{at}: its service speaks version {api} of the node API, this panel version 1; update the panel"
+        "version_newer",
+        f"{at}: its service speaks version {api} of the node API, this panel version 1; update the panel",
     )
 
 
@@ -132,8 +133,8 @@ def older_database(have: int, ours: int) -> Say:
     """The node has seen more writes than this database knows."""
     return lambda at: Problem(
         "older_database",
-        f"{at} has seen write {have} of this panel, and this database knows only {ours}: it was restored from a backup, "
-        "or is a copy of the panel that works with this node. Nothing is changed there. If this database is the "
+        f"{at} has seen write {have} of this panel, and this database knows only {ours}: it was restored from a "
+        "backup, or is a copy of the panel that works with this node. Nothing is changed there. If this database is the "
         'right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
     )
 

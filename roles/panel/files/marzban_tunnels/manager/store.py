@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What the manager reads from the database and writes into it: in a thread, in few and short transactions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, Table, delete, select, update
+from sqlalchemy.orm import Session
+
+from marzban_tunnels import reports, responses
+from marzban_tunnels.manager.compare import Removal, Wanted, revision_of
+from marzban_tunnels.schemas import EndKey, Public
+from marzban_tunnels.service import Tunnels
+from marzban_tunnels.tables import DELETIONS, ENDS, NODE_SERVICES, TUNNELS, Panel
+
+_PAGE = 2000
+
+
+class LostLease(Exception):
+    """Another manager works with this database: nothing was written."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node that has a service, and all that should be there. ``node_id`` is None where the node was deleted."""
+
+    uuid: str
+    node_id: int | None
+    name: str
+    address: str
+    port: int
+    pin: str
+    generation: int
+    counter: int
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    removals: Mapping[str, Removal] = field(default_factory=dict)
+
+    def work(self) -> tuple[Any, ...]:
+        """Differs where there may be something to do."""
+        how = (self.name, self.address, self.port, self.pin, self.generation)
+        return how, {uuid: item.revision for uuid, item in self.wanted.items()}, set(self.removals)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The database at a moment. ``places`` is where each end is: (uuid, role) → the node's uuid of ours."""
+
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    places: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    by_node_id: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Changes:
+    """What waits to be written."""
+
+    reserve: dict[str, int] = field(default_factory=dict)  # node → how many numbers of writes
+    confirm: dict[str, int] = field(default_factory=dict)  # node → the counter that an admin has accepted
+    seen: dict[str, int] = field(default_factory=dict)  # node → the counter that it has answered
+    halves: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (uuid, node's name) → half
+    changed: dict[tuple[int, str], dict[str, str] | None] = field(default_factory=dict)
+    reports: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+    done: set[tuple[str, str]] = field(default_factory=set)  # deletion records: (uuid, node)
+    given_up: set[tuple[str, str]] = field(default_factory=set)
+
+    def visible(self) -> bool:
+        """Whether a reader of the API sees a difference."""
+        return bool(self.halves or self.changed or self.reports or self.done or self.given_up)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it."""
+
+    counters: Mapping[str, int]  # of each node with reserved numbers: the last of them
+    rejected: Mapping[tuple[str, str], str]  # halves that were not taken: (uuid, node's name) → why
+
+
+class Store:
+    """Everything here blocks."""
+
+    def __init__(self, engine: Engine, nodes: Table, tunnels: Tunnels) -> None:
+        self.engine, self._nodes, self._tunnels = engine, nodes, tunnels
+
+    def session(self) -> Session:
+        """A session of the manager's own."""
+        return Session(self.engine)
+
+    def revision(self, session: Session) -> tuple[Any, ...]:
+        """Another one after each write of ours, and when a node is called otherwise."""
+        nodes = session.execute(select(self._nodes.c.id, self._nodes.c.name, self._nodes.c.address)).all()
+        writes = session.scalar(select(Panel.writes).where(Panel.id == 1))
+        session.rollback()
+        return writes, frozenset(tuple(row) for row in nodes)
+
+    def read(self, session: Session) -> Snapshot:
+        """All tunnels, and all nodes that have a service or had one and have to remove something."""
+        node, service = self._nodes.c, NODE_SERVICES.c
+        rows = session.execute(
+            select(NODE_SERVICES, node.name.label("called"), node.address.label("at"))
+            .join(self._nodes, node.id == service.node_id)
+            .where(node.created_at.is_not_distinct_from(service.node_created_at))
+            .where(service.port.is_not(None), service.pin.is_not(None))
+        ).all()
+        deletions = session.execute(select(DELETIONS)).all()
+        known = {row.uuid for row in session.execute(select(service.uuid))}
+        stored = {
+            (row.tunnel_id, row.role): row
+            for row in session.execute(
+                select(ENDS.c.tunnel_id, ENDS.c.role, ENDS.c.status, ENDS.c.error, ENDS.c.public, ENDS.c.changed_public)
+            )
+        }
+        session.rollback()
+        removals: dict[str, dict[str, Removal]] = {}
+        for row in deletions:
+            removals.setdefault(row.node_uuid, {})[row.uuid] = Removal(row.uuid, row.deleted_at, row.given_up)
+        found = {row.node_id: row for row in rows}
+        wanted: dict[int, dict[str, Wanted]] = {node_id: {} for node_id in found}
+        places: dict[tuple[str, str], str] = {}
+        for record in self._records(session):
+            for end in record["ends"]:
+                if end["node_id"] in found:
+                    item = _wanted(record, end, stored, self._tunnels.panel_id)
+                    wanted[end["node_id"]][item.uuid] = item
+                    places[item.uuid, item.role] = found[end["node_id"]].uuid
+        targets = {
+            row.uuid: Target(
+                row.uuid, row.node_id, row.called, row.at, row.port, row.pin, row.generation, row.counter,
+                wanted[row.node_id], removals.get(row.uuid, {}),
+            )
+            for row in rows
+        }  # fmt: skip
+        for row in sorted(deletions, key=lambda row: int(row.counter)):
+            if row.node_uuid not in known and row.port and row.pin and row.address and not row.given_up:
+                targets[row.node_uuid] = Target(
+                    row.node_uuid, None, row.node_name or row.node_uuid, row.address, row.port, row.pin, row.generation,
+                    row.counter, {}, removals[row.node_uuid],
+                )  # fmt: skip
+        return Snapshot(targets, places, {row.node_id: row.uuid for row in rows})
+
+    def _records(self, session: Session) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while page := self._tunnels.page(session, len(found), _PAGE):
+            found += page
+            if len(page) < _PAGE:
+                break
+        return found
+
+    def write(self, session: Session, changes: Changes, me: str) -> Written:
+        """All of it in one transaction, or nothing. Raises LostLease."""
+        rejected: dict[tuple[str, str], str] = {}
+        if changes.visible():
+            session.execute(update(Panel).where(Panel.id == 1).values(writes=Panel.writes + 1))
+        counters = {uuid: self._counter(session, uuid, number) for uuid, number in changes.reserve.items()}
+        for uuid, number in changes.confirm.items():
+            self._raise(session, uuid, "counter", number)
+        for uuid, number in changes.seen.items():
+            self._raise(session, uuid, "seen_counter", number)
+        if changes.halves:
+            keys = [
+                EndKey(uuid=uuid, node=node, public=Public(**half)) for (uuid, node), half in changes.halves.items()
+            ]
+            answer = reports.store_keys(session, self._nodes, keys)
+            rejected = {(item["uuid"], item["node"]): item["detail"] for item in answer["rejected"]}
+        for (tunnel_id, role), half in changes.changed.items():
+            public = None if half is None else json.dumps(half, sort_keys=True)
+            session.execute(_end(tunnel_id, role).values(changed_public=public))
+        moment = responses.now()
+        for (tunnel_id, role), report in changes.reports.items():
+            measured = None if report["measured"] is None else json.dumps(report["measured"])
+            values = {"status": report["status"], "error": report["error"], "measured": measured}
+            about = select(TUNNELS.c.id).where(TUNNELS.c.id == tunnel_id, TUNNELS.c.version == report["version"])
+            one = _end(tunnel_id, role).where(about.exists())  # else it is about an older record
+            session.execute(one.values(**values, reported_at=moment, reported_by="service"))
+        for uuid, node in changes.done:
+            session.execute(delete(DELETIONS).where(DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node))
+        for uuid, node in changes.given_up:
+            one = (DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node)
+            session.execute(update(DELETIONS).where(*one).values(given_up=True))
+        if session.scalar(select(Panel.lease_holder).where(Panel.id == 1)) != me:
+            session.rollback()
+            raise LostLease
+        session.commit()
+        return Written(counters, rejected)
+
+    def _counter(self, session: Session, uuid: str, number: int) -> int:
+        """Give out so many numbers of writes to a node; answers the last."""
+        for table, column in ((NODE_SERVICES, NODE_SERVICES.c.uuid), (DELETIONS, DELETIONS.c.node_uuid)):
+            session.execute(update(table).where(column == uuid).values(counter=table.c.counter + number))
+            found = session.scalar(select(table.c.counter).where(column == uuid).order_by(table.c.counter.desc()))
+            if found is not None:
+                return int(found)
+        return 0  # both are gone: nothing has to be done there any more
+
+    def _raise(self, session: Session, uuid: str, column: str, number: int) -> None:
+        known = NODE_SERVICES.c[column]
+        session.execute(
+            update(NODE_SERVICES).where(NODE_SERVICES.c.uuid == uuid, known < number).values({column: number})
+        )
+
+
+def _end(tunnel_id: int, role: str) -> Any:
+    return update(ENDS).where(ENDS.c.tunnel_id == tunnel_id, ENDS.c.role == role)
+
+
+def _wanted(record: dict[str, Any], end: dict[str, Any], stored: Mapping[Any, Any], panel: str) -> Wanted:
+    peer = next((other for other in record["ends"] if other["role"] != end["role"]), None)
+    row = stored.get((record["id"], end["role"]))
+    return Wanted(
+        record=record,
+        role=end["role"],
+        revision=revision_of(record, end["node"], panel),
+        public=end["public"],
+        peer_public=None if peer is None else peer["public"],
+        changed_public=None if row is None else responses.object_in(row.changed_public),
+        status=None if row is None else row.status,
+        error=None if row is None else row.error,
+    )
