@@ -128,20 +128,18 @@ class Manager:
 
         self._from_outside(confirm)
 
-    def ask(self, uuid: str, seconds: float = 2.0) -> None:
-        """Have both nodes of a tunnel asked now, and wait so long at most. Only from a thread that may wait, without an
-        open transaction."""
-        places = [self._snapshot.places.get((uuid, role), "") for role in ("source", "target")]
+    def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
+        places = [self._snapshot.by_node_id.get(node_id, "") for node_id in node_ids]
         watches = [watch for place in places if (watch := self._watches.get(place)) and watch.problem is None]
         loop = self._loop
         if not watches or loop is None or not self._held:
             return
 
-        async def both() -> None:
-            await asyncio.wait([asyncio.ensure_future(watch.ask(uuid)) for watch in watches], timeout=seconds)
+        async def all_of_them() -> None:
+            await asyncio.wait([asyncio.ensure_future(watch.look()) for watch in watches], timeout=seconds)
 
         try:
-            asyncio.run_coroutine_threadsafe(both(), loop).result(seconds + 0.5)
+            asyncio.run_coroutine_threadsafe(all_of_them(), loop).result(seconds + 0.5)
         except Exception:  # it has just ended, or is slow: what is known is answered
             return
 

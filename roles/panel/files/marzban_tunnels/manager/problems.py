@@ -134,8 +134,8 @@ def older_database(have: int, ours: int) -> Say:
     return lambda at: Problem(
         "older_database",
         f"{at} has seen write {have} of this panel, and this database knows only {ours}: it was restored from a "
-        "backup, or is a copy of the panel that works with this node. Nothing is changed there. If this database is the "
-        'right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
+        "backup, or is a copy of the panel that works with this node. Nothing is changed there. If this database is "
+        'the right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
     )
 
 

@@ -105,6 +105,7 @@ class Watch:
         self._quick = 0
         self._settle_until = 0.0
         self._wake = asyncio.Event()
+        self._lookers: list[asyncio.Future[None]] = []
 
     # what other threads read
 
@@ -159,7 +160,11 @@ class Watch:
         try:
             while True:
                 self._wake.clear()
+                lookers, self._lookers = self._lookers, []
                 delay = await self._once()
+                for looked in lookers:
+                    if not looked.done():
+                        looked.set_result(None)
                 try:
                     await asyncio.wait_for(self._wake.wait(), delay)
                 except TimeoutError:
@@ -328,7 +333,8 @@ class Watch:
         if status == 503:
             raise self._say(problems.busy())
         if status == 409 and code == "older_database":
-            return self._older(body)
+            self._older(body)
+            return None
         if status == 409 and code == "older_record":
             return (
                 f"The node has version {have} of this tunnel, and this panel's record is version {got}: the database "
@@ -393,15 +399,12 @@ class Watch:
     def _shown(self) -> list[Shown]:
         return [seen.shown for seen in self._seen.values()]
 
-    async def ask(self, uuid: str) -> None:
-        """What the node measures now of one tunnel. What goes wrong is for the next visit to find."""
-        try:
-            status, body = await self.client.call("GET", f"/api/tunnel/{uuid}/status")
-            seen = answers.tunnel(body) if status == 200 else None
-        except (Problem, ValueError):
-            return
-        if seen is not None and seen.uuid == uuid and uuid in self._seen:
-            self._seen = {**self._seen, uuid: _Seen(seen, time.monotonic())}
+    async def look(self) -> None:
+        """Until a visit is over that has begun after this call."""
+        looked = asyncio.get_running_loop().create_future()
+        self._lookers.append(looked)
+        self._wake.set()
+        await looked
 
 
 class DatabaseAway(Exception):
