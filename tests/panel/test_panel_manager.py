@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The manager of the standalone panel, over HTTP and TLS, with stand-ins for the node service: what is recorded is on
+both nodes, and nothing is removed that nobody deleted."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.managed_panel import ManagedPanel, until
+from tests.support.panel_api import key
+from tests.support.simulated_node import Nodes, SimulatedNode
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with Nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "panel.db"
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedPanel]:
+    """One that the tests share; each has nodes of its own."""
+    with ManagedPanel(tmp_path_factory.mktemp("panel") / "panel.db") as panel:
+        yield panel
+
+
+class Pair:
+    """Two nodes with a service, and a tunnel between them that both have."""
+
+    def __init__(self, panel: ManagedPanel, nodes: Nodes, name: str) -> None:
+        self.first, self.second = nodes.add(f"{name}-1"), nodes.add(f"{name}-2")
+        self.panel = panel
+        self.ids = [panel.node(node)["id"] for node in (self.first, self.second)]
+        self.tunnel = self.make()
+        until(lambda: self.agree(self.tunnel))
+
+    def make(self) -> Any:
+        return self.panel.api.tunnel({"id": self.ids[0]}, {"id": self.ids[1]})
+
+    def agree(self, tunnel: Any) -> bool:
+        """Whether each has it with the other's key."""
+        here, there = (node.tunnels.get(tunnel["uuid"]) for node in (self.first, self.second))
+        return bool(here and there and here["peer"] == there["public_key"] and there["peer"] == here["public_key"])
+
+    def call(self, method: str, path: str = "", body: Any = None) -> Any:
+        return self.panel.api.send(method, f"/api/tunnels/{self.tunnel['id']}{path}", body)
+
+    def sees(self) -> Any:
+        return self.call("GET")
+
+
+@pytest.fixture
+def pair(panel: ManagedPanel, nodes: Nodes, request: pytest.FixtureRequest) -> Pair:
+    return Pair(panel, nodes, request.node.name[:40])
+
+
+def settled(pair: Pair) -> Callable[[], bool]:
+    """Nothing is to be done: both nodes were asked twice more, and told nothing."""
+    counts = {node.name: len(node.requests) for node in (pair.first, pair.second)}
+    writes = len(pair.first.wrote() + pair.second.wrote())
+
+    def check() -> bool:
+        assert len(pair.first.wrote() + pair.second.wrote()) == writes
+        return all(len(node.requests) >= counts[node.name] + 3 for node in (pair.first, pair.second))
+
+    return check
+
+
+def test_a_tunnel_is_on_both_nodes_changes_there_and_goes(pair: Pair) -> None:
+    until(lambda: pair.sees()["status"] == "active")
+    public = {end["node"]: end["public"]["public_key"] for end in pair.sees()["ends"]}
+    for node in (pair.first, pair.second):
+        assert public[node.name] == node.tunnels[pair.tunnel["uuid"]]["public_key"]
+    assert {end["by"] for end in pair.sees()["ends"]} == {"service"}
+    until(settled(pair))  # and then nothing is written any more
+    pair.call("POST", "/deactivate")
+    until(lambda: not any(node.tunnels[pair.tunnel["uuid"]]["tunnel"]["is_active"] for node in (pair.first, pair.second)))
+    until(lambda: pair.call("GET", "/status")["ends"][0]["status"] == "inactive")
+    pair.call("POST", "/activate")
+    pair.call("PUT", "", {"name": "renamed"})
+    until(lambda: all(node.tunnels[pair.tunnel["uuid"]]["tunnel"]["name"] == "renamed" for node in (pair.first, pair.second)))
+    pair.call("DELETE")
+    until(lambda: not pair.first.tunnels and not pair.second.tunnels)
+    until(lambda: pair.panel.service(pair.first)["deletions"] == [])
+
+
+def test_the_status_asks_the_nodes(pair: Pair) -> None:
+    until(lambda: pair.sees()["status"] == "active")
+    pair.first.tunnels[pair.tunnel["uuid"]]["peer"] = None  # it can't be active without
+    assert pair.call("GET", "/status")["ends"][0]["status"] == "connecting"
+
+
+def test_deleted_while_a_node_is_off_is_gone_after_its_return(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    pair.second.down()
+    pair.call("DELETE")
+    until(lambda: not pair.first.tunnels)
+    until(lambda: pair.panel.problem(pair.second) == "refused")
+    assert pair.panel.service(pair.second)["deletions"][0]["uuid"] == pair.tunnel["uuid"]
+    pair.second.up()
+    until(lambda: not pair.second.tunnels)
+    until(lambda: pair.panel.service(pair.second)["problem"] is None)
+    lines = [text for text in caplog.messages if repr(pair.second.name) in text]
+    assert len(lines) == 2, lines  # one when it began, one when it ended
+    assert lines[1].endswith("works again")
+
+
+def test_a_node_that_is_deleted_while_it_is_off(pair: Pair) -> None:
+    pair.second.down()
+    until(lambda: pair.panel.problem(pair.second) == "refused")
+    assert pair.panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    until(lambda: not pair.first.tunnels)
+    deleted = next(item for item in pair.panel.api.send("GET", "/api/tunnels/nodes")["nodes"] if item.get("deleted"))
+    assert deleted["deletions"][0]["uuid"] == pair.tunnel["uuid"]
+    pair.second.up()
+    until(lambda: not pair.second.tunnels)
+    until(lambda: not any(item.get("deleted") for item in pair.panel.api.send("GET", "/api/tunnels/nodes")["nodes"]))
+
+
+def test_an_orphan_is_shown_and_left(pair: Pair) -> None:
+    orphan = "00000000-0000-4000-8000-00000000abcd"
+    held = pair.first.tunnels[pair.tunnel["uuid"]]
+    pair.first.tunnels[orphan] = {**held, "tunnel": {**held["tunnel"], "uuid": orphan, "name": "of old"}}
+    found = until(lambda: pair.panel.service(pair.first)["orphans"])
+    assert [(item["uuid"], item["name"]) for item in found] == [(orphan, "of old")]
+    until(settled(pair))
+    assert orphan in pair.first.tunnels
+
+
+def test_what_a_node_has_lost_is_told_again(pair: Pair) -> None:
+    lost = pair.first.tunnels.pop(pair.tunnel["uuid"])
+    until(lambda: pair.tunnel["uuid"] in pair.first.tunnels)
+    assert pair.first.tunnels[pair.tunnel["uuid"]]["public_key"] != lost["public_key"]
+    changed = until(lambda: pair.panel.service(pair.first)["changed_keys"])
+    shown = pair.first.tunnels[pair.tunnel["uuid"]]["public_key"]
+    assert (changed[0]["known"], changed[0]["seen"]) == (lost["public_key"], shown)
+    until(settled(pair))
+    assert pair.second.tunnels[pair.tunnel["uuid"]]["peer"] == lost["public_key"]  # nobody has said that it is right
+    body = {"tunnel_id": pair.tunnel["id"], "public_key": shown}
+    pair.panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[0]}/confirm", body)
+    until(lambda: pair.agree(pair.tunnel))
+    until(lambda: pair.panel.service(pair.first)["changed_keys"] == [])
+    until(settled(pair))
+
+
+def test_no_key_is_sent_to_another_certificate(pair: Pair) -> None:
+    pair.first.renew()
+    before = pair.first.bytes
+    until(lambda: pair.panel.problem(pair.first) == "certificate_changed")
+    until(lambda: pair.first.connections > 3)
+    assert pair.first.bytes == before
+    assert pair.first.pin in pair.panel.service(pair.first)["problem"]["detail"]
+    pair.panel.publish(pair.first)  # a run of node_api
+    until(lambda: pair.panel.problem(pair.first) is None)
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("key_wrong", {"hashes": []}),
+        ("clock_wrong", {"ahead": 301.0}),
+        ("version_newer", {"api": 2}),
+        ("version_older", {"api": 0}),
+        ("timed_out", {"slow": 3.0}),
+        ("busy", {"instead": lambda method, path: (503, {"code": "busy"})}),
+        ("bad_answer", {"instead": lambda method, path: (200, {"api": 1, "tunnels": {}})}),
+        ("bad_answer", {"instead": lambda method, path: b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n}}}"}),
+        ("bad_answer", {"instead": lambda method, path: (500, {})}),
+        ("version_older", {"instead": lambda method, path: (404, {})}),
+    ],
+)
+def test_each_problem_has_its_sentence_and_ends(
+    panel: ManagedPanel, nodes: Nodes, code: str, wrong: dict[str, Any], shared: Pair
+) -> None:
+    node = shared.first
+    right = {name: getattr(node, name) for name in wrong}
+    for name, value in wrong.items():
+        setattr(node, name, value)
+    until(lambda: panel.problem(node) == code)
+    detail = panel.service(node)["problem"]["detail"]
+    assert detail.startswith(f"{node.name!r} at '127.0.0.1' port {node.port}")
+    assert panel.problem(shared.second) is None
+    for name, value in right.items():
+        setattr(node, name, value)
+    until(lambda: panel.problem(node) is None)
+
+
+@pytest.fixture(scope="module")
+def shared(panel: ManagedPanel, nodes: Nodes) -> Pair:
+    return Pair(panel, nodes, "shared")
+
+
+def test_a_tunnel_that_a_node_refuses_says_why_and_is_not_sent_all_the_time(pair: Pair) -> None:
+    refusal = {"detail": {"tunnel.config": "mtu: 7 is too small"}}
+    pair.first.instead = lambda method, path: (422, refusal) if method == "POST" else None
+    pair.call("PUT", "", {"config": '{"mtu": 1400}'})
+
+    def end() -> Any:
+        return next(end for end in pair.sees()["ends"] if end["node"] == pair.first.name)
+
+    until(lambda: end()["status"] == "error")
+    assert "mtu: 7 is too small" in end()["error"]
+    assert pair.panel.problem(pair.first) is None
+    sent = len(pair.first.wrote())
+    asked = len(pair.first.requests)
+    until(lambda: len(pair.first.requests) > asked + 10)
+    assert len(pair.first.wrote()) - sent <= 6
+    pair.first.instead = lambda method, path: None
+    until(lambda: pair.sees()["status"] == "active")
+
+
+def test_slow_work_is_looked_at_again(panel: ManagedPanel, nodes: Nodes) -> None:
+    first, second = nodes.add("slow-1"), nodes.add("slow-2")
+    first.doing = second.doing = 0.3
+    ids = [panel.node(node) for node in (first, second)]
+    tunnel = panel.api.tunnel(*ids)
+    until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active")
+    assert len(first.wrote()) <= 3  # its key first, then the peer's
+
+
+def test_one_dead_node_delays_no_other(pair: Pair) -> None:
+    pair.second.slow = 30.0
+    until(lambda: pair.panel.problem(pair.second) == "timed_out")
+    other = pair.make()
+    until(lambda: other["uuid"] in pair.first.tunnels, 0.9)
+    pair.second.slow = 0.0
+    until(lambda: pair.agree(other))
+
+
+def copied(database: Path, to: Path) -> Path:
+    """A backup of a database that is in use."""
+    with sqlite3.connect(database) as source, sqlite3.connect(to) as target:
+        source.backup(target)
+    return to
+
+
+def test_a_restored_database_changes_nothing_until_it_is_confirmed(database: Path, nodes: Nodes) -> None:
+    with ManagedPanel(database) as panel:
+        pair = Pair(panel, nodes, "restored")
+        backup = copied(database, database.with_name("backup.db"))
+        later = pair.make()
+        until(lambda: pair.agree(later))
+        pair.call("DELETE")
+        until(lambda: list(pair.first.tunnels) == [later["uuid"]] == list(pair.second.tunnels))
+    for name in ("panel.db-wal", "panel.db-shm"):
+        database.with_name(name).unlink(missing_ok=True)
+    shutil.copy(backup, database)
+    with ManagedPanel(database) as panel:
+        pair.panel = panel
+        until(lambda: panel.problem(pair.first) == "older_database" == panel.problem(pair.second))
+        until(settled(pair))
+        assert list(pair.first.tunnels) == [later["uuid"]]
+        for node, node_id in zip((pair.first, pair.second), pair.ids, strict=True):
+            panel.api.send("POST", f"/api/tunnels/nodes/{node_id}/confirm", {"database": True})
+            until(lambda node=node: panel.problem(node) is None)
+        until(lambda: pair.tunnel["uuid"] in pair.first.tunnels and pair.tunnel["uuid"] in pair.second.tunnels)
+        assert [item["uuid"] for item in panel.service(pair.first)["orphans"]] == [later["uuid"]]
+        assert later["uuid"] in pair.first.tunnels
+
+
+def test_a_restart_in_the_middle_loses_nothing(database: Path, nodes: Nodes) -> None:
+    with ManagedPanel(database) as panel:
+        pair = Pair(panel, nodes, "restart")
+        pair.first.down()
+        pair.second.down()
+        other = pair.make()
+        pair.call("DELETE")
+    pair.first.up()
+    pair.second.up()
+    with ManagedPanel(database):
+        until(lambda: pair.agree(other))
+        until(lambda: list(pair.first.tunnels) == [other["uuid"]] == list(pair.second.tunnels))
+
+
+def test_a_copy_of_the_panel_beside_it_waits(database: Path, nodes: Nodes) -> None:
+    with ManagedPanel(database) as panel, ManagedPanel(database) as copy:
+        pair = Pair(panel, nodes, "copy")
+        states = [one.api.send("GET", "/api/tunnels/nodes")["manager"]["state"] for one in (panel, copy)]
+        assert states == ["on", "elsewhere"]
+        other = copy.api.tunnel(*({"id": number} for number in pair.ids))  # each serves requests
+        until(lambda: pair.agree(other))
+        panel.manager.stop()
+        until(lambda: copy.api.send("GET", "/api/tunnels/nodes")["manager"]["state"] == "on")
+        copy.api.send("DELETE", f"/api/tunnels/{other['id']}")
+        until(lambda: other["uuid"] not in pair.first.tunnels)
+
+
+def test_a_node_behind_two_panels_shows_each_its_own(panel: ManagedPanel, pair: Pair) -> None:
+    pair.first.panel = "another"  # a mistake, or an attack: its answer is for somebody else
+    until(lambda: panel.problem(pair.first) == "bad_answer")
+    pair.first.panel = panel.manager.panel_id
+    until(lambda: panel.problem(pair.first) is None)
+
+
+@pytest.mark.parametrize(("secret", "words"), [(None, "is not set"), ("", "empty"), ("your-secret-key", "example")])
+def test_without_a_key_the_manager_alone_is_off(database: Path, nodes: Nodes, secret: str | None, words: str) -> None:
+    with ManagedPanel(database, secret) as panel:
+        state = panel.api.send("GET", "/api/tunnels/nodes")["manager"]
+        assert state["state"] == "off"
+        assert words in state["detail"]
+        made = [panel.api.node() for _ in range(2)]
+        assert panel.api.tunnel(*made)["status"] == "connecting"
+
+
+def test_the_halves_of_another_type_are_not_taken(pair: Pair) -> None:
+    held = pair.first.tunnels[pair.tunnel["uuid"]]
+    held["public_key"] = pair.second.tunnels[pair.tunnel["uuid"]]["public_key"]  # a copy of the other node
+    until(lambda: pair.panel.service(pair.first)["changed_keys"])
+    body = {"tunnel_id": pair.tunnel["id"], "public_key": held["public_key"]}
+    refused = pair.panel.api.refused("POST", f"/api/tunnels/nodes/{pair.ids[0]}/confirm", body, 409)
+    assert "copies of each other" in refused
+    assert key()["public_key"] != held["public_key"]
