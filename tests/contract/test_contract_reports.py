@@ -10,11 +10,13 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from marzban_tunnels import responses
+from marzban_tunnels.live import Nothing
 from tests.support.panel_api import Api, key, publish, report
 
 Maker = Callable[..., Any]
@@ -247,10 +249,22 @@ def test_status(api: Api, pair: Pair) -> None:
     ],
 )
 def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, stale: list[bool]) -> None:
-    end: dict[str, Any] = {"node": "x", "status": "active", "error": None, "measured": None, "stale_after": 300}
-    ends = [end | {"role": role, "age": age} for role, age in zip(("source", "target"), ages, strict=True)]
-    record = {"id": 3, "status": "active", "is_active": True, "updated_at": "2026-11-22T17:00:00", "ends": ends}
-    told = responses.status(record, datetime(2026, 11, 22, 18, 0))
+    moment = datetime(2026, 11, 22, 18, 0)
+    nodes = {"source_name": "a", "target_name": "b", "source_address": "x", "target_address": "y"}
+    ids = {"id": 3, "uuid": "u", "version": 1, "source_node_id": 1, "target_node_id": 2, "name": None}
+    rest = {"tunnel_type": "wireguard", "config": "{}", "is_active": True}
+    changed = datetime(2026, 11, 22, 17, 0)
+    row = SimpleNamespace(**ids, **nodes, **rest, created_at=changed, updated_at=changed)
+    empty = dict.fromkeys(("public", "changed_public", "error", "measured", "gaps", "reported_by"))
+    ends = []
+    for role, seconds in zip(("source", "target"), ages, strict=True):
+        reported = None if seconds is None else moment - timedelta(seconds=seconds)
+        place = {"role": role, "node_id": 1, "port": 1, "interface": "mz3", "status": "active"}
+        ends.append(SimpleNamespace(**empty, **place, reported_at=reported))
+    record = responses.tunnel(row, ends, {}, moment, Nothing())
+    assert [end["stale"] for end in record["ends"]] == stale
+    assert [end["by"] for end in record["ends"]] == [seconds and "run" for seconds in ages]
+    told = responses.status(record, moment)
     assert [end["stale"] for end in told["ends"]] == stale
     assert (told["age"], told["stale"]) == (age, all(stale)), "the newest report counts"
     ago = {300: "17:55:00", 301: "17:54:59", None: "17:00:00"}

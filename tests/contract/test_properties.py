@@ -65,4 +65,4 @@ def test_any_request(document: Any, examples: int) -> None:
 
         send()
         tried += 1
-    assert tried == 22
+    assert tried == 27

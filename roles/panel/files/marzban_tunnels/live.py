@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Live(Protocol):
-    """Called from any thread, often while a database transaction is open: none of it waits or raises."""
+    """Called from any thread. None of it raises, and none but ``refresh`` waits."""
 
     def manager_state(self) -> dict[str, Any]:
         """``{"state": "on", "off" or "elsewhere", "detail"?}``."""
@@ -26,6 +26,9 @@ class Live(Protocol):
 
     def wake(self, node_ids: Iterable[int]) -> None:
         """Records of these nodes have changed, and the change is in the database."""
+
+    def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
+        """Ask these nodes now, and come back when they have answered, at the latest after so many seconds."""
 
     def confirm_database(self, node_id: int) -> None:
         """An admin says that this panel's database is the right one, though this node has seen a newer one."""
@@ -50,6 +53,9 @@ class Nothing:
         return 0
 
     def wake(self, node_ids: Iterable[int]) -> None:
+        return None
+
+    def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
         return None
 
     def confirm_database(self, node_id: int) -> None:

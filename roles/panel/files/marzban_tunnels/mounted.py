@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import __version__, migrate, nodes
+from marzban_tunnels import __version__, migrate, node_access, nodes
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.page import page_router, place
 from marzban_tunnels.router import tunnels_router
@@ -51,12 +51,24 @@ def mount() -> None:
     node = importlib.import_module("app.db.models").Node
     admin = importlib.import_module("app.models.admin").Admin
     dashboard = importlib.import_module("config").DASHBOARD_PATH
-    tunnels = Tunnels(node.__table__, Settings.from_env(os.environ))
+    tunnels = Tunnels(
+        node.__table__, Settings.from_env(os.environ), node_access.from_env(os.environ), _certificate(database)
+    )
     start = Start(tunnels, database.engine, node, page=place(dashboard))
     routers = [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
     for router in routers:
         app.include_router(router)
     app.router.lifespan_context = _after(app.router.lifespan_context, start)
+
+
+def _certificate(database: Any) -> Callable[[Session], str | None]:
+    """What gives the certificate that Marzban shows to its nodes, and ``GET /api/node/settings`` to its admins."""
+
+    def read(session: Session) -> str | None:
+        row = database.get_tls_certificate(session)
+        return None if row is None else str(row.certificate)
+
+    return read
 
 
 def _after(lifespan: Callable[[Any], Any], begin: Callable[[], object]) -> Callable[[Any], Any]:

@@ -53,8 +53,8 @@ def check_key(value: str | None) -> Access:
         wrong = "it is empty"
     elif value.strip().lower() in _EXAMPLES:
         wrong = "it is the example of some instructions, which everybody knows"
-    elif len(value) < SHORTEST:
-        wrong = f"it has {len(value)} characters and needs at least {SHORTEST}"
+    elif len(value.strip()) < SHORTEST:
+        wrong = f"it has {len(value.strip())} characters and needs at least {SHORTEST}"
     if wrong:
         return Access("unusable", f"{VARIABLE} can't be used: {wrong}. The panel does not call the nodes; {_MAKE}")
     return Access("key", None, value.encode("utf-8", "surrogateescape"))

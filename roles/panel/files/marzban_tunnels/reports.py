@@ -28,6 +28,14 @@ _HALVES: dict[str, tuple[set[str], set[str], int]] = {
 }
 
 
+SAME_KEY = "the other end has the same key, so the nodes are copies of each other; make a new key on one"
+
+
+def same_key(half: dict[str, Any], others: Sequence[str | None]) -> bool:
+    """Whether one of the other ends (their columns) has the key of this public half."""
+    return any((responses.object_in(other) or {}).get("public_key") == half["public_key"] for other in others)
+
+
 @dataclass
 class _End:
     tunnel_id: int
@@ -37,6 +45,8 @@ class _End:
     public: str | None
     reported_at: datetime | None
     gaps: str | None
+    changed_public: str | None
+    node_id: int
 
     @property
     def key(self) -> dict[str, Any]:
@@ -47,24 +57,27 @@ class _Rejected(Exception):
     pass
 
 
-def store_keys(session: Session, nodes: Table, keys: Sequence[EndKey]) -> dict[str, Any]:
-    """Store public halves. One that is there already changes nothing and isn't counted."""
+def store_keys(
+    session: Session, nodes: Table, keys: Sequence[EndKey], concerned: set[int] | None = None
+) -> dict[str, Any]:
+    """Store public halves. One that is there already changes nothing and isn't counted. A half that was waiting to be
+    accepted is dropped: whoever publishes has seen what the node has now. ``concerned`` gets the numbers of the nodes
+    of the tunnels that have changed."""
 
     def store(found: dict[str, _End], item: EndKey) -> bool:
         end = found[item.node]
         half = item.public.model_dump(exclude_none=True)
         _check_half(end.tunnel_type, half)
         public = json.dumps(half, sort_keys=True)
-        others = [responses.object_in(other.public) or {} for other in found.values() if other is not end]
-        if any(other.get("public_key") == half["public_key"] for other in others):
-            raise _Rejected(
-                "public: the other end has the same key, so the nodes are copies of each other; make a new key on one"
-            )
-        if end.public == public:
-            return False
+        if same_key(half, [other.public for other in found.values() if other is not end]):
+            raise _Rejected(f"public: {SAME_KEY}")
+        differs = end.public != public
+        if differs or end.changed_public is not None:
+            changes.append({**end.key, "public": public, "changed_public": None})
+        if differs and concerned is not None:
+            concerned.update(other.node_id for other in found.values())
         end.public = public
-        changes.append({**end.key, "public": public})
-        return True
+        return differs
 
     changes: list[dict[str, Any]] = []
     answer = _each(session, nodes, keys, store)
@@ -84,6 +97,7 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
             )
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
         told = {"status": item.status, "error": item.error, "measured": measured, "reported_at": moment}
+        told["reported_by"] = responses.RUN
         told["gaps"] = responses.gaps(end.gaps, end.reported_at, moment)
         changes.append({**end.key, **told})
         return True
@@ -134,7 +148,7 @@ def _find(session: Session, nodes: Table, uuids: set[str]) -> dict[str, dict[str
     found: dict[str, dict[str, _End]] = {}
     wanted = sorted(uuids)
     columns: tuple[Any, ...] = (Tunnel.uuid, nodes.c.name, Tunnel.id, End.role, Tunnel.version, Tunnel.tunnel_type)
-    columns += (End.public, End.reported_at, End.gaps)
+    columns += (End.public, End.reported_at, End.gaps, End.changed_public, End.node_id)
     query = select(*columns).join_from(Tunnel, End, End.tunnel_id == Tunnel.id).join(nodes, nodes.c.id == End.node_id)
     for start in range(0, len(wanted), _CHUNK):
         for row in session.execute(query.where(Tunnel.uuid.in_(wanted[start : start + _CHUNK]))):

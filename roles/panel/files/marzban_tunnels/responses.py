@@ -14,8 +14,11 @@ from typing import Any
 
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
+from marzban_tunnels.live import Live
 
-STALE_AFTER = 300  # seconds; the least after which a report is stale
+STALE_AFTER = 300  # seconds; the least after which a run's report is stale
+STALE_BY_SERVICE = 30  # seconds; a node's service is asked every 10
+RUN, SERVICE = "run", "service"  # who has reported an end
 _GAPS = 5  # how many gaps between reports are kept
 # Seconds. Reports that follow each other sooner come from somebody who works on the nodes, and say nothing about how
 # often they usually come; nor does an outage, which is longer than any schedule.
@@ -27,10 +30,13 @@ def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
 
 
-def tunnel(row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], moment: datetime) -> dict[str, Any]:
-    """A tunnel as the API shows it; ``row`` holds its columns and the nodes' names and addresses."""
+def tunnel(
+    row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], moment: datetime, live: Live
+) -> dict[str, Any]:
+    """A tunnel as the API shows it; ``row`` holds its columns and the nodes' names and addresses, and ``live`` has what
+    its nodes' services have measured since."""
     chosen = tunnel_config.lenient(row.config)
-    shown = [_end(row, end, addresses.get(end.role, []), chosen, moment) for end in ends]
+    shown = [_end(row, end, addresses.get(end.role, []), chosen, moment, live) for end in ends]
     return {
         "id": row.id,
         "uuid": row.uuid,
@@ -44,6 +50,7 @@ def tunnel(row: Any, ends: Sequence[Any], addresses: dict[str, list[str]], momen
         "config": row.config,
         "is_active": bool(row.is_active),
         "status": _overall(row.is_active, [end["status"] for end in shown]),
+        "stale": all(end["stale"] for end in shown),
         "created_at": row.created_at.isoformat(),
         "updated_at": row.updated_at.isoformat(),
         "ends": shown,
@@ -63,11 +70,8 @@ def created(made: Sequence[dict[str, Any] | Refused]) -> dict[str, Any]:
 
 def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
     """A tunnel's status, out of its answer."""
-    ends = [
-        {key: end[key] for key in ("role", "node", "status", "error", "measured", "age")}
-        | {"stale": end["age"] is None or end["age"] > end["stale_after"]}
-        for end in record["ends"]
-    ]
+    names = ("role", "node", "status", "error", "measured", "age", "stale", "by")
+    ends = [{name: end[name] for name in names} for end in record["ends"]]
     ages = [end["age"] for end in ends if end["age"] is not None]
     age = min(ages, default=None)
     updated = datetime.fromisoformat(record["updated_at"])
@@ -80,13 +84,15 @@ def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
         "status": record["status"],
         "is_active": record["is_active"],
         "last_updated": updated.isoformat(),
-        "stale": all(end["stale"] for end in ends),
+        "stale": record["stale"],
         "age": age,
         "ends": ends,
     }
 
 
-def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], moment: datetime) -> dict[str, Any]:
+def _end(
+    row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], moment: datetime, live: Live
+) -> dict[str, Any]:
     endpoint = tunnel_config.end_of(chosen, end.role).get("endpoint")
     source = end.role == "source"
     port = tunnel_config.IPSEC_PORT if row.tunnel_type == "ipsec" else end.port
@@ -101,12 +107,32 @@ def _end(row: Any, end: Any, addresses: list[str], chosen: dict[str, Any], momen
         "interface": end.interface,
         "routes": tunnel_config.routes_of(chosen, end.role),
         "public": object_in(end.public),
-        "status": end.status,
-        "error": end.error,
-        "measured": object_in(end.measured),
-        "age": None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds())),
-        "stale_after": stale_after(end.gaps),
+        **_told(row, end, moment, live),
+        "changed_key": changed_key(end.public, end.changed_public),
     }
+
+
+def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
+    """What was reported of an end: by its node's service where that is the newer one, else what is in the database."""
+    age = None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds()))
+    told = {"status": end.status, "error": end.error, "measured": object_in(end.measured), "age": age}
+    by = None if age is None else SERVICE if end.reported_by == SERVICE else RUN
+    now = live.end(row.uuid, end.role)
+    if now is not None and (age is None or int(now["age"]) <= age):
+        # What was measured with an earlier record says nothing of how this one works
+        same = now.get("version", row.version) == row.version
+        told = {"status": now["status"] if same else None, "error": now["error"] if same else None}
+        told |= {"measured": now["measured"], "age": int(now["age"])}
+        by = SERVICE
+    limit = STALE_BY_SERVICE if by == SERVICE else stale_after(end.gaps)
+    age = told["age"]
+    return {**told, "by": by, "stale_after": limit, "stale": age is None or age > limit}
+
+
+def changed_key(public: str | None, changed: str | None) -> dict[str, Any] | None:
+    """The key that a node shows since it has another one, and the known one: nobody has accepted it yet."""
+    known, seen = ((object_in(half) or {}).get("public_key") for half in (public, changed))
+    return {"known": known, "seen": seen} if isinstance(seen, str) and seen != known else None
 
 
 def gaps(known: str | None, before: datetime | None, moment: datetime) -> str | None:

@@ -133,6 +133,13 @@ class Reports(Body):
     reports: Annotated[list[Report], Field(max_length=20000)]
 
 
+class ChangedKey(BaseModel):
+    """Public keys of an end."""
+
+    known: str | None
+    seen: str
+
+
 class EndOut(BaseModel):
     """One end of a tunnel."""
 
@@ -150,7 +157,12 @@ class EndOut(BaseModel):
     error: str | None
     measured: Measured | None
     age: int | None = Field(description="Seconds since it was reported")
-    stale_after: int = Field(description="Seconds after which a report is stale: twice the usual time between two")
+    stale_after: int = Field(
+        description="Seconds after which a report is stale: twice the usual time between two, 30 with a node service"
+    )
+    stale: bool
+    by: Literal["service", "run"] | None = Field(description="Who has reported it")
+    changed_key: ChangedKey | None = Field(description="Its node shows another key than the known one")
 
 
 class TunnelOut(BaseModel):
@@ -168,6 +180,7 @@ class TunnelOut(BaseModel):
     config: str
     is_active: bool
     status: Status
+    stale: bool = Field(description="Nothing newer is known of either end")
     created_at: Moment
     updated_at: Moment
     ends: list[EndOut]
@@ -183,6 +196,7 @@ class EndStatus(BaseModel):
     measured: Measured | None
     age: int | None
     stale: bool
+    by: Literal["service", "run"] | None
 
 
 class StatusOut(BaseModel):

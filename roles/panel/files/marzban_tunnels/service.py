@@ -9,7 +9,7 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -18,10 +18,12 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, in
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import naming, polling, reports, responses, tunnel_config
+from marzban_tunnels import deletions, naming, node_rows, polling, reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
 from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
+from marzban_tunnels.live import Live, Nothing
+from marzban_tunnels.node_access import Access, check_key
 from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
@@ -36,6 +38,9 @@ LARGEST_ID = 2**31 - 1
 # time is theirs, as with creates that come one by one.
 LONGEST, PAUSE = 0.05, 0.05
 _ATTEMPTS = 6
+LONGEST_ASKING = 2.0  # seconds that a call for one tunnel's status waits for its nodes
+NO_MANAGER = "This panel does not run a manager"
+_OF_THE_END = ("public", "measured", "reported_at", "gaps", "reported_by", "changed_public")  # stays with it
 BUSY = say("busy", "The database is busy: try again in a few seconds")
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -55,11 +60,21 @@ _ADDRESSES_OF = (
 
 
 class Tunnels:
-    """The records, for one panel. ``nodes`` is a table with ``id``, ``name``, ``address`` and ``created_at``."""
+    """The records, for one panel. ``nodes`` is a table with ``id``, ``name``, ``address`` and ``created_at``;
+    ``certificate`` gives the PEM that this panel shows to nodes, where it has one. Put a manager into ``live``."""
 
-    def __init__(self, nodes: Table, settings: Settings) -> None:
-        self._nodes = nodes
+    def __init__(
+        self,
+        nodes: Table,
+        settings: Settings,
+        access: Access | None = None,
+        certificate: Callable[[Session], str | None] | None = None,
+    ) -> None:
+        self.nodes = nodes
         self._settings = settings
+        self.access = access or check_key(None)
+        self.certificate = certificate
+        self.live: Live = Nothing(self.access.detail or NO_MANAGER)
         self.panel_id = ""  # until it has started
 
     def start(self, session: Session) -> None:
@@ -70,7 +85,7 @@ class Tunnels:
                 session.commit()
             except IntegrityError:  # another process has started at the same moment
                 session.rollback()
-        self._write(session, lambda panel: self._clean_up(session))
+        self.write(session, lambda panel: self._clean_up(session))
         self.panel_id = session.scalars(select(Panel.uuid)).one()
 
     # reading
@@ -81,7 +96,7 @@ class Tunnels:
 
     def revision(self, session: Session, skip: int, limit: int) -> str:
         """The entity tag of this page, to be asked for before the page."""
-        return polling.revision(session, self._nodes, skip, limit)
+        return polling.revision(session, self.nodes, self.live.revision(), skip, limit)
 
     def get(self, session: Session, tunnel_id: int) -> dict[str, Any]:
         """One tunnel."""
@@ -91,7 +106,9 @@ class Tunnels:
         return found[0]
 
     def status(self, session: Session, tunnel_id: int) -> dict[str, Any]:
-        """One tunnel's status, with the measurements of both ends and their age."""
+        """One tunnel's status, with the measurements of both ends and their age; nodes with a service are asked."""
+        record = self.get(session, tunnel_id)
+        self.live.refresh({record[f"{role}_node_id"] for role in ROLES}, LONGEST_ASKING)
         return responses.status(self.get(session, tunnel_id), responses.now())
 
     # writing
@@ -124,6 +141,7 @@ class Tunnels:
     def update(self, session: Session, tunnel_id: int, body: TunnelUpdate, if_match: str | None) -> dict[str, Any]:
         """Change what ``body`` holds. Nothing grows, and nothing is written, where nothing differs."""
         given = {field: getattr(body, field) for field in body.model_fields_set}
+        concerned: set[int] = set()  # an attempt that collided may have added to it: one that is woken looks, no more
 
         def work(panel: Panel) -> None:
             record = self._locked(session, tunnel_id, if_match)
@@ -141,52 +159,66 @@ class Tunnels:
                 return
             nodes = self._check(session, record, "name" in changed)
             if changed - {"name"}:
-                Routes(session, self._nodes).check(record)
+                Routes(session, self.nodes).check(record)
             if changed - {"name", "is_active"}:
                 tunnel_config.check_endpoints(chosen, nodes)
-                check_dialed(session, self._nodes, record, chosen, nodes)
+                check_dialed(session, self.nodes, record, chosen, nodes)
                 ends, held = self._release(session, tunnel_id)
                 places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, held, before)
                 _place(session, record, nodes, places, [] if "tunnel_type" in changed else ends)
+                here = {node.id for node in nodes.values()}
+                deletions.moved(session.execute, self.nodes, record, ends, here)
+                concerned.update(end.node_id for end in ends)
+            concerned.update((record.source_node_id, record.target_node_id))
             self._touch(session, record)
 
-        self._write(session, work)
+        self.write(session, work)
+        self._wake(concerned)
         return self.get(session, tunnel_id)
 
     def switch(self, session: Session, tunnel_id: int, active: bool, if_match: str | None) -> None:
         """Activate or deactivate; a tunnel that is so already stays as it is."""
 
-        def work(panel: Panel) -> None:
+        def work(panel: Panel) -> set[int]:
             record = self._locked(session, tunnel_id, if_match)
-            if record.is_active != active:
-                record.is_active = active
-                Routes(session, self._nodes).check(record)
-                self._touch(session, record)
+            if record.is_active == active:
+                return set()
+            record.is_active = active
+            Routes(session, self.nodes).check(record)
+            self._touch(session, record)
+            return {record.source_node_id, record.target_node_id}
 
-        self._write(session, work)
+        self._wake(self.write(session, work))
 
     def delete(self, session: Session, tunnel_id: int, if_match: str | None) -> None:
         """Remove a tunnel; its id is never used again."""
 
-        def work(panel: Panel) -> None:
+        def work(panel: Panel) -> set[int]:
             self._locked(session, tunnel_id, if_match)
-            remove(session.execute, [tunnel_id])
+            return deletions.remove(session.execute, self.nodes, [tunnel_id])
 
-        self._write(session, work)
+        self._wake(self.write(session, work))
 
     def store_keys(self, session: Session, body: Keys) -> dict[str, Any]:
         """Merge the public halves of many ends, all in one transaction."""
-        return self._write(session, lambda panel: reports.store_keys(session, self._nodes, body.keys))
+        concerned: set[int] = set()
+        answer = self.write(session, lambda panel: reports.store_keys(session, self.nodes, body.keys, concerned))
+        self._wake(concerned)
+        return answer
 
     def store_reports(self, session: Session, body: Reports) -> dict[str, Any]:
         """Take in what a run measured at many ends, all in one transaction."""
-        return self._write(session, lambda panel: reports.store_reports(session, self._nodes, body.reports))
+        return self.write(session, lambda panel: reports.store_reports(session, self.nodes, body.reports))
 
     # within
 
+    def _wake(self, node_ids: Collection[int]) -> None:
+        if node_ids:
+            self.live.wake(node_ids)
+
     @cached_property
     def _rows(self) -> Select[Any]:
-        source, target = self._nodes.alias("source"), self._nodes.alias("target")
+        source, target = self.nodes.alias("source"), self.nodes.alias("target")
         return (
             select(
                 *TUNNELS.c,
@@ -201,7 +233,7 @@ class Tunnels:
 
     @cached_property
     def _two_nodes(self) -> Select[Any]:
-        columns = (self._nodes.c.id, self._nodes.c.name, self._nodes.c.created_at, self._nodes.c.address)
+        columns = (self.nodes.c.id, self.nodes.c.name, self.nodes.c.created_at, self.nodes.c.address)
         return select(*columns).where(columns[0].in_(bindparam("nodes", expanding=True)))
 
     def _read(
@@ -219,9 +251,9 @@ class Tunnels:
             addresses[row.tunnel_id][row.role].append(row.address)
         session.rollback()
         moment = responses.now()
-        return [responses.tunnel(row, ends[row.id], addresses[row.id], moment) for row in rows]
+        return [responses.tunnel(row, ends[row.id], addresses[row.id], moment, self.live) for row in rows]
 
-    def _write(self, session: Session, work: Callable[[Panel], T]) -> T:
+    def write(self, session: Session, work: Callable[[Panel], T]) -> T:
         """Run ``work`` in a transaction that no other write of ours overlaps.
 
         The first statement locks the panel's row (on SQLite: the database), after whatever the session has read for the
@@ -264,7 +296,7 @@ class Tunnels:
         def work(panel: Panel) -> list[int | Refused]:
             end = time.monotonic() + LONGEST
             panel.next_id = max(panel.next_id, (session.scalar(_HIGHEST) or 0) + 1)
-            sent = Routes(session, self._nodes)
+            sent = Routes(session, self.nodes)
             made: list[int | Refused] = []
             for body, chosen in bodies:
                 try:
@@ -277,9 +309,10 @@ class Tunnels:
                 session.rollback()
             return made
 
-        made = self._write(session, work)
+        made = self.write(session, work)
         numbers = [number for number in made if isinstance(number, int)]
         found = {record["id"]: record for record in self._read(session, TUNNELS.c.id.in_(numbers), limit=len(numbers))}
+        self._wake({record[f"{role}_node_id"] for record in found.values() for role in ROLES})
         deleted = Refused(404, "Tunnel not found")  # by somebody, in between
         return [answer if isinstance(answer, Refused) else found.get(answer, deleted) for answer in made]
 
@@ -292,7 +325,7 @@ class Tunnels:
         record = Tunnel(**row)
         nodes = self._check(session, record, True)
         tunnel_config.check_endpoints(chosen, nodes)
-        check_dialed(session, self._nodes, record, chosen, nodes)
+        check_dialed(session, self.nodes, record, chosen, nodes)
         sent.check(record)
         places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, {}, TunnelConfig())
         session.execute(insert(TUNNELS), row)
@@ -347,23 +380,10 @@ class Tunnels:
 
     def _clean_up(self, session: Session) -> None:
         """What happened while this version was not there: nodes went away, an older version gave names."""
-        self._purge_orphans(session)
+        deletions.remove(session.execute, self.nodes, deletions.orphans(session.execute, self.nodes))
+        node_rows.purge(session.execute, self.nodes)
+        deletions.purge(session.execute)
         naming.refresh(session)
-
-    def _purge_orphans(self, session: Session) -> None:
-        """Remove tunnels whose node is gone, or whose node's id belongs to a later node."""
-        nodes = {row.id: row.created_at for row in session.execute(select(self._nodes.c.id, self._nodes.c.created_at))}
-        orphans = {
-            end.tunnel_id
-            for end in session.execute(select(End.tunnel_id, End.node_id, End.node_created_at))
-            if end.node_id not in nodes or nodes[end.node_id] != end.node_created_at
-        }
-        orphans |= {
-            row.id
-            for row in session.execute(select(Tunnel.id, Tunnel.source_node_id, Tunnel.target_node_id))
-            if row.source_node_id not in nodes or row.target_node_id not in nodes
-        }
-        remove(session.execute, sorted(orphans))
 
 
 def _checked(item: Any) -> _New | Refused:
@@ -390,7 +410,7 @@ def _place(
             "node_created_at": nodes[role].created_at,
             "port": given[role].port,
             "interface": given[role].interface,
-            **{name: getattr(old.get(role), name, None) for name in ("public", "measured", "reported_at", "gaps")},
+            **{name: getattr(old.get(role), name, None) for name in _OF_THE_END},
         }
         for role in ROLES
     ]
@@ -411,15 +431,6 @@ def _one_moment(session: Session) -> None:
     connection = session.connection()
     if connection.dialect.name == "sqlite" and not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
         connection.exec_driver_sql("BEGIN")
-
-
-def remove(execute: Callable[[Any], Any], tunnel_ids: list[int]) -> None:
-    """Delete tunnels with all that hangs on them; SQLite doesn't always enforce the foreign keys."""
-    for start in range(0, len(tunnel_ids), 500):
-        some = tunnel_ids[start : start + 500]
-        execute(delete(Address).where(Address.tunnel_id.in_(some)))
-        execute(delete(End).where(End.tunnel_id.in_(some)))
-        execute(delete(Tunnel).where(Tunnel.id.in_(some)))
 
 
 def _matches(if_match: str, version: int) -> bool:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
-from app.db import database
+from app.db import CERTIFICATE, database
 from app.models.admin import admins
 from marzban_tunnels.standalone.nodes import nodes_router
 
@@ -35,9 +35,7 @@ database.make_tables()
 admins.start()
 admins.put(SUDO_USERNAME, SUDO_PASSWORD, is_sudo=True)
 app.include_router(admins.router())
-app.include_router(
-    nodes_router(database, admins.session, admins.current(), admins.sudo(), "-----BEGIN CERTIFICATE-----")
-)
+app.include_router(nodes_router(database, admins.session, admins.current(), admins.sudo(), CERTIFICATE))
 
 
 @app.exception_handler(RequestValidationError)

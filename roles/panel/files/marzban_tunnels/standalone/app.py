@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from marzban_tunnels import __version__, nodes
+from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.service import Tunnels
@@ -24,11 +25,17 @@ nodes.follow(Node)
 
 
 def build(
-    database: Database, admins: Admins, settings: Settings, lines: Lines, certificate: str, dashboard_path: str
+    database: Database,
+    admins: Admins,
+    settings: Settings,
+    access: Access,
+    lines: Lines,
+    certificate: str,
+    dashboard_path: str,
 ) -> ASGIApp:
     """The application over a database whose tables are up to date. There is no dashboard, only the tunnels page."""
     admins.start()
-    tunnels = Tunnels(Node.__table__, settings)  # type: ignore[arg-type]
+    tunnels = Tunnels(Node.__table__, settings, access)  # type: ignore[arg-type]
     with database.reading() as session:
         tunnels.start(session)
     app = FastAPI(title="marzban_tunnels", version=__version__, docs_url=None, redoc_url=None)

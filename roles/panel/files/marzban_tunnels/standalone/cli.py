@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marzban_tunnels import __version__
+from marzban_tunnels import __version__, node_access
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone import certificate
 
@@ -114,7 +114,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")
-    settings = Settings.from_env(os.environ)
+    settings, access = Settings.from_env(os.environ), node_access.from_env(os.environ)
     lifetime = _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440"))
     dashboard_path = os.environ.get("DASHBOARD_PATH", DEFAULT_DASHBOARD_PATH)
     lines = Lines(options.log_file)
@@ -127,7 +127,7 @@ def _serve(options: argparse.Namespace) -> None:
             admins.put(username, password, is_sudo=True)
         if not admins.exist():
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
-        app = build(database, admins, settings, lines, pem, dashboard_path)
+        app = build(database, admins, settings, access, lines, pem, dashboard_path)
         bound = listen(options.host, options.port)
         serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from config import SQLALCHEMY_DATABASE_URL
@@ -16,6 +17,7 @@ from marzban_tunnels import migrate
 from marzban_tunnels.standalone.database import Database
 
 sqlite = SQLALCHEMY_DATABASE_URL.startswith("sqlite")
+CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 # A request for a node has two sessions here (the standalone door opens a second one to write): a larger pool
 options: dict[str, Any] = {"connect_args": {"check_same_thread": False}} if sqlite else {"pool_recycle": 3600}
 options |= {"pool_size": 20, "max_overflow": 30}
@@ -26,6 +28,11 @@ SessionLocal = sessionmaker(engine, autoflush=False)
 def get_db() -> Iterator[Session]:
     with SessionLocal() as session:
         yield session
+
+
+def get_tls_certificate(db: Session) -> Any:
+    """The row with the certificate that it shows to its nodes."""
+    return SimpleNamespace(certificate=CERTIFICATE)
 
 
 class MarzbanDatabase(Database):
