@@ -28,7 +28,9 @@ def node(nodes: Nodes) -> SimulatedNode:
     return nodes.add("de-1")
 
 
-def ask(node: SimulatedNode, *, pin: str = "", port: int = 0, address: str = "", times: int = 1, call: float = 2) -> Any:
+def ask(
+    node: SimulatedNode, *, pin: str = "", port: int = 0, address: str = "", times: int = 1, call: float = 2
+) -> Any:
     """The last of so many answers on one connection."""
 
     async def asking() -> Any:

@@ -34,7 +34,7 @@ def wanted(uuid: str = "u1", **fields: Any) -> Wanted:
     return replace(Wanted(told, "source", revision_of(told, "de-1", "panel")), **fields)
 
 
-def shown(uuid: str = "u1", **fields: Any) -> dict[str, Any]:
+def shown(uuid: Any = "u1", **fields: Any) -> dict[str, Any]:
     return {"uuid": uuid, "id": 1, "type": "wireguard", "version": 1, "status": "active", **fields}
 
 
@@ -79,7 +79,12 @@ def test_a_revision_is_about_what_a_node_is_told() -> None:
         revision_of(told, "de-1", "another"),
         *(
             revision_of({**told, "ends": [{**told["ends"][0], **change}, told["ends"][1]]}, "de-1", "panel")
-            for change in ({"endpoint": "203.0.113.9"}, {"port": 1}, {"public": {"public_key": HERE}}, {"routes": ["::/0"]})
+            for change in (
+                {"endpoint": "203.0.113.9"},
+                {"port": 1},
+                {"public": {"public_key": HERE}},
+                {"routes": ["::/0"]},
+            )
         ),
     ]
     assert len({first, *others}) == 1 + len(others)

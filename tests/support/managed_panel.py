@@ -3,12 +3,14 @@
 """The standalone panel with its manager in this process, over HTTP, and in more of a hurry than a real one.
 
 with Nodes() as nodes, ManagedPanel(tmp_path / "panel.db") as panel:
-    first, second = panel.node(nodes.add("de-1")), panel.node(nodes.add("nl-1"))
-    tunnel = panel.api.tunnel(first, second)
+    first, second = nodes.add("de-1"), nodes.add("nl-1")
+    panel.node(first), panel.node(second)
+    tunnel = panel.tunnel(first, second)
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -31,21 +33,27 @@ from tests.support.simulated_node import SimulatedNode
 KEY = "0123456789abcdef0123456789abcdef"
 FAST = Pace(
     poll=0.3, tick=0.1, beat=0.2, patience=1.0, soon=0.05, settle=0.1, settling=1.0, flush=0.02, connect=1.0, call=1.0,
-    retry=0.1, away=0.2, slow=0.3, measured=0.1,
+    retry=0.1, idle=0.1, away=0.2, slow=0.3, measured=0.1,
 )  # fmt: skip
 PASSWORD = "correct horse battery"
+
+
+class _NoLines(Lines):
+    def write(self, **fields: Any) -> None:
+        """Nothing is kept of what was asked."""
 
 
 class ManagedPanel:
     """``api`` is a client of it."""
 
     def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
+        self._ids: dict[str, int] = {}
         self._database = Database(str(database))
         self._database.upgrade()
         admins = Admins(self._database, 60)
         if not admins.exist():
             admins.put("admin", PASSWORD, is_sudo=True)
-        lines = Lines("/dev/null")
+        lines = _NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
         app, self.manager = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
         bound = listen("127.0.0.1", 0)
@@ -57,12 +65,21 @@ class ManagedPanel:
         self.api = Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login()
 
     def node(self, node: SimulatedNode, publish: bool = True) -> Any:
-        """A node of the panel, whose service is this one; what the role does by a run."""
-        made = self.api.node(name=node.name, address=node.address)
+        """A node of the panel, that is made unless it is there, whose service is this one; what the role does."""
+        known = {item["name"]: item for item in self.api.send("GET", "/api/nodes")}
+        made = known.get(node.name) or self.api.node(name=node.name, address=node.address)
+        self._ids[node.name] = made["id"]
         self.allow(node)
         if publish:
             self.publish(node)
         return made
+
+    def tunnel(self, source: SimulatedNode, target: SimulatedNode, **config: Any) -> Any:
+        """A new tunnel between two nodes. They are on this machine, where no other would reach them: so each end has an
+        endpoint of its own."""
+        ends = {"source": {"endpoint": source.endpoint}, "target": {"endpoint": target.endpoint}}
+        first, second = ({"id": self._ids[node.name]} for node in (source, target))
+        return self.api.tunnel(first, second, config=json.dumps(ends | config))
 
     def allow(self, node: SimulatedNode) -> None:
         """Let the panel in, as the role does."""

@@ -60,6 +60,7 @@ class SimulatedNode:
     def __init__(self, name: str, nodes: Nodes, tls: ssl.SSLContext, pin: str) -> None:
         self.name, self.pin, self.port, self.address = name, pin, 0, "127.0.0.1"
         self.tls = tls
+        self.endpoint = f"198.51.{len(nodes.all) // 250}.{len(nodes.all) % 250 + 1}"  # of its tunnels
         self.panel = self.uuid = ""
         self.hashes: list[str] = []
         self.tunnels: dict[str, dict[str, Any]] = {}  # uuid → what it was told last, with its own half
@@ -237,6 +238,12 @@ class Nodes:
         """Have the thread do something, and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
+    async def _cancelled(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -244,6 +251,7 @@ class Nodes:
     def __exit__(self, *exception: object) -> None:
         for node in self.all:
             node.down()
+        self.run(self._cancelled())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()

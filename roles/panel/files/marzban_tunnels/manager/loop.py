@@ -10,9 +10,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from marzban_tunnels.manager import pins
@@ -22,7 +22,6 @@ from marzban_tunnels.manager.lease import Lease
 from marzban_tunnels.manager.store import Changes, LostLease, Snapshot, Store, Target, Written
 from marzban_tunnels.manager.threads import Worker
 from marzban_tunnels.manager.watch import DatabaseAway, Pace, Watch, place_of
-from marzban_tunnels.node_access import Access
 from marzban_tunnels.service import Tunnels
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
@@ -39,22 +38,16 @@ class Manager:
     def __init__(
         self,
         engine: Engine,
-        nodes: Table,
         tunnels: Tunnels,
-        access: Access,
         certificate: Certificate | None = None,
         pace: Pace = Pace(),
     ) -> None:
         self.pace, self.changes, self.panel_id = pace, Changes(), ""
-        self._store, self._tunnels, self._access, self._certificate = (
-            Store(engine, nodes, tunnels),
-            tunnels,
-            access,
-            certificate,
-        )
+        self._store, self._tunnels, self._access = Store(engine, tunnels.nodes, tunnels), tunnels, tunnels.access
+        self._certificate = certificate
         self._lease = Lease(pace.patience)
         self._off: str | None = "The panel has not started yet"
-        self._held = False
+        self._held = self._idle = False
         self._beat = self._read_at = self._sent = 0.0
         self._revision = 0
         self._known: tuple[Any, ...] | None = None
@@ -91,10 +84,21 @@ class Manager:
                 self._from_outside(lambda: self._end.set())
                 self._thread.join(seconds)
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
     def manager_state(self) -> dict[str, Any]:
         if self._off is not None:
             return {"state": "off", "detail": self._off}
-        return {"state": "on", "detail": None} if self._held else {"state": "elsewhere", "detail": _ELSEWHERE}
+        return (
+            {"state": "on", "detail": None}
+            if self._held or self._idle
+            else {"state": "elsewhere", "detail": _ELSEWHERE}
+        )
 
     def node(self, node_id: int) -> dict[str, Any]:
         watch = self._watches.get(self._snapshot.by_node_id.get(node_id, ""))
@@ -206,6 +210,10 @@ class Manager:
     async def _round(self) -> float:
         """Keep the lease, and see whether the database has changed; answers the seconds until the next."""
         now = time.monotonic()
+        if not self._held:
+            self._idle = not await self._database(self._store.needed)
+            if self._idle:  # no node has a service: nothing is written into the database
+                return self.pace.idle
         if not self._held or now >= self._beat + self.pace.beat:
             held = await self._database(self._lease.step if self._held else self._lease.watched)
             if held and not self._held:

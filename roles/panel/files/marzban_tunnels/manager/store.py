@@ -91,6 +91,17 @@ class Store:
         """A session of the manager's own."""
         return Session(self.engine)
 
+    def needed(self, session: Session) -> bool:
+        """Whether any node has a service, or has to remove something."""
+        service = select(NODE_SERVICES.c.node_id).where(NODE_SERVICES.c.port.is_not(None)).limit(1)
+        open_ones = DELETIONS.c.port.is_not(None) & ~DELETIONS.c.given_up
+        found = (
+            session.execute(service).first()
+            or session.execute(select(DELETIONS.c.uuid).where(open_ones).limit(1)).first()
+        )
+        session.rollback()
+        return found is not None
+
     def revision(self, session: Session) -> tuple[Any, ...]:
         """Another one after each write of ours, and when a node is called otherwise."""
         nodes = session.execute(select(self._nodes.c.id, self._nodes.c.name, self._nodes.c.address)).all()

@@ -31,6 +31,7 @@ class Pace:
 
     poll: float = 10.0  # between two looks at a node
     tick: float = 1.0  # between two looks at the database
+    idle: float = 5.0  # the same while no node has a service
     beat: float = 10.0  # between two signs of life in the lease
     patience: float = 30.0  # until a lease without them is taken over
     soon: float = 0.3  # until the next look where something is going on
