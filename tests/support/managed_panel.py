@@ -123,5 +123,5 @@ def until(what: Callable[[], Any], seconds: float = 10) -> Any:
     while not (found := what()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
+        time.sleep(0.05)
     return found
