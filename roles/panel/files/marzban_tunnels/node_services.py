@@ -123,7 +123,7 @@ class NodeServices:
         return self.one(session, node_id)
 
     def confirm(self, session: Session, node_id: int, body: Confirmation) -> dict[str, Any]:
-        """An admin says that this database is the right one, or that a node was made anew and has another key."""
+        """An admin says that this database is the right one, or that a node was set up again and has another key."""
         if body.database:
             self._tunnels.write(session, lambda panel: self._existing(session, node_id))
             manager = self._manager()
@@ -163,11 +163,11 @@ class NodeServices:
     def _numbers(self, session: Session, names: Sequence[str]) -> dict[str, int]:
         """The numbers of the nodes that are called so. Databases may compare without case; we do not."""
         nodes, found = self._tunnels.nodes, {}
-        wanted = sorted(set(names))
+        wanted = sorted({name for name in names if "\x00" not in name})  # PostgreSQL takes none in a text
         for start in range(0, len(wanted), _CHUNK):
             query = select(nodes.c.name, nodes.c.id).where(nodes.c.name.in_(wanted[start : start + _CHUNK]))
             found.update({row.name: row.id for row in session.execute(query)})
-        return {name: found[name] for name in wanted if name in found}
+        return {name: found[name] for name in set(names) if name in found}
 
     def _manager(self) -> dict[str, Any]:
         state = self._tunnels.live.manager_state()

@@ -30,7 +30,9 @@ def _remove_tunnels(mapper: Any, connection: Connection, node: Any) -> None:
 
 
 def _forget(mapper: Any, connection: Connection, node: Any) -> None:
-    node_rows.forget(connection.execute, _rows(connection, node))
+    if _rows(connection, node):
+        node_rows.current(connection.execute, mapper.local_table, [node.id])  # its address may be another one by now
+        node_rows.forget(connection.execute, _rows(connection, node))
 
 
 def _forget_earlier(mapper: Any, connection: Connection, node: Any) -> None:

@@ -61,7 +61,7 @@ def store_keys(
     session: Session, nodes: Table, keys: Sequence[EndKey], concerned: set[int] | None = None
 ) -> dict[str, Any]:
     """Store public halves. One that is there already changes nothing and isn't counted. A half that was waiting to be
-    accepted is dropped: whoever publishes has seen what the node has now. ``concerned`` gets the numbers of the nodes
+    accepted is dropped: a run has seen what the node has now. ``concerned`` gets the numbers of the nodes
     of the tunnels that have changed."""
 
     def store(found: dict[str, _End], item: EndKey) -> bool:

@@ -36,7 +36,7 @@ def add(router: APIRouter, tunnels: Tunnels, given: Any) -> None:
         return answer(services.revoke(session, node_id))
 
     def confirm_node(node_id: int, body: schemas.Confirmation, session: Session = given) -> Response:
-        """Say that this database is the right one, or that this node was made anew."""
+        """Say that this database is the right one, or that this node was set up again."""
         return answer(services.confirm(session, node_id, body))
 
     for method, path, endpoint, model, told in (

@@ -24,6 +24,7 @@ from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
 from marzban_tunnels.live import Live, Nothing
 from marzban_tunnels.node_access import Access, check_key
+from marzban_tunnels.reading import Reader
 from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
@@ -47,16 +48,6 @@ Record = dict[str, Any]
 _New = tuple[TunnelCreate, TunnelConfig]
 # Made once, and over tables: see allocate.py
 _HIGHEST = select(func.max(TUNNELS.c.id))
-_ENDS_OF = (
-    select(ENDS)
-    .where(ENDS.c.tunnel_id.in_(bindparam("tunnels", expanding=True)))
-    .order_by(ENDS.c.tunnel_id, ENDS.c.role)
-)
-_ADDRESSES_OF = (
-    select(ADDRESSES.c.tunnel_id, ADDRESSES.c.role, ADDRESSES.c.address)
-    .where(ADDRESSES.c.tunnel_id.in_(bindparam("tunnels", expanding=True)))
-    .order_by(ADDRESSES.c.position)
-)
 
 
 class Tunnels:
@@ -72,6 +63,7 @@ class Tunnels:
     ) -> None:
         self.nodes = nodes
         self._settings = settings
+        self._reader = Reader(nodes)
         self.access = access or check_key(None)
         self.certificate = certificate
         self.live: Live = Nothing(self.access.detail or NO_MANAGER)
@@ -217,21 +209,6 @@ class Tunnels:
             self.live.wake(node_ids)
 
     @cached_property
-    def _rows(self) -> Select[Any]:
-        source, target = self.nodes.alias("source"), self.nodes.alias("target")
-        return (
-            select(
-                *TUNNELS.c,
-                source.c.name.label("source_name"),
-                source.c.address.label("source_address"),
-                target.c.name.label("target_name"),
-                target.c.address.label("target_address"),
-            )
-            .join_from(TUNNELS, source, source.c.id == TUNNELS.c.source_node_id)
-            .join(target, target.c.id == TUNNELS.c.target_node_id)
-        )
-
-    @cached_property
     def _two_nodes(self) -> Select[Any]:
         columns = (self.nodes.c.id, self.nodes.c.name, self.nodes.c.created_at, self.nodes.c.address)
         return select(*columns).where(columns[0].in_(bindparam("nodes", expanding=True)))
@@ -239,19 +216,7 @@ class Tunnels:
     def _read(
         self, session: Session, *where: ColumnElement[bool], skip: int = 0, limit: int = 1
     ) -> list[dict[str, Any]]:
-        _one_moment(session)
-        query = self._rows.where(*where).order_by(TUNNELS.c.id).offset(skip).limit(limit)
-        rows = session.execute(query).all()
-        wanted = {"tunnels": [row.id for row in rows]}
-        ends: dict[int, list[Any]] = defaultdict(list)
-        addresses: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for end in session.execute(_ENDS_OF, wanted):
-            ends[end.tunnel_id].append(end)
-        for row in session.execute(_ADDRESSES_OF, wanted):
-            addresses[row.tunnel_id][row.role].append(row.address)
-        session.rollback()
-        moment = responses.now()
-        return [responses.tunnel(row, ends[row.id], addresses[row.id], moment, self.live) for row in rows]
+        return self._reader.read(session, self.live, *where, skip=skip, limit=limit)
 
     def write(self, session: Session, work: Callable[[Panel], T]) -> T:
         """Run ``work`` in a transaction that no other write of ours overlaps.
@@ -423,14 +388,6 @@ def _place(
             for position, text in enumerate(given[role].addresses)
         ],
     )
-
-
-def _one_moment(session: Session) -> None:
-    """Begin a transaction where the driver would not: Python's for SQLite leaves reads outside of any, and a tunnel
-    that is deleted between two of them would be shown without its ends."""
-    connection = session.connection()
-    if connection.dialect.name == "sqlite" and not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
-        connection.exec_driver_sql("BEGIN")
 
 
 def _matches(if_match: str, version: int) -> bool:

@@ -26,7 +26,7 @@ def _exact(length: int) -> sa.String:
     return sa.String(length).with_variant(variant, "mysql", "mariadb")
 
 
-# Made anew for each use: a column can be in one table only
+# New ones for each use: a column can be in one table only
 def _columns() -> dict[str, list[sa.Column[Any]]]:
     return {
         "tunnel_panel": [
