@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -33,8 +34,8 @@ class Scene:
             node.allow(item, access["panel"])
         items = [{"node": node.name, "uuid": node.uuid, "port": node.port, "pin": node.pin} for node in self.nodes]
         assert self.panel.call("PUT", "/api/tunnels/nodes", {"nodes": items})["rejected"] == []
-        steps = ((first, step) for step in range(1, count) for first in range(count))
-        self.pairs = [(first, (first + step) % count) for first, step in (next(steps) for _ in range(tunnels))]
+        around = itertools.cycle((first, step) for step in range(1, count) for first in range(count))
+        self.pairs = [(first, (first + step) % count) for first, step in itertools.islice(around, tunnels)]
         self.tunnels: list[Any] = []
         for start in range(0, tunnels, 100):
             bodies = [self.body(*pair) for pair in self.pairs[start : start + 100]]

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import uvicorn
 
-from marzban_tunnels.manager.watch import Pace
+from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.node_access import check_key
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone.access_log import Lines

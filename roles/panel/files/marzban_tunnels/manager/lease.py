@@ -41,6 +41,17 @@ def _started(pid: int) -> str | None:
         return None
 
 
+def _ended(pid: int, started: str) -> bool:
+    """Whether a process of this machine is surely gone."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass  # somebody else's: /proc may hide it
+    return _started(pid) not in (None, started)
+
+
 class Lease:
     """Not for two threads at once."""
 
@@ -88,9 +99,7 @@ class Lease:
         session.commit()
 
     def _gone(self, holder: str) -> bool:
-        machine, _colon, rest = holder.partition(":")
-        if machine == self.me.partition(":")[0]:
-            pid, _colon, rest = rest.partition(":")
-            if pid.isdecimal() and _started(int(pid)) != rest.partition(":")[0]:
-                return True
+        machine, pid, started, *_rest = [*holder.split(":"), "", "", ""]
+        if machine == self.me.partition(":")[0] and pid.isdecimal() and _ended(int(pid), started):
+            return True
         return self._clock() - self._since >= self._patience

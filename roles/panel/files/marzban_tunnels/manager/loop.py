@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 from marzban_tunnels.manager import pins
 from marzban_tunnels.manager.answers import Shown
 from marzban_tunnels.manager.client import Client
+from marzban_tunnels.manager.hub import DatabaseAway, Pace
 from marzban_tunnels.manager.lease import Lease
 from marzban_tunnels.manager.store import Changes, LostLease, Snapshot, Store, Target, Written
 from marzban_tunnels.manager.threads import Worker
-from marzban_tunnels.manager.watch import DatabaseAway, Pace, Watch, place_of
+from marzban_tunnels.manager.watch import Watch, place_of
 from marzban_tunnels.service import Tunnels
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
@@ -140,7 +141,10 @@ class Manager:
             return
 
         async def all_of_them() -> None:
-            await asyncio.wait([asyncio.ensure_future(watch.look()) for watch in watches], timeout=seconds)
+            looks = [asyncio.ensure_future(watch.look()) for watch in watches]
+            _done, late = await asyncio.wait(looks, timeout=seconds)
+            for look in late:
+                look.cancel()
 
         try:
             asyncio.run_coroutine_threadsafe(all_of_them(), loop).result(seconds + 0.5)
@@ -194,7 +198,7 @@ class Manager:
                     self._told = ""
                 except Exception as error:
                     self._tell(error)
-                    if time.monotonic() - self._beat > self.pace.patience * 0.7:
+                    if self._held and time.monotonic() - self._beat > self.pace.patience * 0.7:
                         await self._drop()
                 waking = asyncio.create_task(self._wake.wait())
                 await asyncio.wait([waking, ending], timeout=delay, return_when=asyncio.FIRST_COMPLETED)

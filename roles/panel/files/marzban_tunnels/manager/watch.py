@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from marzban_tunnels import responses
 from marzban_tunnels.errors import shown as quoted
@@ -18,52 +18,12 @@ from marzban_tunnels.manager import answers, problems
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
 from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, learn, overdue
+from marzban_tunnels.manager.hub import DatabaseAway, Hub
 from marzban_tunnels.manager.problems import Place, Problem, Say
-from marzban_tunnels.manager.store import Changes, Target
+from marzban_tunnels.manager.store import Target
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Seconds. Tests are in more of a hurry."""
-
-    poll: float = 10.0  # between two looks at a node
-    tick: float = 1.0  # between two looks at the database
-    idle: float = 5.0  # the same while no node has a service
-    beat: float = 10.0  # between two signs of life in the lease
-    patience: float = 30.0  # until a lease without them is taken over
-    soon: float = 0.3  # until the next look where something is going on
-    settle: float = 1.0  # between looks at tunnels that were just changed
-    settling: float = 8.0  # how long that goes on
-    flush: float = 0.25  # changes that wait so long are written together
-    connect: float = 3.0
-    call: float = 5.0
-    retry: float = 1.0  # after the first failure; it doubles with each
-    away: float = 10.0  # at most, while a node is away
-    slow: float = 60.0  # at most, where a person has to do something
-    measured: float = 30.0  # numbers that changed are a reason to send the list again
-
-
-class Hub(Protocol):
-    """What a node's watch needs of the manager."""
-
-    pace: Pace
-    changes: Changes
-    panel_id: str
-
-    async def reserve(self, uuid: str, number: int) -> int:
-        """So many numbers of writes to this node, stored before they are used; answers the last."""
-
-    def dirty(self) -> None:
-        """There is something in ``changes``."""
-
-    def changed(self, soon: bool = True) -> None:
-        """What the API answers is different now."""
-
-    def shown_at(self, uuid: str, role: str) -> Shown | None:
-        """What the node at this end says about this tunnel."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +143,9 @@ class Watch:
             most = self._pace.away if problem.code in _AWAY else self._pace.slow
             return float(min(self._pace.retry * 2 ** min(self._failures - 1, 10), most))
         except Exception as error:  # a mistake of ours; or the database, which the manager reports
-            if not isinstance(error, DatabaseAway):
-                self._set(self._say(problems.bad_answer(f"{type(error).__name__} in the panel's manager")), error)
+            if isinstance(error, DatabaseAway):
+                return self._pace.tick
+            self._set(self._say(problems.bad_answer(f"{type(error).__name__} in the panel's manager")), error)
             return self._pace.away
         self._failures = 0
         self._set(None)
@@ -406,10 +367,6 @@ class Watch:
         self._lookers.append(looked)
         self._wake.set()
         await looked
-
-
-class DatabaseAway(Exception):
-    """The database does not take writes at the moment."""
 
 
 def _what(post: Post) -> tuple[str, str | None]:

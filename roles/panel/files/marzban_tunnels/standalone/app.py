@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from marzban_tunnels import __version__, nodes
+from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.loop import Manager
-from marzban_tunnels.manager.watch import Pace
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
 from marzban_tunnels.router import tunnels_router
