@@ -340,7 +340,7 @@ def test_the_list_is_another_one_when_the_manager_says_so(other: Api, manager: F
     assert other.bare("GET", "/api/tunnels", headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_what_the_manager_says_of_a_node(other: Api, manager: FakeManager) -> None:
+def test_what_the_manager_knows_about_a_node(other: Api, manager: FakeManager) -> None:
     assert other.send("GET", NODES)["manager"] == {"state": "on", "detail": None}
     service(other, ONE)
     first, second, _third = other.send("GET", NODES)["nodes"]
