@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import socket
+import ssl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +18,7 @@ import pytest
 from marzban_tunnels.manager import client, pins
 from marzban_tunnels.manager.client import Client
 from marzban_tunnels.manager.problems import Place, Problem
-from tests.support.simulated_node import Nodes, SimulatedNode
+from tests.support.simulated_node import Nodes, SimulatedNode, pems
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +33,21 @@ def node(nodes: Nodes) -> SimulatedNode:
 
 
 def ask(
-    node: SimulatedNode, *, pin: str = "", port: int = 0, address: str = "", times: int = 1, call: float = 2
+    node: SimulatedNode,
+    *,
+    pin: str = "",
+    port: int = 0,
+    address: str = "",
+    times: int = 1,
+    call: float = 2,
+    certificate: tuple[str, str] | None = None,
 ) -> Any:
     """The last of so many answers on one connection."""
 
     async def asking() -> Any:
         place = Place("de-1", address or node.address, port or node.port)
         header = {"Authorization": "Bearer secret"}
-        one = Client(place, pin or node.pin, header, pins.context(), connect=2, call=call)
+        one = Client(place, pin or node.pin, header, pins.context(certificate), connect=2, call=call)
         try:
             for _ in range(times):
                 found = await one.call("GET", "/health")
@@ -72,6 +83,17 @@ def test_nothing_is_sent_to_a_wrong_pin(node: SimulatedNode) -> None:
     ask(node)  # another connection comes after it: the first has been read to its end
     assert node.connections <= connections + 2  # with TLS 1.3 a server may not count one that is gone at once
     assert node.bytes == sent + len("GET /health HTTP/1.1\r\n")
+
+
+def test_a_client_certificate_is_shown_where_the_panel_has_one(nodes: Nodes) -> None:
+    public, private, _pin = pems(datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1))
+    node = nodes.add("marzban-1")
+    node.tls.load_verify_locations(cadata=public)
+    node.tls.verify_mode = ssl.CERT_REQUIRED
+    node.instead = lambda method, path: (200, {"fine": True})
+    assert ask(node, certificate=(public, private)) == (200, {"fine": True})
+    assert problem(node).code == "refused"
+    assert not list(Path(tempfile.gettempdir()).glob("marzban-tunnels-*"))  # its key is in memory only
 
 
 def test_nobody_there(node: SimulatedNode) -> None:

@@ -34,24 +34,30 @@ from cryptography.x509.oid import NameOID
 Answer = tuple[int, Any]
 
 
-def certificate() -> tuple[ssl.SSLContext, str]:
-    """A server's context with a new key, and its pin. The certificate is long over: dates don't matter."""
+def pems(first_day: datetime.datetime) -> tuple[str, str, str]:
+    """A certificate that is good for a day, its new key, and its pin."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
-    past = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(7).not_valid_before(past).not_valid_after(past + datetime.timedelta(days=1))
+    made = made.serial_number(7).not_valid_before(first_day).not_valid_after(first_day + datetime.timedelta(days=1))
     signed = made.sign(key, hashes.SHA256())
     encoding = serialization.Encoding
     private = key.private_bytes(encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    spki = key.public_key().public_bytes(encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pin = "sha256:" + base64.b64encode(hashlib.sha256(spki).digest()).decode()
+    return signed.public_bytes(encoding.PEM).decode(), private.decode(), pin
+
+
+def certificate() -> tuple[ssl.SSLContext, str]:
+    """A server's context with a new key, and its pin. The certificate is long over: dates don't matter."""
+    public, private, pin = pems(datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "both.pem")
-        path.write_bytes(private + signed.public_bytes(encoding.PEM))
+        path.write_text(private + public)
         context.load_cert_chain(path)
-    spki = key.public_key().public_bytes(encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return context, "sha256:" + base64.b64encode(hashlib.sha256(spki).digest()).decode()
+    return context, pin
 
 
 class SimulatedNode:

@@ -13,12 +13,18 @@ from sqlalchemy import Engine, Table, delete, select, update
 from sqlalchemy.orm import Session
 
 from marzban_tunnels import reports, responses
+from marzban_tunnels.live import Nothing
 from marzban_tunnels.manager.compare import Removal, Wanted, revision_of
+from marzban_tunnels.reading import Reader
 from marzban_tunnels.schemas import EndKey, Public
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.tables import DELETIONS, ENDS, NODE_SERVICES, TUNNELS, Panel
 
-_PAGE = 2000
+_PAGE = 500  # tunnels in one query
+_STORED = select(
+    TUNNELS.c.id, TUNNELS.c.uuid, TUNNELS.c.version, ENDS.c.role, ENDS.c.node_id, ENDS.c.public, ENDS.c.status,
+    ENDS.c.error, ENDS.c.changed_public,
+).join_from(TUNNELS, ENDS, ENDS.c.tunnel_id == TUNNELS.c.id)  # fmt: skip
 
 
 class LostLease(Exception):
@@ -86,10 +92,9 @@ class Store:
 
     def __init__(self, engine: Engine, nodes: Table, tunnels: Tunnels) -> None:
         self.engine, self._nodes, self._tunnels = engine, nodes, tunnels
-
-    def session(self) -> Session:
-        """A session of the manager's own."""
-        return Session(self.engine)
+        self._reader, self._nothing = Reader(nodes), Nothing()
+        self._called: set[tuple[Any, ...]] = set()
+        self._records: dict[int, _Record] = {}
 
     def needed(self, session: Session) -> bool:
         """Whether any node has a service, or has to remove something."""
@@ -120,12 +125,10 @@ class Store:
         ).all()
         deletions = session.execute(select(DELETIONS)).all()
         known = {row.uuid for row in session.execute(select(service.uuid))}
-        stored = {
-            (row.tunnel_id, row.role): row
-            for row in session.execute(
-                select(ENDS.c.tunnel_id, ENDS.c.role, ENDS.c.status, ENDS.c.error, ENDS.c.public, ENDS.c.changed_public)
-            )
-        }
+        stored: dict[int, dict[str, Any]] = {}
+        for end in session.execute(_STORED):
+            stored.setdefault(end.id, {})[end.role] = end
+        called = {tuple(row) for row in session.execute(select(node.id, node.name, node.address))}
         session.rollback()
         removals: dict[str, dict[str, Removal]] = {}
         for row in deletions:
@@ -133,10 +136,12 @@ class Store:
         found = {row.node_id: row for row in rows}
         wanted: dict[int, dict[str, Wanted]] = {node_id: {} for node_id in found}
         places: dict[tuple[str, str], str] = {}
-        for record in self._records(session):
-            for end in record["ends"]:
-                if end["node_id"] in found:
-                    item = _wanted(record, end, stored, self._tunnels.panel_id)
+        self._refresh(session, stored, called)
+        for tunnel_id, known_record in self._records.items():
+            for end in known_record.record["ends"]:
+                told = stored[tunnel_id].get(end["role"])
+                if told is not None and end["node_id"] in found:
+                    item = _wanted(known_record, end, told)
                     wanted[end["node_id"]][item.uuid] = item
                     places[item.uuid, item.role] = found[end["node_id"]].uuid
         targets = {
@@ -154,13 +159,24 @@ class Store:
                 )  # fmt: skip
         return Snapshot(targets, places, {row.node_id: row.uuid for row in rows})
 
-    def _records(self, session: Session) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        while page := self._tunnels.page(session, len(found), _PAGE):
-            found += page
-            if len(page) < _PAGE:
-                break
-        return found
+    def _refresh(self, session: Session, stored: Mapping[int, Mapping[str, Any]], called: set[tuple[Any, ...]]) -> None:
+        """Read the tunnels that are not known as they are now: of a thousand mostly one."""
+        if called != self._called:  # nodes' names and addresses are in the records
+            self._called, self._records = called, {}
+        self._records = {
+            tunnel_id: known
+            for tunnel_id, known in self._records.items()
+            if tunnel_id in stored and known.state == _state(stored[tunnel_id])
+        }
+        missing = [tunnel_id for tunnel_id in stored if tunnel_id not in self._records]
+        for start in range(0, len(missing), _PAGE):
+            some = missing[start : start + _PAGE]
+            for record in self._reader.read(session, self._nothing, TUNNELS.c.id.in_(some), limit=len(some)):
+                state = _state(stored[record["id"]])
+                revisions = {
+                    end["role"]: revision_of(record, end["node"], self._tunnels.panel_id) for end in record["ends"]
+                }
+                self._records[record["id"]] = _Record(state, record, revisions)
 
     def write(self, session: Session, changes: Changes, me: str) -> Written:
         """All of it in one transaction, or nothing. Raises LostLease."""
@@ -219,16 +235,27 @@ def _end(tunnel_id: int, role: str) -> Any:
     return update(ENDS).where(ENDS.c.tunnel_id == tunnel_id, ENDS.c.role == role)
 
 
-def _wanted(record: dict[str, Any], end: dict[str, Any], stored: Mapping[Any, Any], panel: str) -> Wanted:
-    peer = next((other for other in record["ends"] if other["role"] != end["role"]), None)
-    row = stored.get((record["id"], end["role"]))
+@dataclass(frozen=True)
+class _Record:
+    state: Any
+    record: dict[str, Any]
+    revisions: Mapping[str, str]
+
+
+def _state(ends: Mapping[str, Any]) -> Any:
+    """Another one when the record of these ends is another: each change of it raises its version, but for halves."""
+    return sorted((role, end.uuid, end.version, end.node_id, end.public) for role, end in ends.items())
+
+
+def _wanted(known: _Record, end: dict[str, Any], row: Any) -> Wanted:
+    peer = next((other for other in known.record["ends"] if other["role"] != end["role"]), None)
     return Wanted(
-        record=record,
+        record=known.record,
         role=end["role"],
-        revision=revision_of(record, end["node"], panel),
+        revision=known.revisions[end["role"]],
         public=end["public"],
         peer_public=None if peer is None else peer["public"],
-        changed_public=None if row is None else responses.object_in(row.changed_public),
-        status=None if row is None else row.status,
-        error=None if row is None else row.error,
+        changed_public=responses.object_in(row.changed_public),
+        status=row.status,
+        error=row.error,
     )
