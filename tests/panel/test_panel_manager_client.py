@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import socket
-import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,8 +87,7 @@ def test_nothing_is_sent_to_a_wrong_pin(node: SimulatedNode) -> None:
 def test_a_client_certificate_is_shown_where_the_panel_has_one(nodes: Nodes) -> None:
     public, private, _pin = pems(datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1))
     node = nodes.add("marzban-1")
-    node.tls.load_verify_locations(cadata=public)
-    node.tls.verify_mode = ssl.CERT_REQUIRED
+    node.trust(public)
     node.instead = lambda method, path: (200, {"fine": True})
     assert ask(node, certificate=(public, private)) == (200, {"fine": True})
     assert problem(node).code == "refused"

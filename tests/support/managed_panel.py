@@ -43,26 +43,12 @@ class _NoLines(Lines):
         """Nothing is kept of what was asked."""
 
 
-class ManagedPanel:
-    """``api`` is a client of it."""
+class Services:
+    """What a run of ``node_api`` does, and what the API then says. ``api`` is a client of any panel."""
 
-    def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
+    def __init__(self, api: Api) -> None:
+        self.api = api
         self._ids: dict[str, int] = {}
-        self._database = Database(str(database))
-        self._database.upgrade()
-        admins = Admins(self._database, 60)
-        if not admins.exist():
-            admins.put("admin", PASSWORD, is_sudo=True)
-        lines = _NoLines(None)
-        access, settings = check_key(key), Settings.from_env({})
-        app, self.manager = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
-        bound = listen("127.0.0.1", 0)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})
-        bound.listen()
-        self._thread.start()
-        self.manager.start()
-        self.api = Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login()
 
     def node(self, node: SimulatedNode, publish: bool = True) -> Any:
         """A node of the panel, that is made unless it is there, whose service is this one; what the role does."""
@@ -101,6 +87,27 @@ class ManagedPanel:
         """The code of its problem."""
         found = self.service(node)["problem"]
         return found["code"] if found else None
+
+
+class ManagedPanel(Services):
+    """``api`` is a client of it."""
+
+    def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
+        self._database = Database(str(database))
+        self._database.upgrade()
+        admins = Admins(self._database, 60)
+        if not admins.exist():
+            admins.put("admin", PASSWORD, is_sudo=True)
+        lines = _NoLines(None)
+        access, settings = check_key(key), Settings.from_env({})
+        app, self.manager = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
+        bound = listen("127.0.0.1", 0)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})
+        bound.listen()
+        self._thread.start()
+        self.manager.start()
+        super().__init__(Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login())
 
     def stop(self) -> None:
         """End it; the database stays."""
