@@ -20,7 +20,14 @@ from tests.support.simulated_node import Nodes
 _DATABASES = {"mounted": "", "marzban-sqlite": "", "marzban-mariadb": "mariadb"}
 
 
-@pytest.fixture(params=[door for door in _DATABASES if door in DOORS])
+_PARAMS = [
+    pytest.param(door, marks=pytest.mark.variation) if server else door
+    for door, server in _DATABASES.items()
+    if door in DOORS
+]
+
+
+@pytest.fixture(params=_PARAMS)
 def door(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """How to make a Marzban of this kind."""
     if request.param != "mounted" and not marzban.source():

@@ -17,6 +17,7 @@ import pytest
 
 from marzban_tunnels.standalone.database import Database
 from tests.support.managed_panel import ManagedPanel, until
+from tests.support.panel_api import key
 from tests.support.simulated_node import Nodes, SimulatedNode
 
 
@@ -353,6 +354,30 @@ def test_without_a_key_the_manager_alone_is_off(database: Path, nodes: Nodes, se
         assert words in state["detail"]
         made = [panel.api.node() for _ in range(2)]
         assert panel.api.tunnel(*made)["status"] == "connecting"
+
+
+def test_two_nodes_that_are_copies_of_each_other_are_told_so(pair: Pair) -> None:
+    first, second = pair.first, pair.second
+    second.down()
+    tunnel = pair.make()
+    until(lambda: tunnel["uuid"] in first.tunnels)
+    own = first.tunnels[tunnel["uuid"]]["public_key"]
+    until(lambda: public(pair, tunnel, first) == own)
+    second.tunnels[tunnel["uuid"]] = {**first.tunnels[tunnel["uuid"]], "revision": "old"}
+    second.up()
+    until(lambda: "copies of each other" in str(told(pair, tunnel, second)["error"]))
+    second.tunnels[tunnel["uuid"]]["public_key"] = key()["public_key"]  # somebody made a new one
+    until(lambda: pair.agree(tunnel))
+    until(lambda: told(pair, tunnel, second)["status"] == "active")
+
+
+def told(pair: Pair, tunnel: Any, node: SimulatedNode) -> Any:
+    ends = pair.panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"]
+    return next(end for end in ends if end["node"] == node.name)
+
+
+def public(pair: Pair, tunnel: Any, node: SimulatedNode) -> Any:
+    return (told(pair, tunnel, node)["public"] or {}).get("public_key")
 
 
 def test_the_key_of_the_other_end_is_never_accepted(pair: Pair) -> None:

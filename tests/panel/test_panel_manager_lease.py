@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
 from marzban_tunnels.tables import NODE_SERVICES, NodeService, Panel
-from tests.support.managed_panel import KEY, ManagedPanel, until
+from tests.support.managed_panel import FAST, KEY, ManagedPanel, until
 from tests.support.servers import PostgreSQL, Server
 from tests.support.simulated_node import Nodes
 
@@ -125,6 +128,29 @@ def test_nothing_is_written_without_the_lease(database: Database) -> None:
         writes = session.scalar(select(Panel.writes))
         store.write(session, Changes(reserve={"u": 1}, seen={"u": 51}), lease.me)
         assert session.scalar(select(Panel.writes)) == writes  # nobody reads the list again for a number
+
+
+def test_a_locked_database_holds_up_no_reader_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "panel.db"
+    with Nodes() as nodes, ManagedPanel(path) as panel:
+        pair = [nodes.add("one"), nodes.add("two")]
+        for node in pair:
+            panel.node(node)
+            node.down()
+        tunnel = panel.tunnel(*pair)
+        until(lambda: all(panel.problem(node) == "refused" for node in pair))
+        with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+            locker.execute("BEGIN IMMEDIATE")
+            for node in pair:
+                node.up()
+            until(lambda: all(node.requests for node in pair))
+            time.sleep(2 * FAST.patience)  # the manager can't give a sign of life, and nobody can take over
+            begun = time.monotonic()
+            panel.api.send("GET", "/api/tunnels/nodes")
+            assert time.monotonic() - begun < 1
+            assert not any(node.tunnels for node in pair)  # the number comes into the database before it is sent
+            locker.execute("ROLLBACK")
+        until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active")
 
 
 @pytest.mark.variation

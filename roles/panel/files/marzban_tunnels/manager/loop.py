@@ -289,7 +289,7 @@ class Manager:
 
     def _tell(self, error: Exception) -> None:
         """Once each: it may happen each second."""
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
         if text != self._told:
             self._told = text
             _log.warning("marzban_tunnels: the manager can't use the database at the moment: %s", text[:300])
@@ -352,7 +352,7 @@ class Manager:
         for (uuid, node), why in written.rejected.items():
             for watch in self._watches.values():
                 if watch.target.name == node and uuid in watch.target.wanted:
-                    watch.rejected[uuid] = why
+                    watch.reject(uuid, changes.halves[uuid, node], why)
         if changes.visible() or changes.confirm:
             self._kicked.update(changes.confirm)
             self._wake.set()

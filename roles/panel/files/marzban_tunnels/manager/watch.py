@@ -55,7 +55,7 @@ class Watch:
         self.contact: float | None = None
         self.engine: str | None = None
         self.orphans: list[Shown] = []
-        self.rejected: dict[str, str] = {}  # halves that the database did not take: uuid → why
+        self._rejected: dict[str, tuple[dict[str, str], str]] = {}  # uuid → a half that was not taken, and why
         self.node_counter = 0
         self._seen: dict[str, _Seen] = {}
         self._tries: dict[str, _Try] = {}
@@ -75,7 +75,7 @@ class Watch:
         wanted, seen, tried = self.target.wanted.get(uuid), self._seen.get(uuid), self._tries.get(uuid)
         if wanted is None or wanted.role != role:
             return None
-        refusal = (tried.refusal if tried else None) or self.rejected.get(uuid)
+        refusal = (tried.refusal if tried else None) or self._rejection(uuid)
         if refusal:
             told = {"status": "error", "error": refusal, "version": wanted.version}
             return told | {"measured": seen.shown.measured if seen else None, "age": int(seen.age) if seen else 0}
@@ -83,6 +83,15 @@ class Watch:
             return None
         told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
         return told | {"measured": seen.shown.measured, "age": int(seen.age)}
+
+    def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
+        """The database did not take this half; it is not offered again."""
+        self._rejected = {**self._rejected, uuid: (half, why)}
+
+    def _rejection(self, uuid: str) -> str | None:
+        half, why = self._rejected.get(uuid, (None, None))
+        seen = self.shown(uuid)
+        return why if seen and seen.public == half else None
 
     def shown(self, uuid: str) -> Shown | None:
         """What the node said last about a tunnel."""
@@ -236,7 +245,7 @@ class Watch:
     def _learn(self, plan: Plan) -> None:
         changes = self._hub.changes
         for item, half in plan.halves:
-            if item.uuid not in self.rejected:
+            if not self._rejection(item.uuid):
                 changes.halves[item.uuid, self.target.name] = half
         changes.changed.update((item.key, half) for item, half in plan.changed)
         if plan.halves or plan.changed:
