@@ -34,8 +34,8 @@ def remove(execute: Execute, nodes: Table, tunnel_ids: list[int]) -> set[int]:
     concerned: set[int] = set()
     for start in range(0, len(tunnel_ids), _CHUNK):
         some = tunnel_ids[start : start + _CHUNK]
-        ends = execute(_ENDS.join_from(TUNNELS, ENDS, ENDS.c.tunnel_id == TUNNELS.c.id).where(TUNNELS.c.id.in_(some)))
-        concerned |= _record(execute, nodes, ends.all())
+        query = _ENDS.join_from(TUNNELS, ENDS, ENDS.c.tunnel_id == TUNNELS.c.id).where(TUNNELS.c.id.in_(some))
+        concerned |= _record(execute, nodes, execute(node_rows.latest(query)).all())
         execute(delete(ADDRESSES).where(ADDRESSES.c.tunnel_id.in_(some)))
         execute(delete(ENDS).where(ENDS.c.tunnel_id.in_(some)))
         execute(delete(TUNNELS).where(TUNNELS.c.id.in_(some)))
@@ -85,8 +85,7 @@ def _record(execute: Execute, nodes: Table, ends: Collection[Any]) -> set[int]:
     # A node that was deleted while we were not there, or whose number a later node got, may have left its row
     wanted = sorted(concerned)
     for start in range(0, len(wanted), _CHUNK):
-        of_these = NODE_SERVICES.c.node_id.in_(wanted[start : start + _CHUNK])
-        for row in execute(select(NODE_SERVICES).where(of_these)):
+        for row in execute(node_rows.of_nodes(wanted[start : start + _CHUNK])):
             known[row.node_id, row.node_created_at] = {**_of_node(row), "given_up": row.port is None}
     for row in node_rows.current(execute, nodes, concerned).values():
         known[row.node_id, row.node_created_at] = {**_of_node(row), "given_up": False}
@@ -106,7 +105,8 @@ def _record(execute: Execute, nodes: Table, ends: Collection[Any]) -> set[int]:
 def _replace(execute: Execute, rows: dict[tuple[str, str], dict[str, Any]]) -> None:
     """Insert records, by uuid and the node's uuid. One that is there already is older, and goes."""
     key = (DELETIONS.c.uuid, DELETIONS.c.node_uuid)
-    for row in execute(select(*key).where(key[0].in_({end for end, _node in rows}))).all():
+    query = select(*key).where(key[0].in_({end for end, _node in rows}))
+    for row in execute(node_rows.latest(query)).all():
         if (row.uuid, row.node_uuid) in rows:
             execute(delete(DELETIONS).where(key[0] == row.uuid, key[1] == row.node_uuid))
     execute(insert(DELETIONS), list(rows.values()))

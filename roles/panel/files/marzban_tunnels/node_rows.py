@@ -21,6 +21,12 @@ _CHUNK = 500  # numbers in one query
 _NODE = ("id", "name", "address", "created_at")
 
 
+def latest(query: Select[Any]) -> Select[Any]:
+    """The same, and what is committed by now is seen. Marzban deletes a node in a transaction that has read before it
+    waits for the panel's row: on MariaDB its plain reads show what was there then. SQLite ignores this."""
+    return query.with_for_update(read=True)
+
+
 def current(execute: Execute, nodes: Table, node_ids: Collection[int]) -> dict[int, Any]:
     """The rows of those nodes that exist, by number: the columns of ``tunnel_nodes``, ``name`` and ``address`` as they
     are now. What is missing is made, so this is for a write transaction."""
@@ -28,8 +34,8 @@ def current(execute: Execute, nodes: Table, node_ids: Collection[int]) -> dict[i
     wanted = sorted(set(node_ids))
     for start in range(0, len(wanted), _CHUNK):
         some = wanted[start : start + _CHUNK]
-        there = execute(select(*(nodes.c[name] for name in _NODE)).where(nodes.c.id.in_(some))).all()
-        known = {row.node_id: row for row in execute(select(NODE_SERVICES).where(NODE_SERVICES.c.node_id.in_(some)))}
+        there = execute(latest(select(*(nodes.c[name] for name in _NODE)).where(nodes.c.id.in_(some)))).all()
+        known = {row.node_id: row for row in execute(of_nodes(some))}
         for node in there:
             row = known.get(node.id)
             if row is None or row.node_created_at != node.created_at:
@@ -37,9 +43,14 @@ def current(execute: Execute, nodes: Table, node_ids: Collection[int]) -> dict[i
             elif (row.name, row.address) != (node.name, node.address):
                 told = {"name": node.name, "address": node.address}
                 execute(update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == node.id).values(told))
-                row = execute(select(NODE_SERVICES).where(NODE_SERVICES.c.node_id == node.id)).one()
+                row = execute(of_nodes([node.id])).one()
             found[node.id] = row
     return found
+
+
+def of_nodes(node_ids: Collection[int]) -> Select[Any]:
+    """The rows with these numbers, those of earlier nodes too."""
+    return latest(select(NODE_SERVICES).where(NODE_SERVICES.c.node_id.in_(node_ids)))
 
 
 def reading(nodes: Table) -> Select[Any]:
@@ -79,4 +90,4 @@ def _made(execute: Execute, node: Any, stale: Any) -> Any:
     row = {"node_id": node.id, "node_created_at": node.created_at, "uuid": str(uuid.uuid4())}
     row |= {"name": node.name, "address": node.address}
     execute(insert(NODE_SERVICES), row)
-    return execute(select(NODE_SERVICES).where(NODE_SERVICES.c.node_id == node.id)).one()
+    return execute(of_nodes([node.id])).one()

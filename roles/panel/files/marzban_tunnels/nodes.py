@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, event, or_, select, update
 
 from marzban_tunnels import deletions, node_rows
-from marzban_tunnels.tables import NODE_SERVICES, Panel, Tunnel
+from marzban_tunnels.tables import Panel, Tunnel
 
 
 def follow(node: type[Any]) -> None:
@@ -26,7 +26,7 @@ def _remove_tunnels(mapper: Any, connection: Connection, node: Any) -> None:
     # Our writes lock this row first: taken in the same order, none waits for the other in a circle.
     connection.execute(update(Panel).where(Panel.id == 1).values(writes=Panel.writes + 1))
     query = select(Tunnel.id).where(or_(Tunnel.source_node_id == node.id, Tunnel.target_node_id == node.id))
-    deletions.remove(connection.execute, mapper.local_table, list(connection.scalars(query)))
+    deletions.remove(connection.execute, mapper.local_table, list(connection.scalars(node_rows.latest(query))))
 
 
 def _forget(mapper: Any, connection: Connection, node: Any) -> None:
@@ -43,4 +43,4 @@ def _forget_earlier(mapper: Any, connection: Connection, node: Any) -> None:
 
 
 def _rows(connection: Connection, node: Any) -> list[Any]:
-    return list(connection.execute(select(NODE_SERVICES).where(NODE_SERVICES.c.node_id == node.id)))
+    return list(connection.execute(node_rows.of_nodes([node.id])))
