@@ -57,7 +57,7 @@ class Manager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._kicked: set[str] = set()  # nodes to look at now
         self._reservations: list[tuple[str, int, asyncio.Future[int]]] = []
-        self._told = ""
+        self._silent_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -195,7 +195,6 @@ class Manager:
                 delay = self.pace.tick
                 try:
                     delay = await self._round()
-                    self._told = ""
                 except Exception as error:
                     self._tell(error)
                     if self._held and time.monotonic() - self._beat > self.pace.patience * 0.7:
@@ -288,10 +287,10 @@ class Manager:
         return await self._worker.do(in_session)
 
     def _tell(self, error: Exception) -> None:
-        """Once each: it may happen each second."""
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        if text != self._told:
-            self._told = text
+        """Once a minute at most: it may happen each second."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + 60
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
             _log.warning("marzban_tunnels: the manager can't use the database at the moment: %s", text[:300])
 
     # what a node's watch needs
