@@ -60,15 +60,18 @@ class Scene:
         return [by_id[tunnel["source_node_id"]], by_id[tunnel["target_node_id"]]]
 
     def quick(self) -> float:
-        """Seconds that the median of many calls for the panel's nodes takes."""
+        """Seconds that a call for the panel's nodes takes: of many, in rounds, because others use this machine too."""
         api = client(self.panel)
-        taken = []
-        for _ in range(200):
-            begun = time.monotonic()
-            api.send("GET", "/api/nodes")
-            taken.append(time.monotonic() - begun)
+        rounds = []
+        for _ in range(6):
+            taken = []
+            for _ in range(60):
+                begun = time.monotonic()
+                api.send("GET", "/api/nodes")
+                taken.append(time.monotonic() - begun)
+            rounds.append(statistics.median(taken))
         api.session.close()
-        return statistics.median(taken)
+        return min(rounds)
 
     def processor(self) -> float:
         """Seconds of CPU that the panel has used."""

@@ -256,6 +256,7 @@ class Nodes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # connections that were let go end in the loop
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -209,6 +209,7 @@ class Manager:
             if held:
                 await asyncio.wait([asyncio.create_task(self._database(self._lease.release))], timeout=1.0)
             self._worker.stop()
+            await asyncio.sleep(0.01)  # connections that were let go end in the loop
 
     async def _round(self) -> float:
         """Keep the lease, and see whether the database has changed; answers the seconds until the next."""
