@@ -5,6 +5,7 @@ calls is in tests/contract/test_contract_node_services.py."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -13,15 +14,19 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy import select, text, update
+from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from marzban_tunnels import node_access
 from marzban_tunnels.live import Live, Nothing
+from marzban_tunnels.node_services import NodeServices
+from marzban_tunnels.schemas import TunnelCreate
+from marzban_tunnels.schemas_nodes import AccessWanted
 from marzban_tunnels.service import LONGEST_ASKING, Tunnels
 from marzban_tunnels.tables import Deletion, End, NodeService, Panel, Tunnel
-from tests.support.beside import ForeignNode, our_tunnels, serving, sessions
+from tests.support.beside import ForeignNode, our_tunnels, serving, sessions, with_nodes
 from tests.support.panel_api import Api, key, publish, report
+from tests.support.servers import MariaDB
 
 __all__ = ["sessions"]
 Sessions = sessionmaker[Session]
@@ -112,7 +117,7 @@ def test_the_access_key_is_hkdf_of_panel_node_and_generation() -> None:
     made = HKDF(hashes.SHA256(), 32, b"panel", b"marzban.tunnels node uuid 3").derive(SECRET.encode())
     from_text = access.key("panel", "uuid", 3)
     assert (len(from_text), "=" in from_text) == (43, False)
-    assert from_text.translate(str.maketrans("-_", "+/")).encode() == __import__("base64").b64encode(made).rstrip(b"=")
+    assert base64.urlsafe_b64decode(from_text + "=") == made
     assert access.hashes("panel", "uuid", 3) == [
         hashlib.sha256(access.key("panel", "uuid", number).encode()).hexdigest() for number in (3, 4)
     ]
@@ -248,6 +253,24 @@ def test_a_record_follows_how_its_node_is_reached(other: Api, sessions: Sessions
         session.delete(session.get_one(ForeignNode, 1))
     row = written(sessions)[tunnel["uuid"], 1]
     assert (row.port, row.pin, row.generation, row.address, row.given_up) == (443, PIN, 2, "198.51.100.9", False)
+
+
+def test_a_node_is_deleted_by_who_has_read_before(mariadb: MariaDB) -> None:
+    """On MariaDB a transaction that has begun to read goes on to see what was there then."""
+    engine = create_engine(mariadb.database("read_before"))
+    sessions, tunnels = with_nodes(engine), our_tunnels()
+    with sessions() as session:
+        tunnels.start(session)
+    with sessions() as theirs:
+        node = theirs.get_one(ForeignNode, 1)
+        with sessions() as session:
+            body = TunnelCreate(source_node_id=1, target_node_id=2, tunnel_type="wireguard")
+            tunnel = tunnels.create(session, body)
+            NodeServices(tunnels).access(session, AccessWanted(nodes=["node-0"]))
+        theirs.delete(node)
+        theirs.commit()
+    assert set(written(sessions)) == {(tunnel["uuid"], 1), (tunnel["uuid"], 2)}
+    engine.dispose()
 
 
 def test_old_records_go(other: Api, tunnels: Tunnels, sessions: Sessions) -> None:

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import String, create_engine, select
+from sqlalchemy import Engine, String, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from starlette.responses import JSONResponse
 
@@ -50,14 +50,19 @@ nodes.follow(ForeignNode)
 @pytest.fixture
 def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
     engine = create_engine(f"sqlite:///{tmp_path}/other.db", connect_args={"check_same_thread": False})
+    yield with_nodes(engine)
+    engine.dispose()
+
+
+def with_nodes(engine: Engine) -> sessionmaker[Session]:
+    """Sessions of an empty database, which gets all tables and three nodes."""
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         migrate.upgrade(connection, "tunnels")
     made = sessionmaker(engine, autoflush=False)
     with made.begin() as session:
         session.add_all(ForeignNode(name=f"node-{number}", address="203.0.113.1") for number in range(3))
-    yield made
-    engine.dispose()
+    return made
 
 
 @contextmanager
