@@ -80,6 +80,19 @@ class Panel:
         """The base URL, without a trailing slash."""
         return f"{'https' if self.ca_path else 'http'}://{self.host}:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
     def restart(self) -> None:
         """Stop when running, and start on the same port and database."""
         self.stop()

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import __version__, migrate, node_access, nodes
 from marzban_tunnels.errors import Refused
+from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.page import page_router, place
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.service import Tunnels
@@ -54,11 +55,12 @@ def mount() -> None:
     tunnels = Tunnels(
         node.__table__, Settings.from_env(os.environ), node_access.from_env(os.environ), _certificate(database)
     )
-    start = Start(tunnels, database.engine, node, page=place(dashboard))
+    tunnels.live = manager = Manager(database.engine, tunnels, _client_certificate(database))
+    start = Start(tunnels, database.engine, node, page=place(dashboard), started=manager.start)
     routers = [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
     for router in routers:
         app.include_router(router)
-    app.router.lifespan_context = _after(app.router.lifespan_context, start)
+    app.router.lifespan_context = _around(app.router.lifespan_context, start, manager.stop)
 
 
 def _certificate(database: Any) -> Callable[[Session], str | None]:
@@ -71,14 +73,31 @@ def _certificate(database: Any) -> Callable[[Session], str | None]:
     return read
 
 
-def _after(lifespan: Callable[[Any], Any], begin: Callable[[], object]) -> Callable[[Any], Any]:
-    """A lifespan that does what this one does, and then ``begin``. Later Starlettes have no handlers for "startup"."""
+def _client_certificate(database: Any) -> Callable[[], tuple[str, str] | None]:
+    """What gives the same certificate with its key, for calls to nodes that trust it."""
+
+    def read() -> tuple[str, str] | None:
+        with Session(database.engine) as session:
+            row = database.get_tls_certificate(session)
+            return None if row is None else (str(row.certificate), str(row.key))
+
+    return read
+
+
+def _around(
+    lifespan: Callable[[Any], Any], begin: Callable[[], object], end: Callable[[], object]
+) -> Callable[[Any], Any]:
+    """A lifespan that does what this one does, and then ``begin``; when it is over, ``end`` comes first. Later
+    Starlettes have no handlers for "startup"."""
 
     @asynccontextmanager
     async def longer(app: Any) -> AsyncIterator[Any]:
         async with lifespan(app) as state:
             begin()
-            yield state
+            try:
+                yield state
+            finally:
+                end()
 
     return longer
 
@@ -97,7 +116,9 @@ class Start:
         node: type[Any],
         clock: Callable[[], float] = time.monotonic,
         page: str = "",
+        started: Callable[[], object] = lambda: None,
     ) -> None:
+        self._started = started  # called once, after it has worked
         self._page = page  # where it is, for the log
         self._tunnels, self._engine, self._node, self._clock = tunnels, engine, node, clock
         self._lock = threading.Lock()
@@ -135,6 +156,7 @@ class Start:
                     SOON if busy else LATER,
                 )
         else:
+            self._started()
             _log.info("marzban_tunnels %s: serves /api/tunnels%s", __version__, self._page and f" and {self._page}")
 
 

@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from marzban_tunnels import __version__, nodes
+from marzban_tunnels.manager.hub import Pace
+from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
 from marzban_tunnels.router import tunnels_router
@@ -32,12 +34,15 @@ def build(
     lines: Lines,
     certificate: str,
     dashboard_path: str,
-) -> ASGIApp:
-    """The application over a database whose tables are up to date. There is no dashboard, only the tunnels page."""
+    pace: Pace = Pace(),
+) -> tuple[ASGIApp, Manager]:
+    """The application over a database whose tables are up to date, and the manager, to be started with it. There is no
+    dashboard, only the tunnels page."""
     admins.start()
     tunnels = Tunnels(Node.__table__, settings, access)  # type: ignore[arg-type]
     with database.reading() as session:
         tunnels.start(session)
+    tunnels.live = manager = Manager(database.engine, tunnels, pace=pace)
     app = FastAPI(title="marzban_tunnels", version=__version__, docs_url=None, redoc_url=None)
     current, sudo = admins.current(), admins.sudo()
     app.include_router(admins.router())
@@ -45,7 +50,7 @@ def build(
     app.include_router(tunnels_router(tunnels, admins.session, sudo))
     app.include_router(page_router(dashboard_path, dashboard=False))
     app.add_exception_handler(RequestValidationError, _invalid)
-    return AccessLog(app, lines)
+    return AccessLog(app, lines), manager
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -127,9 +127,10 @@ def _serve(options: argparse.Namespace) -> None:
             admins.put(username, password, is_sudo=True)
         if not admins.exist():
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
-        app = build(database, admins, settings, access, lines, pem, dashboard_path)
+        app, manager = build(database, admins, settings, access, lines, pem, dashboard_path)
         bound = listen(options.host, options.port)
-        serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
+        with manager:
+            serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
 
 
 def _certificate_text(path: Path, key: Path) -> str:

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""Reads what a node answers. Pure. A node is a stranger: each field is checked, and what is too much is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from marzban_tunnels import checks
+from marzban_tunnels.errors import shown
+from marzban_tunnels.schemas import Measured, Public, Status
+
+MOST = 10_000  # tunnels of a node
+_STATUSES = get_args(Status)
+_LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A tunnel as its node says it is."""
+
+    uuid: str
+    tunnel_id: int
+    name: str | None
+    tunnel_type: str
+    version: int  # 0: nothing is applied yet
+    revision: str | None
+    interface: str | None
+    status: str | None
+    error: str | None  # also what it only wants to be known
+    missing: tuple[str, ...]
+    public: dict[str, str] | None
+    peer_known: str | None
+    peer_seen: str | None
+    measured: dict[str, Any] | None
+    age: float | None
+    doing: bool
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The answer of ``GET /api/tunnels``."""
+
+    engine: str
+    panel: str
+    node: str
+    time: float
+    counter: int
+    tunnels: Mapping[str, Shown] = field(default_factory=dict)
+
+
+def api_of(body: Any) -> int:
+    """The version of the node API that a listing is of; 0 where it has none. Raises ValueError."""
+    return _integer(_object(body, "the answer").get("api", 0), "api")
+
+
+def listing(body: Any) -> Listing:
+    """A whole listing. Raises ValueError with what is wrong."""
+    raw = _object(body, "the answer")
+    items = raw.get("tunnels")
+    if not isinstance(items, list) or len(items) > MOST:
+        raise ValueError(f"tunnels: {shown(items, 20)}; a list of at most {MOST}")
+    tunnels = [tunnel(item) for item in items]
+    found = {item.uuid: item for item in tunnels}
+    if len(found) != len(tunnels):
+        raise ValueError("tunnels: one is there twice")
+    return Listing(
+        engine=_text(raw.get("engine"), "engine", 128),
+        panel=_text(raw.get("panel"), "panel", 64),
+        node=_text(raw.get("node"), "node", 64),
+        time=_number(raw.get("time"), "time"),
+        counter=_integer(raw.get("counter"), "counter"),
+        tunnels=found,
+    )
+
+
+def tunnel(body: Any) -> Shown:
+    """One NODE_TUNNEL. Raises ValueError with what is wrong."""
+    raw = _object(body, "a tunnel")
+    status = _maybe_text(raw.get("status"), "status", 16)
+    if status is not None and status not in _STATUSES:
+        raise ValueError(f"status: {shown(status)} is not one of {', '.join(_STATUSES)}")
+    texts = [_maybe_text(raw.get(name), name, 4096) for name in ("error", "note", "waiting_for")]
+    said = next((text for text in texts if text), None)
+    missing = raw.get("missing") or []
+    if not isinstance(missing, list) or len(missing) > 20:
+        raise ValueError(f"missing: {shown(missing, 40)} is not a short list")
+    peer = _object(raw.get("peer_key") or {}, "peer_key")
+    age = raw.get("age")
+    return Shown(
+        uuid=_text(raw.get("uuid"), "uuid", 64),
+        tunnel_id=_integer(raw.get("id"), "id"),
+        name=_maybe_text(raw.get("name"), "name", 512),
+        tunnel_type=_text(raw.get("type"), "type", 32),
+        version=_integer(raw.get("version") or 0, "version"),
+        revision=_maybe_text(raw.get("revision"), "revision", 128),
+        interface=_maybe_text(raw.get("interface"), "interface", 64),
+        status=status,
+        error=checks.one_line(said, 1000) if said else None,
+        missing=tuple(_text(item, "missing", 64) for item in missing),
+        public=_public(raw.get("public")),
+        peer_known=_maybe_text(peer.get("known"), "peer_key.known", 128),
+        peer_seen=_maybe_text(peer.get("seen"), "peer_key.seen", 128),
+        measured=_measured(raw.get("measured")),
+        age=None if age is None else _number(age, "age"),
+        doing=raw.get("doing") is True,
+    )
+
+
+def _public(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    try:
+        return Public.model_validate(value).model_dump(exclude_none=True)
+    except ValidationError as error:
+        raise ValueError(f"public: {_first(error)}") from None
+
+
+def _measured(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    try:
+        return Measured.model_validate(value).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ValueError(f"measured: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return shown(f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}", 160)
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: {shown(value, 40)} is not an object")
+    return value
+
+
+def _text(value: Any, name: str, longest: int) -> str:
+    if not isinstance(value, str) or not value or len(value) > longest:
+        raise ValueError(f"{name}: {shown(value, 40)} is not a text of 1 to {longest} characters")
+    return value
+
+
+def _maybe_text(value: Any, name: str, longest: int) -> str | None:
+    return None if value is None or value == "" else _text(value, name, longest)
+
+
+def _integer(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{name}: {shown(value, 40)} is not a whole number from 0")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{name}: {shown(value, 40)} is not a number from 0")
+    return float(value) if math.isfinite(value) else 0.0

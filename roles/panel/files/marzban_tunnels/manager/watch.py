@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""One node: it is asked again and again, and told what differs. Everything here runs in the manager's event loop; what
+other threads read is replaced as a whole, never changed in place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marzban_tunnels import responses
+from marzban_tunnels.errors import shown as quoted
+from marzban_tunnels.manager import answers, problems
+from marzban_tunnels.manager.answers import Listing, Shown
+from marzban_tunnels.manager.client import Client
+from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, learn, overdue
+from marzban_tunnels.manager.hub import DatabaseAway, Hub
+from marzban_tunnels.manager.problems import Place, Problem, Say
+from marzban_tunnels.manager.store import Target
+
+_log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
+_AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
+
+
+@dataclass(frozen=True)
+class _Seen:
+    shown: Shown
+    at: float
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.at + (self.shown.age or 0.0)
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A tunnel was told to the node, and is not there yet as it was told."""
+
+    what: tuple[str, str | None]
+    count: int
+    due: float
+    refusal: str | None = None
+
+
+class Watch:
+    """``target`` is replaced when the database changes."""
+
+    def __init__(self, target: Target, hub: Hub, client: Client) -> None:
+        self.target, self.client, self._hub, self._pace = target, client, hub, hub.pace
+        self.problem: Problem | None = None
+        self.contact: float | None = None
+        self.engine: str | None = None
+        self.orphans: list[Shown] = []
+        self._rejected: dict[str, tuple[dict[str, str], str]] = {}  # uuid → a half that was not taken, and why
+        self.node_counter = 0
+        self._seen: dict[str, _Seen] = {}
+        self._tries: dict[str, _Try] = {}
+        self._reported: dict[str, tuple[Any, ...]] = {}
+        self._done: set[str] = set()  # removed, and the database has not been read since
+        self._given = 0
+        self._failures = 0
+        self._quick = 0
+        self._settle_until = 0.0
+        self._wake = asyncio.Event()
+        self._lookers: list[asyncio.Future[None]] = []
+
+    # what other threads read
+
+    def end(self, uuid: str, role: str) -> dict[str, Any] | None:
+        """``Live.end`` of a tunnel at this node."""
+        wanted, seen, tried = self.target.wanted.get(uuid), self._seen.get(uuid), self._tries.get(uuid)
+        if wanted is None or wanted.role != role:
+            return None
+        refusal = (tried.refusal if tried else None) or self._rejection(uuid)
+        if refusal:
+            told = {"status": "error", "error": refusal, "version": wanted.version}
+            return told | {"measured": seen.shown.measured if seen else None, "age": int(seen.age) if seen else 0}
+        if seen is None or seen.shown.status is None:
+            return None
+        told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
+        return told | {"measured": seen.shown.measured, "age": int(seen.age)}
+
+    def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
+        """The database did not take this half; it is not offered again."""
+        self._rejected = {**self._rejected, uuid: (half, why)}
+
+    def _rejection(self, uuid: str) -> str | None:
+        half, why = self._rejected.get(uuid, (None, None))
+        seen = self.shown(uuid)
+        return why if seen and seen.public == half else None
+
+    def shown(self, uuid: str) -> Shown | None:
+        """What the node said last about a tunnel."""
+        seen = self._seen.get(uuid)
+        return seen.shown if seen else None
+
+    def state(self) -> dict[str, Any]:
+        """``Live.node``."""
+        problem = self.problem
+        state = "problem" if problem else "asking" if self.contact is None else "ok"
+        missing = {name for uuid in self.target.wanted if (seen := self.shown(uuid)) for name in seen.missing}
+        orphans = [
+            {"uuid": item.uuid, "id": item.tunnel_id, "name": item.name, "type": item.tunnel_type,
+             "interface": item.interface}
+            for item in self.orphans
+        ]  # fmt: skip
+        return {
+            "state": state,
+            "problem": {"code": problem.code, "detail": problem.detail} if problem else None,
+            "contact_age": None if self.contact is None else int(time.monotonic() - self.contact),
+            "engine": self.engine,
+            "missing": sorted(missing),
+            "orphans": orphans,
+        }
+
+    # the loop
+
+    def kick(self) -> None:
+        """Look now, whatever went wrong before."""
+        self._failures = self._quick = 0
+        self._tries = {uuid: replace(tried, due=0.0) for uuid, tried in self._tries.items()}
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                lookers, self._lookers = self._lookers, []
+                delay = await self._once()
+                for looked in lookers:
+                    if not looked.done():
+                        looked.set_result(None)
+                try:
+                    await asyncio.wait_for(self._wake.wait(), delay)
+                except TimeoutError:
+                    continue
+        finally:
+            self.client.close()
+
+    async def _once(self) -> float:
+        """One visit; answers the seconds until the next. No answer of a node can end the loop."""
+        try:
+            delay = await self._visit()
+        except Problem as problem:
+            self._failures += 1
+            self._set(problem)
+            most = self._pace.away if problem.code in _AWAY else self._pace.slow
+            return float(min(self._pace.retry * 2 ** min(self._failures - 1, 10), most))
+        except Exception as error:  # a mistake of ours; or the database, which the manager reports
+            if isinstance(error, DatabaseAway):
+                return self._pace.tick
+            self._set(self._say(problems.bad_answer(f"{type(error).__name__} in the panel's manager")), error)
+            return self._pace.away
+        self._failures = 0
+        self._set(None)
+        return delay
+
+    def _set(self, problem: Problem | None, error: Exception | None = None) -> None:
+        """One line in the log when a problem begins, becomes another, or ends."""
+        known, self.problem = self.problem, problem
+        if (known.code if known else None) != (problem.code if problem else None):
+            if problem:
+                _log.warning("marzban_tunnels: %s", problem.detail, exc_info=error)
+            else:
+                _log.warning("marzban_tunnels: %s: works again", self.client.place)
+        if (known.detail if known else None) != (problem.detail if problem else None):
+            self._hub.changed()
+
+    def _say(self, say: Say) -> Problem:
+        return say(self.client.place)
+
+    async def _visit(self) -> float:
+        target = self.target
+        answer = await self._list()
+        plan = compare(target.wanted, target.removals, answer, self._peer_shows)
+        self._remember(target, answer, plan)
+        known = max(target.counter, self._given)
+        if answer.counter > known:
+            raise self._say(problems.older_database(answer.counter, known))
+        posts = [post for post in plan.posts if self._is_due(post)]
+        self._done &= target.removals.keys()
+        removals = [uuid for uuid in plan.removals if uuid not in self._done]
+        if posts or removals:
+            await self._change(posts, removals)
+        self._report(target)
+        return self._next(target, bool(removals) and not self._done.issuperset(removals))
+
+    async def _list(self) -> Listing:
+        status, body = await self.client.call("GET", "/api/tunnels")
+        if status == 404:
+            raise self._say(problems.version_older("it does not know GET /api/tunnels"))
+        if status == 503:
+            raise self._say(problems.busy())
+        try:
+            if status != 200:
+                raise ValueError(f"status {status}")
+            api = answers.api_of(body)
+            if api != 1:
+                old = problems.version_older(f"node API {api}")
+                raise self._say(old if api < 1 else problems.version_newer(api))
+            found = answers.listing(body)
+            if (found.node, found.panel) != (self.target.uuid, self._hub.panel_id):
+                raise ValueError("it takes itself or this panel for another one")
+        except ValueError as error:
+            raise self._say(problems.bad_answer(str(error))) from None
+        ahead = found.time - time.time()
+        if abs(ahead) > problems.CLOCK:
+            raise self._say(problems.clock_wrong(ahead))
+        return found
+
+    def _peer_shows(self, item: Wanted) -> str | None:
+        seen = self._hub.shown_at(item.uuid, "target" if item.role == "source" else "source")
+        return (seen.public or {}).get("public_key") if seen else None
+
+    def _remember(self, target: Target, answer: Listing, plan: Plan) -> None:
+        now = time.monotonic()
+        before, orphans = self._seen, self.orphans
+        self._seen = {uuid: _Seen(item, now) for uuid, item in answer.tunnels.items()}
+        self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
+        self.node_counter = answer.counter
+        self._tries = {
+            uuid: tried
+            for uuid, tried in self._tries.items()
+            if any(post.wanted.uuid == uuid and _what(post) == tried.what for post in plan.posts)
+            or (uuid in self._seen and self._seen[uuid].shown.doing)
+        }
+        facts, old = ({uuid: _facts(seen.shown) for uuid, seen in some.items()} for some in (self._seen, before))
+        if facts != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
+            self._hub.changed()
+        elif any(before[uuid].shown.measured != seen.shown.measured for uuid, seen in self._seen.items()):
+            self._hub.changed(soon=False)
+        self._learn(plan)
+        changes = self._hub.changes
+        changes.done.update((uuid, target.uuid) for uuid in plan.void)
+        late = overdue(target.removals, responses.now())
+        changes.given_up.update((uuid, target.uuid) for uuid in late)
+        if plan.void or late:
+            self._hub.dirty()
+
+    def _learn(self, plan: Plan) -> None:
+        changes = self._hub.changes
+        for item, half in plan.halves:
+            if not self._rejection(item.uuid):
+                changes.halves[item.uuid, self.target.name] = half
+        changes.changed.update((item.key, half) for item, half in plan.changed)
+        if plan.halves or plan.changed:
+            self._hub.dirty()
+
+    def _is_due(self, post: Post) -> bool:
+        tried = self._tries.get(post.wanted.uuid)
+        return tried is None or tried.what != _what(post) or time.monotonic() >= tried.due
+
+    async def _change(self, posts: list[Post], removals: list[str]) -> None:
+        """Each change has a number of its own, and the database has it before the node."""
+        number = await self._hub.reserve(self.target.uuid, len(posts) + len(removals))
+        self._given = max(self._given, number)
+        number -= len(posts) + len(removals)
+        for uuid in removals:
+            number += 1
+            await self._remove(uuid, number)
+        for post in posts:
+            number += 1
+            await self._post(post, number)
+        self._hub.changes.seen[self.target.uuid] = self._given
+        self._hub.dirty()
+        self._settle_until = time.monotonic() + self._pace.settling
+
+    async def _post(self, post: Post, number: int) -> None:
+        item = post.wanted
+        body = {"panel": self._hub.panel_id, "node": self.target.name, "counter": number, "revision": item.revision}
+        body |= {"tunnel": item.record} | ({"accept_key": post.accept_key} if post.accept_key else {})
+        status, answer = await self.client.call("POST", "/api/tunnel", body)
+        tried = self._tries.get(item.uuid)
+        count = tried.count + 1 if tried and tried.what == _what(post) else 1
+        due = time.monotonic() + min(self._pace.retry * 2 ** min(count - 1, 10), self._pace.slow)
+        refusal = None
+        if status in (200, 202):
+            try:
+                seen = answers.tunnel(answer)
+                if seen.uuid != item.uuid:
+                    raise ValueError("another tunnel than the one that was sent")
+            except ValueError as error:
+                raise self._say(problems.bad_answer(str(error))) from None
+            self._seen = {**self._seen, item.uuid: _Seen(seen, time.monotonic())}
+            plan = Plan()
+            learn(plan, item, seen)
+            self._learn(plan)
+        else:
+            refusal = self._refusal(status, answer)
+        self._tries = {**self._tries, item.uuid: _Try(_what(post), count, due, refusal)}
+        if refusal or status == 200:
+            self._hub.changed()
+
+    def _refusal(self, status: int, answer: Any) -> str | None:
+        """Why the node did not take one tunnel. Raises Problem where it is about the node."""
+        body = answer if isinstance(answer, dict) else {}
+        code, detail = body.get("code"), body.get("detail")
+        have, got = (quoted(body.get(name), 20) for name in ("have", "got"))
+        if status == 503:
+            raise self._say(problems.busy())
+        if status == 409 and code == "older_database":
+            self._older(body)
+            return None
+        if status == 409 and code == "older_record":
+            return (
+                f"The node has version {have} of this tunnel, and this panel's record is version {got}: the database "
+                "was restored from a backup. If its record is right, run the playbook with tunnels_accept_older"
+            )
+        if status == 409 and code == "removed":
+            return "The node removed this tunnel a short while ago, and does not make it again: create a new one"
+        if status == 422 and isinstance(detail, dict) and detail:
+            field, sentence = next(iter(detail.items()))
+            return f"The node refuses it: {quoted(field, 80)}: {quoted(sentence, 400)}"
+        raise self._say(problems.bad_answer(f"status {status} to a tunnel"))
+
+    def _older(self, body: Mapping[str, Any]) -> None:
+        """Where the node's counter is one of ours, an earlier call came late: the next number is a good one."""
+        have = body.get("have")
+        if isinstance(have, int) and have > self._given:
+            self.node_counter = have
+            raise self._say(problems.older_database(have, self._given))
+
+    async def _remove(self, uuid: str, number: int) -> None:
+        status, answer = await self.client.call(
+            "DELETE", f"/api/tunnel/{uuid}", headers={"Marzban-Counter": str(number)}
+        )
+        if status in (200, 404):
+            self._hub.changes.done.add((uuid, self.target.uuid))
+            self._done.add(uuid)
+            self._seen = {known: seen for known, seen in self._seen.items() if known != uuid}
+        elif status == 503:
+            raise self._say(problems.busy())
+        elif status == 409 and isinstance(answer, dict) and answer.get("code") == "older_database":
+            self._older(answer)
+        elif status != 202:
+            raise self._say(problems.bad_answer(f"status {status} to a removal"))
+
+    def _report(self, target: Target) -> None:
+        """Into the database comes only what has changed; measurements stay in memory."""
+        for uuid, item in target.wanted.items():
+            end = self.end(uuid, item.role)
+            if end is None or end["version"] != item.version:
+                continue
+            fact = (item.version, end["status"], end["error"])
+            if fact[1:] != (item.status, item.error) and self._reported.get(uuid) != fact:
+                self._reported[uuid] = fact
+                self._hub.changes.reports[item.key] = end
+                self._hub.dirty()
+        for uuid in self._reported.keys() - target.wanted.keys():
+            del self._reported[uuid]
+
+    def _next(self, target: Target, removing: bool) -> float:
+        now = time.monotonic()
+        seen = [found for uuid in target.wanted if (found := self.shown(uuid))]
+        going_on = any(item.doing for item in self._shown()) or removing
+        self._quick = self._quick + 1 if going_on else 0
+        waits = [self._pace.poll]
+        if going_on:
+            waits.append(self._pace.soon * 2 ** min(self._quick - 1, 10))
+        if now < self._settle_until and any(item.status not in ("active", "inactive") for item in seen):
+            waits.append(self._pace.settle)
+        waits += [max(self._pace.soon, tried.due - now) for tried in self._tries.values()]
+        return min(waits)
+
+    def _shown(self) -> list[Shown]:
+        return [seen.shown for seen in self._seen.values()]
+
+    async def look(self) -> None:
+        """Until a visit is over that has begun after this call."""
+        looked = asyncio.get_running_loop().create_future()
+        self._lookers.append(looked)
+        self._wake.set()
+        await looked
+
+
+def _what(post: Post) -> tuple[str, str | None]:
+    return post.wanted.revision, post.accept_key
+
+
+def _facts(item: Shown) -> tuple[Any, ...]:
+    return item.status, item.error, item.version, item.missing
+
+
+def place_of(target: Target) -> Place:
+    """Where its service is."""
+    return Place(target.name, target.address, target.port)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""The manager behind the door into Marzban, with stand-ins for the node service: in the stand-in for Marzban, and in a
+real one where MARZBAN_SRC names a checkout."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import DOORS
+from tests.support import marzban
+from tests.support.managed_panel import KEY, Services, until
+from tests.support.marzban import Marzban
+from tests.support.simulated_node import Nodes
+
+_DATABASES = {"mounted": "", "marzban-sqlite": "", "marzban-mariadb": "mariadb"}
+
+
+_PARAMS = [
+    pytest.param(door, marks=pytest.mark.variation) if server else door
+    for door, server in _DATABASES.items()
+    if door in DOORS
+]
+
+
+@pytest.fixture(params=_PARAMS)
+def door(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """How to make a Marzban of this kind."""
+    if request.param != "mounted" and not marzban.source():
+        pytest.skip(marzban.MISSING)
+    server = _DATABASES[request.param]
+    url = request.getfixturevalue(server).database(f"managed{time.monotonic_ns()}") if server else ""
+    return {"directory": tmp_path, "database": url, "real": request.param != "mounted"}
+
+
+def test_a_tunnel_is_on_both_nodes_within_seconds(door: dict[str, Any]) -> None:
+    with Nodes() as nodes, Marzban(**door, NODE_API_KEY=KEY) as running:
+        panel = Services(running.api())
+        pair = [nodes.add("de-1"), nodes.add("nl-1")]
+        for node in pair:
+            panel.node(node)
+        before = running.log.read_text()
+        tunnel = panel.tunnel(*pair)
+        path = f"/api/tunnels/{tunnel['id']}"
+        until(lambda: panel.api.send("GET", path)["status"] == "active", 5)
+        panel.api.send("POST", f"{path}/deactivate")
+        until(lambda: not any(node.tunnels[tunnel["uuid"]]["tunnel"]["is_active"] for node in pair), 5)
+        panel.api.send("DELETE", path)
+        until(lambda: not any(node.tunnels for node in pair), 5)
+        noise = [line for line in running.log.read_text()[len(before) :].splitlines() if "marzban_tunnels" in line]
+        assert noise == []
+        begun = time.monotonic()
+        running.stop()
+        assert time.monotonic() - begun < 10
+
+
+def test_without_a_key_the_certificate_serves_that_nodes_trust(door: dict[str, Any]) -> None:
+    if not door["real"]:
+        pytest.skip("the stand-in has no certificate: " + marzban.MISSING)
+    with Nodes() as nodes, Marzban(**door) as running:
+        panel = Services(running.api())
+        assert panel.api.send("GET", "/api/tunnels/nodes")["manager"]["state"] == "on"
+        pair = [nodes.add("de-1"), nodes.add("nl-1")]
+        for node in pair:
+            node.down()
+            node.trust(panel.api.send("GET", "/api/node/settings")["certificate"])
+            node.up()
+            panel.node(node)
+        tunnel = panel.tunnel(*pair)
+        until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active", 5)

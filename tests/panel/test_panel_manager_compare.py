@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""What the manager makes of a node's answer: what differs, and what is hostile. Nothing is sent or stored here."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from marzban_tunnels import responses
+from marzban_tunnels.manager import answers
+from marzban_tunnels.manager.compare import Removal, Wanted, compare, overdue, revision_of
+
+HERE, THERE, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
+MOMENT = responses.now()
+
+
+def record(uuid: str = "u1", **fields: Any) -> dict[str, Any]:
+    ends = [
+        {"role": role, "node": node, "endpoint": "203.0.113.1", "endpoint_port": 20000, "port": 20000,
+         "addresses": ["10.0.0.0/31"], "interface": "mz1", "routes": [], "public": None, "status": None, "age": 1}
+        for role, node in (("source", "de-1"), ("target", "nl-1"))
+    ]  # fmt: skip
+    base = {"id": 1, "uuid": uuid, "version": 1, "name": "a", "tunnel_type": "wireguard", "config": "{}"}
+    return {**base, "is_active": True, "status": "connecting", "ends": ends, **fields}
+
+
+def wanted(uuid: str = "u1", **fields: Any) -> Wanted:
+    told = record(uuid)
+    return replace(Wanted(told, "source", revision_of(told, "de-1", "panel")), **fields)
+
+
+def shown(uuid: Any = "u1", **fields: Any) -> dict[str, Any]:
+    return {"uuid": uuid, "id": 1, "type": "wireguard", "version": 1, "status": "active", **fields}
+
+
+def listed(*tunnels: dict[str, Any], **fields: Any) -> answers.Listing:
+    body = {"api": 1, "engine": "x", "panel": "p", "node": "n", "time": 1.5, "counter": 3, "tunnels": list(tunnels)}
+    return answers.listing(body | fields)
+
+
+def planned(want: Wanted, *tunnels: dict[str, Any], peer: str | None = None, removals: Any = ()) -> Any:
+    return compare({want.uuid: want}, {item.uuid: item for item in removals}, listed(*tunnels), lambda item: peer)
+
+
+def test_what_is_missing_or_different_is_sent_and_nothing_else() -> None:
+    want = wanted()
+    assert [post.wanted for post in planned(want).posts] == [want]
+    assert [post.wanted for post in planned(want, shown(revision="old")).posts] == [want]
+    assert [post.wanted for post in planned(want, shown(revision=None)).posts] == [want]  # applied by a run
+    assert planned(want, shown(revision="old", doing=True)).posts == []
+    assert planned(want, shown(revision=want.revision)).posts == []
+
+
+def test_only_a_deletion_record_deletes() -> None:
+    want, gone = wanted(), Removal("u2", MOMENT)
+    plan = planned(want, shown(revision=want.revision), shown("u2"), shown("u3"), removals=[gone])
+    assert (plan.removals, [item.uuid for item in plan.orphans]) == (["u2"], ["u3"])
+    assert planned(want, removals=[gone]).removals == ["u2"]  # the node has to know that it is gone
+    both = planned(want, shown(revision=want.revision), removals=[Removal("u1", MOMENT)])
+    assert (both.removals, both.void) == ([], ["u1"])  # moved away and back
+    assert planned(want, shown("u2", doing=True), removals=[gone]).removals == []
+
+
+def test_a_revision_is_about_what_a_node_is_told() -> None:
+    told = record()
+    first = revision_of(told, "de-1", "panel")
+    volatile = [{**end, "status": "active", "age": 7, "measured": {"rx_bytes": 1}} for end in told["ends"]]
+    assert revision_of({**told, "status": "active", "ends": volatile}, "de-1", "panel") == first
+    assert revision_of({**told, "ends": told["ends"][::-1]}, "de-1", "panel") == first
+    others = [
+        revision_of({**told, "version": 2}, "de-1", "panel"),
+        revision_of({**told, "is_active": False}, "de-1", "panel"),
+        revision_of(told, "de-2", "panel"),
+        revision_of(told, "de-1", "another"),
+        *(
+            revision_of({**told, "ends": [{**told["ends"][0], **change}, told["ends"][1]]}, "de-1", "panel")
+            for change in (
+                {"endpoint": "203.0.113.9"},
+                {"port": 1},
+                {"public": {"public_key": HERE}},
+                {"routes": ["::/0"]},
+            )
+        ),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_a_first_half_is_taken_and_a_changed_one_only_shown() -> None:
+    half, other = {"public_key": HERE}, {"public_key": OTHER}
+    (first,) = planned(wanted(), shown(public=half)).halves
+    assert first[1] == half
+    known = wanted(public=half)
+    changed = planned(known, shown(public=other))
+    assert (changed.halves, [item[1] for item in changed.changed]) == ([], [other])
+    assert planned(replace(known, changed_public=other), shown(public=other)).changed == []
+    assert [item[1] for item in planned(replace(known, changed_public=other), shown(public=half)).changed] == [None]
+    more = {**half, "next_public_key": OTHER}  # the next key of a rotation is passed on by runs
+    plan = planned(known, shown(public=more))
+    assert (plan.halves, plan.changed) == ([], [])
+    assert planned(wanted(), shown(type="openvpn", public=half)).halves == []  # of what it was before
+
+
+@pytest.mark.parametrize(
+    ("stored", "seen", "known", "peer", "accepted"),
+    [
+        (THERE, THERE, OTHER, THERE, THERE),
+        (THERE, THERE, OTHER, OTHER, None),  # the peer itself shows another one: the record is old
+        (THERE, THERE, OTHER, None, None),  # nothing is known of the peer
+        (THERE, HERE, OTHER, HERE, None),  # the node saw one that is not the record's
+        (None, THERE, OTHER, THERE, None),
+    ],
+)
+def test_a_peers_new_key_is_passed_on_when_the_record_and_the_peer_agree(
+    stored: str | None, seen: str, known: str, peer: str | None, accepted: str | None
+) -> None:
+    want = wanted(peer_public={"public_key": stored} if stored else None)
+    plan = planned(want, shown(revision=want.revision, peer_key={"known": known, "seen": seen}), peer=peer)
+    assert [post.accept_key for post in plan.posts] == ([accepted] if accepted else [])
+
+
+def test_a_deletion_is_given_up_after_30_days() -> None:
+    records = [Removal(str(days), MOMENT - timedelta(days=days), days == 50) for days in (29, 31, 50)]
+    assert overdue({item.uuid: item for item in records}, MOMENT) == ["31"]
+
+
+HOSTILE: list[Any] = [
+    None, [], "x", {}, {"tunnels": {}}, {"counter": -1}, {"counter": True}, {"counter": 2**64}, {"time": "now"},
+    {"time": float("nan")}, {"engine": ""}, {"engine": "x" * 1000}, {"tunnels": [7]}, {"tunnels": [{}]},
+    {"tunnels": [shown(uuid=["u"])]}, {"tunnels": [shown(status="great")]}, {"tunnels": [shown(), shown()]},
+    {"tunnels": [shown(public={"private_key": "x"})]}, {"tunnels": [shown(public="x")]},
+    {"tunnels": [shown(measured={"rx_bytes": -1})]}, {"tunnels": [shown(missing="x")]},
+    {"tunnels": [shown(missing=[{}])]}, {"tunnels": [shown(peer_key=7)]}, {"tunnels": [shown(age=-3)]},
+    {"tunnels": [shown(revision="x" * 1000)]}, {"tunnels": [shown(error={"a": 1})]},
+    {"tunnels": [shown()] * (answers.MOST + 1)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_a_hostile_answer_is_refused_with_a_sentence(number: int) -> None:
+    body = HOSTILE[number]
+    good = {"api": 1, "engine": "x", "panel": "p", "node": "n", "time": 1.5, "counter": 3, "tunnels": [shown()]}
+    assert answers.listing(good).tunnels["u1"].status == "active"
+    with pytest.raises(ValueError, match=r"^[a-z_. ]+: .") as caught:
+        answers.listing(good | body if isinstance(body, dict) and body else body)
+    assert len(str(caught.value)) < 250
+
+
+def test_what_a_node_says_is_one_line() -> None:
+    seen = answers.tunnel(shown(error="two\nlines \x1b[31m" + "x" * 3000))
+    assert seen.error is not None
+    assert len(seen.error) <= 1000
+    assert seen.error.isprintable()

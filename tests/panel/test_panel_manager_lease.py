@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 the marzban.tunnels authors
+"""One manager per database, on each database; and what the manager writes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from marzban_tunnels.manager.lease import Lease
+from marzban_tunnels.manager.store import Changes, LostLease, Store
+from marzban_tunnels.node_access import check_key
+from marzban_tunnels.service import Tunnels
+from marzban_tunnels.settings import Settings
+from marzban_tunnels.standalone.database import Database
+from marzban_tunnels.standalone.tables import Node
+from marzban_tunnels.tables import NODE_SERVICES, NodeService, Panel
+from tests.support.managed_panel import FAST, KEY, ManagedPanel, until
+from tests.support.servers import PostgreSQL, Server
+from tests.support.simulated_node import Nodes
+
+_numbers = itertools.count(1)
+_SERVERS = ("mariadb", "postgresql")
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Server]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", *(pytest.param(name, marks=pytest.mark.variation) for name in _SERVERS)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/panel.db"
+    return str(request.getfixturevalue(request.param).database(f"manager{next(_numbers)}"))
+
+
+@pytest.fixture
+def database(where: str) -> Iterator[Database]:
+    with Database(where) as database:
+        database.upgrade()
+        with database.reading() as session:
+            tunnels_of(database).start(session)
+        yield database
+
+
+def tunnels_of(database: Database) -> Tunnels:
+    return Tunnels(Node.__table__, Settings.from_env({}), check_key(KEY))  # type: ignore[arg-type]
+
+
+class Clock:
+    """A clock that a test puts forward."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def steps(database: Database, lease: Lease) -> bool:
+    with Session(database.engine) as session:
+        return lease.step(session)
+
+
+def test_the_second_takes_over_when_the_first_gives_no_sign_of_life(database: Database) -> None:
+    clock = Clock()
+    first, second = (Lease(30, clock) for _ in range(2))
+    assert [steps(database, first), steps(database, second)] == [True, False]
+    clock.now += 29
+    assert not steps(database, second)
+    assert steps(database, first)  # a sign of life
+    clock.now += 29
+    assert not steps(database, second)
+    clock.now += 31
+    assert steps(database, second)
+    assert not steps(database, first)
+    with Session(database.engine) as session:
+        second.release(session)
+    assert steps(database, first)
+
+
+def test_a_holder_whose_process_is_gone_is_not_waited_for(database: Database) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    lease = Lease(30, Clock())
+    machine = lease.me.partition(":")[0]
+    for holder, taken in (
+        (f"another:{int(dead.stdout)}:7:x", False),  # on another machine: nothing is known of it
+        (f"{machine}:1:{Path('/proc/1/stat').read_text().rpartition(')')[2].split()[19]}:x", False),
+        (f"{machine}:{int(dead.stdout)}:7:x", True),
+        (f"{machine}:{os.getpid()}:7:x", True),  # its number is a later process's now
+    ):
+        with Session(database.engine) as session:
+            session.execute(update(Panel).values(lease_holder=holder))
+            session.commit()
+        assert steps(database, lease) is taken, holder
+        with Session(database.engine) as session:
+            lease.release(session)
+
+
+def test_nothing_is_written_without_the_lease(database: Database) -> None:
+    store = Store(database.engine, Node.__table__, tunnels_of(database))  # type: ignore[arg-type]
+    lease = Lease(30)
+    with Session(database.engine) as session:
+        session.add(NodeService(node_id=1, uuid="u", generation=1, counter=7, seen_counter=0))
+        session.commit()
+        with pytest.raises(LostLease):
+            store.write(session, Changes(reserve={"u": 3}), lease.me)
+        assert lease.step(session)
+        assert store.write(session, Changes(reserve={"u": 3, "gone": 1}), lease.me).counters == {"u": 10, "gone": 0}
+        store.write(session, Changes(confirm={"u": 50}, seen={"u": 5}), lease.me)
+        store.write(session, Changes(confirm={"u": 20}, seen={"u": 4}), lease.me)  # never back
+        row: Any = session.execute(select(NODE_SERVICES)).one()
+        assert (row.counter, row.seen_counter) == (50, 5)
+        writes = session.scalar(select(Panel.writes))
+        store.write(session, Changes(reserve={"u": 1}, seen={"u": 51}), lease.me)
+        assert session.scalar(select(Panel.writes)) == writes  # nobody reads the list again for a number
+
+
+def test_a_locked_database_holds_up_no_reader_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "panel.db"
+    with Nodes() as nodes, ManagedPanel(path) as panel:
+        pair = [nodes.add("one"), nodes.add("two")]
+        for node in pair:
+            panel.node(node)
+            node.down()
+        tunnel = panel.tunnel(*pair)
+        until(lambda: all(panel.problem(node) == "refused" for node in pair))
+        with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+            locker.execute("BEGIN IMMEDIATE")
+            for node in pair:
+                node.up()
+            until(lambda: all(node.requests for node in pair))
+            time.sleep(2 * FAST.patience)  # the manager can't give a sign of life, and nobody can take over
+            begun = time.monotonic()
+            panel.api.send("GET", "/api/tunnels/nodes")
+            assert time.monotonic() - begun < 1
+            assert not any(node.tunnels for node in pair)  # the number comes into the database before it is sent
+            locker.execute("ROLLBACK")
+        until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active")
+
+
+@pytest.mark.variation
+def test_a_tunnel_comes_and_goes_on_each_database(where: str) -> None:
+    with Nodes() as nodes, ManagedPanel(where) as panel:
+        pair = [nodes.add("one"), nodes.add("two")]
+        for node in pair:
+            panel.node(node)
+        tunnel = panel.tunnel(*pair)
+        until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active")
+        panel.api.send("DELETE", f"/api/tunnels/{tunnel['id']}")
+        until(lambda: not any(node.tunnels for node in pair))
+        until(lambda: not any(panel.service(node)["deletions"] for node in pair))
