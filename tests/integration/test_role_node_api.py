@@ -101,7 +101,7 @@ def service(make_world: Callable[..., World], tmp_path_factory: pytest.TempPathF
     source = tmp_path_factory.mktemp("service") / "files"
     shutil.copytree(TOP / "roles/node_api/files", source, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(TOP / "tests/support/root_half.py", source / "root.py")
-    world = make_world(login=False, a="bookworm+demo", b="trixie+service", c="bullseye")
+    world = make_world(login=False, a="bookworm+demo", b="trixie+tunnels", c="bullseye")
     world.panel._env["NODE_API_KEY"] = SECRET
     world.panel.restart()
     return Service(world, source)

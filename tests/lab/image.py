@@ -41,8 +41,6 @@ VARIANTS = {
     # Marzban as its own installation script has it: containers, and "docker compose" of version 2 (trixie and later)
     "docker": ("docker.io", "docker-cli", "docker-compose", "iptables"),
 }
-#: What the role node_api installs beside that, for the node service itself.
-VARIANTS["service"] = (*VARIANTS["tunnels"], "python3-aiohttp", "python3-jinja2")
 #: What else may have a host's eth0, by the end of the image's name: the packages that bring it.
 MANAGERS: dict[str, tuple[str, ...]] = {"networkd": (), "networkmanager": ("network-manager",)}
 KERNEL = "+kernel"

@@ -12,7 +12,6 @@ import hashlib
 import json
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _engine
@@ -61,7 +60,7 @@ class Service:
         files[f"{HOME}/root.py"] = (source / "root.py").read_bytes()
         for kind in TEMPLATES:
             text = (TOP / "roles" / TEMPLATES[kind]).read_bytes()
-            files[f"{SETTINGS}/templates/{Path(TEMPLATES[kind]).name}"] = text
+            files[f"{SETTINGS}/templates/{kind}.conf.j2"] = text
         files[f"{SETTINGS}/settings.json"] = json.dumps(self.settings).encode()
         files |= {f"{SETTINGS}/panels/{PANEL}.json": self.panel(PANEL, [KEY])}
         for path, text in files.items():

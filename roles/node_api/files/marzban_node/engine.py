@@ -52,7 +52,7 @@ class Settings:
 
     def template(self, kind: str) -> str:
         """The text of a type's template. Raises Error."""
-        path = os.path.join(self.folder, "templates", types.BY_TYPE[kind].template)
+        path = os.path.join(self.folder, "templates", kind + ".conf.j2")
         text = read(path)
         if text is None:
             raise Error(f"{path} is missing: run marzban.tunnels.node_api, which writes it again.")

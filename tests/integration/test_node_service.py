@@ -1,0 +1,87 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Two nodes and a panel, and no run after the one that gives them the service: what the panel says, the nodes do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.world import World, until
+
+pytestmark = pytest.mark.lab
+SECRET = "0123456789abcdef" * 4
+TYPES = ("wireguard", "openvpn", "ipsec")
+SOON, RETURN = 5, 30  # seconds: for a change; for one that waits for a node that was away
+
+
+class Timed:
+    """How long the things took that are promised within a time."""
+
+    def __init__(self) -> None:
+        self.took: dict[str, float] = {}
+
+    def until(self, what: str, begun: float, holds: Callable[[], object]) -> None:
+        until(what, holds, 60)
+        self.took[what] = round(time.monotonic() - begun, 2)
+
+    def within(self, seconds: float) -> None:
+        print(self.took)
+        assert max(self.took.values()) < seconds, self.took
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World]) -> World:
+    world = make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels")
+    world.panel._env["NODE_API_KEY"] = SECRET
+    world.panel.restart()
+    world.play("node_api").expect()
+    until("both services answer", lambda: {node["state"] for node in nodes(world).values()} == {"ok"})
+    return world
+
+
+def nodes(world: World) -> dict[str, dict[str, object]]:
+    return {node["node"]: node for node in world.api("GET", "/tunnels/nodes")["nodes"]}
+
+
+def folders(world: World, host: str) -> list[str]:
+    return world.lab.host(host).run("ls /etc/marzban/tunnels 2>/dev/null || true").stdout.split()
+
+
+def status(world: World, name: str) -> str:
+    return str(world.tunnels()[name]["status"])
+
+
+def test_what_the_panel_says_is_done_within_seconds(world: World) -> None:
+    timed, away = Timed(), Timed()
+    for kind in TYPES:
+        name = f"ab-{kind}"
+        begun = time.monotonic()
+        record = world.tunnel(name, "a", "b", tunnel_type=kind)
+        timed.until(f"packets pass: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
+        until(f"active: {kind}", lambda name=name: status(world, name) == "active")
+        seen = world.tunnels()[name]
+        assert [(end["by"], end["stale"]) for end in seen["ends"]] == [("service", False)] * 2, seen
+
+        begun = time.monotonic()
+        world.api("POST", f"/tunnels/{record['id']}/deactivate")
+        timed.until(f"nothing passes: {kind}", begun, lambda name=name: world.silent(name, "a", "b"))
+        begun = time.monotonic()
+        world.api("POST", f"/tunnels/{record['id']}/activate")
+        timed.until(f"packets pass again: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
+    world.lab.host("b").stop()
+    for kind in TYPES:
+        world.api("DELETE", f"/tunnels/{world.tunnels()[f'ab-{kind}']['id']}")
+    begun = time.monotonic()
+    timed.until("gone from the node that is there", begun, lambda: not folders(world, "a"))
+    until("the other one is told to be away", lambda: nodes(world)["b"]["state"] == "problem")
+    assert len(nodes(world)["b"]["deletions"]) == 3
+    world.lab.host("b").start()
+    begun = time.monotonic()
+    away.until("gone from the node that was away", begun, lambda: not folders(world, "b"))
+    until("nothing is left to delete", lambda: not nodes(world)["b"]["deletions"])
+    timed.within(SOON)
+    away.within(RETURN)
