@@ -150,7 +150,7 @@ def settings(path: str = SETTINGS) -> dict[str, Any] | None:
 def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
     """Raises Error where a run would not do as the service does. ``given``: of the run, what it knows.
 
-    ``templates`` are compared by their digests, of the types that the run renders.
+    ``templates`` are compared by their digests, of the types that both of them handle.
     """
     if stored is None:
         return
@@ -158,7 +158,7 @@ def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> N
         theirs = stored.get(name)
         if isinstance(mine, Mapping):
             known = theirs if isinstance(theirs, Mapping) else {}
-            kinds = [kind for kind in sorted(mine) if mine[kind] != known.get(kind)]
+            kinds = [kind for kind in sorted(mine) if mine[kind] != known.get(kind, mine[kind])]
             if kinds:
                 raise Error(ANOTHER % ("another template for %s" % kinds[0], "one of its own"))
         elif mine is not None and mine != theirs:

@@ -153,6 +153,7 @@ def test_without_the_service_nothing_is_kept(tmp_path):
         ({"post_quantum": None}, None),
         ({"templates": {"wireguard": "a"}}, None),
         ({"templates": {"wireguard": "b"}}, "another template for wireguard"),
+        ({"templates": {"ipsec": "b"}}, None),  # which the service does not handle
     ],
 )
 def test_a_run_works_as_the_service_does_or_not_at_all(given, why):
