@@ -259,7 +259,8 @@ def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, sta
     ends = []
     for role, seconds in zip(("source", "target"), ages, strict=True):
         reported = None if seconds is None else moment - timedelta(seconds=seconds)
-        place = {"role": role, "node_id": 1, "port": 1, "interface": "mz3", "status": "active"}
+        status = "active" if role == "source" else "error"
+        place = {"role": role, "node_id": 1, "port": 1, "interface": "mz3", "status": status}
         ends.append(SimpleNamespace(**empty, **place, reported_at=reported))
     record = responses.tunnel(row, ends, {}, moment, Nothing())
     assert [end["stale"] for end in record["ends"]] == stale
@@ -267,6 +268,7 @@ def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, sta
     told = responses.status(record, moment)
     assert [end["stale"] for end in told["ends"]] == stale
     assert (told["age"], told["stale"]) == (age, all(stale)), "the newest report counts"
+    assert told["status"] == ("active" if stale == [False, True] else "error"), "what is stale counts where all is"
     ago = {300: "17:55:00", 301: "17:54:59", None: "17:00:00"}
     assert told["last_updated"] == "2026-11-22T" + ago[age]
 

@@ -85,3 +85,52 @@ def test_what_the_panel_says_is_done_within_seconds(world: World) -> None:
     until("nothing is left to delete", lambda: not nodes(world)["b"]["deletions"])
     timed.within(SOON)
     away.within(RETURN)
+
+
+def test_what_waits_for_a_run(world: World) -> None:
+    """A pre-shared key: both ends have to agree on it, which the panel can't see to without seeing the key."""
+    world.tunnel("auto", "a", "b")
+    world.tunnel("require", "a", "b", config={"post_quantum": "require"})
+    until("traffic without it", lambda: world.passes("auto", "a", "b"))
+    until("active", lambda: status(world, "auto") == "active")
+    said = until("it says so", lambda: world.tunnels()["auto"]["ends"][0]["error"])
+    assert "without the pre-shared key" in said
+    until("what requires it says so", lambda: "run apply with both nodes" in why(world, "require"))
+    assert status(world, "require") == "error"
+    world.apply().expect()
+    for name in ("auto", "require"):
+        until(f"{name} is active", lambda name=name: status(world, name) == "active")
+        held = [end["public"].get("psk_fingerprint") for end in world.tunnels()[name]["ends"]]
+        assert held[0] == held[1] is not None
+    until("its sessions have used it", lambda: quantum(world, "require") == [True, True])
+    until("nothing is left to say", lambda: not why(world, "auto") + why(world, "require"))
+    again = world.apply().expect()
+    assert again.changed() == [], "the service had undone what a run had done"
+
+
+def test_a_node_that_was_set_up_again(world: World) -> None:
+    """Its certificate and its keys are new: neither is taken by itself."""
+    world.bring_about(("auto", "a", "b"), ("ipsec", "a", "b"))
+    before = {name: world.tunnels()[name]["ends"][1]["public"]["public_key"] for name in ("auto", "ipsec")}
+    world.lab.host("b").replace()
+    until("it is told to be away", lambda: nodes(world)["b"]["problem"])
+    world.play("node_api", "--limit", "b").expect()
+    until("its new keys are shown", lambda: len(nodes(world)["b"]["changed_keys"]) == 2)  # type: ignore[arg-type]
+    for name, known in before.items():
+        end = world.tunnels()[name]["ends"][1]
+        assert end["public"]["public_key"] == end["changed_key"]["known"] == known
+        assert end["changed_key"]["seen"] != known
+        assert not world.passes(name, "a", "b")
+        body = {"tunnel_id": world.tunnels()[name]["id"], "public_key": end["changed_key"]["seen"]}
+        world.api("POST", f"/tunnels/nodes/{nodes(world)['b']['node_id']}/confirm", json=body)
+    for name in before:
+        until(f"traffic in {name}, once an admin has said so", lambda name=name: world.passes(name, "a", "b"))
+        until(f"{name} is active", lambda name=name: status(world, name) == "active")
+
+
+def why(world: World, name: str) -> str:
+    return " ".join(end["error"] or "" for end in world.tunnels()[name]["ends"])
+
+
+def quantum(world: World, name: str) -> list[bool | None]:
+    return [(end["measured"] or {}).get("post_quantum") for end in world.tunnels()[name]["ends"]]

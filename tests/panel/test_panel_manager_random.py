@@ -103,9 +103,9 @@ def test_records_and_nodes_agree_whatever_happens(tmp_path: Path, seed: int) -> 
     with Nodes() as nodes:
         chaos = Chaos(tmp_path / "panel.db", nodes, seed)
         try:
-            for number in range(60):
+            for number in range(45):
                 chaos.step()
-                if number in (20, 40):
+                if number in (15, 30):
                     chaos.restart()
             chaos.heal()
             until(chaos.agree, 20)

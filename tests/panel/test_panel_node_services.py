@@ -334,11 +334,11 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
         found: dict[str, Any] = other.send("GET", path)["ends"][0]
         return {name: found[name] for name in ("status", "measured", "age", "by", "stale", "stale_after")}
 
-    manager.ends[tunnel["uuid"], "source"] = {**live, "measured": {"rtt_ms": 2.0}, "age": 29.6}
-    told = {"status": "active", "measured": {"rtt_ms": 2.0}, "age": 29, "by": "service"}
-    assert source() == {**told, "stale": False, "stale_after": 30}
-    manager.ends[tunnel["uuid"], "source"]["age"] = 31.2
-    assert source() == {**told, "age": 31, "stale": True, "stale_after": 30}
+    manager.ends[tunnel["uuid"], "source"] = {**live, "measured": {"rtt_ms": 2.0}, "age": 24.6}
+    told = {"status": "active", "measured": {"rtt_ms": 2.0}, "age": 24, "by": "service"}
+    assert source() == {**told, "stale": False, "stale_after": 25}
+    manager.ends[tunnel["uuid"], "source"]["age"] = 26.2
+    assert source() == {**told, "age": 26, "stale": True, "stale_after": 25}
     report(other, tunnel, ONE, "error", error="no answer", measured={"rtt_ms": 1.0})
     assert source() | {"age": 0} == {
         "status": "error", "measured": {"rtt_ms": 1.0}, "age": 0, "by": "run", "stale": False, "stale_after": 300
@@ -353,7 +353,7 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
     manager.ends.clear()
     with sessions.begin() as session:
         session.execute(update(End).values(reported_by="service"))
-    assert (source()["by"], source()["stale_after"]) == ("service", 30), "what the manager has stored"
+    assert (source()["by"], source()["stale_after"]) == ("service", 25), "what the manager has stored"
 
 
 def test_the_list_is_another_one_when_the_manager_says_so(other: Api, manager: FakeManager) -> None:

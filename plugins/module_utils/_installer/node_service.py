@@ -137,6 +137,7 @@ class Run:
             "node": validators.uuid(given["node"], "node"),
             "hashes": hashes,
             "certificate": digest,
+            "addresses": sorted(self._addresses()),  # no tunnel takes the way there
         }
         wanted = {
             os.path.join(place, "templates", kind + ".conf.j2"): (text or b"").decode("utf-8")

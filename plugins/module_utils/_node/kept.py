@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PLACE = "/var/lib/marzban-node"
 SETTINGS = "/etc/marzban/node_service/settings.json"
+PANELS = os.path.join(os.path.dirname(SETTINGS), "panels")  # a file for each that the service serves
 DAY = 86400  # seconds that a removed uuid is remembered
 ANOTHER = (
     "The node service of this host has %s, and this run has %s. Both have to work alike: run marzban.tunnels.node_api "
@@ -150,7 +151,7 @@ def settings(path: str = SETTINGS) -> dict[str, Any] | None:
 def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
     """Raises Error where a run would not do as the service does. ``given``: of the run, what it knows.
 
-    ``templates`` are compared by their digests, of the types that the run renders.
+    ``templates`` are compared by their digests, of the types that both of them handle.
     """
     if stored is None:
         return
@@ -158,13 +159,23 @@ def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> N
         theirs = stored.get(name)
         if isinstance(mine, Mapping):
             known = theirs if isinstance(theirs, Mapping) else {}
-            kinds = [kind for kind in sorted(mine) if mine[kind] != known.get(kind)]
+            kinds = [kind for kind in sorted(mine) if mine[kind] != known.get(kind, mine[kind])]
             if kinds:
                 raise Error(ANOTHER % ("another template for %s" % kinds[0], "one of its own"))
         elif mine is not None and mine != theirs:
             if name == "engine":
                 raise Error(ANOTHER % ("version %s of the engine" % theirs, mine))
             raise Error(ANOTHER % ("%s: %s" % (name, theirs), "%s: %s" % (name, mine)))
+
+
+def check_no_manager(panel: str, folder: str = PANELS) -> None:
+    """Raises Error where a panel's manager would make again what a run takes off while the records stay."""
+    if os.path.lexists(os.path.join(folder, panel + ".json")):
+        raise Error(
+            "This host has the node service, by which the panel would have its tunnels made again. Delete or "
+            "deactivate them on the panel; or remove the service first: run marzban.tunnels.node_api with "
+            "-e node_api_state=absent. Nothing was changed."
+        )
 
 
 def check_not_older(view: View, applied: int | None, removals: Removals) -> None:

@@ -17,7 +17,7 @@ from marzban_tunnels.errors import Refused
 from marzban_tunnels.live import Live
 
 STALE_AFTER = 300  # seconds; the least after which a run's report is stale
-STALE_BY_SERVICE = 30  # seconds; a node's service is asked every 10
+STALE_BY_SERVICE = 25  # seconds; a node's service is asked every 10
 RUN, SERVICE = "run", "service"  # who has reported an end
 _GAPS = 5  # how many gaps between reports are kept
 # Seconds. Reports that follow each other sooner come from somebody who works on the nodes, and say nothing about how
@@ -49,7 +49,7 @@ def tunnel(
         "name": row.name,
         "config": row.config,
         "is_active": bool(row.is_active),
-        "status": _overall(row.is_active, [end["status"] for end in shown]),
+        "status": _overall(row.is_active, shown),
         "stale": all(end["stale"] for end in shown),
         "created_at": row.created_at.isoformat(),
         "updated_at": row.updated_at.isoformat(),
@@ -149,9 +149,11 @@ def stale_after(known: str | None) -> int:
     return max(STALE_AFTER, 2 * min(usual, _LATEST))
 
 
-def _overall(active: bool, reported: list[str | None]) -> str:
+def _overall(active: bool, ends: list[dict[str, Any]]) -> str:
+    """What the ends say that have reported lately; where none has, what they said last."""
     if not active:
         return "inactive"
+    reported = [end["status"] for end in [end for end in ends if not end["stale"]] or ends]
     return next((state for state in ("error", "active") if state in reported), "connecting")
 
 

@@ -313,6 +313,8 @@ class Watch:
             )
         if status == 409 and code == "removed":
             return "The node removed this tunnel a short while ago, and does not make it again: create a new one"
+        if status == 413:
+            return "The tunnel's config is too large for the node service: make it shorter"
         if status == 422 and isinstance(detail, dict) and detail:
             field, sentence = next(iter(detail.items()))
             return f"The node refuses it: {quoted(field, 80)}: {quoted(sentence, 400)}"
