@@ -209,10 +209,12 @@ def test_the_commands_to_go_on_with(demo: Demo, said: str) -> None:
     commands = [line[16:] for line in said[start - 16 : end].splitlines()]
     assert len(commands) == 8
     text = demo.run("sh", "-exc", "\n".join(commands))
-    for seen in ("@marzban_nodes:", "public_key", "removed: de-fi-openvpn"):
+    for seen in ("@marzban_nodes:", "public_key", "Delete the record"):
         assert seen in text
-    into = shown(said, "a host").split("  then: ")[0]
-    assert "mtu 1300" in demo.run(*shlex.split(into), "ip link show type wireguard")
+    into = shlex.split(shown(said, "a host").split("  then: ")[0])
+    seen = demo.run(*into, "ip link show type wireguard; ls /etc/marzban/tunnels")
+    assert "mtu 1300" in seen
+    assert len(re.findall("^[0-9a-f-]{36}$", seen, re.MULTILINE)) == 3, "de-1 had four"
 
 
 def test_down_leaves_nothing(demo: Demo, said: str) -> None:
