@@ -28,7 +28,8 @@ class World:
         self.kept = KeptView(view, "r")
         self.tunnel = Tunnel(view)
         self.tunnel.checked = view
-        self.tunnel.state = {"interface": view["interface"], "version": view["version"]}  # type: ignore[typeddict-item]
+        state: Any = {"interface": view["interface"], "version": view["version"]}
+        self.tunnel.state = state
         self.board.sync({UUID: self.kept})
         self.board.applied(self.kept, self.tunnel, [])
 
