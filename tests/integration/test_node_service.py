@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -43,7 +45,7 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
-def nodes(world: World) -> dict[str, dict[str, object]]:
+def nodes(world: World) -> dict[str, dict[str, Any]]:
     return {node["node"]: node for node in world.api("GET", "/tunnels/nodes")["nodes"]}
 
 
@@ -55,23 +57,27 @@ def status(world: World, name: str) -> str:
     return str(world.tunnels()[name]["status"])
 
 
+def is_active(world: World, name: str) -> bool:
+    return status(world, name) == "active"
+
+
 def test_what_the_panel_says_is_done_within_seconds(world: World) -> None:
     timed, away = Timed(), Timed()
     for kind in TYPES:
         name = f"ab-{kind}"
         begun = time.monotonic()
         record = world.tunnel(name, "a", "b", tunnel_type=kind)
-        timed.until(f"packets pass: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
-        until(f"active: {kind}", lambda name=name: status(world, name) == "active")
+        timed.until(f"packets pass: {kind}", begun, partial(world.passes, name, "a", "b"))
+        until(f"active: {kind}", partial(is_active, world, name))
         seen = world.tunnels()[name]
         assert [(end["by"], end["stale"]) for end in seen["ends"]] == [("service", False)] * 2, seen
 
         begun = time.monotonic()
         world.api("POST", f"/tunnels/{record['id']}/deactivate")
-        timed.until(f"nothing passes: {kind}", begun, lambda name=name: world.silent(name, "a", "b"))
+        timed.until(f"nothing passes: {kind}", begun, partial(world.silent, name, "a", "b"))
         begun = time.monotonic()
         world.api("POST", f"/tunnels/{record['id']}/activate")
-        timed.until(f"packets pass again: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
+        timed.until(f"packets pass again: {kind}", begun, partial(world.passes, name, "a", "b"))
     world.lab.host("b").stop()
     for kind in TYPES:
         world.api("DELETE", f"/tunnels/{world.tunnels()[f'ab-{kind}']['id']}")
@@ -99,7 +105,7 @@ def test_what_waits_for_a_run(world: World) -> None:
     assert status(world, "require") == "error"
     world.apply().expect()
     for name in ("auto", "require"):
-        until(f"{name} is active", lambda name=name: status(world, name) == "active")
+        until(f"{name} is active", partial(is_active, world, name))
         held = [end["public"].get("psk_fingerprint") for end in world.tunnels()[name]["ends"]]
         assert held[0] == held[1] is not None
     until("its sessions have used it", lambda: quantum(world, "require") == [True, True])
@@ -115,7 +121,7 @@ def test_a_node_that_was_set_up_again(world: World) -> None:
     world.lab.host("b").replace()
     until("it is told to be away", lambda: nodes(world)["b"]["problem"])
     world.play("node_api", "--limit", "b").expect()
-    until("its new keys are shown", lambda: len(nodes(world)["b"]["changed_keys"]) == 2)  # type: ignore[arg-type]
+    until("its new keys are shown", lambda: len(nodes(world)["b"]["changed_keys"]) == 2)
     for name, known in before.items():
         end = world.tunnels()[name]["ends"][1]
         assert end["public"]["public_key"] == end["changed_key"]["known"] == known
@@ -124,8 +130,8 @@ def test_a_node_that_was_set_up_again(world: World) -> None:
         body = {"tunnel_id": world.tunnels()[name]["id"], "public_key": end["changed_key"]["seen"]}
         world.api("POST", f"/tunnels/nodes/{nodes(world)['b']['node_id']}/confirm", json=body)
     for name in before:
-        until(f"traffic in {name}, once an admin has said so", lambda name=name: world.passes(name, "a", "b"))
-        until(f"{name} is active", lambda name=name: status(world, name) == "active")
+        until(f"traffic in {name}, once an admin has said so", partial(world.passes, name, "a", "b"))
+        until(f"{name} is active", partial(is_active, world, name))
 
 
 def why(world: World, name: str) -> str:
