@@ -81,4 +81,4 @@ def test_the_project(make_world: Callable[..., World], tmp_path: Path) -> None:
     assert update["marzban_nodes"]["hosts"] == ["de-1"]
     plays = run("ansible-playbook", "-i", "marzban.yml", "tunnels.yml", "--list-tasks")
     assert "Join the nodes" in plays
-    assert "The service" in run("ansible-playbook", "-i", "marzban.yml", "services.yml", "--list-tasks")
+    assert "The node service" in run("ansible-playbook", "-i", "marzban.yml", "services.yml", "--list-tasks")
