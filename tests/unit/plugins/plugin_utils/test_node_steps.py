@@ -92,3 +92,13 @@ def test_only_what_differs_is_sent_and_nothing_in_check_mode():
     assert not _node_steps.publish(FakePanel([service]), [service], [], check=False)["changed"]
     none = dict(service, port=None, pin=None)
     assert not _node_steps.publish(FakePanel(), [none], [], check=False)["changed"]
+
+
+def test_a_service_that_the_panel_has_a_problem_with_is_given_again():
+    service = {"node": "de-1", "uuid": UUID, "port": 62052, "pin": PIN}
+    panel = FakePanel([dict(service, state="problem")])
+    panel.put_node_services = lambda services: (panel.put.extend(services) or 0, [])
+    assert not _node_steps.publish(panel, [service], [], check=True)["changed"]
+    assert panel.put == []
+    told = _node_steps.publish(panel, [service], [], check=False)
+    assert (told["changed"], told["published"], panel.put) == (False, [], [service])
