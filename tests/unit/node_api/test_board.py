@@ -63,7 +63,7 @@ def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_a
     assert world.sees("error", 0)["error"] == "it is dead", "small packets pass, and large ones don't"
 
 
-def test_what_is_taken_away_is_no_late_answer():
+def test_what_is_taken_away_does_not_answer_late():
     world = World()
     world.sees()
     assert world.sees("error", 100, lacks=["the route 192.0.2.0/24"])["status"] == "error"

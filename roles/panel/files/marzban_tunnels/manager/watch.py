@@ -165,7 +165,7 @@ class Watch:
     def _set(self, problem: Problem | None, error: Exception | None = None) -> None:
         """One line in the log when a problem begins, becomes another, or ends.
 
-        A node that is away is told once, and only after some seconds: one that starts again is now refusing, now silent.
+        One that is away is told once, and only after some seconds: while it starts it is now refusing, now silent.
         """
         known, self.problem = self.problem, problem
         kind = None if problem is None else "away" if problem.code in _AWAY else problem.code
