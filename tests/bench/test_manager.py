@@ -25,7 +25,8 @@ from tests.support.marzban import Marzban
 from tests.support.panel_api import Api
 from tests.support.simulated_node import Nodes, SimulatedNode
 
-CALLS = {"GET /api/nodes": 60, "GET /api/system": 60, "POST /api/admin/token": 8}  # of each so many pairs per value
+CALLS = ("GET /api/nodes", "GET /api/system", "POST /api/admin/token")
+PAIRS = 60  # of calls, for one value
 # In a process of its own: the nodes' thread is in this one, and would be measured too.
 CLIENT = """
 import http.client, json, statistics, sys, time, urllib.parse
@@ -122,7 +123,7 @@ class Scene:
         method, path = call.split()
         tokens = [str(token(running.api())) for running in (self.panel, self.twin)]
         form = f"username={self.panel.username}&password={self.panel.password}"
-        given = json.dumps([[self.panel.url, self.twin.url], tokens, form, method, path, CALLS[call]])
+        given = json.dumps([[self.panel.url, self.twin.url], tokens, form, method, path, PAIRS])
         done = subprocess.run([sys.executable, "-c", CLIENT], input=given, capture_output=True, text=True, check=True)
         above, below = json.loads(done.stdout)
         return above, below

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import pytest
@@ -47,6 +48,10 @@ def serve(world: World, key: str | None) -> None:
     until("both services answer", lambda: {node["state"] for node in nodes(world).values()} == {"ok"})
 
 
+def is_active(world: World, name: str) -> bool:
+    return status(world, name) == "active"
+
+
 @pytest.mark.parametrize(("key", "types"), [(SECRET, TYPES), (None, TYPES[:1])], ids=["key", "certificate"])
 def test_what_marzban_says_is_done_within_seconds(world: World, key: str | None, types: tuple[str, ...]) -> None:
     serve(world, key)
@@ -61,11 +66,11 @@ def test_what_marzban_says_is_done_within_seconds(world: World, key: str | None,
         name = f"ab-{kind}"
         begun = time.monotonic()
         record = world.tunnel(name, "a", "b", tunnel_type=kind)
-        timed.until(f"packets pass: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
-        until(f"active: {kind}", lambda name=name: status(world, name) == "active")
+        timed.until(f"packets pass: {kind}", begun, partial(world.passes, name, "a", "b"))
+        until(f"active: {kind}", partial(is_active, world, name))
         begun = time.monotonic()
         world.api("POST", f"/tunnels/{record['id']}/deactivate")
-        timed.until(f"nothing passes: {kind}", begun, lambda name=name: world.silent(name, "a", "b"))
+        timed.until(f"nothing passes: {kind}", begun, partial(world.silent, name, "a", "b"))
     host = world.lab.host("b")
     host.stop()
     for kind in types:
