@@ -32,7 +32,7 @@ options:
     type: dict
   without_key:
     description:
-      - Whether a panel without a key for the nodes is fine, as for a service that is to be removed. It fails otherwise.
+      - Whether a panel that has no key for the nodes is fine, as where the service is removed. It fails otherwise.
     type: bool
     default: false
 seealso:

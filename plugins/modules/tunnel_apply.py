@@ -64,6 +64,7 @@ options:
   remove_all:
     description:
       - Removes everything of this panel, this O(node) and O(types) from the host. O(views) must then be empty.
+      - It fails where the host has the node service for this panel, which would have it made again.
     type: bool
     default: false
   config_dir:
@@ -359,7 +360,12 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators 
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import preflight
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import Terms, check_alike, settings
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import (
+    Terms,
+    check_alike,
+    check_no_manager,
+    settings,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
@@ -380,6 +386,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     node = None if given["node"] is None else validators.node_name(given["node"], "node")
     options = {"ipsec": {"data_path": given["ipsec_data_path"]}}
     addresses = [validators.ip_address(text, "panel_addresses") for text in given["panel_addresses"]]
+    if given["remove_all"]:
+        check_no_manager(panel)
     if given["alike"] is not None:
         check_alike(settings(), dict(given["alike"], config_dir=folders.root, post_quantum=given["post_quantum"]))
     terms = Terms(given["accept_older"])

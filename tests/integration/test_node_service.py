@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -43,7 +45,7 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
-def nodes(world: World) -> dict[str, dict[str, object]]:
+def nodes(world: World) -> dict[str, dict[str, Any]]:
     return {node["node"]: node for node in world.api("GET", "/tunnels/nodes")["nodes"]}
 
 
@@ -55,23 +57,27 @@ def status(world: World, name: str) -> str:
     return str(world.tunnels()[name]["status"])
 
 
+def is_active(world: World, name: str) -> bool:
+    return status(world, name) == "active"
+
+
 def test_what_the_panel_says_is_done_within_seconds(world: World) -> None:
     timed, away = Timed(), Timed()
     for kind in TYPES:
         name = f"ab-{kind}"
         begun = time.monotonic()
         record = world.tunnel(name, "a", "b", tunnel_type=kind)
-        timed.until(f"packets pass: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
-        until(f"active: {kind}", lambda name=name: status(world, name) == "active")
+        timed.until(f"packets pass: {kind}", begun, partial(world.passes, name, "a", "b"))
+        until(f"active: {kind}", partial(is_active, world, name))
         seen = world.tunnels()[name]
         assert [(end["by"], end["stale"]) for end in seen["ends"]] == [("service", False)] * 2, seen
 
         begun = time.monotonic()
         world.api("POST", f"/tunnels/{record['id']}/deactivate")
-        timed.until(f"nothing passes: {kind}", begun, lambda name=name: world.silent(name, "a", "b"))
+        timed.until(f"nothing passes: {kind}", begun, partial(world.silent, name, "a", "b"))
         begun = time.monotonic()
         world.api("POST", f"/tunnels/{record['id']}/activate")
-        timed.until(f"packets pass again: {kind}", begun, lambda name=name: world.passes(name, "a", "b"))
+        timed.until(f"packets pass again: {kind}", begun, partial(world.passes, name, "a", "b"))
     world.lab.host("b").stop()
     for kind in TYPES:
         world.api("DELETE", f"/tunnels/{world.tunnels()[f'ab-{kind}']['id']}")
@@ -85,3 +91,52 @@ def test_what_the_panel_says_is_done_within_seconds(world: World) -> None:
     until("nothing is left to delete", lambda: not nodes(world)["b"]["deletions"])
     timed.within(SOON)
     away.within(RETURN)
+
+
+def test_what_waits_for_a_run(world: World) -> None:
+    """A pre-shared key: both ends have to agree on it, which the panel can't see to without seeing the key."""
+    world.tunnel("auto", "a", "b")
+    world.tunnel("require", "a", "b", config={"post_quantum": "require"})
+    until("traffic without it", lambda: world.passes("auto", "a", "b"))
+    until("active", lambda: status(world, "auto") == "active")
+    said = until("it says so", lambda: world.tunnels()["auto"]["ends"][0]["error"])
+    assert "without the pre-shared key" in said
+    until("what requires it says so", lambda: "run apply with both nodes" in why(world, "require"))
+    assert status(world, "require") == "error"
+    world.apply().expect()
+    for name in ("auto", "require"):
+        until(f"{name} is active", partial(is_active, world, name))
+        held = [end["public"].get("psk_fingerprint") for end in world.tunnels()[name]["ends"]]
+        assert held[0] == held[1] is not None
+    until("its sessions have used it", lambda: quantum(world, "require") == [True, True])
+    until("nothing is left to say", lambda: not why(world, "auto") + why(world, "require"))
+    again = world.apply().expect()
+    assert again.changed() == [], "the service had undone what a run had done"
+
+
+def test_a_node_that_was_set_up_again(world: World) -> None:
+    """Its certificate and its keys are new: neither is taken by itself."""
+    world.bring_about(("auto", "a", "b"), ("ipsec", "a", "b"))
+    before = {name: world.tunnels()[name]["ends"][1]["public"]["public_key"] for name in ("auto", "ipsec")}
+    world.lab.host("b").replace()
+    until("it is told to be away", lambda: nodes(world)["b"]["problem"])
+    world.play("node_api", "--limit", "b").expect()
+    until("its new keys are shown", lambda: len(nodes(world)["b"]["changed_keys"]) == 2)
+    for name, known in before.items():
+        end = world.tunnels()[name]["ends"][1]
+        assert end["public"]["public_key"] == end["changed_key"]["known"] == known
+        assert end["changed_key"]["seen"] != known
+        assert not world.passes(name, "a", "b")
+        body = {"tunnel_id": world.tunnels()[name]["id"], "public_key": end["changed_key"]["seen"]}
+        world.api("POST", f"/tunnels/nodes/{nodes(world)['b']['node_id']}/confirm", json=body)
+    for name in before:
+        until(f"traffic in {name}, once an admin has said so", partial(world.passes, name, "a", "b"))
+        until(f"{name} is active", partial(is_active, world, name))
+
+
+def why(world: World, name: str) -> str:
+    return " ".join(end["error"] or "" for end in world.tunnels()[name]["ends"])
+
+
+def quantum(world: World, name: str) -> list[bool | None]:
+    return [(end["measured"] or {}).get("post_quantum") for end in world.tunnels()[name]["ends"]]

@@ -1,28 +1,23 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The role node_api: a host without the packages (a), one with them (b), and a system that is refused (c).
-
-The root half is a STAND-IN (tests/support/root_half.py): what is tested is how the service comes, is reached and goes.
-"""
+"""The role node_api: how the service comes, is reached and goes. A host without the packages is in test_demo too."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from marzban_tunnels import node_access
-from tests.support.root_half import HASH, LIST, PANEL
-from tests.support.world import TOP, Run, World
+from tests.support.root_half import HASH, PANEL
+from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 SECRET = "0123456789abcdef" * 4
@@ -55,13 +50,11 @@ LISTING = (
 class Service:
     """The role's runs, and the service as the panel would call it."""
 
-    def __init__(self, world: World, source: Path) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.source = source
 
-    def run(self, *words: str, hosts: str = "a,b", **variables: Any) -> Run:
-        given = {"node_api_source": str(self.source), **variables}
-        return self.world.play("node_api", "--diff", "--limit", hosts, "-e", json.dumps(given), *words)
+    def run(self, *words: str, **variables: Any) -> Run:
+        return self.world.play("node_api", "--diff", "-e", json.dumps(variables), *words)
 
     def on_panel(self, name: str) -> dict[str, Any]:
         listed = self.world.api("GET", "/tunnels/nodes")["nodes"]
@@ -97,60 +90,74 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(make_world: Callable[..., World], tmp_path_factory: pytest.TempPathFactory) -> Service:
-    source = tmp_path_factory.mktemp("service") / "files"
-    shutil.copytree(TOP / "roles/node_api/files", source, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(TOP / "tests/support/root_half.py", source / "root.py")
-    world = make_world(login=False, a="bookworm+demo", b="trixie+tunnels", c="bullseye")
+def service(make_world: Callable[..., World]) -> Service:
+    world = make_world(login=False, b="trixie+tunnels")
     world.panel._env["NODE_API_KEY"] = SECRET
     world.panel.restart()
-    return Service(world, source)
+    return Service(world)
 
 
 def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
     before = service.on("b", LISTING)
     assert before.count("\n") > 5000
 
-    predicted = service.run("--check", hosts="a,b,c")
-    assert predicted.code == 2
-    assert "Say which packages would be installed" in predicted.changed("a")
+    predicted = service.run("--check").expect()
     assert "Make the node have the service" in predicted.changed("b")
-    assert [service.on(name, OURS) for name in "abc"] == ["", "", ""]
+    assert service.on("b", OURS) == ""
     assert service.on_panel("b")["pin"] is None
 
-    done = service.run(hosts="a,b,c", node_api_types=["wireguard"])
+    done = service.run().expect()
+    expect_service(service, "b", done)
+    status, told = service.ask("b", "/api/tunnels", service.key("b"))
+    assert (status, told["api"], told["tunnels"]) == (200, 1, [])
+    assert told["engine"] == done.results("node_service", "b")[-1]["engine"]
+    assert service.run().expect().changed() == []
+    check_what_runs(service)
+
+    service.run(node_api_state="absent").expect()
+    assert service.on("b", OURS) == ""
+    assert service.on_panel("b")["pin"] is None
+    after = service.on("b", LISTING)
+    assert sorted(set(before.splitlines()) ^ set(after.splitlines())) == []
+    assert service.run(node_api_state="absent").expect().changed() == []
+
+
+@pytest.mark.variation
+def test_a_host_without_the_packages_and_one_that_is_refused(make_world: Callable[..., World]) -> None:
+    world = make_world("-bare", login=False, a="bookworm+demo", c="bullseye")
+    world.panel._env["NODE_API_KEY"] = SECRET
+    world.panel.restart()
+    service = Service(world)
+    predicted = service.run("--check")
+    assert predicted.code == 2
+    assert "Say which packages would be installed" in predicted.changed("a")
+    assert [service.on(name, OURS) for name in "ac"] == ["", ""]
+    done = service.run(node_api_types=["wireguard"])
     assert done.code == 2
     (refused,) = [event["result"]["msg"] for event in done.of("c", ["failed"])]
     assert refused.startswith("The node service runs on Debian 12 and 13, and this is Debian GNU/Linux 11 (bullseye).")
     assert service.on("c", OURS) == ""
-    for name in "ab":
-        assert not done.of(name, ["failed"]), done.text
-        told = done.results("node_service", name)[-1]
-        known = service.on_panel(name)
-        assert (known["port"], known["pin"]) == (PORT, told["pin"])
-        assert service.on(name, "cat /usr/local/lib/marzban-node/version").strip() == told["engine"]
-        assert told["missing"] == []
-        assert service.ask(name, "/health") == (200, "ok")
-        assert service.ask(name, "/api/tunnels")[0] == 401
-        assert service.ask(name, "/api/tunnels", service.key(name)) == (200, LIST)
-    assert service.ask("b", "/api/tunnels", service.key("a"))[0] == 403
-    assert f"The node service of a serves on TCP port {PORT}." in done.text
+    assert not done.of("a", ["failed"]), done.text
+    expect_service(service, "a", done)
     assert service.on("a", "command -v wg openvpn") == "/usr/bin/wg\n", "the packages of the types that it handles"
 
-    assert service.run(node_api_types=["wireguard"]).expect().changed() == []
-    check_what_runs(service)
 
-    service.run(node_api_state="absent").expect()
-    assert [service.on(name, OURS) for name in "ab"] == ["", ""]
-    assert [service.on_panel(name)["pin"] for name in "ab"] == [None, None]
-    after = service.on("b", LISTING)
-    assert sorted(set(before.splitlines()) ^ set(after.splitlines())) == []
-    assert service.run(hosts="b", node_api_state="absent").expect().changed() == []
+def expect_service(service: Service, name: str, done: Run) -> None:
+    told = done.results("node_service", name)[-1]
+    known = service.on_panel(name)
+    assert (known["port"], known["pin"]) == (PORT, told["pin"])
+    assert service.on(name, "cat /usr/local/lib/marzban-node/version").strip() == told["engine"]
+    assert told["missing"] == []
+    assert service.ask(name, "/health") == (200, "ok")
+    assert service.ask(name, "/api/tunnels")[0] == 401
+    assert service.ask(name, "/api/tunnels", "x" * 43)[0] == 403
+    assert service.ask(name, "/api/tunnels", service.key(name))[0] == 200
+    assert f"The node service of {name} serves on TCP port {PORT}." in done.text
 
 
 def check_what_runs(service: Service) -> None:
     """The front is nobody, the root half has only what it needs, and both are small."""
-    for name in "ab":
+    for name in "b":
         status = service.on(name, f"cat /proc/{service.pid(name, FRONT)}/status")
         values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert int(values["Uid"].split()[0]) >= 61184, "a dynamic user"
@@ -165,9 +172,10 @@ def check_what_runs(service: Service) -> None:
             assert float(found[1]) <= most
 
 
+@pytest.mark.variation
 def test_only_what_was_changed_is_started_again(service: Service) -> None:
     """One play of the module, with what goes wrong in between; and a second panel, which comes with a certificate."""
-    common = {"source": str(service.source), "port": 62060}
+    common = {"port": 62060}
     ours = {**common, "panel": PANEL, "node": PANEL, "hashes": [HASH]}
     pem = (service.world.directory / "panel/server.pem").read_text()
     pem = pem[pem.index("-----BEGIN CERT") : pem.index("END CERTIFICATE-----\n") + 21]

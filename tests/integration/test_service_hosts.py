@@ -10,6 +10,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -101,8 +102,8 @@ def test_what_others_take_away_comes_back(pair: list[Service]) -> None:
         for what, (number, command, there) in TAKEN.items():
             begun = time.monotonic()
             nodes.sh("a", command)
-            until(f"{what} is back", lambda there=there: nodes.sh("a", f"{there} || true"), SOON)
-            until(f"traffic after {what}", lambda number=number: nodes.reaches("a", number, 1), SOON)
+            until(f"{what} is back", partial(nodes.sh, "a", f"{there} || true"), SOON)
+            until(f"traffic after {what}", partial(nodes.reaches, "a", number, 1), SOON)
             took[what] = round(time.monotonic() - begun, 1)
     print("seconds until it was back:", took)
     assert max(took.values()) < SOON
@@ -128,7 +129,7 @@ def test_a_peer_that_does_not_answer_is_not_active(pair: list[Service]) -> None:
     try:
         assert pair[0].tunnel(1)["status"] == "active", "the age tells that this was before"
         for number in (1, 2, 3):
-            until("not active", lambda number=number: pair[0].tunnel(number)["status"] != "active", SOON)
+            until("not active", partial(pair[0].is_not_active, number), SOON)
         print("seconds until no tunnel was active:", round(time.monotonic() - begun, 1))
         assert pair[0].tunnel(1)["age"] < 10
     finally:

@@ -93,7 +93,7 @@ class Service:
 
     # Calls
 
-    def call(self, call: str, key: str | None = KEY, **more: Any) -> Answer:
+    def call(self, call: str, key: object = KEY, **more: Any) -> Answer:
         """What the front would hand on, and what it would answer."""
         with socket.socket(socket.AF_UNIX) as asked:
             asked.settimeout(30)
@@ -123,6 +123,9 @@ class Service:
 
     def tunnel(self, number: int) -> dict[str, Any]:
         return self.call("status", id=uuid(number))
+
+    def is_not_active(self, number: int) -> bool:
+        return bool(self.tunnel(number).get("status") != "active")
 
     def waits_for(self, number: int, status: str, seconds: float = 30) -> dict[str, Any]:
         """Waits until a tunnel has this status."""

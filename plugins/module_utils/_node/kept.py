@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PLACE = "/var/lib/marzban-node"
 SETTINGS = "/etc/marzban/node_service/settings.json"
+PANELS = os.path.join(os.path.dirname(SETTINGS), "panels")  # a file for each that the service serves
 DAY = 86400  # seconds that a removed uuid is remembered
 ANOTHER = (
     "The node service of this host has %s, and this run has %s. Both have to work alike: run marzban.tunnels.node_api "
@@ -165,6 +166,16 @@ def check_alike(stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> N
             if name == "engine":
                 raise Error(ANOTHER % ("version %s of the engine" % theirs, mine))
             raise Error(ANOTHER % ("%s: %s" % (name, theirs), "%s: %s" % (name, mine)))
+
+
+def check_no_manager(panel: str, folder: str = PANELS) -> None:
+    """Raises Error where a panel's manager would make again what a run takes off while the records stay."""
+    if os.path.lexists(os.path.join(folder, panel + ".json")):
+        raise Error(
+            "This host has the node service, by which the panel would have its tunnels made again. Delete or "
+            "deactivate them on the panel; or remove the service first: run marzban.tunnels.node_api with "
+            "-e node_api_state=absent. Nothing was changed."
+        )
 
 
 def check_not_older(view: View, applied: int | None, removals: Removals) -> None:

@@ -167,8 +167,8 @@ class Apply:
             return
         done = [tunnel for tunnel in tunnels if not tunnel.refused]
         self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
-        gone = [self.memory.states[entry["uuid"]] for entry in self.removed if not entry["error"]]
-        self.kept.forget({state["uuid"]: state["version"] for state in gone if state})
+        gone = {entry["uuid"]: self.memory.states[entry["uuid"]] for entry in self.removed if not entry["error"]}
+        self.kept.forget({uuid: state["version"] for uuid, state in gone.items() if state})
         self.kept.take_back(tunnel.uuid for tunnel in done)
 
     def sealed(self, uuids: Collection[str]) -> dict[str, str]:

@@ -85,8 +85,9 @@ def tunnel(body: Any) -> Shown:
     status = _maybe_text(raw.get("status"), "status", 16)
     if status is not None and status not in _STATUSES:
         raise ValueError(f"status: {shown(status)} is not one of {', '.join(_STATUSES)}")
-    texts = [_maybe_text(raw.get(name), name, 4096) for name in ("error", "note", "waiting_for")]
-    said = next((text for text in texts if text), None)
+    error, note = (_maybe_text(raw.get(name), name, 4096) for name in ("error", "note"))
+    waiting = _maybe_text(raw.get("waiting_for"), "waiting_for", 512)
+    said = error or note or (waiting and f"It waits for the public key of {waiting}")
     missing = raw.get("missing") or []
     if not isinstance(missing, list) or len(missing) > 20:
         raise ValueError(f"missing: {shown(missing, 40)} is not a short list")

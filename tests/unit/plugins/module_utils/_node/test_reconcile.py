@@ -16,7 +16,14 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import DAY, Kept, KeptView, Terms, check_alike
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import (
+    DAY,
+    Kept,
+    KeptView,
+    Terms,
+    check_alike,
+    check_no_manager,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
 
@@ -134,7 +141,8 @@ def test_what_is_kept_and_damaged_is_left_out(tmp_path, text):
     (tmp_path / "views").mkdir()
     (tmp_path / f"views/{UUID}.json").write_text(text)
     (tmp_path / "removed.json").write_text(text)
-    assert Kept(str(tmp_path)).views() == Kept(str(tmp_path)).removals() == {}
+    assert Kept(str(tmp_path)).views() == {}
+    assert Kept(str(tmp_path)).removals() == {}
 
 
 def test_without_the_service_nothing_is_kept(tmp_path):
@@ -164,3 +172,10 @@ def test_a_run_works_as_the_service_does_or_not_at_all(given, why):
     else:
         with pytest.raises(Error, match=why):
             check_alike(stored, given)
+
+
+def test_what_a_manager_would_make_again_is_not_taken_off(tmp_path):
+    check_no_manager(PANEL, str(tmp_path))
+    (tmp_path / f"{PANEL}.json").write_text("{}")
+    with pytest.raises(Error, match="the panel would have its tunnels made again"):
+        check_no_manager(PANEL, str(tmp_path))
