@@ -127,7 +127,7 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
 
 @pytest.mark.variation
 def test_a_host_without_the_packages_and_one_that_is_refused(make_world: Callable[..., World]) -> None:
-    world = make_world("-bare", login=False, a="bookworm+demo", c="bullseye")
+    world = make_world("-bare", login=False, a="bookworm", c="bullseye")
     world.panel._env["NODE_API_KEY"] = SECRET
     world.panel.restart()
     service = Service(world)
