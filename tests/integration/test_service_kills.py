@@ -83,6 +83,9 @@ class Scene:
             world.tunnel(present[0], *names[present[0]], tunnel_type=kind)
             ready(world)
             there = world.tunnels()
+        active = [name for name in present if there[name]["is_active"]]
+        if what != "switch" and active:  # those that are off have nothing that can be killed
+            present = active
         name = chance.choice(missing if what == "create" else present)
         if what == "create":
             return Act(name, kind, None, lambda: world.tunnel(name, *names[name], tunnel_type=kind))
