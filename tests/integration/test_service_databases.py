@@ -24,6 +24,8 @@ pytestmark = pytest.mark.lab
 #: What another panel on the same nodes has of its own: pools that do not meet the defaults, and a secret.
 OTHERS = {"TUNNEL_IPV4_POOL": "10.230.0.0/16", "TUNNEL_IPV6_POOL": "fd7b::/64", "TUNNEL_PORT_RANGE": "40000-40999"}
 OTHER_SECRET = "fedcba9876543210" * 4
+OLDER = {"a": "older_database", "b": "older_database"}
+OLD = ("changed", "doomed")  # tunnels whose records yesterday's database has as they were
 
 
 @dataclass
@@ -85,9 +87,6 @@ def copy(panel: Panel, to: Path) -> None:
     """The database's file, as a backup has it."""
     with closing(sqlite3.connect(panel.database)) as source, closing(sqlite3.connect(to)) as target:
         source.backup(target)
-
-
-OLDER = {"a": "older_database", "b": "older_database"}
 
 
 def listed(world: World) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ class Scene:
         victim, kind = VICTIMS[seed % 5], TYPES[seed % 3]
         what = OPERATIONS[(seed % 5 + seed // 5) % 4]
         act = self.act(what, kind, chance, agree)
-        moment = chance.uniform(0, LATEST)
+        moment = LATEST * chance.random() ** 2  # what is done is done early
         acting = Acting(act)
         acting.start()
         time.sleep(moment)
