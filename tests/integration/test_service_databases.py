@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,14 @@ def looked(world: World, act: Callable[[], object]) -> None:
         ages[node] = nodes(world)[node]["contact_age"]
         return ages[node] > 0
 
+    def asked(node: str) -> bool:
+        return bool(nodes(world)[node]["contact_age"] < ages[node])
+
     for node in ages:
-        until(f"a while without a look at {node}", lambda node=node: older(node), every=0.3)
+        until(f"a while without a look at {node}", partial(older, node), every=0.3)
     act()
     for node in ages:
-        until(f"a look at {node}", lambda node=node: nodes(world)[node]["contact_age"] < ages[node], every=0.2)
+        until(f"a look at {node}", partial(asked, node), every=0.2)
 
 
 def problems(world: World) -> dict[str, Any]:

@@ -80,8 +80,9 @@ class Evidence:
             {f"{owner}'s {key}": secret_forms(data) for owner, keys in self.keys.items() for key, data in keys.items()}
         )
 
-    def access(self) -> Searcher:
-        """Finds the panel's secret for the nodes, and the access keys that are made of it: also the next ones."""
+    def access_keys(self) -> dict[str, dict[str, bytes]]:
+        """The forms of the panel's secret for the nodes, and of the access keys that are made of it, the next ones
+        too."""
         found = {"NODE_API_KEY": forms(SECRET.encode())}
         answer = self.world.api("POST", "/tunnels/nodes/access", json={"nodes": list(self.world.lab.hosts)})
         for node in answer["nodes"]:
@@ -92,7 +93,7 @@ class Evidence:
                 found[label] = forms(key.encode()) | {
                     f"the bytes, {form}": data for form, data in forms(base64.urlsafe_b64decode(key + "=")).items()
                 }
-        return Searcher(found)
+        return found
 
     def tokens(self) -> set[str]:
         """All tokens that the panel gave out."""
@@ -100,8 +101,8 @@ class Evidence:
         return (sent | {str(self.world.session.headers["Authorization"]).partition(" ")[2]}) - {""}
 
     def login(self) -> Searcher:
-        """Finds the panel's password, and the tokens."""
-        secrets = {"the password": forms(self.world.panel.password.encode())}
+        """Finds the panel's password, the tokens, and the access keys: what is on no node, in no output, in no cache."""
+        secrets = {"the password": forms(self.world.panel.password.encode()), **self.access_keys()}
         secrets |= {
             f"token …{token[-4:]}": {"plain": token.encode(), "signature": token[-40:].encode()}
             for token in self.tokens()

@@ -62,7 +62,7 @@ def _version(path: Path, *keys: str) -> int | None:
 
 
 def differs(world: World, alone: bool = True) -> list[str]:
-    """Where the records, what the panel says of its nodes, and what is on the hosts do not agree. The hosts are looked
+    """Where the records, the panel's list of its nodes, and what is on the hosts do not agree. The hosts are looked
     at last, which is dear: when the panel says that all is well."""
     records = list(world.tunnels().values())
     found = _panel_differs(world, records)
