@@ -101,7 +101,7 @@ class Evidence:
         return (sent | {str(self.world.session.headers["Authorization"]).partition(" ")[2]}) - {""}
 
     def login(self) -> Searcher:
-        """Finds the panel's password, the tokens, and the access keys: what is on no node, in no output, in no cache."""
+        """Finds the panel's password, tokens, and access keys: what is on no node, in no output, in no cache."""
         secrets = {"the password": forms(self.world.panel.password.encode()), **self.access_keys()}
         secrets |= {
             f"token …{token[-4:]}": {"plain": token.encode(), "signature": token[-40:].encode()}
