@@ -18,13 +18,17 @@ from typing import Any
 import pytest
 
 from tests.support.panel import Panel
-from tests.support.service_hosts import agree, nodes, whole, with_service
+from tests.support.service_hosts import MANAGED, agree, nodes, whole, with_service
 from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
 #: What another panel on the same nodes has of its own: pools that do not meet the defaults, and a secret.
-OTHERS = {"TUNNEL_IPV4_POOL": "10.230.0.0/16", "TUNNEL_IPV6_POOL": "fd7b::/64", "TUNNEL_PORT_RANGE": "40000-40999"}
-OTHER_SECRET = "fedcba9876543210" * 4
+OTHERS = {
+    "TUNNEL_IPV4_POOL": "10.230.0.0/16",
+    "TUNNEL_IPV6_POOL": "fd7b::/64",
+    "TUNNEL_PORT_RANGE": "40000-40999",
+    "NODE_API_KEY": "fedcba9876543210" * 4,
+}
 OLDER = {"a": "older_database", "b": "older_database"}
 OLD = ("changed", "doomed")  # tunnels whose records yesterday's database has as they were
 
@@ -46,12 +50,12 @@ class Both:
 
 @pytest.fixture(scope="module")
 def both(make_world: Callable[..., World], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    one = with_service(make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels"))
+    one = with_service(make_world(login=False, env=MANAGED, a="bookworm+tunnels", b="trixie+tunnels"))
     directory = tmp_path_factory.mktemp("two")
     with Panel.start(directory / "panel", env=OTHERS) as panel:
         two = World(directory, panel, one.lab, login=False)
         two.register()
-        yield Both(one, with_service(two, OTHER_SECRET))
+        yield Both(one, with_service(two))
 
 
 def theirs(two: World, name: str) -> None:
@@ -137,8 +141,7 @@ def test_a_copy_of_the_panel_beside_it(both: Both, tmp_path: Path) -> None:
     one.panel.restart()
     agree(one, alone=False)
     before = both.hosts()
-    env = {"NODE_API_KEY": one.panel._env["NODE_API_KEY"]}
-    with Panel.start(tmp_path / "copy", password=one.panel.password, env=env) as panel:
+    with Panel.start(tmp_path / "copy", password=one.panel.password, env=MANAGED) as panel:
         copied = World(tmp_path, panel, one.lab, login=False)
         agree(copied, alone=False)
         assert both.hosts() == before, "a copy has changed something when it was started"

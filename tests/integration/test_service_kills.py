@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.service_hosts import agree, whole, with_service
+from tests.support.service_hosts import MANAGED, agree, whole, with_service
 from tests.support.world import PATIENCE, TYPES, Pings, Run, World
 
 pytestmark = pytest.mark.lab
@@ -163,7 +163,8 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(make_world: Callable[..., World]) -> Scene:
-    return Scene(with_service(make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels", c="bookworm+tunnels")))
+    hosts = {"a": "bookworm+tunnels", "b": "trixie+tunnels", "c": "bookworm+tunnels"}
+    return Scene(with_service(make_world(login=False, env=MANAGED, **hosts)))
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_a_run_and_the_manager_at_once(scene: Scene, unharmed: None, seeds: rang
             act = scene.act(what, kind, chance, lambda _world: None)
             act.do()
             done.append(f"{what} {act.name}")
-            applying.join(chance.uniform(0, LATEST))
+            applying.join(chance.uniform(0.2, LATEST))
         run = applying.done
         assert run is not None
         codes.append(run.code)

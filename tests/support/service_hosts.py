@@ -13,16 +13,17 @@ from typing import Any
 from tests.lab.host import Host
 from tests.support.world import World, until
 
-SECRET = "0123456789abcdef" * 4
+#: A panel's settings with which it works with the nodes.
+MANAGED = {"NODE_API_KEY": "0123456789abcdef" * 4}
 FOLDERS, KEPT = "etc/marzban/tunnels", "var/lib/marzban-node/views"
 #: Interfaces, units and processes of tunnels have the interface in their name or words.
 OURS = re.compile(r"\bmz\d+\b")
 UNITS = "'wg-quick@*' 'openvpn-*@*' 'marzban-ipsec*' strongswan.service"
 #: What of ours, or because of us, is on a host. What the service counts and remembers is not a part of a tunnel.
 WHOLE = (
-    "cd /; find etc usr/local var/lib/marzban-node run/marzban* root/.ansible -xdev ! -type d"
-    " ! -name counters.json ! -name removed.json ! -name '*.pyc' ! -type s ! -path 'etc/ssh/*' 2>/dev/null | sort"
-    " | while read -r path; do [ -L $path ] && echo $path '->' $(readlink $path) || sha256sum $path; done;"
+    "cd /; found() { find etc usr/local var/lib/marzban-node run/marzban* root/.ansible -xdev ! -name counters.json"
+    " ! -name removed.json ! -name '*.pyc' ! -path 'etc/ssh/*' $@ 2>/dev/null; };"
+    " found -type f -print0 | sort -z | xargs -0 sha256sum; found -type l -printf '%p->%l\\n' | sort;"
     " ls /sys/class/net; ip -o addr show scope global | sed 's/^[0-9]*: //; s/valid_lft.*//' | sort;"
     " ip route show table all | sed 's/expires [0-9a-z]*//' | grep -v fe80 | sort; ip rule; ip -6 rule;"
     f" nft list ruleset; systemctl list-units --all --plain --no-legend {UNITS};"
@@ -31,10 +32,8 @@ WHOLE = (
 )
 
 
-def with_service(world: World, secret: str = SECRET) -> World:
-    """All hosts get the service from this panel, which has a secret for it."""
-    world.panel._env["NODE_API_KEY"] = secret
-    world.panel.restart()
+def with_service(world: World) -> World:
+    """All hosts get the service from this panel, which was started with a secret for it."""
     world.play("node_api").expect()
     until("all services answer", lambda: {node["state"] for node in nodes(world).values()} == {"ok"})
     return world
