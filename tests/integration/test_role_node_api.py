@@ -119,7 +119,10 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
     assert service.on_panel("b")["pin"] is None
     after = service.on("b", LISTING)
     assert sorted(set(before.splitlines()) ^ set(after.splitlines())) == []
-    assert service.run(node_api_state="absent").expect().changed() == []
+    service.world.panel.stop()
+    alone = service.run(node_api_state="absent", node_api_all_panels=True).expect()
+    assert alone.changed() == [], "it needs no panel"
+    service.world.panel.restart()
 
 
 @pytest.mark.variation

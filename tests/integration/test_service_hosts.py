@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import PANEL, Directly, no_packet_lost, uuid
+from tests.support.nodes import PANEL, Directly, leftovers, no_packet_lost, uuid
 from tests.support.records import ED25519
 from tests.support.service import KEY, SETTINGS, Service, bring_up, tunnel
 from tests.support.world import until
@@ -66,8 +66,7 @@ def pair(services: list[Service]) -> Iterator[list[Service]]:
     yield services
     for service in services:
         for known in service.call("list")["tunnels"]:
-            service.counter += 1
-            service.call("delete", id=known["uuid"], counter=service.counter)
+            service.delete(known["id"])
         service.forget()
     services[0].nodes.publics.clear()
 
@@ -205,7 +204,11 @@ def test_another_key_of_the_peer_is_shown_and_not_taken(pair: list[Service]) -> 
         told = a.post(tunnel(nodes, number, type=kind))
         assert told.get("peer_key") == {"known": known["public_key"], "seen": another}, told
         assert nodes.reaches("a", number, 1), "a key that nobody has accepted was used"
-    told = a.post(tunnel(nodes, 1), accept_key=ANOTHER)
+    renamed = {**tunnel(nodes, 1, version=2), "target_node_name": "b2"}
+    renamed["ends"][1] = {**renamed["ends"][1], "node": "b2"}
+    assert a.post(renamed)["peer_key"]["seen"] == ANOTHER, "another name is not another peer"
+    assert ANOTHER not in nodes.sh("a", "cat /etc/wireguard/mz1.conf")
+    told = a.post(tunnel(nodes, 1, version=3), accept_key=ANOTHER)
     assert told["peer_key"] is None
     assert ANOTHER in nodes.sh("a", "cat /etc/wireguard/mz1.conf")
     assert not nodes.reaches("a", 1, 1)
@@ -238,6 +241,31 @@ def test_a_run_and_the_service_leave_the_same(pair: list[Service]) -> None:
     )
     assert nodes.sh("c", look) == nodes.sh("a", look)
     nodes.run_on("c", "tunnel_apply", [], remove_all=True)
+
+
+def test_what_is_removed_is_not_here_any_more(pair: list[Service]) -> None:
+    """Also where its state is lost, and where it was refused when it came back."""
+    a, nodes = pair[0], pair[0].nodes
+    bring_up(pair, 1)
+    nodes.sh("a", f"echo x > /etc/marzban/tunnels/{uuid(1)}/state.json")
+    assert a.delete(1)["message"] == "removed"
+    assert leftovers(nodes, "a") == "node_service"
+    path = f"/etc/marzban/tunnels/{uuid(2)}"
+    nodes.sh("a", f"mkdir -p {path}; echo x > {path}/state.json")
+    told = a.delete(2)
+    assert (told.status, told["code"]) == (503, "failed")
+    assert "can't be read" in told["detail"]
+    nodes.sh("a", f"rm -r {path}")
+
+    nodes.sh("a", "mv /usr/bin/wg /usr/bin/wg.away")
+    try:
+        back = a.post(tunnel(nodes, 1, version=5))
+        assert (back["status"], back["refused"], back["missing"]) == ("error", True, ["wireguard-tools"])
+        assert a.delete(1).status == 200
+    finally:
+        nodes.sh("a", "mv /usr/bin/wg.away /usr/bin/wg")
+    assert a.call("list")["tunnels"] == []
+    assert nodes.sh("a", "ls /var/lib/marzban-node/views") == ""
 
 
 def test_the_root_half_is_killed_in_the_middle(pair: list[Service]) -> None:

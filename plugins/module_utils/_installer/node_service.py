@@ -48,7 +48,9 @@ class Run:
     def __init__(self, given: dict[str, Any], check: bool) -> None:
         self.given, self.check = given, check
         self.host = Host(check)
-        self.panel = validators.uuid(given["panel"], "panel")
+        if given["panel"] is None and not (given["state"] == "absent" and given["all_panels"]):
+            raise FieldError("panel", None, "Give the panel's id, as node_access answers it.")
+        self.panel = "" if given["panel"] is None else validators.uuid(given["panel"], "panel")  # or all of them go
         self.changes: list[str] = []
         self.diff: list[Any] = []
         self._again: set[str] = set()  # units to be started again

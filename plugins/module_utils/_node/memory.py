@@ -66,7 +66,7 @@ class Memory:
     def remember_nothing(self, tunnel: Tunnel) -> None:
         """Nothing on this host has the tunnel's interface any more; the key and the peer's half stay.
 
-        Also which pre-shared key was in use: the other end may go on with it, and once this one is up again, both use it.
+        Also which pre-shared key was in use: the other end may go on with it, and this one does once it is up again.
         """
         state = (tunnel.state or new_state(tunnel.view)).copy()
         before: Applied = state["applied"]

@@ -84,7 +84,10 @@ class NodeServices:
         }
 
     def publish(self, session: Session, body: Services) -> dict[str, Any]:
-        """Store how the nodes' services are reached. This is the only way for a pin to change."""
+        """Store how the nodes' services are reached. This is the only way for a pin to change.
+
+        The manager looks at all of them at once, also where nothing is new: something may have been set right there.
+        """
         touched: set[int] = set()
 
         def work(panel: Any) -> dict[str, Any]:
@@ -99,10 +102,11 @@ class NodeServices:
                 seen.add(item.node)
                 if row is None or wrong:
                     rejected.append({"node": item.node, "detail": wrong})
-                elif (row.port, row.pin) != (item.port, item.pin):
+                    continue
+                touched.add(row.node_id)
+                if (row.port, row.pin) != (item.port, item.pin):
                     told = {"port": item.port, "pin": item.pin}
                     session.execute(update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == row.node_id).values(told))
-                    touched.add(row.node_id)
                     updated += 1
             return {"updated": updated, "rejected": rejected}
 
