@@ -107,8 +107,7 @@ class Apply:
         waited: list[dict[str, State | None]] = []  # the states from before this run waited for its turn
         with contextlib.ExitStack() as stack:
             if not self.host.check:
-                note = lambda: waited.append(self.folders.states())  # noqa: E731
-                stack.enter_context(self.folders.locked(before_waiting=note))
+                stack.enter_context(self.folders.locked(before_waiting=lambda: waited.append(self.folders.states())))
                 self.folders.sweep()
             return self._run(raws, templates, remove, remove_all, handed or {}, waited)
 

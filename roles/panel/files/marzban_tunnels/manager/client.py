@@ -100,8 +100,8 @@ class Client:
         except socket.gaierror:
             raise self._problem(problems.refused("its name can't be resolved")) from None
         except (OSError, ValueError) as error:  # ValueError: text that is not an address
-            reason = (isinstance(error, OSError) and error.strerror) or "that is not an address"
-            raise self._problem(problems.refused(reason)) from None
+            reason = getattr(error, "strerror", None)
+            raise self._problem(problems.refused(reason or "that is not an address")) from None
         try:
             seen = pins.pin_of(writer.get_extra_info("ssl_object").getpeercert(True) or b"")
         except ValueError as error:

@@ -82,7 +82,7 @@ class Manager:
         """End it, and let another have the lease. Doesn't wait for nodes, nor long for the database."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
-                self._from_outside(lambda: self._end.set())
+                self._from_outside(self._end.set)
                 self._thread.join(seconds)
 
     def __enter__(self) -> Self:
