@@ -9,13 +9,17 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from marzban_tunnels import responses
 from marzban_tunnels.standalone.database import Database
+from marzban_tunnels.tables import DELETIONS, Panel
 from tests.support.managed_panel import ManagedPanel, until
 from tests.support.panel_api import key
 from tests.support.simulated_node import Nodes, SimulatedNode
@@ -147,6 +151,29 @@ def test_a_node_that_is_deleted_while_it_is_off(pair: Pair) -> None:
     pair.second.up()
     until(lambda: not pair.second.tunnels)
     until(lambda: not any(item.get("deleted") for item in pair.panel.api.send("GET", "/api/tunnels/nodes")["nodes"]))
+
+
+def test_a_node_that_is_deleted_and_never_returns_is_given_up(panel: ManagedPanel, pair: Pair) -> None:
+    pair.second.down()
+    assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    with panel.writing() as session:
+        old = responses.now() - timedelta(days=31)
+        session.execute(update(DELETIONS).where(DELETIONS.c.node_name == pair.second.name).values(deleted_at=old))
+        session.execute(update(Panel).values(writes=Panel.writes + 1))
+    until(lambda: panel.service(pair.second)["deletions"][0]["given_up"])
+    assert panel.service(pair.second)["state"] == "none"
+
+
+def test_a_node_that_is_deleted_and_added_again_removes_what_waits(panel: ManagedPanel, pair: Pair) -> None:
+    pair.second.down()
+    assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    panel.node(pair.second, publish=False)  # its row and its key are new, the certificate is the same
+    until(lambda: len([item for item in panel.services() if item["node"] == pair.second.name]) == 2)
+    pair.second.up()
+    panel.publish(pair.second)
+    until(lambda: not pair.second.tunnels)
+    until(lambda: [item["deleted"] for item in panel.services() if item["node"] == pair.second.name] == [False])
+    assert panel.problem(pair.second) is None
 
 
 def test_an_orphan_is_shown_and_left(pair: Pair) -> None:

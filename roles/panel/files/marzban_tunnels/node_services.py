@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import node_rows, reports, responses
+from marzban_tunnels import deletions, node_rows, reports, responses
 from marzban_tunnels.errors import Refused, shown
 from marzban_tunnels.schemas_nodes import AccessWanted, Confirmation, Services
 from marzban_tunnels.service import LARGEST_ID, Tunnels
@@ -102,6 +102,8 @@ class NodeServices:
                 elif (row.port, row.pin) != (item.port, item.pin):
                     told = {"port": item.port, "pin": item.pin}
                     session.execute(update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == row.node_id).values(told))
+                    if item.port is not None and item.pin is not None:
+                        deletions.take_over(session.execute, row, item.port, item.pin)
                     touched.add(row.node_id)
                     updated += 1
             return {"updated": updated, "rejected": rejected}

@@ -176,6 +176,7 @@ class Watch:
 
     async def _visit(self) -> float:
         target = self.target
+        self._give_up(target)  # also where the node is never reached again
         answer = await self._list()
         plan = compare(target.wanted, target.removals, answer, self._peer_shows)
         self._remember(target, answer, plan)
@@ -235,11 +236,13 @@ class Watch:
         elif any(before[uuid].shown.measured != seen.shown.measured for uuid, seen in self._seen.items()):
             self._hub.changed(soon=False)
         self._learn(plan)
-        changes = self._hub.changes
-        changes.done.update((uuid, target.uuid) for uuid in plan.void)
-        late = overdue(target.removals, responses.now())
-        changes.given_up.update((uuid, target.uuid) for uuid in late)
-        if plan.void or late:
+        if plan.void:
+            self._hub.changes.done.update((uuid, target.uuid) for uuid in plan.void)
+            self._hub.dirty()
+
+    def _give_up(self, target: Target) -> None:
+        if late := overdue(target.removals, responses.now()):
+            self._hub.changes.given_up.update((uuid, target.uuid) for uuid in late)
             self._hub.dirty()
 
     def _learn(self, plan: Plan) -> None:
