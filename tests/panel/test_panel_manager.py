@@ -124,6 +124,9 @@ def test_a_tunnel_is_on_both_nodes_changes_there_and_goes(pair: Pair) -> None:
 def test_the_status_asks_the_nodes(pair: Pair) -> None:
     until(lambda: pair.sees()["status"] == "active")
     pair.first.tunnels[pair.tunnel["uuid"]]["peer"] = None  # it can't be active without
+    pair.first.age = None  # and has not measured since it was changed
+    assert pair.call("GET", "/status")["ends"][0]["status"] == "active"
+    pair.first.age = 0.5
     assert pair.call("GET", "/status")["ends"][0]["status"] == "connecting"
 
 
@@ -179,9 +182,13 @@ def test_a_node_that_is_deleted_and_added_again_removes_what_waits(panel: Manage
 def test_an_orphan_is_shown_and_left(pair: Pair) -> None:
     orphan = "00000000-0000-4000-8000-00000000abcd"
     held = pair.first.tunnels[pair.tunnel["uuid"]]
-    pair.first.tunnels[orphan] = {**held, "tunnel": {**held["tunnel"], "uuid": orphan, "name": "of old"}}
+    called = {**held["tunnel"], "uuid": orphan, "name": "of\ud800\nold"}
+    pair.first.tunnels[orphan] = {**held, "tunnel": called}
     found = until(lambda: pair.panel.service(pair.first)["orphans"])
     assert [(item["uuid"], item["name"]) for item in found] == [(orphan, "of old")]
+    pair.first.tunnels.update({f"{orphan}{number}": {**held, "tunnel": called} for number in range(120)})
+    until(lambda: pair.panel.service(pair.first)["more_orphans"] == 21)
+    assert len(pair.panel.service(pair.first)["orphans"]) == 100
     until(settled(pair))
     assert orphan in pair.first.tunnels
 
@@ -271,6 +278,40 @@ def test_a_tunnel_that_a_node_refuses_says_why_and_is_not_sent_all_the_time(pair
     assert len(pair.first.wrote()) - sent <= 6
     pair.first.instead = lambda method, path: None
     until(lambda: pair.sees()["status"] == "active")
+
+
+def test_a_tunnel_that_a_node_can_not_do_holds_up_no_other(pair: Pair) -> None:
+    pair.first.fails.add(pair.tunnel["uuid"])
+    pair.call("PUT", "", {"name": "too much"})
+    until(lambda: "the disk is full" in str(told(pair, pair.tunnel, pair.first)["error"]))
+    other = pair.make()
+    until(lambda: pair.agree(other))
+    assert pair.panel.problem(pair.first) is None
+    pair.call("DELETE")
+    until(lambda: pair.panel.problem(pair.first) == "bad_answer")
+    assert "the disk is full" in pair.panel.service(pair.first)["problem"]["detail"]
+    pair.panel.api.send("DELETE", f"/api/tunnels/{other['id']}")
+    until(lambda: other["uuid"] not in pair.first.tunnels)
+    pair.first.fails.clear()
+    until(lambda: not pair.first.tunnels)
+    until(lambda: pair.panel.problem(pair.first) is None)
+
+
+def test_what_was_changed_just_now_does_not_wait_behind_the_rest(pair: Pair) -> None:
+    last = [pair.make() for _ in range(5)][-1]
+    until(lambda: pair.agree(last))
+    until(settled(pair))
+    pair.first.down()
+    for held in pair.first.tunnels.values():
+        held["revision"] = None  # as after a run
+    pair.first.posted.clear()
+    pair.first.slow = 0.4
+    pair.first.up()
+    until(lambda: pair.first.posted)
+    pair.panel.api.send("POST", f"/api/tunnels/{last['id']}/deactivate")
+    until(lambda: (last["uuid"], False) in pair.first.posted)
+    assert len(pair.first.posted) < 5
+    until(lambda: all(held["revision"] for held in pair.first.tunnels.values()))
 
 
 def test_slow_work_is_looked_at_again(panel: ManagedPanel, nodes: Nodes) -> None:

@@ -72,6 +72,9 @@ class SimulatedNode:
         self.tunnels: dict[str, dict[str, Any]] = {}  # uuid → what it was told last, with its own half
         self.removed: list[str] = []
         self.counter = 0
+        self.fails: set[str] = set()  # tunnels that it can't do, nor remove
+        self.posted: list[tuple[str, bool]] = []  # uuid of a record, and whether it was active
+        self.age: float | None = 0.5  # of its measurements
         self.requests: list[tuple[str, str]] = []  # method and path
         self.bytes = 0  # of HTTP that came
         self.connections = 0
@@ -188,6 +191,9 @@ class SimulatedNode:
             return older
         tunnel = sent["tunnel"]
         uuid = tunnel["uuid"]
+        self.posted.append((uuid, tunnel["is_active"]))
+        if uuid in self.fails:
+            return 503, {"detail": "the disk is full", "code": "failed"}
         known = self.tunnels.get(uuid)
         if known and known["tunnel"]["version"] > tunnel["version"]:
             have, got = known["tunnel"]["version"], tunnel["version"]
@@ -205,6 +211,8 @@ class SimulatedNode:
     def _delete(self, uuid: str, counter: int) -> Answer:
         if older := self._count(counter):
             return older
+        if uuid in self.fails:
+            return 503, {"detail": "the disk is full", "code": "failed"}
         if uuid not in self.tunnels and uuid not in self.removed:
             return 404, {"detail": "unknown", "code": "unknown"}
         there = self.tunnels.pop(uuid, None)
@@ -224,7 +232,7 @@ class SimulatedNode:
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
             "error": held.get("error"), "note": None, "refused": False, "missing": [],
             "public": {"public_key": held["public_key"]}, "measured": {"rx_bytes": int(time.monotonic() * 1000)},
-            "peer_key": {"known": held["peer"], "seen": held["seen"]} if different else None, "age": 0.5,
+            "peer_key": {"known": held["peer"], "seen": held["seen"]} if different else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip
 

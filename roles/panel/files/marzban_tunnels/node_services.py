@@ -27,6 +27,7 @@ _NOTHING: dict[str, Any] = {
     "missing": [],
     "orphans": [],
 }
+_MOST_ORPHANS = 100  # that are shown of a node
 _RUN = "run the playbook marzban.tunnels.node_api again"
 _CHANGED = (
     select(ENDS.c.node_id, ENDS.c.public, ENDS.c.changed_public, TUNNELS.c.id, TUNNELS.c.name)
@@ -191,6 +192,8 @@ class NodeServices:
             "deleted": False,
             **known,
             **{name: live[name] for name in _NOTHING},
+            "orphans": live["orphans"][:_MOST_ORPHANS],
+            "more_orphans": max(0, len(live["orphans"]) - _MOST_ORPHANS),
             "deletions": [_deletion(found, moment) for found in waiting],
             "changed_keys": changed,
         }
@@ -225,6 +228,7 @@ def _deleted(waiting: Sequence[Any], moment: datetime) -> dict[str, Any]:
         "uuid": last.node_uuid,
         **{name: getattr(last, name) for name in ("generation", "port", "pin")},
         **_NOTHING,
+        "more_orphans": 0,
         "state": "asking" if asked else "none",
         "deletions": [_deletion(found, moment) for found in waiting],
         "changed_keys": [],

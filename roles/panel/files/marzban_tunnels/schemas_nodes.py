@@ -113,7 +113,8 @@ class NodeService(BaseModel):
     contact_age: int | None = Field(description="Seconds since the node has answered")
     engine: str | None
     missing: list[str]
-    orphans: list[OrphanOut]
+    orphans: list[OrphanOut] = Field(description="The first 100")
+    more_orphans: int = Field(description="How many there are besides these")
     deletions: list[DeletionOut]
     changed_keys: list[ChangedKeyOut]
 

@@ -146,3 +146,12 @@ def bad_answer(reason: str) -> Say:
         f"{at} answered what this panel can't read ({reason}); on the node: journalctl -u {SERVICE} -u "
         f"marzban-node-root, and {_ROLE}",
     )
+
+
+def not_removed(said: str) -> Say:
+    """One removal fails; the rest of the node's work goes on."""
+    return lambda at: Problem(
+        "bad_answer",
+        f"{at} does not remove a tunnel that was deleted ({shown(said, 300)}); it is asked again. On the node: "
+        "journalctl -u marzban-node-root",
+    )
