@@ -179,6 +179,20 @@ def test_a_node_that_is_deleted_and_added_again_removes_what_waits(panel: Manage
     assert panel.problem(pair.second) is None
 
 
+def test_the_problem_of_a_deleted_node_is_told_and_can_be_confirmed(panel: ManagedPanel, pair: Pair) -> None:
+    pair.second.down()
+    pair.second.counter += 100  # another copy of this panel has written there
+    assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    pair.second.up()
+    until(lambda: panel.problem(pair.second) == "older_database")
+    assert f'"uuid": "{pair.second.uuid}"' in panel.service(pair.second)["problem"]["detail"]
+    assert pair.second.tunnels
+    body = {"database": True, "uuid": pair.second.uuid}
+    panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[1]}/confirm", body)
+    until(lambda: not pair.second.tunnels)
+    until(lambda: not any(item["deleted"] for item in panel.services() if item["node"] == pair.second.name))
+
+
 def test_an_orphan_is_shown_and_left(pair: Pair) -> None:
     orphan = "00000000-0000-4000-8000-00000000abcd"
     held = pair.first.tunnels[pair.tunnel["uuid"]]

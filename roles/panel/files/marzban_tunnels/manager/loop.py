@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from marzban_tunnels.live import Nothing
 from marzban_tunnels.manager import pins
 from marzban_tunnels.manager.answers import Shown
 from marzban_tunnels.manager.client import Client
@@ -102,10 +103,11 @@ class Manager:
         )
 
     def node(self, node_id: int) -> dict[str, Any]:
-        watch = self._watches.get(self._snapshot.by_node_id.get(node_id, ""))
-        if watch is not None:
-            return watch.state()
-        return {"state": "asking", "problem": None, "contact_age": None, "engine": None, "missing": [], "orphans": []}
+        return self.deleted(self._snapshot.by_node_id.get(node_id, ""))
+
+    def deleted(self, uuid: str) -> dict[str, Any]:
+        watch = self._watches.get(uuid)
+        return watch.state() if watch is not None else Nothing().node(0)
 
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
         watch = self._watches.get(self._snapshot.places.get((uuid, role), ""))
@@ -123,9 +125,9 @@ class Manager:
 
         self._from_outside(wake)
 
-    def confirm_database(self, node_id: int) -> None:
+    def confirm_database(self, node_id: int, deleted: str | None = None) -> None:
         def confirm() -> None:
-            uuid = self._snapshot.by_node_id.get(node_id, "")
+            uuid = deleted or self._snapshot.by_node_id.get(node_id, "")
             watch = self._watches.get(uuid)
             if watch is not None and watch.problem is not None and watch.problem.code == "older_database":
                 self.changes.confirm[uuid] = watch.node_counter
@@ -200,8 +202,10 @@ class Manager:
                     if self._held and time.monotonic() - self._beat > self.pace.patience * 0.7:
                         await self._drop()
                 waking = asyncio.create_task(self._wake.wait())
-                await asyncio.wait([waking, ending], timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([waking, ending, flusher], timeout=delay, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
+                if flusher.done():  # a mistake of ours: nothing would be written any more, and nobody would know
+                    flusher.result()
         finally:
             held = self._held
             await self._drop()

@@ -129,13 +129,14 @@ def busy() -> Say:
     )
 
 
-def older_database(have: int, ours: int) -> Say:
-    """The node has seen more writes than this database knows."""
+def older_database(have: int, ours: int, deleted: str | None = None) -> Say:
+    """The node has seen more writes than this database knows. ``deleted``: our uuid of one that is deleted here."""
+    body = '{"database": true}' if deleted is None else f'{{"database": true, "uuid": "{deleted}"}}'
     return lambda at: Problem(
         "older_database",
         f"{at} has seen write {have} of this panel, and this database knows only {ours}: it was restored from a "
         "backup, or is a copy of the panel that works with this node. Nothing is changed there. If this database is "
-        'the right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
+        f"the right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {body}",
     )
 
 

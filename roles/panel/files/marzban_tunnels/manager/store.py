@@ -186,13 +186,15 @@ class Store:
         counters = {uuid: self._counter(session, uuid, number) for uuid, number in changes.reserve.items()}
         for uuid, number in changes.confirm.items():
             self._raise(session, uuid, "counter", number)
+            gone = (DELETIONS.c.node_uuid == uuid, DELETIONS.c.counter < number)  # of a node that was deleted
+            session.execute(update(DELETIONS).where(*gone).values(counter=number))
         for uuid, number in changes.seen.items():
             self._raise(session, uuid, "seen_counter", number)
         if changes.halves:
             keys = [
                 EndKey(uuid=uuid, node=node, public=Public(**half)) for (uuid, node), half in changes.halves.items()
             ]
-            answer = reports.store_keys(session, self._nodes, keys)
+            answer = reports.store_keys(session, self._nodes, keys, first_only=True)
             rejected = {(item["uuid"], item["node"]): item["detail"] for item in answer["rejected"]}
         for (tunnel_id, role), half in changes.changed.items():
             public = None if half is None else json.dumps(half, sort_keys=True)

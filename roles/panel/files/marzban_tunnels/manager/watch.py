@@ -188,7 +188,7 @@ class Watch:
         self._remember(target, answer, plan)
         known = max(target.counter, self._given)
         if answer.counter > known:
-            raise self._say(problems.older_database(answer.counter, known))
+            raise self._is_older(answer.counter, known)
         posts = [post for post in plan.posts if self._is_due(post)]
         posts.sort(key=self._is_known)
         self._done &= target.removals.keys()
@@ -336,7 +336,11 @@ class Watch:
             raise self._say(problems.bad_answer(str(error))) from None
         if have > self._given:
             self.node_counter = have
-            raise self._say(problems.older_database(have, self._given))
+            raise self._is_older(have, self._given)
+
+    def _is_older(self, have: int, known: int) -> Problem:
+        deleted = self.target.uuid if self.target.node_id is None else None
+        return self._say(problems.older_database(have, known, deleted))
 
     async def _remove(self, uuid: str, number: int) -> None:
         status, answer = await self.client.call(
