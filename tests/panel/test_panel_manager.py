@@ -184,8 +184,8 @@ def test_the_problem_of_a_deleted_node_is_told_and_can_be_confirmed(panel: Manag
     pair.second.counter += 100  # another copy of this panel has written there
     assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
     pair.second.up()
-    until(lambda: panel.problem(pair.second) == "older_database")
-    assert f'"uuid": "{pair.second.uuid}"' in panel.service(pair.second)["problem"]["detail"]
+    until(lambda: f'"uuid": "{pair.second.uuid}"' in str(panel.service(pair.second)["problem"]))
+    assert panel.problem(pair.second) == "older_database"
     assert pair.second.tunnels
     body = {"database": True, "uuid": pair.second.uuid}
     panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[1]}/confirm", body)
