@@ -384,6 +384,26 @@ def test_a_restored_database_changes_nothing_until_it_is_confirmed(database: Pat
         assert later["uuid"] in pair.first.tunnels
 
 
+def test_a_copy_that_hit_the_same_number_is_noticed(database: Path, nodes: Nodes) -> None:
+    with ManagedPanel(database) as panel:
+        pair = Pair(panel, nodes, "twice")
+        until(settled(pair))
+    with ManagedPanel(database) as panel:  # another life of the same panel is no other panel
+        for node in (pair.first, pair.second):
+            panel.node(node, publish=False)
+        other = panel.tunnel(pair.first, pair.second)
+        until(lambda: pair.agree(other))
+        assert [panel.problem(node) for node in (pair.first, pair.second)] == [None, None]
+        pair.first.epoch = "0123456789abcdef"  # what a copy of the database would have sent, with an equal number
+        until(lambda: panel.problem(pair.first) == "older_database")
+        panel.api.send("DELETE", f"/api/tunnels/{other['id']}")
+        until(lambda: other["uuid"] not in pair.second.tunnels)
+        assert other["uuid"] in pair.first.tunnels
+        panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[0]}/confirm", {"database": True})
+        until(lambda: other["uuid"] not in pair.first.tunnels)
+        until(lambda: panel.problem(pair.first) is None)
+
+
 def test_a_restart_in_the_middle_loses_nothing(database: Path, nodes: Nodes) -> None:
     with ManagedPanel(database) as panel:
         pair = Pair(panel, nodes, "restart")

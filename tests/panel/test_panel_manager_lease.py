@@ -154,6 +154,27 @@ def test_a_locked_database_holds_up_no_reader_and_loses_nothing(tmp_path: Path) 
         until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active")
 
 
+def test_which_epochs_a_node_may_show(database: Database) -> None:
+    store, lease = Store(database.engine, Node.__table__, tunnels_of(database)), Lease(30)  # type: ignore[arg-type]
+    with Session(database.engine) as session:
+        session.add(NodeService(node_id=1, uuid="u", generation=1, counter=0, seen_counter=0))
+        session.commit()
+        assert lease.step(session)
+
+        def after(shown: str | None, mine: str) -> list[str]:
+            store.write(session, Changes(reserve={"u": 1}, epochs={"u": (shown, mine)}), lease.me)
+            return str(session.scalar(select(NODE_SERVICES.c.epochs))).split()
+
+        assert after("z", "a") == ["z", "a"]  # a node that was added again shows one of before
+        assert after("z", "b") == ["z", "a", "b"]  # nothing has arrived
+        assert after("b", "b") == ["b"]
+        for number in range(30):
+            last = after("b", f"{number:016}")
+        assert (len(last), last[0], last[-1]) == (20, "b", f"{29:016}")
+        store.write(session, Changes(accepted={"u": "x"}), lease.me)
+        assert after("x", "y") == ["x", "y"]
+
+
 def test_a_first_half_does_not_replace_what_a_run_has_stored(tmp_path: Path) -> None:
     with Nodes() as nodes, ManagedPanel(tmp_path / "panel.db") as panel:
         pair = [nodes.add("one"), nodes.add("two")]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from marzban_tunnels import checks
 from marzban_tunnels.errors import shown
 from marzban_tunnels.schemas import Measured, Public, Status
 
+_EPOCH = re.compile(r"[0-9a-f]{16}")
 MOST = 10_000  # tunnels of a node
 _STATUSES = get_args(Status)
 _LARGEST = 2**63 - 1
@@ -53,6 +55,7 @@ class Listing:
     time: float
     counter: int
     tunnels: Mapping[str, Shown] = field(default_factory=dict)
+    epoch: str | None = None  # of the last write
 
 
 def api_of(body: Any) -> int:
@@ -77,12 +80,19 @@ def listing(body: Any) -> Listing:
         time=_number(raw.get("time"), "time"),
         counter=counter(raw.get("counter")),
         tunnels=found,
+        epoch=_epoch(raw.get("epoch")),
     )
 
 
 def counter(value: Any) -> int:
     """The number of a write to a node. Raises ValueError."""
     return _integer(value, "counter", _HIGHEST)
+
+
+def _epoch(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not _EPOCH.fullmatch(value)):
+        raise ValueError(f"epoch: {shown(value, 40)} is not one of a panel's")
+    return value
 
 
 def tunnel(body: Any) -> Shown:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import ssl
 import threading
 import time
@@ -44,7 +45,7 @@ class Manager:
         certificate: Certificate | None = None,
         pace: Pace = Pace(),
     ) -> None:
-        self.pace, self.changes, self.panel_id = pace, Changes(), ""
+        self.pace, self.changes, self.panel_id, self.epoch = pace, Changes(), "", ""
         self._store, self._tunnels, self._access = Store(engine, tunnels.nodes, tunnels), tunnels, tunnels.access
         self._certificate = certificate
         self._lease = Lease(pace.patience)
@@ -57,7 +58,7 @@ class Manager:
         self._watches: dict[str, Watch] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._kicked: set[str] = set()  # nodes to look at now
-        self._reservations: list[tuple[str, int, asyncio.Future[int]]] = []
+        self._reservations: list[tuple[str, int, str | None, asyncio.Future[int]]] = []
         self._silent_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -131,6 +132,8 @@ class Manager:
             watch = self._watches.get(uuid)
             if watch is not None and watch.problem is not None and watch.problem.code == "older_database":
                 self.changes.confirm[uuid] = watch.node_counter
+                if watch.node_epoch:
+                    self.changes.accepted[uuid] = watch.node_epoch
                 self.dirty()
 
         self._from_outside(confirm)
@@ -225,7 +228,7 @@ class Manager:
         if not self._held or now >= self._beat + self.pace.beat:
             held = await self._database(self._lease.step if self._held else self._lease.watched)
             if held and not self._held:
-                self._known = None
+                self._known, self.epoch = None, secrets.token_hex(8)
             if held:
                 self._held, self._beat = True, now
             elif self._held:
@@ -300,10 +303,10 @@ class Manager:
 
     # what a node's watch needs
 
-    async def reserve(self, uuid: str, number: int) -> int:
+    async def reserve(self, uuid: str, number: int, shown: str | None) -> int:
         assert self._loop is not None
         future: asyncio.Future[int] = self._loop.create_future()
-        self._reservations.append((uuid, number, future))
+        self._reservations.append((uuid, number, shown, future))
         self.dirty()
         return await future
 
@@ -330,24 +333,25 @@ class Manager:
                 self.changes.reports[key] = changes.reports.pop(key)
                 self.dirty()
             waiting, self._reservations = self._reservations, []
-            for uuid, number, _future in waiting:
+            for uuid, number, shown, _future in waiting:
                 changes.reserve[uuid] = changes.reserve.get(uuid, 0) + number
+                changes.epochs[uuid] = (shown, self.epoch)
             try:
                 written = await self._database(self._store.write, changes, self._lease.me)
             except Exception as error:
-                for _uuid, _number, future in waiting:
+                for _uuid, _number, _shown, future in waiting:
                     if not future.done():
                         future.set_exception(DatabaseAway())
                 if isinstance(error, LostLease):
                     await self._drop()
                 else:
                     self._tell(error)
-                    changes.reserve = {}
+                    changes.reserve, changes.epochs = {}, {}
                     self.changes = _together(changes, self.changes)
                     await asyncio.sleep(self.pace.tick)
                     self.dirty()
                 continue
-            for uuid, _number, future in waiting:
+            for uuid, _number, _shown, future in waiting:
                 if not future.done():
                     future.set_result(written.counters[uuid])
             self._written(changes, written)
@@ -372,6 +376,7 @@ def _together(first: Changes, second: Changes) -> Changes:
     return Changes(
         reserve={},
         confirm=first.confirm | second.confirm,
+        accepted=first.accepted | second.accepted,
         seen=first.seen | second.seen,
         halves=first.halves | second.halves,
         changed=first.changed | second.changed,

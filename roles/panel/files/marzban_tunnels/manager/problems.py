@@ -140,6 +140,16 @@ def older_database(have: int, ours: int, deleted: str | None = None) -> Say:
     )
 
 
+def another_copy() -> Say:
+    """The node was written to by a manager that this database knows nothing of."""
+    return lambda at: Problem(
+        "older_database",
+        f"{at}: another copy of this panel has written to it, or this database was restored from a backup. Nothing is "
+        "changed there. Only you know which of the two panels is right: stop the other one, and confirm this database "
+        'if it is the right one: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
+    )
+
+
 def bad_answer(reason: str) -> Say:
     """What came can't be read."""
     return lambda at: Problem(

@@ -56,6 +56,7 @@ class Watch:
         self.orphans: list[Shown] = []
         self._rejected: dict[str, tuple[dict[str, str], str]] = {}  # uuid → a half that was not taken, and why
         self.node_counter = 0
+        self.node_epoch: str | None = None
         self._seen: dict[str, _Seen] = {}
         self._tries: dict[str, _Try] = {}
         self._not_removed: dict[str, _Try] = {}
@@ -189,6 +190,8 @@ class Watch:
         known = max(target.counter, self._given)
         if answer.counter > known:
             raise self._is_older(answer.counter, known)
+        if answer.epoch and target.epochs and answer.epoch not in (*target.epochs, self._hub.epoch):
+            raise self._say(problems.another_copy())
         posts = [post for post in plan.posts if self._is_due(post)]
         posts.sort(key=self._is_known)
         self._done &= target.removals.keys()
@@ -242,7 +245,7 @@ class Watch:
         before, orphans = self._seen, self.orphans
         self._seen = {uuid: _Seen(item, now) for uuid, item in answer.tunnels.items()}
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
-        self.node_counter = answer.counter
+        self.node_counter, self.node_epoch = answer.counter, answer.epoch
         self._tries = {
             uuid: tried
             for uuid, tried in self._tries.items()
@@ -279,7 +282,7 @@ class Watch:
 
     async def _change(self, target: Target, posts: list[Post], removals: list[str]) -> None:
         """Each change has a number of its own, and the database has it before the node."""
-        number = await self._hub.reserve(self.target.uuid, len(posts) + len(removals))
+        number = await self._hub.reserve(self.target.uuid, len(posts) + len(removals), self.node_epoch)
         self._given = max(self._given, number)
         number -= len(posts) + len(removals)
         changes: list[str | Post] = [*removals, *posts]
@@ -295,6 +298,7 @@ class Watch:
     async def _post(self, post: Post, number: int) -> None:
         item = post.wanted
         body = {"panel": self._hub.panel_id, "node": self.target.name, "counter": number, "revision": item.revision}
+        body["epoch"] = self._hub.epoch
         body |= {"tunnel": item.record} | ({"accept_key": post.accept_key} if post.accept_key else {})
         status, answer = await self.client.call("POST", "/api/tunnel", body)
         tried = self._tries.get(item.uuid)
@@ -343,9 +347,8 @@ class Watch:
         return self._say(problems.older_database(have, known, deleted))
 
     async def _remove(self, uuid: str, number: int) -> None:
-        status, answer = await self.client.call(
-            "DELETE", f"/api/tunnel/{uuid}", headers={"Marzban-Counter": str(number)}
-        )
+        headers = {"Marzban-Counter": str(number), "Marzban-Epoch": self._hub.epoch}
+        status, answer = await self.client.call("DELETE", f"/api/tunnel/{uuid}", headers=headers)
         if status in (200, 404):
             self._hub.changes.done.add((uuid, self.target.uuid))
             self._done.add(uuid)
