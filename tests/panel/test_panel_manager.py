@@ -388,7 +388,7 @@ def test_a_copy_that_hit_the_same_number_is_noticed(database: Path, nodes: Nodes
     with ManagedPanel(database) as panel:
         pair = Pair(panel, nodes, "twice")
         until(settled(pair))
-    with ManagedPanel(database) as panel:  # another life of the same panel is no other panel
+    with ManagedPanel(database) as panel:  # started again it is the same panel
         for node in (pair.first, pair.second):
             panel.node(node, publish=False)
         other = panel.tunnel(pair.first, pair.second)
