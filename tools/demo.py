@@ -1,11 +1,12 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""`make demo` and `make demo-down`: a panel, three hosts and tunnels of all three types on this machine.
+"""`make demo` and `make demo-down`: a panel, three hosts with the node service, and tunnels of all three types.
 
-State is in .cache/demo: the panel's database, certificate and log, what Ansible keeps, and `environment`, which a
-shell can read. Every process is in the lab's control group, and ends with the lab. What is there and healthy is reused.
-MARZBAN_DEMO_NAME and MARZBAN_DEMO_STATE give a second demo a lab and a folder of its own, as for a test.
+State is in .cache/demo: the panel's database, certificate, log and NODE_API_KEY, what Ansible keeps, and
+`environment`, which a shell can read. Every process is in the lab's control group, and ends with the lab. What is there
+and healthy is reused. MARZBAN_DEMO_NAME and MARZBAN_DEMO_STATE give a second demo a lab and a folder of its own, as for
+a test.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
@@ -57,6 +60,8 @@ class Panel:
     port_file = directory / "port"
     ca = directory / "ca.pem"
     log = directory / "log"
+    #: NODE_API_KEY: for the panel's process only, so not in `environment`.
+    node_key = directory / "node_api_key"
 
     @classmethod
     def url(cls) -> str:
@@ -74,15 +79,29 @@ class Panel:
         return True
 
     @classmethod
+    def get(cls, path: str, password: str) -> Any:
+        """What a call answers to the admin."""
+        context = ssl.create_default_context(cafile=str(cls.ca))
+        login = urllib.parse.urlencode({"username": "admin", "password": password}).encode()
+        with urllib.request.urlopen(cls.url() + "/api/admin/token", login, context=context, timeout=20) as answer:
+            headers = {"Authorization": f"Bearer {json.load(answer)['access_token']}"}
+        request = urllib.request.Request(cls.url() + path, headers=headers)
+        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+            return json.load(answer)
+
+    @classmethod
     def start(cls, password: str) -> None:
         group = cgroup.group(LAB, "panel")
-        if cgroup.processes(group) and cls.answers():
+        if cgroup.processes(group) and cls.answers() and cls.node_key.exists():
             say(f"the panel is there already: {cls.url()}")
             return
         cgroup.kill(group)
         cls.directory.mkdir(exist_ok=True)
+        if not cls.node_key.exists():
+            write(cls.node_key, secrets.token_hex(32))
         env = {
             **os.environ,
+            "NODE_API_KEY": cls.node_key.read_text(),
             "PYTHONPATH": str(TOP / "roles/panel/files"),
             "SUDO_USERNAME": "admin",
             "SUDO_PASSWORD": password,
@@ -132,10 +151,10 @@ def write_environment(variables: dict[str, str]) -> None:
     write(ENVIRONMENT, "".join([*lines, f'export PATH={shlex.quote(str(BIN))}:"$PATH"\n']))
 
 
-def play(variables: dict[str, str], lab: Lab) -> None:
+def play(variables: dict[str, str], lab: Lab, again: bool) -> None:
     hosts = [{"name": host.name, "address": host.address} for host in lab.hosts.values()]
     words = ["-i", "inventories/demo", "marzban.tunnels.demo"]
-    command = [str(BIN / "ansible-playbook"), *words, "-e", json.dumps({"demo_hosts": hosts})]
+    command = [str(BIN / "ansible-playbook"), *words, "-e", json.dumps({"demo_hosts": hosts, "demo_again": again})]
     group = cgroup.group(LAB, "playbook")
     cgroup.kill(group)  # what a killed run has left at work
     say(f"ansible-playbook {' '.join(words)}")
@@ -147,6 +166,7 @@ def play(variables: dict[str, str], lab: Lab) -> None:
 
 def up() -> None:
     started = time.monotonic()
+    again = ours() and Panel.node_key.exists()
     lab = Lab.up(LAB, HOSTS, reuse=ours(), progress=say)
     STATE.mkdir(parents=True, exist_ok=True)
     if not OWNER.is_symlink():
@@ -170,25 +190,38 @@ def up() -> None:
     Panel.start(variables["MARZBAN_PASSWORD"])
     variables["MARZBAN_URL"] = Panel.url()
     write_environment(variables)
-    play(variables, lab)
+    play(variables, lab, again)
     say(f"done in {time.monotonic() - started:.0f} s")
     here = Path.cwd()
     environment = ENVIRONMENT.relative_to(here) if ENVIRONMENT.is_relative_to(here) else ENVIRONMENT
+    page = f"{variables['MARZBAN_URL']}/dashboard/tunnels          admin / {variables['MARZBAN_PASSWORD']}"
     change = 'name=de-fi-wireguard config={"mtu":1300}'
     print(f"""
 Look around:
   a host        ssh -F {lab.ssh_config} de-1          then: wg show; swanctl --list-sas
-  the page      {variables["MARZBAN_URL"]}/dashboard/tunnels          admin / {variables["MARZBAN_PASSWORD"]}
+  the page      {page}
   then          . {environment}
   look          ansible-inventory -i inventories/demo --graph
                 ansible -i inventories/demo localhost -m marzban.tunnels.tunnel_info
                 ansible-playbook -i inventories/demo marzban.tunnels.status
   change        ansible -i inventories/demo localhost -m marzban.tunnels.tunnel -a '{change}'
-                ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
+  a run         ansible-playbook -i inventories/demo marzban.tunnels.apply --check --diff
                 ansible-playbook -i inventories/demo marzban.tunnels.apply
   remove        ansible-playbook -i inventories/demo marzban.tunnels.remove -e marzban_tunnel=de-fi-openvpn
   the end       make demo-down
+
+The nodes act by themselves: what the page says is done within seconds, and no playbook runs. Switch a tunnel off:
+  watch         ssh -F {lab.ssh_config} de-1 ping -O {inside("de-fi-wireguard", variables["MARZBAN_PASSWORD"])}
+  switch off    {page}
+                de-fi-wireguard, Deactivate
+  you see       within 5 seconds no packet passes ("no answer yet"); Activate, and they pass again
 """)
+
+
+def inside(tunnel: str, password: str) -> str:
+    """The address inside a tunnel of its target end."""
+    ends = next(found["ends"] for found in Panel.get("/api/tunnels", password) if found["name"] == tunnel)
+    return str(next(end["addresses"][0] for end in ends if end["role"] == "target")).partition("/")[0]
 
 
 def down() -> None:

@@ -135,7 +135,12 @@ class ActionModule(ControllerAction):
             self.views,
         )
         answer, dead = self.report(told, post=not self.by_hand)
-        result.update(answer, done=done, failures=summary.merged(result["failures"], dead))
+        failures = summary.merged(result["failures"], dead)
+        if self.progress.waited and self.options["wait"] > 0:
+            # The panel takes no report about a record that it has changed or removed since it was read.
+            outdated = {refused["uuid"] for refused in answer["rejected"]}
+            failures = summary.merged(failures, summary.cut_off(self.entries, self.progress, self.views, outdated))
+        result.update(answer, done=done, failures=failures)
         return result
 
     def _read(self, orphans: dict[str, Any], published: dict[str, Any]) -> dict[str, list[str]]:
@@ -166,7 +171,5 @@ class ActionModule(ControllerAction):
         if step == "done":
             failures = rounds.failures(self.answers, self.entries, self.progress, self.broken, self.nodes_of)
             without_traffic = rounds.without_traffic(self.entries, self.views, self.options["wait"])
-            if self.progress.waited and self.options["wait"] > 0:
-                failures = summary.merged(failures, summary.cut_off(self.entries, self.progress, self.views))
             result["failures"], result["without_traffic"] = failures, without_traffic
         return dict(result)

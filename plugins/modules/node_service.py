@@ -33,9 +33,8 @@ options:
     default: present
   panel:
     description:
-      - The id of the panel, as M(marzban.tunnels.node_access) answers it.
+      - The id of the panel, as M(marzban.tunnels.node_access) answers it. It is required, except with O(all_panels).
     type: str
-    required: true
   all_panels:
     description:
       - Whether V(absent) removes the service although it serves other panels, for panels that do not exist any more.
@@ -239,7 +238,7 @@ def main() -> None:
         work,
         {
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "panel": {"type": "str", "required": True},
+            "panel": {"type": "str"},
             "all_panels": {"type": "bool", "default": False},
             "node": {"type": "str"},
             "hashes": {"type": "list", "elements": "str", "default": [], "no_log": False},

@@ -92,18 +92,24 @@ def services(given: dict[str, Any], results: dict[str, Any], nodes: dict[str, st
 
 
 def publish(panel: Panel, wanted: list[Any], rejected: list[Any], check: bool) -> dict[str, Any]:
-    """Gives the panel those of ``wanted`` that it does not have so. Adds to ``rejected``."""
+    """Gives the panel those of ``wanted`` that it does not have so. Adds to ``rejected``.
+
+    A service that the panel had a problem with is given again: what was wrong may be right since this run, a key for
+    example, and the panel would look again only within a minute.
+    """
     known = {entry.get("node"): entry for entry in panel.node_services()} if wanted else {}
     fields = ("node", "uuid", "port", "pin")
-    before, news = [], []
+    before, news, again = [], [], []
     for service in wanted:
         found = {field: (known.get(service["node"]) or {}).get(field) for field in fields}
         if found != service and (service["pin"] or found["pin"]):
             news.append(service)
             before.append(found)
+        elif service["pin"] and known[service["node"]].get("state") == "problem":
+            again.append(service)
     updated = len(news)
-    if news and not check:
-        updated, refused = panel.put_node_services(news)
+    if (news or again) and not check:
+        updated, refused = panel.put_node_services(news + again)
         rejected += refused
     return {
         "changed": updated > 0,

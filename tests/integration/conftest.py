@@ -18,8 +18,10 @@ from tests.support.world import World
 LONG = [
     "killed_runs",
     "apply",
+    "service_kills",
     "docker_hosts",
     "secrets",
+    "service_databases",
     "openvpn_hosts",
     "scale",
     "no_loss",
@@ -62,15 +64,17 @@ def make_world(
 ) -> Iterator[Callable[..., World]]:
     """Call it with names of hosts and their images: a fresh panel, a fresh lab, all hosts registered as nodes.
 
-    ``login=False`` for runs with a static inventory and a token (World).
+    ``login=False`` for runs with a static inventory and a token (World). ``env``: the panel's own settings.
     """
     panels: list[Panel] = []
     running: list[Lab] = []
 
-    def make(name: str = "", register: bool = True, login: bool = True, **hosts: str) -> World:
+    def make(
+        name: str = "", register: bool = True, login: bool = True, env: dict[str, str] | None = None, **hosts: str
+    ) -> World:
         directory = tmp_path_factory.mktemp("world")
         label = labs.named(f"{Path(request.node.nodeid).stem.removeprefix('test_')}{name}")
-        panels.append(Panel.start(directory / "panel"))
+        panels.append(Panel.start(directory / "panel", env=env))
         if hosts:
             running.append(Lab.up(label, hosts))
         world = World(directory, panels[-1], running[-1] if hosts else None, login)

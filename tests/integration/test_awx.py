@@ -55,7 +55,7 @@ def test_the_project(make_world: Callable[..., World], tmp_path: Path) -> None:
     world.api("POST", "/node", json={"name": "de-1", "address": "203.0.113.7", "add_as_new_host": False})
     project = tmp_path / "project"
     files = PAGE["1. Project"].files
-    assert list(files) == ["collections/requirements.yml", "marzban.yml", "tunnels.yml"]
+    assert list(files) == ["collections/requirements.yml", "marzban.yml", "tunnels.yml", "services.yml"]
     for name, text in files.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(
@@ -81,3 +81,4 @@ def test_the_project(make_world: Callable[..., World], tmp_path: Path) -> None:
     assert update["marzban_nodes"]["hosts"] == ["de-1"]
     plays = run("ansible-playbook", "-i", "marzban.yml", "tunnels.yml", "--list-tasks")
     assert "Join the nodes" in plays
+    assert "The node service" in run("ansible-playbook", "-i", "marzban.yml", "services.yml", "--list-tasks")

@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 import requests
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.lab
 TOP = Path(__file__).resolve().parents[2]
 NAME = labs.named("demo")
 WIDTH = 80  # columns of a terminal
+SOON = 5  # seconds, as its last lines say
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -61,6 +64,17 @@ class Demo:
     def do(self, action: str) -> str:
         return self.run(sys.executable, "tools/demo.py", action)
 
+    def tunnel(self, said: str, name: str, action: str) -> None:
+        """A call about a tunnel, with the login that was printed."""
+        url, _page, username, password = the_page(said)
+        with requests.Session() as session:
+            session.verify = str(self.state / "panel/ca.pem")
+            login = session.post(f"{url}/api/admin/token", {"username": username, "password": password}, timeout=20)
+            session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+            tunnels = session.get(f"{url}/api/tunnels", timeout=20).json()
+            number = next(tunnel["id"] for tunnel in tunnels if tunnel["name"] == name)
+            session.post(f"{url}/api/tunnels/{number}/{action}", timeout=20).raise_for_status()
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
@@ -84,6 +98,23 @@ def shown(text: str, what: str) -> str:
     found = re.search(rf"^  {what}  +(.*)$", text, re.MULTILINE)
     assert found, text
     return found[1]
+
+
+def the_page(text: str) -> tuple[str, ...]:
+    """The panel's address, the page's path, and the login."""
+    found = re.fullmatch(r"(\S+)(/dashboard/tunnels) +(\S+) / (\S+)", shown(text, "the page"))
+    assert found
+    return found.groups()
+
+
+def ping_until(lines: IO[str], word: str) -> None:
+    """Read until ping, which prints a line each second, has printed the word."""
+    end = time.monotonic() + 30
+    for line in lines:
+        if word in line:
+            return
+        assert time.monotonic() < end, f"{word!r} did not come"
+    raise AssertionError("ping has ended")
 
 
 def test_the_table_tells_what_passes(said: str) -> None:
@@ -114,9 +145,7 @@ def test_the_way_into_a_host(demo: Demo, said: str) -> None:
 
 
 def test_the_way_into_the_panel(demo: Demo, said: str) -> None:
-    found = re.fullmatch(r"(\S+)(/dashboard/tunnels) +(\S+) / (\S+)", shown(said, "the page"))
-    assert found
-    url, page, username, password = found.groups()
+    url, page, username, password = the_page(said)
     ca = str(demo.state / "panel/ca.pem")
     answer = requests.post(
         f"{url}/api/admin/token",
@@ -126,6 +155,43 @@ def test_the_way_into_the_panel(demo: Demo, said: str) -> None:
     )
     assert answer.status_code == 200, answer.text
     assert "<title>" in requests.get(url + page, verify=ca, timeout=20).text
+
+
+def test_a_tunnel_that_is_switched_off_carries_nothing_within_seconds(demo: Demo, said: str) -> None:
+    """What the last lines say, without a run; the page's button sends this call."""
+    watch = shlex.split(shown(said, "watch"))
+    ping = subprocess.Popen(watch, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert ping.stdout
+    try:
+        for does, sees in (
+            ("deactivate", "no answer yet"),
+            ("activate", "bytes from"),
+            ("deactivate", "no answer yet"),
+        ):
+            ping_until(ping.stdout, "no answer yet" if does == "activate" else "bytes from")
+            begun = time.monotonic()
+            demo.tunnel(said, "de-fi-wireguard", does)
+            ping_until(ping.stdout, sees)
+            took = time.monotonic() - begun
+            assert took < SOON, f"{does}: {took:.1f} s"
+        demo.tunnel(said, "de-fi-wireguard", "activate")
+        ping_until(ping.stdout, "bytes from")
+    finally:
+        ping.kill()
+        ping.wait()
+        ping.stdout.close()
+
+
+def test_the_nodes_key_is_in_the_panels_environment_only(demo: Demo, said: str) -> None:
+    file = demo.state / "panel/node_api_key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    key = file.read_text()
+    assert len(key) == 64
+    assert key not in said
+    assert key not in (demo.state / "environment").read_text()
+    (panel,) = cgroup.processes(cgroup.group(NAME) / "panel")
+    assert f"NODE_API_KEY={key}".encode() in Path(f"/proc/{panel}/environ").read_bytes().split(b"\0")
+    assert key.encode() not in Path(f"/proc/{panel}/cmdline").read_bytes()
 
 
 @pytest.mark.variation
@@ -143,8 +209,12 @@ def test_the_commands_to_go_on_with(demo: Demo, said: str) -> None:
     commands = [line[16:] for line in said[start - 16 : end].splitlines()]
     assert len(commands) == 8
     text = demo.run("sh", "-exc", "\n".join(commands))
-    for seen in ("@marzban_nodes:", "public_key", "+MTU = 1300", "removed: de-fi-openvpn"):
+    for seen in ("@marzban_nodes:", "public_key", "Delete the record"):
         assert seen in text
+    into = shlex.split(shown(said, "a host").split("  then: ")[0])
+    seen = demo.run(*into, "ip link; ls /etc/marzban/tunnels")
+    assert "mtu 1300" in seen
+    assert len(re.findall("^[0-9a-f-]{36}$", seen, re.MULTILINE)) == 3, "de-1 had four"
 
 
 def test_down_leaves_nothing(demo: Demo, said: str) -> None:

@@ -114,6 +114,7 @@ def test_what_waits_for_a_run(world: World) -> None:
     assert again.changed() == [], "the service had undone what a run had done"
 
 
+@pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
 def test_a_node_that_was_set_up_again(world: World) -> None:
     """Its certificate and its keys are new: neither is taken by itself."""
     world.bring_about(("auto", "a", "b"), ("ipsec", "a", "b"))

@@ -313,3 +313,51 @@ def test_replace_a_node(joined: Reader) -> None:
     new = {end for end, key in public_keys(world).items() if keys[end] != key}
     assert new == {end for end, node in nodes.items() if node == "fi-1"}
     world.expect_traffic(*ALL)
+
+
+@pytest.mark.lab
+@pytest.mark.variation
+def test_the_node_services(joined: Reader) -> None:
+    """Given, with a new secret, with a revoked key; and on a node that was set up again, here the office's."""
+    world = joined.world
+
+    def states() -> dict[str, str | None]:
+        """How each node is: the code of its problem, else its state."""
+        nodes = world.api("GET", "/tunnels/nodes")["nodes"]
+        return {node["node"]: (node["problem"] or {}).get("code") or node["state"] for node in nodes}
+
+    def all_are(state: str) -> bool:
+        return set(states().values()) == {state}
+
+    def panel_with(secret: str) -> None:
+        world.panel._env["NODE_API_KEY"] = secret
+        world.panel.restart()
+
+    (give,) = joined.section("Give the nodes the node service")
+    (renew,) = joined.section("A new secret for the node services")
+    office = {"--limit fi-1": "--limit office"}
+    (revoke,) = joined.section("Revoke a node's access key", **office)
+    (again,) = joined.section("A node that was set up again", **office)
+    panel_with("0123456789abcdef" * 2)
+    joined.sh(give)
+    until("all act by themselves", partial(all_are, "ok"))
+
+    panel_with("fedcba9876543210" * 2)
+    until("they refuse the new secret", partial(all_are, "key_wrong"))
+    world.expect_traffic(*ALL)
+    joined.sh(renew)
+    until("they take it", partial(all_are, "ok"))
+
+    number = next(node["node_id"] for node in world.api("GET", "/tunnels/nodes")["nodes"] if node["node"] == "office")
+    hashes = "sha256sum /etc/marzban/node_service/panels/*.json"
+    before = world.lab.host("office").run(hashes).stdout
+    assert world.api("POST", f"/tunnels/nodes/{number}/revoke")["generation"] == 2
+    joined.sh(revoke)
+    assert world.lab.host("office").run(hashes).stdout != before
+    until("all go on", partial(all_are, "ok"))
+
+    world.lab.host("office").replace()
+    until("another certificate, or none yet", lambda: states()["office"] not in ("ok", "asking"))
+    joined.sh(again)
+    until("it acts again", partial(all_are, "ok"))
+    world.expect_traffic(*ALL)

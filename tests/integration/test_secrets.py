@@ -1,16 +1,16 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A node's private keys are on that node, in their own files, and nowhere else; the panel's password and tokens are on
-no node, in no output and in no cache.
+no node, in no output and in no cache; access keys to the node service are nowhere but in the panel.
 
-All runs come first, at -vvv --diff. Then everything is searched that they may have left something in.
+All runs come first, at -vvv --diff, then what the panel does by itself. Then everything is searched that they may have
+left something in.
 """
 
 from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -18,26 +18,27 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.host import Host
+from tests.support.evidence import KEYS, LOUD, SECRET, SHARED, Evidence, secret_files
 from tests.support.faulty import Faulty
-from tests.support.search import LARGE, Processes, Searcher, forms, key_forms, secret_forms
-from tests.support.world import Run, World
+from tests.support.search import LARGE, Processes, Searcher, forms, key_forms
+from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
 
-KEYS = "etc/marzban/tunnels"
-# The files of secrets on a host, and those of them that both ends of a tunnel hold
-FILES = (f"{KEYS}/*/*.key", f"{KEYS}/*/private.next", f"{KEYS}/*/*.pem", "etc/swanctl/private/marzban-*")
-SHARED = ("preshared.key", "wrap.key")
+#: Where systemd puts the service's TLS key for the half that faces the network.
+CREDENTIAL = "run/credentials/marzban-node-front.service/tls.key"
 KINDS = {"one": "wireguard", "two": "openvpn", "three": "ipsec"}
-LOUD = ("-vvv", "--diff")
+WIRE = "/root/wire"  # what has passed between the panel and a
 APPLY = {"ansible.builtin.import_playbook": "marzban.tunnels.apply"}
+SERVICE = {"ansible.builtin.import_playbook": "marzban.tunnels.node_api"}
+NO_SERVICE = {**SERVICE, "vars": {"node_api_state": "absent"}}
+REMOVE = {"ansible.builtin.import_playbook": "marzban.tunnels.remove", "vars": {"marzban_all": True}}
 # A wg that fails to set anything, and says all that it could read.
 BAD_WG = """#!/bin/sh
 if [ "$1" = set ]; then cat /etc/marzban/tunnels/*/*.key >&2; cat /etc/marzban/tunnels/*/*.key; exit 1; fi
@@ -45,82 +46,10 @@ exec /usr/bin/wg.real "$@"
 """
 
 
-@dataclass
-class Evidence:
-    """What the runs were, and what is secret: ``{host, or "both": {file and a bit of its content: the content}}``."""
-
-    world: World
-    proxy: Faulty
-    began: float
-    processes: Processes
-    runs: dict[str, Run] = field(default_factory=dict)
-    keys: dict[str, dict[str, bytes]] = field(default_factory=dict)
-
-    @property
-    def kept(self) -> Path:
-        """Where Ansible keeps the modules that it has sent, on the controller and on the hosts."""
-        return self.world.directory / "kept"
-
-    def note_keys(self) -> None:
-        """Every secret that there is now, read from outside."""
-        assert self.world.lab is not None
-        for name, host in self.world.lab.hosts.items():
-            for path in secret_files(host):
-                content = path.read_bytes()
-                owner = "both" if path.name in SHARED else name
-                digest = hashlib.sha256(content).hexdigest()[:6]
-                self.keys.setdefault(owner, {})[f"{path.parent.name}/{path.name} {digest}"] = content
-
-    def of_file(self, owner: str, name: str) -> list[bytes]:
-        """What files of this name have held."""
-        return [content for label, content in self.keys[owner].items() if f"/{name} " in label]
-
-    def run(self, what: str, play: Any, *words: str, code: int = 0, note: bool = True, **env: str) -> Run:
-        env = {"MARZBAN_URL": self.proxy.url, **env}
-        with self.processes_of_this_run() as seen:
-            done = self.world.play(play, *LOUD, *words, env=env)
-        self.processes.words |= seen.words
-        self.processes.hosts_environments |= seen.hosts_environments
-        if note:
-            self.note_keys()
-        assert done.code == code, f"{what}: exit code {done.code}\n{done.text}"
-        self.runs[what] = done
-        return done
-
-    @staticmethod
-    def processes_of_this_run() -> Processes:
-        return Processes()
-
-    def private(self) -> Searcher:
-        """Finds the secrets of all hosts."""
-        return Searcher(
-            {f"{owner}'s {key}": secret_forms(data) for owner, keys in self.keys.items() for key, data in keys.items()}
-        )
-
-    def tokens(self) -> set[str]:
-        """All tokens that the panel gave out."""
-        sent = {request.headers.get("Authorization", "").partition(" ")[2] for request in self.proxy.requests}
-        return (sent | {str(self.world.session.headers["Authorization"]).partition(" ")[2]}) - {""}
-
-    def login(self) -> Searcher:
-        """Finds the panel's password, and the tokens."""
-        secrets = {"the password": forms(self.world.panel.password.encode())}
-        secrets |= {
-            f"token …{token[-4:]}": {"plain": token.encode(), "signature": token[-40:].encode()}
-            for token in self.tokens()
-        }
-        return Searcher(secrets)
-
-
-def secret_files(host: Host) -> list[Path]:
-    """The files of secrets that a host has now."""
-    return sorted(path for pattern in FILES for path in host.root.glob(pattern))
-
-
 @pytest.fixture(scope="module")
 def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
     began = time.time()
-    world = make_world(a="bookworm+tunnels", b="bookworm+tunnels")
+    world = make_world(env={"NODE_API_KEY": SECRET}, a="bookworm+tunnels", b="bookworm+tunnels")
     assert world.lab is not None
     for name, kind in KINDS.items():
         world.tunnel(name, "a", "b", tunnel_type=kind)
@@ -182,10 +111,36 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
             ],
         }
         proof.run("new keys without pipelining", [keys], **kept)
-        proof.run("new keys, and apply with them", [keys, APPLY])
+        proof.run("new keys, apply with them, and the service", [keys, APPLY, SERVICE], **caches)
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [12, 3]
         world.expect_traffic(*((name, "a", "b") for name in KINDS))
+        by_the_panel(proof)
         yield proof
+
+
+def by_the_panel(proof: Evidence) -> None:
+    """What the panel does with the nodes by itself. All that passes between it and a is written down."""
+    world, host = proof.world, proof.world.lab.hosts["a"]
+    watch = f"tcpdump -n -U -i eth0 -w {WIRE} tcp port 62052"
+    host.run(["systemd-run", "--quiet", "--unit=wire", *watch.split()])
+    until("tcpdump", (host.root / WIRE.lstrip("/")).exists)
+    with proof.processes_of_this_run() as seen:
+        until("both services answer", lambda: {node["state"] for node in services(world)} == {"ok"})
+        for name, kind in KINDS.items():
+            made = world.tunnel(f"{name} by itself", "a", "b", tunnel_type=kind)
+            until(f"{kind}, without a run", partial(world.passes, made["name"], "a", "b"))
+        proof.note_keys()
+        for name in KINDS:
+            world.api("DELETE", f"/tunnels/{world.tunnels()[f'{name} by itself']['id']}")
+        until("they are gone", lambda: not any(node["deletions"] for node in services(world)))
+    proof.processes.words |= seen.words
+    proof.processes.hosts_environments |= seen.hosts_environments
+    host.run("systemctl stop wire")
+    assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [15, 6]
+
+
+def services(world: World) -> list[dict[str, Any]]:
+    return list(world.api("GET", "/tunnels/nodes")["nodes"])
 
 
 # The searcher can find something
@@ -275,7 +230,8 @@ def test_a_host_holds_its_own_keys_in_their_files_only(evidence: Evidence, name:
     found = on_host(evidence, name, evidence.private())
     assert "AnsiballZ_tunnel_apply" in host.run(f"ls {evidence.kept}/*").stdout, "modules were kept"
     own = {f"/{path.relative_to(host.root)}" for path in secret_files(host)}
-    assert len(own) == 3 + 1 + 2 + 1  # private.key of all, tls.pem, what is shared, and swanctl's copy
+    assert len(own) == 3 + 1 + 2 + 1 + 1  # private.key of all, tls.pem, what is shared, swanctl's copy, the service's
+    assert found.pop(f"/{CREDENTIAL}") == found["/etc/marzban/node_service/tls.key"]
     assert set(found) == own
     for path, what in found.items():
         assert {item.partition("'s ")[0] for item in what} <= {name, "both"}, path
@@ -290,8 +246,10 @@ def test_journals_hold_no_key(evidence: Evidence, name: str) -> None:
     assert evidence.world.lab is not None
     journal = evidence.world.lab.hosts[name].run(["journalctl", "--no-pager", "--output=json", "--all"]).stdout
     assert "wg-quick" in journal
-    assert not evidence.private().find(journal)
-    assert not evidence.login().find(journal)
+    assert "marzban-node-root" in journal
+    assert "marzban-node-front" in journal
+    for searcher in (evidence.private(), evidence.login()):
+        assert not searcher.find(journal)
 
 
 def test_no_run_says_a_key(evidence: Evidence) -> None:
@@ -309,18 +267,18 @@ def test_the_controller_holds_no_key(evidence: Evidence) -> None:
     assert list((world.directory / "inventory").iterdir())
     assert not list(evidence.kept.glob("*/AnsiballZ_*")), "what works on the controller is not a module"
     assert world.panel.database.is_relative_to(world.directory)
-    assert evidence.private().find_in(world.directory) == {}
-    assert (
-        evidence.private().find_in(Path(tempfile.gettempdir()), since=evidence.began, leave_out=[world.directory]) == {}
-    )
+    searcher, elsewhere = evidence.private(), Path(tempfile.gettempdir())
+    assert searcher.find_in(world.directory) == {}
+    assert searcher.find_in(elsewhere, since=evidence.began, leave_out=[world.directory]) == {}
 
 
 def test_the_panel_answers_no_key(evidence: Evidence) -> None:
     world = evidence.world
-    answers = [world.api("GET", "/tunnels"), world.api("GET", "/nodes")]
+    answers = [world.api("GET", "/tunnels"), world.api("GET", "/nodes"), services(world)]
     answers += [world.api("GET", f"/tunnels/{value['id']}/status") for value in world.tunnels().values()]
     answers += [request.body.decode() for request in evidence.proxy.requests]
     assert not evidence.private().find(json.dumps(answers))
+    assert not Searcher(evidence.access_keys()).find(json.dumps(answers))
 
 
 def test_no_process_shows_a_secret(evidence: Evidence) -> None:
@@ -328,19 +286,65 @@ def test_no_process_shows_a_secret(evidence: Evidence) -> None:
     for program in (b"wireguard-go", b"openvpn", b"charon-systemd"):
         assert program in shown, "processes in the hosts were seen"
     assert b"ansible-playbook" in shown
-    assert not evidence.private().find(shown)
-    assert not evidence.login().find(shown)
+    assert b"/usr/local/lib/marzban-node/front.py" in shown
+    for searcher in (evidence.private(), evidence.login()):
+        assert not searcher.find(shown)
+    searcher = Searcher(evidence.access_keys())
+    holders = {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if searcher.find(_read(path))}
+    assert holders == {evidence.world.panel.pid}, "the access key's secret is in the panel's environment alone"
 
 
-# The panel's password and tokens
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has ended
 
 
-def test_the_login_is_in_no_output_no_cache_and_on_no_node(evidence: Evidence) -> None:
+# The node service
+
+
+def test_traffic_between_panel_and_node_is_not_in_clear(evidence: Evidence) -> None:
+    host = evidence.world.lab.hosts["a"]
+    seen = (host.root / WIRE.lstrip("/")).read_bytes()
+    assert len(host.run(["tcpdump", "-n", "-r", WIRE]).stdout.splitlines()) > 50
+    for searcher in (evidence.private(), evidence.login()):
+        assert not searcher.find(seen)
+    for plain in (b"Authorization", b"/api/tunnel", b"tunnel_type", b"HTTP/1"):
+        assert plain not in seen, plain
+
+
+def test_the_front_can_read_no_secret_but_its_own(evidence: Evidence) -> None:
+    """By its user and groups, and where its unit has locked it in."""
+    host = evidence.world.lab.hosts["a"]
+    pid = host.run("systemctl show --property MainPID --value marzban-node-front").stdout.strip()
+    about = dict(line.split(":\t", 1) for line in host.run(f"cat /proc/{pid}/status").stdout.splitlines())
+    user, group = about["Uid"].split()[0], about["Gid"].split()[0]
+    assert "0" not in (user, group, *about["Groups"].split())
+    as_it = f"nsenter --target={pid} --mount setpriv --reuid={user} --regid={group}"
+    as_it += f" --groups={','.join(about['Groups'].split())} --inh-caps=-all"
+    look = "find /etc /home /root /run /srv /tmp /usr/local /var -type f -readable 2>/dev/null"
+    readable = host.run(f"{as_it} {look} || true").stdout.split()
+    assert "/usr/local/lib/marzban-node/front.py" in readable
+    paths = [Path(f"/proc/{host.leader}/root{path}") for path in readable]
+    found: dict[str, set[str]] = {}
+    for searcher in (evidence.private(), evidence.login()):
+        found |= {str(path): searcher.find(content) for path in paths if searcher.find(content := _read(path))}
+    assert [path.partition("/root/")[2] for path in found] == [CREDENTIAL]
+    closed = ("/etc/marzban/", "/var/lib/marzban-node/", "/etc/wireguard/", "/etc/openvpn/", "/etc/swanctl/")
+    assert [path for path in readable if path.startswith(closed)] == []
+
+
+# The panel's password, its tokens, and the access keys that it makes
+
+
+def test_logins_and_access_keys_are_in_no_output_no_cache_and_on_no_node(evidence: Evidence) -> None:
     assert evidence.world.lab is not None
     searcher = evidence.login()
     assert len(evidence.tokens()) > 1
     assert searcher.find(f"Authorization: Bearer {next(iter(evidence.tokens()))}")
     assert searcher.find(json.dumps({"password": evidence.world.panel.password}))
+    assert searcher.find(f"NODE_API_KEY={SECRET}")
     for what, run in evidence.runs.items():
         assert not searcher.find(run.text), what
         assert not searcher.find(json.dumps(run.events)), what
@@ -381,7 +385,7 @@ def test_removing_leaves_no_key(evidence: Evidence) -> None:
     """Last of all: the nodes are cleared, and even their own keys are nowhere."""
     assert evidence.world.lab is not None
     searcher = evidence.private()
-    run = evidence.run("remove", "remove", "-e", "marzban_all=true")
+    run = evidence.run("the service is removed, then the tunnels", [NO_SERVICE, REMOVE])
     assert not searcher.find(run.text + json.dumps(run.events))
     for name in evidence.world.lab.hosts:
         assert on_host(evidence, name, searcher) == {}, name

@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import PANEL, Directly, no_packet_lost, uuid
+from tests.support.nodes import PANEL, Directly, leftovers, no_packet_lost, uuid
 from tests.support.records import ED25519
 from tests.support.service import KEY, SETTINGS, Service, bring_up, tunnel
 from tests.support.world import until
@@ -24,25 +24,36 @@ from tests.support.world import until
 pytestmark = pytest.mark.lab
 OTHER_PANEL = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
 ANOTHER = base64.b64encode(bytes(range(32))).decode()  # a public key
+OTHERS = ("openvpn", "ipsec")
 SOON = 30  # seconds within which the service repairs, and notices
 UNITS = "systemctl list-units --all --plain --no-legend 'openvpn-*@mz2*' | cut -d' ' -f1"
-#: What others may take away from tunnels 1 (WireGuard), 2 (OpenVPN) and 3 (IPsec): the tunnel, how, and what shows that
-#: it is back.
-TAKEN = {
-    "a WireGuard unit": (1, "systemctl stop wg-quick@mz1", "systemctl is-active wg-quick@mz1"),
-    "an interface": (1, "ip link del mz1", "ip link show mz1"),
-    "an interface, down": (1, "ip link set mz1 down", "ip -br link show up | grep mz1"),
-    "an address": (1, "ip addr del 10.201.1.2/31 dev mz1", "ip addr show mz1 | grep 10.201.1.2/31"),
-    "a route": (1, "ip route del 192.168.77.0/24 dev mz1", "ip route | grep 192.168.77.0/24"),
-    "a table": (1, f"nft delete table inet marzban-{uuid(1)}", f"nft list tables | grep {uuid(1)}"),
-    "an OpenVPN process": (2, f"systemctl kill -s KILL $({UNITS})", f"systemctl is-active $({UNITS})"),
-    "an OpenVPN unit": (2, f"systemctl stop $({UNITS})", f"systemctl is-active $({UNITS})"),
-    "charon": (3, "systemctl kill -s KILL strongswan", "systemctl is-active strongswan"),
-    "charon's unit": (3, "systemctl stop strongswan", "systemctl is-active strongswan"),
-    "IPsec's interface": (3, "ip link del mz3", "ip link show mz3"),
-    "a routing rule": (3, "ip rule del pref 220", "ip rule | grep 220:"),
-    "a routing table": (3, "ip route flush table 220", "ip route show table 220 | grep 10.201.3.3"),
-}
+#: What others may take away from tunnels 1 (WireGuard), 2 (OpenVPN) and 3 (IPsec), some of it at the same time: how,
+#: and what shows that it is back.
+TAKEN = [
+    {
+        "a WireGuard unit": (1, "systemctl stop wg-quick@mz1", "systemctl is-active wg-quick@mz1"),
+        "an OpenVPN process": (2, f"systemctl kill -s KILL $({UNITS})", f"systemctl is-active $({UNITS})"),
+        "charon": (3, "systemctl kill -s KILL strongswan", "systemctl is-active strongswan"),
+    },
+    {
+        "an interface": (1, "ip link del mz1", "ip link show mz1"),
+        "an OpenVPN unit": (2, f"systemctl stop $({UNITS})", f"systemctl is-active $({UNITS})"),
+        "charon's unit": (3, "systemctl stop strongswan", "systemctl is-active strongswan"),
+    },
+    {
+        "an interface, down": (1, "ip link set mz1 down", "ip -br link show up | grep mz1"),
+        "IPsec's interface": (3, "ip link del mz3", "ip link show mz3"),
+    },
+    {
+        "an address": (1, "ip addr del 10.201.1.2/31 dev mz1", "ip addr show mz1 | grep 10.201.1.2/31"),
+        "a routing rule": (3, "ip rule del pref 220", "ip rule | grep 220:"),
+    },
+    {
+        "a route": (1, "ip route del 192.168.77.0/24 dev mz1", "ip route | grep 192.168.77.0/24"),
+        "a routing table": (3, "ip route flush table 220", "ip route show table 220 | grep 10.201.3.3"),
+    },
+    {"a table": (1, f"nft delete table inet marzban-{uuid(1)}", f"nft list tables | grep {uuid(1)}")},
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +77,13 @@ def pair(services: list[Service]) -> Iterator[list[Service]]:
     yield services
     for service in services:
         for known in service.call("list")["tunnels"]:
-            service.counter += 1
-            service.call("delete", id=known["uuid"], counter=service.counter)
+            service.delete(known["id"])
         service.forget()
     services[0].nodes.publics.clear()
 
 
-@pytest.mark.parametrize("kind", ["wireguard", "openvpn", "ipsec"])
+# Of each type with a panel in test_node_service.py
+@pytest.mark.parametrize("kind", ["wireguard", *(pytest.param(k, marks=pytest.mark.variation) for k in OTHERS)])
 def test_a_tunnel_comes_and_goes(pair: list[Service], kind: str) -> None:
     nodes = pair[0].nodes
     bring_up(pair, 1, type=kind)
@@ -98,13 +109,14 @@ def test_what_others_take_away_comes_back(pair: list[Service]) -> None:
     bring_up(pair, 3, type="ipsec")
     bring_up(pair, 4)
     took = {}
-    with no_packet_lost(nodes, 4):
-        for what, (number, command, there) in TAKEN.items():
+    with no_packet_lost(nodes, 4, apart=0.05):
+        for some in TAKEN:
             begun = time.monotonic()
-            nodes.sh("a", command)
-            until(f"{what} is back", partial(nodes.sh, "a", f"{there} || true"), SOON)
-            until(f"traffic after {what}", partial(nodes.reaches, "a", number, 1), SOON)
-            took[what] = round(time.monotonic() - begun, 1)
+            nodes.sh("a", "; ".join(command for _number, command, _there in some.values()))
+            for what, (number, _command, there) in some.items():
+                until(f"{what} is back", partial(nodes.sh, "a", f"{there} || true"), SOON, 0.5)
+                until(f"traffic after {what}", partial(nodes.reaches, "a", number, 1), SOON, 0.5)
+                took[what] = round(time.monotonic() - begun, 1)
     print("seconds until it was back:", took)
     assert max(took.values()) < SOON
     lines = pair[0].said().splitlines()
@@ -195,17 +207,23 @@ def test_who_may_ask_and_what_is_refused(pair: list[Service]) -> None:
     assert a.call("status", id=uuid(1)).status == a.call("status", id="1").status == 200
 
 
-def test_another_key_of_the_peer_is_shown_and_not_taken(pair: list[Service]) -> None:
+@pytest.mark.parametrize("kind", ["wireguard", *(pytest.param(k, marks=pytest.mark.variation) for k in OTHERS)])
+def test_another_key_of_the_peer_is_shown_and_not_taken(pair: list[Service], kind: str) -> None:
     a, nodes = pair[0], pair[0].nodes
-    for number, kind in enumerate(("wireguard", "openvpn", "ipsec"), 1):
-        bring_up(pair, number, type=kind)
-        known = nodes.publics[uuid(number), "b"]
-        another = ED25519 if kind == "ipsec" else ANOTHER
-        nodes.publics[uuid(number), "b"] = {**known, "public_key": another}
-        told = a.post(tunnel(nodes, number, type=kind))
-        assert told.get("peer_key") == {"known": known["public_key"], "seen": another}, told
-        assert nodes.reaches("a", number, 1), "a key that nobody has accepted was used"
-    told = a.post(tunnel(nodes, 1), accept_key=ANOTHER)
+    bring_up(pair, 1, type=kind)
+    known = nodes.publics[uuid(1), "b"]
+    another = ED25519 if kind == "ipsec" else ANOTHER
+    nodes.publics[uuid(1), "b"] = {**known, "public_key": another}
+    told = a.post(tunnel(nodes, 1, type=kind))
+    assert told.get("peer_key") == {"known": known["public_key"], "seen": another}, told
+    assert nodes.reaches("a", 1, 1), "a key that nobody has accepted was used"
+    if kind != "wireguard":
+        return
+    renamed = {**tunnel(nodes, 1, version=2), "target_node_name": "b2"}
+    renamed["ends"][1] = {**renamed["ends"][1], "node": "b2"}
+    assert a.post(renamed)["peer_key"]["seen"] == ANOTHER, "another name is not another peer"
+    assert ANOTHER not in nodes.sh("a", "cat /etc/wireguard/mz1.conf")
+    told = a.post(tunnel(nodes, 1, version=3), accept_key=ANOTHER)
     assert told["peer_key"] is None
     assert ANOTHER in nodes.sh("a", "cat /etc/wireguard/mz1.conf")
     assert not nodes.reaches("a", 1, 1)
@@ -238,6 +256,31 @@ def test_a_run_and_the_service_leave_the_same(pair: list[Service]) -> None:
     )
     assert nodes.sh("c", look) == nodes.sh("a", look)
     nodes.run_on("c", "tunnel_apply", [], remove_all=True)
+
+
+def test_what_is_removed_is_not_here_any_more(pair: list[Service]) -> None:
+    """Also where its state is lost, and where it was refused when it came back."""
+    a, nodes = pair[0], pair[0].nodes
+    bring_up(pair, 1)
+    nodes.sh("a", f"echo x > /etc/marzban/tunnels/{uuid(1)}/state.json")
+    assert a.delete(1)["message"] == "removed"
+    assert leftovers(nodes, "a") == "node_service"
+    path = f"/etc/marzban/tunnels/{uuid(2)}"
+    nodes.sh("a", f"mkdir -p {path}; echo x > {path}/state.json")
+    told = a.delete(2)
+    assert (told.status, told["code"]) == (503, "failed")
+    assert "can't be read" in told["detail"]
+    nodes.sh("a", f"rm -r {path}")
+
+    nodes.sh("a", "mv /usr/bin/wg /usr/bin/wg.away")
+    try:
+        back = a.post(tunnel(nodes, 1, version=5))
+        assert (back["status"], back["refused"], back["missing"]) == ("error", True, ["wireguard-tools"])
+        assert a.delete(1).status == 200
+    finally:
+        nodes.sh("a", "mv /usr/bin/wg.away /usr/bin/wg")
+    assert a.call("list")["tunnels"] == []
+    assert nodes.sh("a", "ls /var/lib/marzban-node/views") == ""
 
 
 def test_the_root_half_is_killed_in_the_middle(pair: list[Service]) -> None:

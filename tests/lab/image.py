@@ -29,7 +29,8 @@ BARE = (
     *("iputils-ping", "procps", "kmod", "nftables", "ca-certificates"),
 )
 VARIANTS = {
-    "demo": ("iperf3", "python3-apt"),  # the rest is installed before your eyes
+    # what the tunnels need is installed before your eyes; what the node service needs besides would take half a minute
+    "demo": ("iperf3", "python3-apt", "python3-aiohttp", "python3-jinja2"),
     # what the roles install for all types of tunnels, and what tests look with
     "tunnels": (
         *("wireguard-tools", "wireguard-go", "python3-cryptography", "nftables", "iputils-ping", "iperf3", "tcpdump"),

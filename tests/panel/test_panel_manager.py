@@ -131,17 +131,27 @@ def test_the_status_asks_the_nodes(pair: Pair) -> None:
 
 
 def test_deleted_while_a_node_is_off_is_gone_after_its_return(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    busy = iter([(503, {"code": "busy"})])
+    pair.first.instead = lambda method, path: next(busy, None)
     pair.second.down()
     pair.call("DELETE")
     until(lambda: not pair.first.tunnels)
     until(lambda: pair.panel.problem(pair.second) == "refused")
     assert pair.panel.service(pair.second)["deletions"][0]["uuid"] == pair.tunnel["uuid"]
+
+    def lines(node: SimulatedNode) -> list[str]:
+        return [text for text in caplog.messages if repr(node.name) in text]
+
+    until(lambda: lines(pair.second))  # it lasts
+    pair.second.slow = 3.0
     pair.second.up()
+    until(lambda: pair.panel.problem(pair.second) == "timed_out")
+    pair.second.slow = 0.0
     until(lambda: not pair.second.tunnels)
     until(lambda: pair.panel.service(pair.second)["problem"] is None)
-    lines = [text for text in caplog.messages if repr(pair.second.name) in text]
-    assert len(lines) == 2, lines  # one when it began, one when it ended
-    assert lines[1].endswith("works again")
+    assert len(lines(pair.second)) == 2, lines(pair.second)  # one when it began, one when it ended
+    assert lines(pair.second)[1].endswith("works again")
+    assert lines(pair.first) == [], "that was over after a moment"
 
 
 def test_a_node_that_is_deleted_while_it_is_off(pair: Pair) -> None:

@@ -317,8 +317,10 @@ def test_the_manager_is_woken_after_each_change(other: Api, sessions: Sessions, 
         assert woken() == nodes
     report(other, tunnel | {"version": 4}, TWO)
     assert woken() == set()
-    service(other, ONE)
+    item = {"node": ONE["name"], "uuid": service(other, ONE)["uuid"], "port": 62052, "pin": PIN}
     assert woken() == {1}
+    assert other.send("PUT", NODES, {"nodes": [item]})["updated"] == 0
+    assert woken() == {1}, "something may have been set right there"
     other.send("POST", f"{NODES}/1/revoke")
     assert woken() == {1}
     other.send("DELETE", path)

@@ -185,6 +185,12 @@ class Marzban:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1])
 
+    def processor(self) -> float:
+        """Seconds of CPU that the process has used."""
+        assert self._process
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _place(self) -> tuple[Path, str]:
         if self._real:
             checkout = source()

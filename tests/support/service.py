@@ -113,13 +113,21 @@ class Service:
         self.counter += 1
         body = {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
         answer = self.call("post", body={**body, **more})
+        if answer.status == 202:  # it takes a while on a busy machine
+            number = str(answer["id"])
+            until("it is done", lambda: not self.call("status", id=number)["doing"], 60)
+            answer = self.call("status", id=number)
         if answer.get("public"):
             self.nodes.publics[answer["uuid"], self.name] = answer["public"]
         return answer
 
     def delete(self, number: int) -> Answer:
         self.counter += 1
-        return self.call("delete", id=uuid(number), counter=self.counter)
+        answer = self.call("delete", id=uuid(number), counter=self.counter)
+        if answer.status == 202:
+            until("it is gone", lambda: self.tunnel(number).get("code"), 60)
+            answer.status, answer["message"] = 200, "removed"
+        return answer
 
     def tunnel(self, number: int) -> dict[str, Any]:
         return self.call("status", id=uuid(number))

@@ -22,6 +22,7 @@ PAGES = sorted(
     if path.is_file()
 )
 LONGEST, LONGEST_ROW = 120, 160
+SERVERS = ("roles/panel/files", "roles/node_api/files")
 # Examples in the sentences of the trouble guide, for which the code has a place
 EXAMPLE = re.compile(r" ?(?:\bfi-1\b|\bmarzban-panel\b|\b(?:UDP )?\d\d+\b|'[\d.]+'|'free'|/etc/\S+) ?")
 PLACE = re.compile(r"%\.?\d*[sdf]|\{[a-z.]*\}")
@@ -86,7 +87,7 @@ def test_each_recipe_is_run_by_a_test() -> None:
 
 def sentences() -> str:
     """All that the code says: its texts, cut where a value is put in, with NUL between the pieces."""
-    files = [path for folder in ("plugins", "roles/panel/files") for path in (TOP / folder).rglob("*.py")]
+    files = [path for folder in ("plugins", *SERVERS) for path in (TOP / folder).rglob("*.py")]
     nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
     texts = [node.value for node in nodes if isinstance(node.value, str)]
     for path in (TOP / "playbooks").glob("*.yml"):

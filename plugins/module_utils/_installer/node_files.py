@@ -55,9 +55,15 @@ class Sent:
             raise Error("The controller did not send the service: call this as marzban.tunnels.node_service.")
         self.code["version"] = (engine + "\n").encode("ascii")
 
-    def unit(self, name: str, port: int) -> str:
-        """The text of a unit."""
-        return self.units[name].decode("utf-8").replace("@port@", str(port))
+    def unit(self, name: str, port: int, config_dir: str) -> str:
+        """The text of a unit. The root half may write where the folders of the tunnels are made."""
+        text = self.units[name].decode("utf-8").replace("@port@", str(port))
+        return text.replace("@config_dir@", quoted(os.path.dirname(config_dir)))
+
+
+def quoted(path: str) -> str:
+    """A path in a unit's list of paths (systemd.syntax(7)), which need not be there."""
+    return '"-%s"' % path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
 def code() -> package.Files | None:

@@ -31,6 +31,7 @@ OWN = packages.Packages(
     hint="Use Debian 12 or 13.",
 )
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - by the unit's sandbox
 NOTHING = "Nothing was changed."
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -47,7 +48,9 @@ class Run:
     def __init__(self, given: dict[str, Any], check: bool) -> None:
         self.given, self.check = given, check
         self.host = Host(check)
-        self.panel = validators.uuid(given["panel"], "panel")
+        if given["panel"] is None and not (given["state"] == "absent" and given["all_panels"]):
+            raise FieldError("panel", None, "Give the panel's id, as node_access answers it.")
+        self.panel = "" if given["panel"] is None else validators.uuid(given["panel"], "panel")  # or all of them go
         self.changes: list[str] = []
         self.diff: list[Any] = []
         self._again: set[str] = set()  # units to be started again
@@ -86,7 +89,8 @@ class Run:
             self._remove_file(name)
         self._put_code(sent)
         for unit in UNITS:
-            self._write(units.path(unit), sent.unit(unit, self.given["port"]), 0o644)
+            text = sent.unit(unit, self.given["port"], self.given["config_dir"])
+            self._write(units.path(unit), text, 0o644)
         self._start()
         return {
             "pin": pin,
@@ -125,7 +129,7 @@ class Run:
         place = node_files.SETTINGS
         settings = {
             "engine": given["engine"],
-            "config_dir": files.check_path(given["config_dir"], "config_dir"),
+            "config_dir": check_config_dir(given["config_dir"]),
             "post_quantum": given["post_quantum"],
             "ipsec_data_path": given["ipsec_data_path"],
             "types": types,
@@ -308,3 +312,13 @@ def _has_group() -> bool:
     except KeyError:
         return False
     return True
+
+
+def check_config_dir(path: object) -> str:
+    """A folder that the sandbox of the root half leaves to it. Raises FieldError."""
+    checked = files.check_path(path, "config_dir")
+    hidden = next((folder for folder in HIDDEN if checked.startswith(folder + "/")), None)
+    if hidden:
+        hint = "The node service sees nothing of %s: choose another place (TUNNEL_CONFIG_DIR), such as /srv/tunnels."
+        raise FieldError("config_dir", checked, hint % hidden)
+    return checked

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .shapes import Lost, View
 
 SHOWN = 60  # lines about changes
+GO_BACK = "The lines about it with the table say more; to go back, undo the last change of its record and run again."
+MEANWHILE = "Its record was changed or removed on the panel while this run worked: run again."
 
 
 def note_lost(progress: Progress, results: dict[str, list[Any]]) -> Progress:
@@ -108,9 +110,12 @@ def summary(progress: Progress, read: dict[str, list[View]], check: bool) -> lis
     return [*lines[:SHOWN], "… and %d more changes" % left_out] if left_out > 0 else lines
 
 
-def cut_off(entries: Iterable[Entry], progress: Progress, read: dict[str, list[View]]) -> dict[str, list[str]]:
+def cut_off(
+    entries: Iterable[Entry], progress: Progress, read: dict[str, list[View]], outdated: Collection[str] = ()
+) -> dict[str, list[str]]:
     """``{host: sentences}`` about the tunnels that had a session before this run changed them, and carry nothing now.
 
+    ``outdated``: uuids of those whose records were changed or removed on the panel while this run worked.
     Where the other end was not applied in this run, it may not know of the change yet, and its own run sets that right.
     """
     entries = list(entries)
@@ -123,9 +128,8 @@ def cut_off(entries: Iterable[Entry], progress: Progress, read: dict[str, list[V
             continue
         words = "; ".join("on %s: %s" % (node, ", ".join(did)) for node, did in progress.changes.get(uuid, {}).items())
         sentence = (
-            "tunnel %s had a session before this run changed it, and no ping passes through it now (changed %s). "
-            "The lines about it with the table say more; to go back, undo the last change of its record and run again."
-        ) % (titles.get(uuid, uuid), words)
+            "tunnel %s had a session before this run changed it, and no ping passes through it now (changed %s). %s"
+        ) % (titles.get(uuid, uuid), words, MEANWHILE if uuid in outdated else GO_BACK)
         for entry in entries:
             if entry.uuid == uuid and entry.node in progress.changes.get(uuid, {}):
                 found.setdefault(entry.host, []).append(sentence)

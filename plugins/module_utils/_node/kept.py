@@ -10,10 +10,11 @@ Without the service nothing is kept: a run brings all that it needs.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Mapping, NamedTuple
 
 from .._errors import Error, FieldError
 from .._model import validators, views
@@ -94,25 +95,27 @@ class Kept:
         """Writes views; those that are there already are not written again. Raises Error."""
         if not self.here:
             return
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._views, 0o700)
-        for view, revision in kept:
-            text = json.dumps({"view": view, "revision": revision}, sort_keys=True, ensure_ascii=False) + "\n"
-            path = self._path(view["uuid"])
-            if read(path) != text:
-                write(path, text)
+        with self._turn():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._views, 0o700)
+            for view, revision in kept:
+                text = json.dumps({"view": view, "revision": revision}, sort_keys=True, ensure_ascii=False) + "\n"
+                path = self._path(view["uuid"])
+                if read(path) != text:
+                    write(path, text)
 
     def forget(self, versions: Mapping[str, int | None]) -> None:
         """Forgets the views of what was removed, ``{uuid: version}``, and remembers that it was. Raises Error."""
         if not self.here or not versions:
             return
-        now, known = time.time(), self.versions()
-        newest = {
-            uuid: max(filter(None, (version, known.get(uuid))), default=None) for uuid, version in versions.items()
-        }
-        self._write({**self.removals(), **{uuid: Removal(now, version) for uuid, version in newest.items()}})
-        for uuid in versions:
-            remove(self._path(uuid))
+        with self._turn():
+            now, known, before = time.time(), self.versions(), self.removals()
+            for uuid, version in versions.items():
+                seen = [version, known.get(uuid), before[uuid].version if uuid in before else None]
+                before[uuid] = Removal(now, max(filter(None, seen), default=None))
+            self._write(before)
+            for uuid in versions:
+                remove(self._path(uuid))
 
     def removals(self) -> Removals:
         """What was removed within a day."""
@@ -125,10 +128,24 @@ class Kept:
 
     def take_back(self, uuids: Iterable[str]) -> None:
         """Forgets removals: these tunnels are wanted again. Raises Error."""
-        removals = self.removals()
-        left = {uuid: removal for uuid, removal in removals.items() if uuid not in set(uuids)}
-        if left != removals:
-            self._write(left)
+        wanted = set(uuids)
+        if not wanted & set(self.removals()):
+            return
+        with self._turn():
+            self._write({uuid: removal for uuid, removal in self.removals().items() if uuid not in wanted})
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A run and the threads of the service write one after the other. Raises Error."""
+        try:
+            handle = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Error("%s can't be opened: %s." % (self.place, error.strerror)) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _write(self, removals: Removals) -> None:
         write(self._removed, json.dumps(removals, sort_keys=True) + "\n")

@@ -66,12 +66,12 @@ class Memory:
     def remember_nothing(self, tunnel: Tunnel) -> None:
         """Nothing on this host has the tunnel's interface any more; the key and the peer's half stay.
 
-        Of one that moves also which pre-shared key is in use: the other end, whose run may come later, goes on with it.
+        Also which pre-shared key was in use: the other end may go on with it, and this one does once it is up again.
         """
         state = (tunnel.state or new_state(tunnel.view)).copy()
         before: Applied = state["applied"]
         state["version"], state["interface"], state["applied"] = tunnel.view["version"], None, {}
-        if tunnel.view["active"] and "psk_fingerprint" in before:
+        if "psk_fingerprint" in before:
             state["applied"]["psk_fingerprint"] = before["psk_fingerprint"]
         if tunnel.public:
             state["public_key"] = tunnel.public["public_key"]

@@ -139,18 +139,20 @@ def accept(
 def find_peer(tunnel: Tunnel, trusted: Mapping[str, str] | None = None) -> None:
     """Finds the peer's public half: the view's, else the one last applied for the same node. Else the tunnel waits.
 
-    ``trusted``: ``Terms.trusted_keys``. Another key than the one last applied is taken only if it is in there: who has
-    the panel could else slip between two nodes.
+    ``trusted``: ``Terms.trusted_keys``. Another key than the one last applied, whatever the peer or the type was called
+    then, is taken only if it is in there: who has the panel could else slip between two nodes.
     """
     peer = tunnel.view["peer"]
-    last = tunnel.state["peer"] if tunnel.state else None
-    known = last["public"] if last and last["node"] == peer["node"] else None
+    former = tunnel.state or tunnel.former
+    last = former["peer"] if former else None
+    known = last["public"] if last and last["node"] == peer["node"] and tunnel.state else None
     tunnel.peer_public = peer["public"] or known
-    if trusted is not None and known and peer["public"]:
-        if peer["public"]["public_key"] != trusted.get(tunnel.uuid):
+    if trusted is not None and last and last["public"] and peer["public"]:
+        if all(last["public"].get(name) == peer["public"].get(name) for name in PROVES):
+            tunnel.peer_public = last["public"]  # what else it shows is agreed on in runs
+        elif peer["public"]["public_key"] != trusted.get(tunnel.uuid):
             tunnel.peer_public = known
-        if tunnel.peer_public is known and any(known.get(name) != peer["public"].get(name) for name in PROVES):
-            tunnel.peer_key = {"known": known["public_key"], "seen": peer["public"]["public_key"]}
+            tunnel.peer_key = {"known": last["public"]["public_key"], "seen": peer["public"]["public_key"]}
     tunnel.waiting_for = None if tunnel.peer_public else peer["node"]
 
 

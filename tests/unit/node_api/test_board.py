@@ -55,7 +55,7 @@ class World:
 
 def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_ago():
     world = World()
-    assert (world.told()["status"], world.told()["age"]) == ("connecting", None)
+    assert (world.told()["status"], world.told()["age"]) == (None, None)
     assert world.sees()["status"] == "active"
     assert [world.sees("connecting", 100)["status"] for _ in range(3)] == ["active", "active", "connecting"]
     world.now += 7
@@ -133,6 +133,36 @@ def test_what_was_seen_before_a_change_says_nothing_after_it():
     assert world.told()["age"] is None
 
 
+def test_a_refusal_is_over_when_the_tunnel_is_well():
+    """Somebody has unmasked the unit, and started it."""
+    world = World()
+    world.tunnel.refuse(Exception("it is masked"))  # type: ignore[arg-type]
+    world.board.applied(world.kept, world.tunnel, [])
+    world.tunnel.refused = False
+    world.sees()
+    assert world.broken() == [False]
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.sees()["status"] == "active"
+
+
+def test_one_lost_probe_does_not_make_a_narrow_tunnel_a_good_one():
+    world = World()
+    world.sees("error", 0)
+    assert [world.sees("connecting", 100)["status"] for _ in range(2)] == ["error", "error"]
+
+
+def test_a_tunnel_of_another_type_has_not_been_seen_yet():
+    world = World()
+    world.tunnel.public = {"public_key": "k"}
+    world.board.applied(world.kept, world.tunnel, [])
+    world.sees()
+    assert world.told()["public"]
+    view: Any = {**world.kept.view, "type": "ipsec"}
+    world.board.want(KeptView(view, "r2"))
+    told = world.told()
+    assert (told["type"], told["status"], told["public"], told["measured"]) == ("ipsec", "connecting", None, None)
+
+
 def test_a_refused_tunnel_says_why_and_what_is_missing():
     world = World()
     world.tunnel.refuse(Exception("no openvpn"))  # type: ignore[arg-type]
@@ -148,7 +178,9 @@ def test_a_refused_tunnel_says_why_and_what_is_missing():
 def test_a_view_that_a_run_has_applied_is_taken_over():
     world = World()
     newer = KeptView({**world.kept.view, "version": world.kept.view["version"] + 1})
+    world.now += 5
     assert [entry.kept for entry in world.board.sync({UUID: newer})] == [newer]
+    assert world.board.sync({UUID: newer}) == [], "the engine was given it a moment ago"
     assert world.told()["revision"] is None
     assert world.board.sync({}) == []
     assert world.board.tunnel(UUID) is None

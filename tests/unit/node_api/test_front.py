@@ -65,7 +65,7 @@ def test_the_calls_reach_the_root_half_and_its_answers_the_panel(front: Front, r
             assert root_half.calls.pop() == {"key": KEY, **call}
         removed = front.ask("DELETE", "/api/tunnel/1", KEY, None, client, Marzban_Counter="8")
         assert removed[::2] == (200, {"uuid": UUID, "message": "removed"})
-        assert root_half.calls.pop() == {"key": KEY, "call": "delete", "id": 1, "counter": 8}
+        assert root_half.calls.pop() == {"key": KEY, "call": "delete", "id": 1, "counter": 8, "epoch": None}
         assert front.ask("GET", "/api/tunnel/2/status", KEY, None, client)[0] == 404
         root_half.calls.clear()
         status, headers, body = front.ask("GET", "/health", None, None, client)

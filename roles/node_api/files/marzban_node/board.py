@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
 
 ANSWERED = 12.0  # seconds; a tunnel is active when a probe was answered at most that long before it was measured
 SOONEST, LATEST = 1.0, 15.0  # seconds between two attempts to repair a tunnel
-REFUSED = 60.0  # and to apply one that is refused: what is in its way is rarely gone by itself
 RUN_FOR_KEY = (
     "It runs without the pre-shared key, on which both nodes can agree in a run only: run marzban.tunnels.apply with "
     "both."
@@ -40,7 +39,7 @@ class Entry:
     waiting_for: str | None = None
     doing: int = 0  # changes that go on, or wait for their turn
     changed: float = 0.0  # when the last one ended
-    status: str = "connecting"
+    status: str | None = None  # not known yet
     error: str | None = None
     note: str | None = None
     measured: Measured | None = None
@@ -54,6 +53,13 @@ class Entry:
     def view(self) -> View:
         """The view that is wanted."""
         return self.kept.view
+
+    def take(self, wanted: KeptView) -> None:
+        """Another view is wanted. What was seen of a tunnel of another type says nothing of this one."""
+        if wanted.view["type"] != self.view["type"]:
+            self.public = self.peer_key = self.measured = self.at = self.answered = None
+            self.status, self.error, self.note = "connecting", None, None
+        self.kept = wanted
 
     @property
     def title(self) -> str:
@@ -79,14 +85,15 @@ class Board:
             for uuid, wanted in kept.items():
                 entry = self._entries.setdefault(uuid, Entry(wanted))
                 if not entry.doing:
-                    entry.kept = wanted
-            return [entry for entry in self._entries.values() if entry.applied != entry.kept and not entry.doing]
+                    entry.take(wanted)
+            new = [entry for entry in self._entries.values() if entry.applied != entry.kept and not entry.doing]
+            return [entry for entry in new if self._is_due(entry)]
 
     def want(self, wanted: KeptView) -> None:
         """A change of a tunnel begins."""
         with self._lock:
             entry = self._entries.setdefault(wanted.view["uuid"], Entry(wanted))
-            entry.kept = wanted
+            entry.take(wanted)
             entry.doing += 1
 
     def begin(self, uuid: str) -> None:
@@ -140,13 +147,13 @@ class Board:
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
                 entry.at, entry.measured = now, tunnel.measured
-                entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
                 entry.waiting_for = tunnel.waiting_for
                 loss = (tunnel.measured or {}).get("loss_percent")
+                if loss == 100 and not tunnel.lacks and self._lately(entry, now):
+                    continue  # what was said when it was answered last still holds
+                entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
                 if loss is not None and loss < 100:
                     entry.answered = now
-                elif loss == 100 and not tunnel.lacks and self._lately(entry, now):
-                    entry.status, entry.error, entry.note = "active", None, None
 
     @staticmethod
     def _lately(entry: Entry, now: float) -> bool:
@@ -175,18 +182,23 @@ class Board:
                 entry = self._entries.get(tunnel.uuid)
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
-                lacks = self._lacks(entry, tunnel)
+                lacks = self._lacks(entry, tunnel) or entry.refusal is not None
                 silent = not lacks and self._is_silent(entry, now)
                 if not lacks and not silent:
                     entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
                     continue
-                if now < entry.next_try:
-                    continue
-                latest = REFUSED if entry.refusal else LATEST
-                entry.next_try = now + min(latest, SOONEST * 2**entry.tries)
-                entry.tries = min(entry.tries + 1, 16)
-                found.append((entry, silent))
+                if self._is_due(entry):
+                    found.append((entry, silent))
         return found
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Whether the engine may be given it again; if so, the next time is later."""
+        now = self._clock()
+        if now < entry.next_try:
+            return False
+        entry.next_try = now + min(LATEST, SOONEST * 2**entry.tries)
+        entry.tries = min(entry.tries + 1, 16)
+        return True
 
     @staticmethod
     def _lacks(entry: Entry, tunnel: Tunnel) -> bool:
@@ -234,6 +246,8 @@ class Board:
         view, status, error, note = entry.view, entry.status, entry.error, entry.note
         if not view["active"]:
             status, error, note = "inactive", None, None
+        elif status is None and entry.waiting_for:
+            status = "connecting"
         if entry.refusal:
             status, error, note = "error", entry.refusal, None
         if entry.needs_run and not error:

@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView, Older, check_not_older
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import STATE
 from marzban_node.board import Board
 from marzban_node.engine import Engine
 from marzban_node.errors import Refused
@@ -60,7 +61,7 @@ class Calls:
         body = asked.get("body")
         if not isinstance(body, dict):
             raise Refused(422, "invalid", {"body": "Give a JSON object."})
-        self._panels.count(panel.id, body.get("counter"))
+        self._panels.count(panel, body.get("counter"), body.get("epoch"))
         try:
             if body.get("panel") != panel.id:
                 raise FieldError("panel", body.get("panel"), "This access key is of another panel.")
@@ -92,7 +93,7 @@ class Calls:
 
     def _delete(self, panel: Panel, asked: dict[str, Any]) -> Answer:
         uuid = self._find(panel, asked)
-        self._panels.count(panel.id, asked.get("counter"))
+        self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
         if uuid is None:
             given = str(asked.get("id"))
             if given in self._engine.kept.removals():
@@ -103,19 +104,21 @@ class Calls:
     def _status(self, panel: Panel, asked: dict[str, Any]) -> Answer:
         uuid = self._find(panel, asked)
         told = self._board.tunnel(uuid) if uuid else None
+        told = told or next((found for found in self._unwatched(panel, set()) if found["uuid"] == uuid), None)
         if told is None:
             raise Refused(404, "unknown", "This node has no such tunnel.")
         return 200, told
 
     def _list(self, panel: Panel, asked: dict[str, Any]) -> Answer:
-        told = self._board.tunnels(panel.id)
+        told, counted = self._board.tunnels(panel.id), self._panels.counted(panel)
         return 200, {
             "api": API,
             "engine": self._engine.settings.engine,
             "panel": panel.id,
             "node": panel.node,
             "time": time.time(),
-            "counter": self._panels.counter(panel.id),
+            "counter": counted.counter,
+            "epoch": counted.epoch,
             "types": list(self._engine.settings.types),
             "tunnels": told + self._unwatched(panel, {tunnel["uuid"] for tunnel in told}),
         }
@@ -143,6 +146,9 @@ class Calls:
         for uuid, state in self._engine.folders.states().items():
             if state and state["panel"] == panel.id and given in (uuid, str(state["id"])):
                 return uuid
+            if state is None and given == uuid:
+                path = self._engine.folders.path(uuid, STATE)
+                raise Refused(503, "failed", f"{path} can't be read, so nobody can tell whose it is: see to it there.")
         return None
 
     def _ended(self, job: Job, told: Callable[[], dict[str, Any]]) -> Answer:

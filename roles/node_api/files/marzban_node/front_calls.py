@@ -24,7 +24,7 @@ ROOT_TIME = 5.0  # seconds that it may take: slow work is answered by 202 at onc
 BODY_TIME = 10.0  # seconds that a client may take for a body
 LATE = 1.0  # seconds by which a wrong key is answered late
 MAX_ID = 2**31 - 1
-MAX_COUNTER = 2**63 - 1
+MAX_COUNTER = 2**53
 
 _KEY = re.compile(r"Bearer +([!-~]{1,256}) *\Z", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
@@ -108,6 +108,7 @@ class Calls:
             given["id"] = _tunnel_id(match[1])
         if call == "delete":
             given["counter"] = _counter(request.headers.get("Marzban-Counter", ""))
+            given["epoch"] = request.headers.get("Marzban-Epoch")
         content = await _content(request, connection)
         if call == "post":
             given["body"] = _object(content)

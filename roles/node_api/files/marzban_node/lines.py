@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 LARGEST = 262144  # bytes of a request
 AT_ONCE = 32  # connections
 PATIENCE = 5.0  # seconds for the line, and for its answer to be taken
+PAUSE = 0.1  # seconds before the next try, where a connection could not be taken
 FIRST = 3  # the first descriptor that systemd hands over (sd_listen_fds(3))
 
 
@@ -31,14 +33,17 @@ def listening(path: str) -> socket.socket:
 
 
 def serve(server: socket.socket, answer: Callable[[object], tuple[int, dict[str, Any]]]) -> None:
-    """Answers until the socket is closed."""
+    """Answers until the process ends."""
     places = threading.BoundedSemaphore(AT_ONCE)
     while True:
         places.acquire()
         try:
             connection, _address = server.accept()
-        except OSError:
-            return
+        except OSError as error:  # too many files are open, or who has called is gone
+            _log.warning("a call could not be taken: %s", error.strerror)
+            places.release()
+            time.sleep(PAUSE)
+            continue
 
         def handle(its: socket.socket = connection) -> None:
             try:
@@ -47,7 +52,11 @@ def serve(server: socket.socket, answer: Callable[[object], tuple[int, dict[str,
             finally:
                 places.release()
 
-        threading.Thread(target=handle, name="call", daemon=True).start()
+        try:
+            threading.Thread(target=handle, name="call", daemon=True).start()
+        except RuntimeError:  # no more threads at this moment
+            connection.close()
+            places.release()
 
 
 def _one(connection: socket.socket, answer: Callable[[object], tuple[int, dict[str, Any]]]) -> None:

@@ -8,11 +8,12 @@ import hashlib
 import hmac
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.files import read, write
 from marzban_node.errors import Refused
@@ -21,6 +22,8 @@ OLDER = (
     "This node has seen write {have} of this panel, and this is write {got}: the panel's database was restored from a "
     "backup, or is a copy. Nothing was changed."
 )
+LONGEST = 100  # characters of an epoch
+FURTHEST = 10**6  # writes that a panel may be ahead of what was seen: a number at the limit would be the last one
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,25 @@ class Panel:
     certificate: str | None = None  # sha256 of a client certificate, in hex
     addresses: tuple[str, ...] = ()  # where the panel is: no tunnel takes the way there
 
+    @property
+    def place(self) -> str:
+        """What it counts for: a node that is added again is another one."""
+        return f"{self.id}/{self.node}"
+
+
+class Counted(NamedTuple):
+    """How far a panel has counted, and what it called the time in which it did."""
+
+    counter: int = 0
+    epoch: str | None = None
+
 
 class Panels:
     """The panels of this node, as the role has written them. ``folder``: one file for each."""
 
     def __init__(self, folder: str, counters: str) -> None:
         self._folder, self._counters = folder, counters
+        self._turn = threading.Lock()
 
     def all(self) -> Iterator[Panel]:
         """All of them. One whose file can't be read is left out: it may not call."""
@@ -77,27 +93,33 @@ class Panels:
             "the hash of the panel's key.",
         )
 
-    def count(self, panel: str, counter: object) -> None:
-        """Takes a panel's next write. Raises Refused where its number was seen before."""
+    def count(self, panel: Panel, counter: object, epoch: object) -> None:
+        """Takes a panel's next write. Raises Refused where its number was seen before, and Error."""
         try:
             got = validators.integer(counter, "counter", 1, 2**53)
-        except Error as error:
-            raise Refused(422, "invalid", {"counter": str(error)}) from None
-        counters = self._read()
-        have = counters.get(panel, 0)
-        if got <= have:
-            raise Refused(409, "older_database", OLDER.format(have=have, got=got), have=have, got=got)
-        counters[panel] = got
-        write(self._counters, json.dumps(counters, sort_keys=True) + "\n")
+            if epoch is not None and not (isinstance(epoch, str) and epoch.isprintable() and len(epoch) <= LONGEST):
+                raise FieldError("epoch", epoch, f"Give a text of at most {LONGEST} characters.")
+            with self._turn:
+                counters = self._read()
+                have = counters.get(panel.place, Counted()).counter
+                if got <= have:
+                    raise Refused(409, "older_database", OLDER.format(have=have, got=got), have=have, got=got)
+                if have and got > have + FURTHEST:
+                    raise FieldError("counter", got, f"The last one was {have}.")
+                counters[panel.place] = Counted(got, epoch)
+                told = {place: [count.counter, count.epoch] for place, count in counters.items()}
+                write(self._counters, json.dumps(told, sort_keys=True) + "\n")
+        except FieldError as error:
+            raise Refused(422, "invalid", {error.field: str(error)}) from None
 
-    def counter(self, panel: str) -> int:
+    def counted(self, panel: Panel) -> Counted:
         """The last write of a panel that was taken."""
-        return self._read().get(panel, 0)
+        return self._read().get(panel.place, Counted())
 
-    def _read(self) -> dict[str, int]:
+    def _read(self) -> dict[str, Counted]:
         try:
             raw = json.loads(read(self._counters) or "{}")
-            return {validators.uuid(panel): int(count) for panel, count in raw.items()}
+            return {str(place): Counted(int(counter), epoch) for place, (counter, epoch) in raw.items()}
         except (Error, ValueError, TypeError, AttributeError):
             return {}
 

@@ -52,9 +52,14 @@ def main() -> int:
     signal.signal(signal.SIGINT, end)
     worker.start()
     watch.start()
-    threading.Thread(target=lines.serve, args=(server, calls.answer), name="server", daemon=True).start()
+    serving = threading.Thread(target=lines.serve, args=(server, calls.answer), name="server", daemon=True)
+    serving.start()
     tell("READY=1")
     while not ended.wait(ALIVE):
+        dead = [thread.name for thread in (worker, watch, serving) if not thread.is_alive()]
+        if dead:
+            logging.error("the thread %s has ended: systemd starts the root half again", dead[0])
+            return 1
         now = time.monotonic()
         stuck = now - watch.last > STUCK or (worker.since is not None and now - worker.since > STUCK)
         if not stuck:

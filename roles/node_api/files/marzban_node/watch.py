@@ -9,7 +9,7 @@ import threading
 import time
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
-from marzban_node.board import Board
+from marzban_node.board import Board, Entry
 from marzban_node.engine import Engine
 from marzban_node.panels import Panels
 from marzban_node.work import Worker
@@ -47,8 +47,8 @@ class Watch(threading.Thread):
         """Measures all tunnels, and has done what is to do."""
         panels = {panel.id: panel for panel in self._panels.all()}
         for entry in self._board.sync(self._engine.kept.views()):
-            if entry.view["panel"] in panels:
-                self._worker.apply(panels[entry.view["panel"]], entry.kept)
+            if entry.view["panel"] in panels and self._handles(entry):
+                self._worker.repair(panels[entry.view["panel"]], entry.kept)
         for panel in panels.values():
             views = self._board.views(panel.id)
             if not views:
@@ -61,4 +61,9 @@ class Watch(threading.Thread):
                 continue
             self._board.measured(tunnels, begun)
             for entry, probe in self._board.broken(tunnels, begun):
-                self._worker.repair(panel, entry.kept, probe)
+                if self._handles(entry):
+                    self._worker.repair(panel, entry.kept, probe)
+
+    def _handles(self, entry: Entry) -> bool:
+        """Whether the service sets up this type. Others that run are only measured."""
+        return entry.view["type"] in self._engine.settings.types

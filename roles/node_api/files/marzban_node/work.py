@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -23,7 +24,10 @@ MANY = 200  # changes in one call
 
 @dataclass(eq=False)
 class Job:
-    """One change. ``wanted``: None for a removal. ``trusted``: the peer's key, where it may be another one."""
+    """One change. ``wanted``: None for a removal. ``trusted``: the peer's key, where it may be another one.
+
+    ``repair``: nobody has asked for it, so that it gives way to what somebody has.
+    """
 
     panel: Panel
     uuid: str
@@ -46,12 +50,12 @@ class Worker(threading.Thread):
         self.since: float | None = None  # when the call that goes on began; None: there is none
 
     def apply(self, panel: Panel, wanted: KeptView, trusted: str | None = None) -> Job:
-        """Has a view applied."""
+        """Has a view applied, as a panel wants it."""
         self._board.want(wanted)
         return self._add(Job(panel, wanted.view["uuid"], wanted, trusted))
 
-    def repair(self, panel: Panel, wanted: KeptView, probe: bool) -> Job:
-        """Has what was taken from a tunnel put back."""
+    def repair(self, panel: Panel, wanted: KeptView, probe: bool = False) -> Job:
+        """Has what was taken from a tunnel put back, or what is kept applied."""
         self._board.begin(wanted.view["uuid"])
         return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe))
 
@@ -82,45 +86,63 @@ class Worker(threading.Thread):
                 self.since = time.monotonic()
                 try:
                     self._do(its)
-                finally:
-                    self.since = None
-                    for job in its:
-                        self._board.ended(job.uuid, removed=job.wanted is None and job.error is None)
-                        job.done.set()
+                except Exception as error:
+                    self._fail(its, error)
+                self.since = None
+                for job in its:
+                    self._board.ended(job.uuid, removed=job.wanted is None and job.error is None)
+                    job.done.set()
+                if not all(job.error for job in its):
                     self._looked.set()
             if len(real) < len(jobs):
                 return
 
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        if not isinstance(error, Error):
+            _log.exception("the engine failed")
+        for job in jobs:
+            job.error, job.busy = str(error) or type(error).__name__, isinstance(error, Busy)
+            if job.wanted and not job.busy:
+                self._board.failed(job.uuid, job.error)
+
     def _do(self, jobs: list[Job]) -> None:
-        """The last job of each tunnel counts: those before it wanted what is not wanted any more."""
-        last = {job.uuid: job for job in jobs}
+        """The last job of each tunnel counts: those before it wanted what is not wanted any more. Raises Error."""
+        last = {job.uuid: job for job in jobs if job.repair}
+        last.update((job.uuid, job) for job in jobs if not job.repair)
         wanted = [job.wanted for job in last.values() if job.wanted]
         remove = [uuid for uuid, job in last.items() if not job.wanted]
         trusted = {job.uuid: job.trusted for job in jobs if job.trusted}
         begun = time.monotonic()
-        try:
-            probe = any(job.probe for job in last.values())
-            applied = self._engine.apply(jobs[0].panel, wanted, remove, trusted, probe)
-        except Exception as error:
-            if not isinstance(error, Error):
-                _log.exception("the engine failed")
-            for job in jobs:
-                job.error, job.busy = str(error) or type(error).__name__, isinstance(error, Busy)
-                if job.wanted and not job.busy:
-                    self._board.failed(job.uuid, job.error)
-            return
+        self._forget(jobs[0].panel, remove)
+        probe = any(job.probe for job in last.values())
+        applied = self._engine.apply(jobs[0].panel, wanted, remove, trusted, probe)
         took = time.monotonic() - begun
         views = {view.view["uuid"]: view for view in wanted}
         for tunnel in applied.tunnels:
             if tunnel.uuid in views:
                 self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"])
                 self._log(last[tunnel.uuid], tunnel.error if tunnel.refused else None, tunnel.changes, took)
-        failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"] if entry["error"]}
+        failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"]}
         for uuid in remove:
             last[uuid].error = failed.get(uuid)
-            if uuid not in failed and uuid not in self._engine.kept.removals():
-                self._engine.kept.forget({uuid: None})  # nothing of it was on the host yet
-            _log.info("tunnel %s: %s", uuid, f"could not be removed: {failed[uuid]}" if uuid in failed else "removed")
+            if not last[uuid].error and os.path.lexists(self._engine.folders.path(uuid)):
+                last[uuid].error = f"{self._engine.folders.path(uuid)} could not be removed: its state can't be read"
+            why = last[uuid].error
+            _log.info("tunnel %s: %s", uuid, f"could not be removed: {why}" if why else "removed")
+
+    def _forget(self, panel: Panel, uuids: list[str]) -> None:
+        """First of all, so that what is removed is not made again after a crash. Raises Error.
+
+        Where a state can't be read, it is written again by the view that is kept, for the removal to know what is here.
+        """
+        views = self._engine.kept.views()
+        for uuid in uuids:
+            lost = os.path.lexists(self._engine.folders.path(uuid)) and self._engine.folders.state(uuid) is None
+            if lost and uuid in views:
+                view = views[uuid].view.copy()
+                view["active"] = False
+                self._engine.apply(panel, [KeptView(view)])
+        self._engine.kept.forget(dict.fromkeys((uuid for uuid in uuids if uuid in views), None))
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
         name = job.wanted.view["name"] or f"#{job.wanted.view['id']}" if job.wanted else job.uuid

@@ -86,7 +86,10 @@ class NodeServices:
         }
 
     def publish(self, session: Session, body: Services) -> dict[str, Any]:
-        """Store how the nodes' services are reached. This is the only way for a pin to change."""
+        """Store how the nodes' services are reached. This is the only way for a pin to change.
+
+        The manager looks at all of them at once, also where nothing is new: something may have been set right there.
+        """
         touched: set[int] = set()
 
         def work(panel: Any) -> dict[str, Any]:
@@ -101,12 +104,13 @@ class NodeServices:
                 seen.add(item.node)
                 if row is None or wrong:
                     rejected.append({"node": item.node, "detail": wrong})
-                elif (row.port, row.pin) != (item.port, item.pin):
+                    continue
+                touched.add(row.node_id)
+                if (row.port, row.pin) != (item.port, item.pin):
                     told = {"port": item.port, "pin": item.pin}
                     session.execute(update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == row.node_id).values(told))
                     if item.port is not None and item.pin is not None:
                         deletions.take_over(session.execute, row, item.port, item.pin)
-                    touched.add(row.node_id)
                     updated += 1
             return {"updated": updated, "rejected": rejected}
 

@@ -21,7 +21,8 @@ class FakePanel:
 
     id, url = "panel", "https://panel"
 
-    def __init__(self, nodes=(), rejected=(), detail=None):
+    def __init__(self, nodes=(), rejected=(), detail=None, updates=1):
+        self.updates = updates
         self.answer = {"nodes": list(nodes), "rejected": list(rejected), "manager": {"state": "on", "detail": detail}}
         self.put = []
 
@@ -34,7 +35,7 @@ class FakePanel:
 
     def put_node_services(self, services):
         self.put = services
-        return len(services), [{"node": "us-1", "detail": "unknown"}]
+        return self.updates, [{"node": "us-1", "detail": "unknown"}]
 
 
 def test_access_by_host():
@@ -92,3 +93,12 @@ def test_only_what_differs_is_sent_and_nothing_in_check_mode():
     assert not _node_steps.publish(FakePanel([service]), [service], [], check=False)["changed"]
     none = dict(service, port=None, pin=None)
     assert not _node_steps.publish(FakePanel(), [none], [], check=False)["changed"]
+
+
+def test_a_service_that_the_panel_has_a_problem_with_is_given_again():
+    service = {"node": "de-1", "uuid": UUID, "port": 62052, "pin": PIN}
+    panel = FakePanel([dict(service, state="problem")], updates=0)
+    assert not _node_steps.publish(panel, [service], [], check=True)["changed"]
+    assert panel.put == []
+    told = _node_steps.publish(panel, [service], [], check=False)
+    assert (told["changed"], told["published"], panel.put) == (False, [], [service])

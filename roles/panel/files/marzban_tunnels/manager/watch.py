@@ -23,6 +23,7 @@ from marzban_tunnels.manager.store import Target
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
+_LASTS = 3  # failures in a row, until the log says that it is away
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Watch:
         self._done: set[str] = set()  # removed, and the database has not been read since
         self._given = 0
         self._failures = 0
+        self._logged: str | None = None  # what the log has said last about a problem
         self._quick = 0
         self._settle_until = 0.0
         self._wake = asyncio.Event()
@@ -168,9 +170,14 @@ class Watch:
         return delay
 
     def _set(self, problem: Problem | None, error: Exception | None = None) -> None:
-        """One line in the log when a problem begins, becomes another, or ends."""
+        """One line in the log when a problem begins, becomes another, or ends.
+
+        One that is away is told once, and only after some seconds: while it starts it is now refusing, now silent.
+        """
         known, self.problem = self.problem, problem
-        if (known.code if known else None) != (problem.code if problem else None):
+        kind = None if problem is None else "away" if problem.code in _AWAY else problem.code
+        if kind != self._logged and (kind != "away" or self._failures >= _LASTS):
+            self._logged = kind
             if problem:
                 _log.warning("marzban_tunnels: %s", problem.detail, exc_info=error)
             else:

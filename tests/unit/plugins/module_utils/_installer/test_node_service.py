@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
-from ansible_collections.marzban.tunnels.plugins.module_utils._installer import firewall, node_files, package
+from ansible_collections.marzban.tunnels.plugins.module_utils._installer import (
+    firewall,
+    node_files,
+    node_service,
+    package,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from tests.support.front import make_certificate, pin_of
 
@@ -106,3 +111,12 @@ def test_the_rule_that_a_firewall_lacks(tmp_path: Path, monkeypatch, programs, a
     told = firewall.rule(host, 62052, addresses)
     assert (told is None) == (expected is None)
     assert expected is None or expected in str(told)
+
+
+def test_the_root_half_may_write_where_the_folders_are():
+    sent = node_files.Sent.__new__(node_files.Sent)
+    sent.units = {"u": b"ReadWritePaths=/etc @config_dir@ # @port@"}
+    assert sent.unit("u", 1, "/srv/a b/tunnels") == 'ReadWritePaths=/etc "-/srv/a b" # 1'
+    assert node_service.check_config_dir("/srv/tunnels") == "/srv/tunnels"
+    with pytest.raises(Error, match="The node service sees nothing of /home"):
+        node_service.check_config_dir("/home/x/tunnels")

@@ -174,6 +174,15 @@ def test_a_tunnel_that_a_run_cuts_off_is_a_failure(first: Any, last: Any, hosts:
     )
 
 
+def test_a_tunnel_that_was_changed_on_the_panel_meanwhile_is_not_to_be_undone() -> None:
+    told = {host: ended(node, "connecting", "conf changed") for host, node in NODES.items()}
+    now = {host: ended(node, "error") for host, node in NODES.items()}
+    for outdated, words in (((), "undo the last change"), ({UUID}, "while this run worked: run again.")):
+        found = summary.cut_off(rounds.entries_of(now, NODES), after(told), READ, outdated)
+        assert sorted(found) == ["h1", "h2"]
+        assert all(words in text for its in found.values() for text in its), found
+
+
 def test_a_tunnel_through_which_only_small_packets_pass_is_not_cut_off() -> None:
     told = {host: ended(node, "connecting", "conf changed") for host, node in NODES.items()}
     narrow = {"error": "packets of 1420 bytes, its MTU, do not pass", "measured": {"loss_percent": 0.0}}
