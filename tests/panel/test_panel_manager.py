@@ -9,13 +9,17 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from marzban_tunnels import responses
 from marzban_tunnels.standalone.database import Database
+from marzban_tunnels.tables import DELETIONS, Panel
 from tests.support.managed_panel import ManagedPanel, until
 from tests.support.panel_api import key
 from tests.support.simulated_node import Nodes, SimulatedNode
@@ -120,6 +124,9 @@ def test_a_tunnel_is_on_both_nodes_changes_there_and_goes(pair: Pair) -> None:
 def test_the_status_asks_the_nodes(pair: Pair) -> None:
     until(lambda: pair.sees()["status"] == "active")
     pair.first.tunnels[pair.tunnel["uuid"]]["peer"] = None  # it can't be active without
+    pair.first.age = None  # and has not measured since it was changed
+    assert pair.call("GET", "/status")["ends"][0]["status"] == "active"
+    pair.first.age = 0.5
     assert pair.call("GET", "/status")["ends"][0]["status"] == "connecting"
 
 
@@ -159,12 +166,53 @@ def test_a_node_that_is_deleted_while_it_is_off(pair: Pair) -> None:
     until(lambda: not any(item.get("deleted") for item in pair.panel.api.send("GET", "/api/tunnels/nodes")["nodes"]))
 
 
+def test_a_node_that_is_deleted_and_never_returns_is_given_up(panel: ManagedPanel, pair: Pair) -> None:
+    pair.second.down()
+    assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    with panel.writing() as session:
+        old = responses.now() - timedelta(days=31)
+        session.execute(update(DELETIONS).where(DELETIONS.c.node_name == pair.second.name).values(deleted_at=old))
+        session.execute(update(Panel).values(writes=Panel.writes + 1))
+    until(lambda: panel.service(pair.second)["deletions"][0]["given_up"])
+    assert panel.service(pair.second)["state"] == "none"
+
+
+def test_a_node_that_is_deleted_and_added_again_removes_what_waits(panel: ManagedPanel, pair: Pair) -> None:
+    pair.second.down()
+    assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    panel.node(pair.second, publish=False)  # its row and its key are new, the certificate is the same
+    until(lambda: len([item for item in panel.services() if item["node"] == pair.second.name]) == 2)
+    pair.second.up()
+    panel.publish(pair.second)
+    until(lambda: not pair.second.tunnels)
+    until(lambda: [item["deleted"] for item in panel.services() if item["node"] == pair.second.name] == [False])
+    assert panel.problem(pair.second) is None
+
+
+def test_the_problem_of_a_deleted_node_is_told_and_can_be_confirmed(panel: ManagedPanel, pair: Pair) -> None:
+    pair.second.down()
+    pair.second.counter += 100  # another copy of this panel has written there
+    assert panel.api.own("DELETE", f"/api/node/{pair.ids[1]}").status_code == 200
+    pair.second.up()
+    until(lambda: f'"uuid": "{pair.second.uuid}"' in str(panel.service(pair.second)["problem"]))
+    assert panel.problem(pair.second) == "older_database"
+    assert pair.second.tunnels
+    body = {"database": True, "uuid": pair.second.uuid}
+    panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[1]}/confirm", body)
+    until(lambda: not pair.second.tunnels)
+    until(lambda: not any(item["deleted"] for item in panel.services() if item["node"] == pair.second.name))
+
+
 def test_an_orphan_is_shown_and_left(pair: Pair) -> None:
     orphan = "00000000-0000-4000-8000-00000000abcd"
     held = pair.first.tunnels[pair.tunnel["uuid"]]
-    pair.first.tunnels[orphan] = {**held, "tunnel": {**held["tunnel"], "uuid": orphan, "name": "of old"}}
+    called = {**held["tunnel"], "uuid": orphan, "name": "of\ud800\nold"}
+    pair.first.tunnels[orphan] = {**held, "tunnel": called}
     found = until(lambda: pair.panel.service(pair.first)["orphans"])
     assert [(item["uuid"], item["name"]) for item in found] == [(orphan, "of old")]
+    pair.first.tunnels.update({f"{orphan}{number}": {**held, "tunnel": called} for number in range(120)})
+    until(lambda: pair.panel.service(pair.first)["more_orphans"] == 21)
+    assert len(pair.panel.service(pair.first)["orphans"]) == 100
     until(settled(pair))
     assert orphan in pair.first.tunnels
 
@@ -256,6 +304,40 @@ def test_a_tunnel_that_a_node_refuses_says_why_and_is_not_sent_all_the_time(pair
     until(lambda: pair.sees()["status"] == "active")
 
 
+def test_a_tunnel_that_a_node_can_not_do_holds_up_no_other(pair: Pair) -> None:
+    pair.first.fails.add(pair.tunnel["uuid"])
+    pair.call("PUT", "", {"name": "too much"})
+    until(lambda: "the disk is full" in str(told(pair, pair.tunnel, pair.first)["error"]))
+    other = pair.make()
+    until(lambda: pair.agree(other))
+    assert pair.panel.problem(pair.first) is None
+    pair.call("DELETE")
+    until(lambda: pair.panel.problem(pair.first) == "bad_answer")
+    assert "the disk is full" in pair.panel.service(pair.first)["problem"]["detail"]
+    pair.panel.api.send("DELETE", f"/api/tunnels/{other['id']}")
+    until(lambda: other["uuid"] not in pair.first.tunnels)
+    pair.first.fails.clear()
+    until(lambda: not pair.first.tunnels)
+    until(lambda: pair.panel.problem(pair.first) is None)
+
+
+def test_what_was_changed_just_now_does_not_wait_behind_the_rest(pair: Pair) -> None:
+    last = [pair.make() for _ in range(5)][-1]
+    until(lambda: pair.agree(last))
+    until(settled(pair))
+    pair.first.down()
+    for held in pair.first.tunnels.values():
+        held["revision"] = None  # as after a run
+    pair.first.posted.clear()
+    pair.first.slow = 0.4
+    pair.first.up()
+    until(lambda: pair.first.posted)
+    pair.panel.api.send("POST", f"/api/tunnels/{last['id']}/deactivate")
+    until(lambda: (last["uuid"], False) in pair.first.posted)
+    assert len(pair.first.posted) < 5
+    until(lambda: all(held["revision"] for held in pair.first.tunnels.values()))
+
+
 def test_slow_work_is_looked_at_again(panel: ManagedPanel, nodes: Nodes) -> None:
     first, second = nodes.add("slow-1"), nodes.add("slow-2")
     first.doing = second.doing = 0.3
@@ -310,6 +392,26 @@ def test_a_restored_database_changes_nothing_until_it_is_confirmed(database: Pat
         until(lambda: pair.tunnel["uuid"] in pair.first.tunnels and pair.tunnel["uuid"] in pair.second.tunnels)
         assert [item["uuid"] for item in panel.service(pair.first)["orphans"]] == [later["uuid"]]
         assert later["uuid"] in pair.first.tunnels
+
+
+def test_a_copy_that_hit_the_same_number_is_noticed(database: Path, nodes: Nodes) -> None:
+    with ManagedPanel(database) as panel:
+        pair = Pair(panel, nodes, "twice")
+        until(settled(pair))
+    with ManagedPanel(database) as panel:  # started again it is the same panel
+        for node in (pair.first, pair.second):
+            panel.node(node, publish=False)
+        other = panel.tunnel(pair.first, pair.second)
+        until(lambda: pair.agree(other))
+        assert [panel.problem(node) for node in (pair.first, pair.second)] == [None, None]
+        pair.first.epoch = "0123456789abcdef"  # what a copy of the database would have sent, with an equal number
+        until(lambda: panel.problem(pair.first) == "older_database")
+        panel.api.send("DELETE", f"/api/tunnels/{other['id']}")
+        until(lambda: other["uuid"] not in pair.second.tunnels)
+        assert other["uuid"] in pair.first.tunnels
+        panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[0]}/confirm", {"database": True})
+        until(lambda: other["uuid"] not in pair.first.tunnels)
+        until(lambda: panel.problem(pair.first) is None)
 
 
 def test_a_restart_in_the_middle_loses_nothing(database: Path, nodes: Nodes) -> None:

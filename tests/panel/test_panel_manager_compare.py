@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from marzban_tunnels import responses
-from marzban_tunnels.manager import answers
-from marzban_tunnels.manager.compare import Removal, Wanted, compare, overdue, revision_of
+from marzban_tunnels.manager import answers, refusals
+from marzban_tunnels.manager.compare import Removal, Wanted, compare, facts, moving, overdue, revision_of
 
 HERE, THERE, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
 MOMENT = responses.now()
@@ -136,7 +136,9 @@ HOSTILE: list[Any] = [
     {"tunnels": [shown(measured={"rx_bytes": -1})]}, {"tunnels": [shown(missing="x")]},
     {"tunnels": [shown(missing=[{}])]}, {"tunnels": [shown(peer_key=7)]}, {"tunnels": [shown(age=-3)]},
     {"tunnels": [shown(revision="x" * 1000)]}, {"tunnels": [shown(error={"a": 1})]},
-    {"tunnels": [shown()] * (answers.MOST + 1)},
+    {"tunnels": [shown()] * (answers.MOST + 1)}, {"counter": 2**53}, {"engine": "\ud800"},
+    {"tunnels": [shown(uuid="a\nb")]}, {"tunnels": [shown(type="\u202e")]}, {"tunnels": [shown(missing=["\x00"])]},
+    {"tunnels": [shown(name=7)]},
 ]  # fmt: skip
 
 
@@ -155,3 +157,29 @@ def test_what_a_node_says_is_one_line() -> None:
     assert seen.error is not None
     assert len(seen.error) <= 1000
     assert seen.error.isprintable()
+    assert answers.tunnel(shown(name="a\ud800\u202e b", error="\n")).name == "a b"
+
+
+def test_a_sentence_in_which_only_a_time_goes_on_is_the_same() -> None:
+    text = "the handshake with {} is {} old, {} did not answer 3 pings"
+    first, later = (answers.tunnel(shown(error=text.format("nl-1", age, "10.0.0.1"))) for age in ("47 s", "3 min"))
+    assert facts(first) == facts(later)
+    assert moving(first) != moving(later)
+    for other in (text.format("nl-2", "47 s", "10.0.0.1"), text.format("nl-1", "47 s", "10.0.0.2"), None):
+        assert facts(answers.tunnel(shown(error=other))) != facts(first)
+
+
+def test_what_a_node_says_to_one_tunnel_is_about_that_tunnel() -> None:
+    assert refusals.is_busy(503, {"code": "busy", "detail": "x"})
+    assert refusals.is_busy(503, "x")
+    assert not refusals.is_busy(503, {"code": "failed", "detail": "x"})
+    for status, code in ((503, "failed"), (409, "foreign")):
+        said = refusals.sentence(status, {"code": code, "detail": "because\n\ud800" + "x" * 9000})
+        assert said is not None
+        assert said.startswith("The node can't do it: because x")
+        assert len(said) < 1000
+    narrow = refusals.sentence(422, {"code": "invalid", "detail": {"type": "openvpn: not of tunnels_types"}})
+    assert "'type': 'openvpn: not of tunnels_types'" in str(narrow)
+    nothing: list[Any] = [None, [], {}, {"detail": 7}, {"detail": {}}, {"detail": " \n"}]
+    for answer in nothing:
+        assert refusals.sentence(409, answer) is None

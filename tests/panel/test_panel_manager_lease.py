@@ -28,6 +28,7 @@ from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
 from marzban_tunnels.tables import NODE_SERVICES, NodeService, Panel
 from tests.support.managed_panel import FAST, KEY, ManagedPanel, until
+from tests.support.panel_api import key, publish
 from tests.support.servers import PostgreSQL, Server
 from tests.support.simulated_node import Nodes
 
@@ -151,6 +152,57 @@ def test_a_locked_database_holds_up_no_reader_and_loses_nothing(tmp_path: Path) 
             assert not any(node.tunnels for node in pair)  # the number comes into the database before it is sent
             locker.execute("ROLLBACK")
         until(lambda: panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["status"] == "active")
+
+
+def test_which_epochs_a_node_may_show(database: Database) -> None:
+    store, lease = Store(database.engine, Node.__table__, tunnels_of(database)), Lease(30)  # type: ignore[arg-type]
+    with Session(database.engine) as session:
+        session.add(NodeService(node_id=1, uuid="u", generation=1, counter=0, seen_counter=0))
+        session.commit()
+        assert lease.step(session)
+
+        def after(shown: str | None, mine: str) -> list[str]:
+            store.write(session, Changes(reserve={"u": 1}, epochs={"u": (shown, mine)}), lease.me)
+            return str(session.scalar(select(NODE_SERVICES.c.epochs))).split()
+
+        assert after("z", "a") == ["z", "a"]  # a node that was added again shows one of before
+        assert after("z", "b") == ["z", "a", "b"]  # nothing has arrived
+        assert after("b", "b") == ["b"]
+        for number in range(30):
+            last = after("b", f"{number:016}")
+        assert (len(last), last[0], last[-1]) == (20, "b", f"{29:016}")
+        store.write(session, Changes(accepted={"u": "x"}), lease.me)
+        assert after("x", "y") == ["x", "y"]
+
+
+def test_a_first_half_does_not_replace_what_a_run_has_stored(tmp_path: Path) -> None:
+    with Nodes() as nodes, ManagedPanel(tmp_path / "panel.db") as panel:
+        pair = [nodes.add("one"), nodes.add("two")]
+        for node in pair:
+            panel.node(node, publish=False)
+        tunnel = panel.tunnel(*pair)
+        run, late = key(), key()
+        publish(panel.api, tunnel, {"name": "one"}, run)
+        with Database(str(tmp_path / "panel.db")) as database, Session(database.engine) as session:
+            store, lease = Store(database.engine, Node.__table__, tunnels_of(database)), Lease(30)  # type: ignore[arg-type]
+            assert lease.step(session)
+            changes = Changes(halves={(tunnel["uuid"], name): half for name, half in (("one", late), ("two", late))})
+            store.write(session, changes, lease.me)
+        halves = [end["public"] for end in panel.api.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"]]
+        assert halves == [run, late]
+
+
+def test_a_manager_that_can_not_write_any_more_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    with Nodes() as nodes, ManagedPanel(tmp_path / "panel.db") as panel:
+        monkeypatch.setattr(panel.manager, "_written", broken)
+        for node in (pair := [nodes.add("one"), nodes.add("two")]):
+            panel.node(node)
+        panel.tunnel(*pair)
+        until(lambda: panel.api.send("GET", "/api/tunnels/nodes")["manager"]["state"] == "off")
+        assert "restart the panel" in panel.api.send("GET", "/api/tunnels/nodes")["manager"]["detail"]
 
 
 @pytest.mark.variation

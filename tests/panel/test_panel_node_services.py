@@ -47,13 +47,14 @@ class FakeManager(Nothing):
         self.changes = 0
         self.woken: list[tuple[set[int], int]] = []
         self.asked: list[tuple[set[int], float]] = []
-        self.confirmed: list[int] = []
+        self.confirmed: list[tuple[int, str | None]] = []
+        self.code = "timed_out"
 
     def manager_state(self) -> dict[str, Any]:
         return {"state": "on"}
 
     def node(self, node_id: int) -> dict[str, Any]:
-        problem = {"code": "timed_out", "detail": "no answer"}
+        problem = {"code": self.code, "detail": "no answer"}
         orphans = [{"uuid": "u", "id": 7, "name": "x", "type": "wireguard", "interface": "mz7"}]
         told = {"state": "problem", "problem": problem, "contact_age": 5, "engine": "abc"}
         return {**told, "missing": ["openvpn"], "orphans": orphans}
@@ -71,8 +72,8 @@ class FakeManager(Nothing):
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
         self.asked.append((set(node_ids), seconds))
 
-    def confirm_database(self, node_id: int) -> None:
-        self.confirmed.append(node_id)
+    def confirm_database(self, node_id: int, deleted: str | None = None) -> None:
+        self.confirmed.append((node_id, deleted))
 
 
 @pytest.fixture
@@ -365,14 +366,27 @@ def test_the_list_is_another_one_when_the_manager_says_so(other: Api, manager: F
     assert other.bare("GET", "/api/tunnels", headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_what_the_manager_knows_about_a_node(other: Api, manager: FakeManager) -> None:
+def test_what_the_manager_knows_about_a_node(other: Api, manager: FakeManager, sessions: Sessions) -> None:
     assert other.send("GET", NODES)["manager"] == {"state": "on", "detail": None}
     service(other, ONE)
     first, second, _third = other.send("GET", NODES)["nodes"]
     assert {name: first[name] for name in manager.node(1)} == manager.node(1)
     assert (second["state"], second["problem"]) == ("none", None), "without a service nobody is asked"
-    told = other.send("POST", f"{NODES}/1/confirm", {"database": True})
-    assert (told, manager.confirmed) == (first, [1])
+    path, body = f"{NODES}/1/confirm", {"database": True}
+    assert "no answer" in other.refused("POST", path, body, 409), "it does not wait for this"
+    manager.code = "older_database"
+    told = other.send("POST", path, body)
+    assert (told, manager.confirmed) == (other.send("GET", NODES)["nodes"][0], [(1, None)])
+    gone = {**body, "uuid": first["uuid"]}
+    other.refused("POST", path, gone, 404)
+    other.tunnel(ONE, TWO)
+    with sessions.begin() as session:
+        session.delete(session.get_one(ForeignNode, 1))
+    (deleted,) = (node for node in other.send("GET", NODES)["nodes"] if node["deleted"] and node["port"])
+    assert deleted["problem"]["code"] == "older_database"
+    assert other.send("POST", path, gone)["problem"] == deleted["problem"]
+    assert manager.confirmed[1:] == [(1, first["uuid"])]
+    other.refused("POST", f"{NODES}/2/confirm", gone, 404)
 
 
 def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeManager, sessions: Sessions) -> None:

@@ -80,8 +80,11 @@ class Services:
 
     def service(self, node: SimulatedNode) -> Any:
         """The node's NODE_SERVICE."""
-        nodes = self.api.send("GET", "/api/tunnels/nodes")["nodes"]
-        return next(item for item in nodes if item["node"] == node.name)
+        return next(item for item in self.services() if item["node"] == node.name)
+
+    def services(self) -> Any:
+        """All of them."""
+        return self.api.send("GET", "/api/tunnels/nodes")["nodes"]
 
     def problem(self, node: SimulatedNode) -> str | None:
         """The code of its problem."""
@@ -107,6 +110,7 @@ class ManagedPanel(Services):
         bound.listen()
         self._thread.start()
         self.manager.start()
+        self.writing = self._database.writing  # for what the API does not do
         super().__init__(Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login())
 
     def stop(self) -> None:

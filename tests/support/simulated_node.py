@@ -72,6 +72,10 @@ class SimulatedNode:
         self.tunnels: dict[str, dict[str, Any]] = {}  # uuid → what it was told last, with its own half
         self.removed: list[str] = []
         self.counter = 0
+        self.epoch: str | None = None
+        self.fails: set[str] = set()  # tunnels that it can't do, nor remove
+        self.posted: list[tuple[str, bool]] = []  # uuid of a record, and whether it was active
+        self.age: float | None = 0.5  # of its measurements
         self.requests: list[tuple[str, str]] = []  # method and path
         self.bytes = 0  # of HTTP that came
         self.connections = 0
@@ -168,26 +172,30 @@ class SimulatedNode:
             told = [self.told(uuid) for uuid in self.tunnels]
             return 200, {
                 "api": self.api, "engine": "simulated", "panel": self.panel, "node": self.uuid,
-                "time": time.time() + self.ahead, "counter": self.counter, "types": ["wireguard"], "tunnels": told,
+                "time": time.time() + self.ahead, "counter": self.counter, "epoch": self.epoch,
+                "types": ["wireguard"], "tunnels": told,
             }  # fmt: skip
         if (method, path) == ("POST", "/api/tunnel"):
             return self._post(json.loads(body))
         if method == "DELETE" and parts[:2] == ["api", "tunnel"]:
-            return self._delete(parts[2], int(headers["marzban-counter"]))
+            return self._delete(parts[2], int(headers["marzban-counter"]), headers["marzban-epoch"])
         return 404, {"detail": "unknown", "code": "unknown"}
 
-    def _count(self, counter: int) -> Answer | None:
+    def _count(self, counter: int, epoch: str) -> Answer | None:
         if counter <= self.counter:
             return 409, {"detail": "older", "code": "older_database", "have": self.counter, "got": counter}
-        self.counter = counter
+        self.counter, self.epoch = counter, epoch
         return None
 
     def _post(self, sent: dict[str, Any]) -> Answer:
         assert sent["panel"] == self.panel, sent["panel"]
-        if older := self._count(sent["counter"]):
+        if older := self._count(sent["counter"], sent["epoch"]):
             return older
         tunnel = sent["tunnel"]
         uuid = tunnel["uuid"]
+        self.posted.append((uuid, tunnel["is_active"]))
+        if uuid in self.fails:
+            return 503, {"detail": "the disk is full", "code": "failed"}
         known = self.tunnels.get(uuid)
         if known and known["tunnel"]["version"] > tunnel["version"]:
             have, got = known["tunnel"]["version"], tunnel["version"]
@@ -202,9 +210,11 @@ class SimulatedNode:
         }  # fmt: skip
         return (202 if self.doing else 200), self.told(uuid)
 
-    def _delete(self, uuid: str, counter: int) -> Answer:
-        if older := self._count(counter):
+    def _delete(self, uuid: str, counter: int, epoch: str) -> Answer:
+        if older := self._count(counter, epoch):
             return older
+        if uuid in self.fails:
+            return 503, {"detail": "the disk is full", "code": "failed"}
         if uuid not in self.tunnels and uuid not in self.removed:
             return 404, {"detail": "unknown", "code": "unknown"}
         there = self.tunnels.pop(uuid, None)
@@ -224,7 +234,7 @@ class SimulatedNode:
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
             "error": held.get("error"), "note": None, "refused": False, "missing": [],
             "public": {"public_key": held["public_key"]}, "measured": {"rx_bytes": int(time.monotonic() * 1000)},
-            "peer_key": {"known": held["peer"], "seen": held["seen"]} if different else None, "age": 0.5,
+            "peer_key": {"known": held["peer"], "seen": held["seen"]} if different else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Table, and_, delete, insert, or_, select
+from sqlalchemy import Table, and_, delete, insert, or_, select, update
 
 from marzban_tunnels import node_rows, responses
 from marzban_tunnels.node_rows import Execute
@@ -67,6 +67,23 @@ def orphans(execute: Execute, nodes: Table) -> list[int]:
         if row.source_node_id not in there or row.target_node_id not in there
     }
     return sorted(found)
+
+
+def take_over(execute: Execute, node: Any, port: int, pin: str) -> None:
+    """A node that was deleted was added again, so its row (``node``) and its key are new, and its service shows the
+    certificate that it had: what waits to be removed there is that row's from now on."""
+    rows = select(NODE_SERVICES.c.uuid)
+    open_ones = (DELETIONS.c.pin == pin, ~DELETIONS.c.given_up, DELETIONS.c.node_uuid.not_in(rows))
+    waiting = {row.uuid: row for row in execute(select(DELETIONS).where(*open_ones).order_by(DELETIONS.c.deleted_at))}
+    if not waiting:
+        return
+    told = {"node_id": node.node_id, "node_uuid": node.uuid, "node_name": node.name, "address": node.address}
+    told |= {"port": port, "pin": pin, "generation": node.generation, "given_up": False}
+    execute(delete(DELETIONS).where(*open_ones))
+    _replace(execute, {(uuid, node.uuid): {**row._mapping, **told} for uuid, row in waiting.items()})
+    counter = max(row.counter for row in waiting.values())  # the node has seen writes up to this one
+    raised = update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == node.node_id, NODE_SERVICES.c.counter < counter)
+    execute(raised.values(counter=counter))
 
 
 def purge(execute: Execute) -> None:

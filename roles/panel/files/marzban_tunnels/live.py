@@ -17,6 +17,9 @@ class Live(Protocol):
     def node(self, node_id: int) -> dict[str, Any]:
         """``{"state", "problem"?, "contact_age"?, "engine"?, "missing", "orphans"}`` of NODE_SERVICE."""
 
+    def deleted(self, uuid: str) -> dict[str, Any]:
+        """The same of a node that is deleted, by our uuid of it."""
+
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
         """What the node of this end has measured: ``{"status", "error", "measured", "age"}``, the age in seconds, and
         ``version``, that of the record that it was about. None where nothing is known."""
@@ -30,8 +33,9 @@ class Live(Protocol):
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
         """Ask these nodes now, and come back when they have answered, at the latest after so many seconds."""
 
-    def confirm_database(self, node_id: int) -> None:
-        """An admin says that this panel's database is the right one, though this node has seen a newer one."""
+    def confirm_database(self, node_id: int, deleted: str | None = None) -> None:
+        """An admin says that this panel's database is the right one, though this node has seen a newer one.
+        ``deleted``: our uuid of a node that is deleted; its number may be another node's by now."""
 
 
 class Nothing:
@@ -46,6 +50,9 @@ class Nothing:
     def node(self, node_id: int) -> dict[str, Any]:
         return {"state": "asking", "problem": None, "contact_age": None, "engine": None, "missing": [], "orphans": []}
 
+    def deleted(self, uuid: str) -> dict[str, Any]:
+        return self.node(0)
+
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
         return None
 
@@ -58,5 +65,5 @@ class Nothing:
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
         return None
 
-    def confirm_database(self, node_id: int) -> None:
+    def confirm_database(self, node_id: int, deleted: str | None = None) -> None:
         return None

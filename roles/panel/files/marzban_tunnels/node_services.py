@@ -5,15 +5,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import node_rows, reports, responses
+from marzban_tunnels import deletions, node_rows, reports, responses
 from marzban_tunnels.errors import Refused, shown
+from marzban_tunnels.live import Live
 from marzban_tunnels.schemas_nodes import AccessWanted, Confirmation, Services
 from marzban_tunnels.service import LARGEST_ID, Tunnels
 from marzban_tunnels.tables import DELETIONS, ENDS, NODE_SERVICES, TUNNELS, End
@@ -27,6 +28,7 @@ _NOTHING: dict[str, Any] = {
     "missing": [],
     "orphans": [],
 }
+_MOST_ORPHANS = 100  # that are shown of a node
 _RUN = "run the playbook marzban.tunnels.node_api again"
 _CHANGED = (
     select(ENDS.c.node_id, ENDS.c.public, ENDS.c.changed_public, TUNNELS.c.id, TUNNELS.c.name)
@@ -49,7 +51,7 @@ class NodeServices:
         session.rollback()
         moment = responses.now()
         answers = [self._node(row, waiting.pop(row.uuid, []), changed.get(row.node_id, []), moment) for row in nodes]
-        answers += [_deleted(found, moment) for found in waiting.values()]
+        answers += [_deleted(found, self._tunnels.live, moment) for found in waiting.values()]
         return {"manager": self._manager(), "nodes": answers}
 
     def one(self, session: Session, node_id: int) -> dict[str, Any]:
@@ -107,6 +109,8 @@ class NodeServices:
                 if (row.port, row.pin) != (item.port, item.pin):
                     told = {"port": item.port, "pin": item.pin}
                     session.execute(update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == row.node_id).values(told))
+                    if item.port is not None and item.pin is not None:
+                        deletions.take_over(session.execute, row, item.port, item.pin)
                     updated += 1
             return {"updated": updated, "rejected": rejected}
 
@@ -129,18 +133,41 @@ class NodeServices:
     def confirm(self, session: Session, node_id: int, body: Confirmation) -> dict[str, Any]:
         """An admin says that this database is the right one, or that a node was set up again and has another key."""
         if body.database:
-            self._tunnels.write(session, lambda panel: self._existing(session, node_id))
-            manager = self._manager()
-            if manager["state"] != "on":
-                why = f": {manager['detail']}" if manager["detail"] else ""
-                raise Refused(409, f"The manager is {manager['state']}, so nothing waits for this{why}")
-            self._tunnels.live.confirm_database(node_id)
-            self._tunnels.live.wake([node_id])
+            return self._confirm_database(session, node_id, body.uuid)
         else:
             self._tunnels.live.wake(self._tunnels.write(session, lambda panel: self._accept(session, node_id, body)))
         return self.one(session, node_id)
 
     # within
+
+    def _confirm_database(self, session: Session, node_id: int, deleted: str | None) -> dict[str, Any]:
+        live = self._tunnels.live
+        if deleted is None:
+            self._tunnels.write(session, lambda panel: self._existing(session, node_id))
+        else:
+            self._gone(session, node_id, deleted)
+        manager = self._manager()
+        if manager["state"] != "on":
+            why = f": {manager['detail']}" if manager["detail"] else ""
+            raise Refused(409, f"The manager is {manager['state']}, so nothing waits for this{why}")
+        problem = (live.node(node_id) if deleted is None else live.deleted(deleted))["problem"]
+        if problem is None or problem["code"] != "older_database":
+            now = problem["detail"] if problem else "it has no problem at the moment"
+            raise Refused(409, f"The node does not wait for this any more: {now}")
+        live.confirm_database(node_id, deleted)
+        if deleted is not None:
+            return self._gone(session, node_id, deleted)
+        live.wake([node_id])
+        return self.one(session, node_id)
+
+    def _gone(self, session: Session, node_id: int, deleted: str) -> dict[str, Any]:
+        """A deleted node on which something waits to be removed."""
+        waiting = _waiting(session, DELETIONS.c.node_uuid == deleted, DELETIONS.c.node_id == node_id).get(deleted)
+        there = session.scalar(select(NODE_SERVICES.c.uuid).where(NODE_SERVICES.c.uuid == deleted))
+        session.rollback()
+        if there is not None or not waiting:
+            raise Refused(404, "Node not found")
+        return _deleted(waiting, self._tunnels.live, responses.now())
 
     def _accept(self, session: Session, node_id: int, body: Confirmation) -> set[int]:
         """Take the public half that the node shows for the known one. Answers the nodes of the tunnel."""
@@ -192,7 +219,7 @@ class NodeServices:
             "node": row.name,
             "deleted": False,
             **known,
-            **{name: live[name] for name in _NOTHING},
+            **_shown(live),
             "deletions": [_deletion(found, moment) for found in waiting],
             "changed_keys": changed,
         }
@@ -216,21 +243,27 @@ def _changed(session: Session) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _deleted(waiting: Sequence[Any], moment: datetime) -> dict[str, Any]:
+def _deleted(waiting: Sequence[Any], live: Live, moment: datetime) -> dict[str, Any]:
     """A node that is deleted on the panel, out of what waits to be removed there."""
     last = waiting[-1]
     asked = last.port is not None and not all(row.given_up for row in waiting)
+    told = live.deleted(last.node_uuid) if asked else _NOTHING
     return {
         "node_id": last.node_id,
         "node": last.node_name,
         "deleted": True,
         "uuid": last.node_uuid,
         **{name: getattr(last, name) for name in ("generation", "port", "pin")},
-        **_NOTHING,
-        "state": "asking" if asked else "none",
+        **_shown(told),
         "deletions": [_deletion(found, moment) for found in waiting],
         "changed_keys": [],
     }
+
+
+def _shown(live: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manager says, not longer than somebody can read."""
+    more = max(0, len(live["orphans"]) - _MOST_ORPHANS)
+    return {name: live[name] for name in _NOTHING} | {"orphans": live["orphans"][:_MOST_ORPHANS], "more_orphans": more}
 
 
 def _deletion(row: Any, moment: datetime) -> dict[str, Any]:

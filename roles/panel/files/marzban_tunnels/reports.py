@@ -58,14 +58,21 @@ class _Rejected(Exception):
 
 
 def store_keys(
-    session: Session, nodes: Table, keys: Sequence[EndKey], concerned: set[int] | None = None
+    session: Session,
+    nodes: Table,
+    keys: Sequence[EndKey],
+    concerned: set[int] | None = None,
+    first_only: bool = False,
 ) -> dict[str, Any]:
     """Store public halves. One that is there already changes nothing and isn't counted. A half that was waiting to be
     accepted is dropped: a run has seen what the node has now. ``concerned`` gets the numbers of the nodes
-    of the tunnels that have changed."""
+    of the tunnels that have changed. ``first_only``: only where none is stored, so that what the manager has seen a
+    moment ago does not replace what a run has just stored."""
 
     def store(found: dict[str, _End], item: EndKey) -> bool:
         end = found[item.node]
+        if first_only and end.public is not None:
+            return False
         half = item.public.model_dump(exclude_none=True)
         _check_half(end.tunnel_type, half)
         public = json.dumps(half, sort_keys=True)

@@ -45,6 +45,7 @@ class Confirmation(Body):
     """``POST /api/tunnels/nodes/{node_id}/confirm``: ``database``, or a tunnel and the key that its end shows."""
 
     database: Literal[True] | None = None
+    uuid: Annotated[str, Field(max_length=64, description="Of a deleted node; with database only")] | None = None
     tunnel_id: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     public_key: PublicKey | None = None
 
@@ -53,6 +54,8 @@ class Confirmation(Body):
         about_a_key = (self.tunnel_id is not None, self.public_key is not None)
         if any(about_a_key) != all(about_a_key) or bool(self.database) == any(about_a_key):
             raise ValueError('Has to be {"database": true}, or to have a tunnel_id and a public_key')
+        if self.uuid is not None and not self.database:
+            raise ValueError("uuid: it is for a deleted node, with database; leave it out")
         return self
 
 
@@ -113,7 +116,8 @@ class NodeService(BaseModel):
     contact_age: int | None = Field(description="Seconds since the node has answered")
     engine: str | None
     missing: list[str]
-    orphans: list[OrphanOut]
+    orphans: list[OrphanOut] = Field(description="The first 100")
+    more_orphans: int = Field(description="How many there are besides these")
     deletions: list[DeletionOut]
     changed_keys: list[ChangedKeyOut]
 

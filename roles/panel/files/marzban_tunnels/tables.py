@@ -118,6 +118,9 @@ class NodeService(Base):
     pin: Mapped[str | None] = mapped_column(exact(64))  # sha256:<base64> of the certificate's public key
     counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that was given out to the node
     seen_counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that the node has answered
+    epochs: Mapped[str | None] = mapped_column(
+        String(512)
+    )  # of leases that wrote to it: what the node shows, and later
     addresses: Mapped[str | None] = mapped_column(String(4096))  # JSON; null until a later version
     name: Mapped[str | None] = mapped_column(exact(256))
     address: Mapped[str | None] = mapped_column(String(256))

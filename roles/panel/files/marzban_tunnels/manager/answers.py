@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -15,9 +16,11 @@ from marzban_tunnels import checks
 from marzban_tunnels.errors import shown
 from marzban_tunnels.schemas import Measured, Public, Status
 
+_EPOCH = re.compile(r"[0-9a-f]{16}")
 MOST = 10_000  # tunnels of a node
 _STATUSES = get_args(Status)
 _LARGEST = 2**63 - 1
+_HIGHEST = 2**53 - 2**20  # number of a write: the database and JSON count further without losing any
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Listing:
     time: float
     counter: int
     tunnels: Mapping[str, Shown] = field(default_factory=dict)
+    epoch: str | None = None  # of the last write
 
 
 def api_of(body: Any) -> int:
@@ -74,9 +78,21 @@ def listing(body: Any) -> Listing:
         panel=_text(raw.get("panel"), "panel", 64),
         node=_text(raw.get("node"), "node", 64),
         time=_number(raw.get("time"), "time"),
-        counter=_integer(raw.get("counter"), "counter"),
+        counter=counter(raw.get("counter")),
         tunnels=found,
+        epoch=_epoch(raw.get("epoch")),
     )
+
+
+def counter(value: Any) -> int:
+    """The number of a write to a node. Raises ValueError."""
+    return _integer(value, "counter", _HIGHEST)
+
+
+def _epoch(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not _EPOCH.fullmatch(value)):
+        raise ValueError(f"epoch: {shown(value, 40)} is not one of a panel's")
+    return value
 
 
 def tunnel(body: Any) -> Shown:
@@ -85,8 +101,8 @@ def tunnel(body: Any) -> Shown:
     status = _maybe_text(raw.get("status"), "status", 16)
     if status is not None and status not in _STATUSES:
         raise ValueError(f"status: {shown(status)} is not one of {', '.join(_STATUSES)}")
-    error, note = (_maybe_text(raw.get(name), name, 4096) for name in ("error", "note"))
-    waiting = _maybe_text(raw.get("waiting_for"), "waiting_for", 512)
+    error, note = (_words(raw.get(name), name, 4096, 1000) for name in ("error", "note"))
+    waiting = _words(raw.get("waiting_for"), "waiting_for", 512, 512)
     said = error or note or (waiting and f"It waits for the public key of {waiting}")
     missing = raw.get("missing") or []
     if not isinstance(missing, list) or len(missing) > 20:
@@ -96,13 +112,13 @@ def tunnel(body: Any) -> Shown:
     return Shown(
         uuid=_text(raw.get("uuid"), "uuid", 64),
         tunnel_id=_integer(raw.get("id"), "id"),
-        name=_maybe_text(raw.get("name"), "name", 512),
+        name=_words(raw.get("name"), "name", 512, 512),
         tunnel_type=_text(raw.get("type"), "type", 32),
         version=_integer(raw.get("version") or 0, "version"),
         revision=_maybe_text(raw.get("revision"), "revision", 128),
         interface=_maybe_text(raw.get("interface"), "interface", 64),
         status=status,
-        error=checks.one_line(said, 1000) if said else None,
+        error=said or None,
         missing=tuple(_text(item, "missing", 64) for item in missing),
         public=_public(raw.get("public")),
         peer_known=_maybe_text(peer.get("known"), "peer_key.known", 128),
@@ -145,6 +161,8 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 def _text(value: Any, name: str, longest: int) -> str:
     if not isinstance(value, str) or not value or len(value) > longest:
         raise ValueError(f"{name}: {shown(value, 40)} is not a text of 1 to {longest} characters")
+    if not value.isprintable():
+        raise ValueError(f"{name}: {shown(value, 40)} has characters that are not printable")
     return value
 
 
@@ -152,9 +170,16 @@ def _maybe_text(value: Any, name: str, longest: int) -> str | None:
     return None if value is None or value == "" else _text(value, name, longest)
 
 
-def _integer(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
-        raise ValueError(f"{name}: {shown(value, 40)} is not a whole number from 0")
+def _words(value: Any, name: str, longest: int, kept: int) -> str | None:
+    """What people read: on one line, cut to ``kept`` characters."""
+    if value is not None and (not isinstance(value, str) or len(value) > longest):
+        raise ValueError(f"{name}: {shown(value, 40)} is not a text of at most {longest} characters")
+    return checks.one_line(value or "", kept) or None
+
+
+def _integer(value: Any, name: str, most: int = _LARGEST) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{name}: {shown(value, 40)} is not a whole number from 0 to {most}")
     return value
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ GIVE_UP = timedelta(days=30)
 # What a reader needs and a node does not, or what changes by itself
 _END = ("node", "role", "endpoint", "endpoint_port", "port", "addresses", "interface", "routes", "public")
 _TUNNEL = ("id", "uuid", "version", "name", "tunnel_type", "config", "is_active")
+_TIME = re.compile(r"[0-9]+(\.[0-9]+)? ?(s|min|h|days?)\b")
 _KEYS = ("public_key", "fingerprint")
 
 
@@ -144,3 +146,18 @@ def accepted(item: Wanted, seen: Shown, peer_shows: Callable[[Wanted], str | Non
 def overdue(removals: Mapping[str, Removal], moment: datetime) -> list[str]:
     """Deletion records that are given up now."""
     return [uuid for uuid, item in removals.items() if not item.given_up and moment - item.deleted_at > GIVE_UP]
+
+
+def facts(item: Shown) -> tuple[Any, ...]:
+    """What a reader waits for."""
+    return item.status, lasting(item.error), item.version, item.missing
+
+
+def moving(item: Shown) -> tuple[Any, ...]:
+    """What changes by itself, and is a reason to send a list again only now and then."""
+    return item.measured, item.error
+
+
+def lasting(text: str | None) -> str:
+    """A sentence without the times in it, which go on by themselves."""
+    return _TIME.sub("", text or "")

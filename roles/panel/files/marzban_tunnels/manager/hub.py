@@ -38,9 +38,11 @@ class Hub(Protocol):
     pace: Pace
     changes: Changes
     panel_id: str
+    epoch: str  # another one each time that the lease is taken; each write has it
 
-    async def reserve(self, uuid: str, number: int) -> int:
-        """So many numbers of writes to this node, stored before they are used; answers the last."""
+    async def reserve(self, uuid: str, number: int, shown: str | None) -> int:
+        """So many numbers of writes to this node, stored before they are used; answers the last. ``shown`` is the epoch
+        that the node shows; it and the present one are stored too."""
 
     def dirty(self) -> None:
         """There is something in ``changes``."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import ssl
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from marzban_tunnels.live import Nothing
 from marzban_tunnels.manager import pins
 from marzban_tunnels.manager.answers import Shown
 from marzban_tunnels.manager.client import Client
@@ -43,7 +45,7 @@ class Manager:
         certificate: Certificate | None = None,
         pace: Pace = Pace(),
     ) -> None:
-        self.pace, self.changes, self.panel_id = pace, Changes(), ""
+        self.pace, self.changes, self.panel_id, self.epoch = pace, Changes(), "", ""
         self._store, self._tunnels, self._access = Store(engine, tunnels.nodes, tunnels), tunnels, tunnels.access
         self._certificate = certificate
         self._lease = Lease(pace.patience)
@@ -56,7 +58,7 @@ class Manager:
         self._watches: dict[str, Watch] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._kicked: set[str] = set()  # nodes to look at now
-        self._reservations: list[tuple[str, int, asyncio.Future[int]]] = []
+        self._reservations: list[tuple[str, int, str | None, asyncio.Future[int]]] = []
         self._silent_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -102,10 +104,11 @@ class Manager:
         )
 
     def node(self, node_id: int) -> dict[str, Any]:
-        watch = self._watches.get(self._snapshot.by_node_id.get(node_id, ""))
-        if watch is not None:
-            return watch.state()
-        return {"state": "asking", "problem": None, "contact_age": None, "engine": None, "missing": [], "orphans": []}
+        return self.deleted(self._snapshot.by_node_id.get(node_id, ""))
+
+    def deleted(self, uuid: str) -> dict[str, Any]:
+        watch = self._watches.get(uuid)
+        return watch.state() if watch is not None else Nothing().node(0)
 
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
         watch = self._watches.get(self._snapshot.places.get((uuid, role), ""))
@@ -123,12 +126,14 @@ class Manager:
 
         self._from_outside(wake)
 
-    def confirm_database(self, node_id: int) -> None:
+    def confirm_database(self, node_id: int, deleted: str | None = None) -> None:
         def confirm() -> None:
-            uuid = self._snapshot.by_node_id.get(node_id, "")
+            uuid = deleted or self._snapshot.by_node_id.get(node_id, "")
             watch = self._watches.get(uuid)
             if watch is not None and watch.problem is not None and watch.problem.code == "older_database":
                 self.changes.confirm[uuid] = watch.node_counter
+                if watch.node_epoch:
+                    self.changes.accepted[uuid] = watch.node_epoch
                 self.dirty()
 
         self._from_outside(confirm)
@@ -200,8 +205,10 @@ class Manager:
                     if self._held and time.monotonic() - self._beat > self.pace.patience * 0.7:
                         await self._drop()
                 waking = asyncio.create_task(self._wake.wait())
-                await asyncio.wait([waking, ending], timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([waking, ending, flusher], timeout=delay, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
+                if flusher.done():  # a mistake of ours: nothing would be written any more, and nobody would know
+                    flusher.result()
         finally:
             held = self._held
             await self._drop()
@@ -221,7 +228,7 @@ class Manager:
         if not self._held or now >= self._beat + self.pace.beat:
             held = await self._database(self._lease.step if self._held else self._lease.watched)
             if held and not self._held:
-                self._known = None
+                self._known, self.epoch = None, secrets.token_hex(8)
             if held:
                 self._held, self._beat = True, now
             elif self._held:
@@ -296,10 +303,10 @@ class Manager:
 
     # what a node's watch needs
 
-    async def reserve(self, uuid: str, number: int) -> int:
+    async def reserve(self, uuid: str, number: int, shown: str | None) -> int:
         assert self._loop is not None
         future: asyncio.Future[int] = self._loop.create_future()
-        self._reservations.append((uuid, number, future))
+        self._reservations.append((uuid, number, shown, future))
         self.dirty()
         return await future
 
@@ -326,24 +333,25 @@ class Manager:
                 self.changes.reports[key] = changes.reports.pop(key)
                 self.dirty()
             waiting, self._reservations = self._reservations, []
-            for uuid, number, _future in waiting:
+            for uuid, number, shown, _future in waiting:
                 changes.reserve[uuid] = changes.reserve.get(uuid, 0) + number
+                changes.epochs[uuid] = (shown, self.epoch)
             try:
                 written = await self._database(self._store.write, changes, self._lease.me)
             except Exception as error:
-                for _uuid, _number, future in waiting:
+                for _uuid, _number, _shown, future in waiting:
                     if not future.done():
                         future.set_exception(DatabaseAway())
                 if isinstance(error, LostLease):
                     await self._drop()
                 else:
                     self._tell(error)
-                    changes.reserve = {}
+                    changes.reserve, changes.epochs = {}, {}
                     self.changes = _together(changes, self.changes)
                     await asyncio.sleep(self.pace.tick)
                     self.dirty()
                 continue
-            for uuid, _number, future in waiting:
+            for uuid, _number, _shown, future in waiting:
                 if not future.done():
                     future.set_result(written.counters[uuid])
             self._written(changes, written)
@@ -368,6 +376,7 @@ def _together(first: Changes, second: Changes) -> Changes:
     return Changes(
         reserve={},
         confirm=first.confirm | second.confirm,
+        accepted=first.accepted | second.accepted,
         seen=first.seen | second.seen,
         halves=first.halves | second.halves,
         changed=first.changed | second.changed,

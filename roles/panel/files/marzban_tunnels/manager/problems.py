@@ -129,13 +129,24 @@ def busy() -> Say:
     )
 
 
-def older_database(have: int, ours: int) -> Say:
-    """The node has seen more writes than this database knows."""
+def older_database(have: int, ours: int, deleted: str | None = None) -> Say:
+    """The node has seen more writes than this database knows. ``deleted``: our uuid of one that is deleted here."""
+    body = '{"database": true}' if deleted is None else f'{{"database": true, "uuid": "{deleted}"}}'
     return lambda at: Problem(
         "older_database",
         f"{at} has seen write {have} of this panel, and this database knows only {ours}: it was restored from a "
         "backup, or is a copy of the panel that works with this node. Nothing is changed there. If this database is "
-        'the right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
+        f"the right one, confirm it: POST /api/tunnels/nodes/<node id>/confirm {body}",
+    )
+
+
+def another_copy() -> Say:
+    """The node was written to by a manager that this database knows nothing of."""
+    return lambda at: Problem(
+        "older_database",
+        f"{at}: another copy of this panel has written to it, or this database was restored from a backup. Nothing is "
+        "changed there. Only you know which of the two panels is right: stop the other one, and confirm this database "
+        'if it is the right one: POST /api/tunnels/nodes/<node id>/confirm {"database": true}',
     )
 
 
@@ -145,4 +156,13 @@ def bad_answer(reason: str) -> Say:
         "bad_answer",
         f"{at} answered what this panel can't read ({reason}); on the node: journalctl -u {SERVICE} -u "
         f"marzban-node-root, and {_ROLE}",
+    )
+
+
+def not_removed(said: str) -> Say:
+    """One removal fails; the rest of the node's work goes on."""
+    return lambda at: Problem(
+        "bad_answer",
+        f"{at} does not remove a tunnel that was deleted ({shown(said, 300)}); it is asked again. On the node: "
+        "journalctl -u marzban-node-root",
     )

@@ -20,6 +20,7 @@ from marzban_tunnels.schemas import EndKey, Public
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.tables import DELETIONS, ENDS, NODE_SERVICES, TUNNELS, Panel
 
+_EPOCHS = 20  # kept of a node
 _PAGE = 500  # tunnels in one query
 _STORED = select(
     TUNNELS.c.id, TUNNELS.c.uuid, TUNNELS.c.version, ENDS.c.role, ENDS.c.node_id, ENDS.c.public, ENDS.c.status,
@@ -43,6 +44,7 @@ class Target:
     pin: str
     generation: int
     counter: int
+    epochs: tuple[str, ...] = ()  # those that the node may show; empty where it is not known
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
     removals: Mapping[str, Removal] = field(default_factory=dict)
 
@@ -67,6 +69,8 @@ class Changes:
 
     reserve: dict[str, int] = field(default_factory=dict)  # node → how many numbers of writes
     confirm: dict[str, int] = field(default_factory=dict)  # node → the counter that an admin has accepted
+    epochs: dict[str, tuple[str | None, str]] = field(default_factory=dict)  # of those: the node's epoch, and ours
+    accepted: dict[str, str] = field(default_factory=dict)  # node → the epoch that an admin has accepted
     seen: dict[str, int] = field(default_factory=dict)  # node → the counter that it has answered
     halves: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (uuid, node's name) → half
     changed: dict[tuple[int, str], dict[str, str] | None] = field(default_factory=dict)
@@ -147,7 +151,7 @@ class Store:
         targets = {
             row.uuid: Target(
                 row.uuid, row.node_id, row.called, row.at, row.port, row.pin, row.generation, row.counter,
-                wanted[row.node_id], removals.get(row.uuid, {}),
+                tuple((row.epochs or "").split()), wanted[row.node_id], removals.get(row.uuid, {}),
             )
             for row in rows
         }  # fmt: skip
@@ -155,7 +159,7 @@ class Store:
             if row.node_uuid not in known and row.port and row.pin and row.address and not row.given_up:
                 targets[row.node_uuid] = Target(
                     row.node_uuid, None, row.node_name or row.node_uuid, row.address, row.port, row.pin, row.generation,
-                    row.counter, {}, removals[row.node_uuid],
+                    row.counter, (), {}, removals[row.node_uuid],
                 )  # fmt: skip
         return Snapshot(targets, places, {row.node_id: row.uuid for row in rows})
 
@@ -186,13 +190,19 @@ class Store:
         counters = {uuid: self._counter(session, uuid, number) for uuid, number in changes.reserve.items()}
         for uuid, number in changes.confirm.items():
             self._raise(session, uuid, "counter", number)
+            gone = (DELETIONS.c.node_uuid == uuid, DELETIONS.c.counter < number)  # of a node that was deleted
+            session.execute(update(DELETIONS).where(*gone).values(counter=number))
+        for uuid, (shown, mine) in changes.epochs.items():
+            self._used(session, uuid, shown, mine)
+        for uuid, epoch in changes.accepted.items():
+            session.execute(update(NODE_SERVICES).where(NODE_SERVICES.c.uuid == uuid).values(epochs=epoch))
         for uuid, number in changes.seen.items():
             self._raise(session, uuid, "seen_counter", number)
         if changes.halves:
             keys = [
                 EndKey(uuid=uuid, node=node, public=Public(**half)) for (uuid, node), half in changes.halves.items()
             ]
-            answer = reports.store_keys(session, self._nodes, keys)
+            answer = reports.store_keys(session, self._nodes, keys, first_only=True)
             rejected = {(item["uuid"], item["node"]): item["detail"] for item in answer["rejected"]}
         for (tunnel_id, role), half in changes.changed.items():
             public = None if half is None else json.dumps(half, sort_keys=True)
@@ -223,6 +233,19 @@ class Store:
             if found is not None:
                 return int(found)
         return 0  # both are gone: nothing has to be done there any more
+
+    def _used(self, session: Session, uuid: str, shown: str | None, mine: str) -> None:
+        """The node may show ``mine`` from now on, or ``shown`` still, or one that was used since."""
+        one = NODE_SERVICES.c.uuid == uuid
+        stored = session.scalar(select(NODE_SERVICES.c.epochs).where(one))
+        known = (stored or "").split()
+        if shown is not None:
+            known = known[known.index(shown) :] if shown in known else [shown]
+        known = [*known, mine] if mine not in known else known
+        if len(known) > _EPOCHS:
+            known = [known[0], *known[1 - _EPOCHS :]]
+        if (told := " ".join(known)) != stored:
+            session.execute(update(NODE_SERVICES).where(one).values(epochs=told))
 
     def _raise(self, session: Session, uuid: str, column: str, number: int) -> None:
         known = NODE_SERVICES.c[column]

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marzban_tunnels import responses
-from marzban_tunnels.errors import shown as quoted
-from marzban_tunnels.manager import answers, problems
+from marzban_tunnels.manager import answers, problems, refusals
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
-from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, learn, overdue
+from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, facts, lasting, learn, moving, overdue
 from marzban_tunnels.manager.hub import DatabaseAway, Hub
 from marzban_tunnels.manager.problems import Place, Problem, Say
 from marzban_tunnels.manager.store import Target
@@ -58,8 +57,10 @@ class Watch:
         self.orphans: list[Shown] = []
         self._rejected: dict[str, tuple[dict[str, str], str]] = {}  # uuid → a half that was not taken, and why
         self.node_counter = 0
+        self.node_epoch: str | None = None
         self._seen: dict[str, _Seen] = {}
         self._tries: dict[str, _Try] = {}
+        self._not_removed: dict[str, _Try] = {}
         self._reported: dict[str, tuple[Any, ...]] = {}
         self._done: set[str] = set()  # removed, and the database has not been read since
         self._given = 0
@@ -83,6 +84,8 @@ class Watch:
             return told | {"measured": seen.shown.measured if seen else None, "age": int(seen.age) if seen else 0}
         if seen is None or seen.shown.status is None:
             return None
+        if seen.shown.age is None and seen.shown.status == "connecting":
+            return None  # nothing was measured yet
         told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
         return told | {"measured": seen.shown.measured, "age": int(seen.age)}
 
@@ -115,7 +118,7 @@ class Watch:
             "problem": {"code": problem.code, "detail": problem.detail} if problem else None,
             "contact_age": None if self.contact is None else int(time.monotonic() - self.contact),
             "engine": self.engine,
-            "missing": sorted(missing),
+            "missing": sorted(missing)[:20],
             "orphans": orphans,
         }
 
@@ -124,7 +127,10 @@ class Watch:
     def kick(self) -> None:
         """Look now, whatever went wrong before."""
         self._failures = self._quick = 0
-        self._tries = {uuid: replace(tried, due=0.0) for uuid, tried in self._tries.items()}
+        self._tries, self._not_removed = (
+            {uuid: replace(tried, due=0.0) for uuid, tried in tries.items()}
+            for tries in (self._tries, self._not_removed)
+        )
         self._wake.set()
 
     async def run(self) -> None:
@@ -159,7 +165,8 @@ class Watch:
             self._set(self._say(problems.bad_answer(f"{type(error).__name__} in the panel's manager")), error)
             return self._pace.away
         self._failures = 0
-        self._set(None)
+        refusal = next((tried.refusal for tried in self._not_removed.values() if tried.refusal), None)
+        self._set(self._say(problems.not_removed(refusal)) if refusal else None)
         return delay
 
     def _set(self, problem: Problem | None, error: Exception | None = None) -> None:
@@ -183,19 +190,35 @@ class Watch:
 
     async def _visit(self) -> float:
         target = self.target
+        self._give_up(target)  # also where the node is never reached again
         answer = await self._list()
         plan = compare(target.wanted, target.removals, answer, self._peer_shows)
         self._remember(target, answer, plan)
         known = max(target.counter, self._given)
         if answer.counter > known:
-            raise self._say(problems.older_database(answer.counter, known))
+            raise self._is_older(answer.counter, known)
+        if answer.epoch and target.epochs and answer.epoch not in (*target.epochs, self._hub.epoch):
+            raise self._say(problems.another_copy())
         posts = [post for post in plan.posts if self._is_due(post)]
+        posts.sort(key=self._is_known)
         self._done &= target.removals.keys()
-        removals = [uuid for uuid in plan.removals if uuid not in self._done]
+        waiting = [uuid for uuid in plan.removals if uuid not in self._done]
+        self._not_removed = {uuid: tried for uuid, tried in self._not_removed.items() if uuid in waiting}
+        now = time.monotonic()
+        removals = [uuid for uuid in waiting if uuid not in self._not_removed or self._not_removed[uuid].due <= now]
         if posts or removals:
-            await self._change(posts, removals)
+            await self._change(target, posts, removals)
         self._report(target)
-        return self._next(target, bool(removals) and not self._done.issuperset(removals))
+        return self._next(target, not (self._done | self._not_removed.keys()).issuperset(removals))
+
+    def _is_known(self, post: Post) -> bool:
+        """Whether the node has this version of the record already: what a person has changed just now goes first."""
+        seen = self.shown(post.wanted.uuid)
+        return seen is not None and seen.version == post.wanted.version
+
+    def _is_over(self, target: Target) -> bool:
+        """Whether a record was changed, created or deleted since: then what differs is looked for again."""
+        return target is not self.target and _records(target) != _records(self.target)
 
     async def _list(self) -> Listing:
         status, body = await self.client.call("GET", "/api/tunnels")
@@ -229,24 +252,26 @@ class Watch:
         before, orphans = self._seen, self.orphans
         self._seen = {uuid: _Seen(item, now) for uuid, item in answer.tunnels.items()}
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
-        self.node_counter = answer.counter
+        self.node_counter, self.node_epoch = answer.counter, answer.epoch
         self._tries = {
             uuid: tried
             for uuid, tried in self._tries.items()
             if any(post.wanted.uuid == uuid and _what(post) == tried.what for post in plan.posts)
             or (uuid in self._seen and self._seen[uuid].shown.doing)
         }
-        facts, old = ({uuid: _facts(seen.shown) for uuid, seen in some.items()} for some in (self._seen, before))
-        if facts != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
+        told, old = ({uuid: facts(seen.shown) for uuid, seen in some.items()} for some in (self._seen, before))
+        if told != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
             self._hub.changed()
-        elif any(before[uuid].shown.measured != seen.shown.measured for uuid, seen in self._seen.items()):
+        elif any(moving(before[uuid].shown) != moving(seen.shown) for uuid, seen in self._seen.items()):
             self._hub.changed(soon=False)
         self._learn(plan)
-        changes = self._hub.changes
-        changes.done.update((uuid, target.uuid) for uuid in plan.void)
-        late = overdue(target.removals, responses.now())
-        changes.given_up.update((uuid, target.uuid) for uuid in late)
-        if plan.void or late:
+        if plan.void:
+            self._hub.changes.done.update((uuid, target.uuid) for uuid in plan.void)
+            self._hub.dirty()
+
+    def _give_up(self, target: Target) -> None:
+        if late := overdue(target.removals, responses.now()):
+            self._hub.changes.given_up.update((uuid, target.uuid) for uuid in late)
             self._hub.dirty()
 
     def _learn(self, plan: Plan) -> None:
@@ -262,17 +287,17 @@ class Watch:
         tried = self._tries.get(post.wanted.uuid)
         return tried is None or tried.what != _what(post) or time.monotonic() >= tried.due
 
-    async def _change(self, posts: list[Post], removals: list[str]) -> None:
+    async def _change(self, target: Target, posts: list[Post], removals: list[str]) -> None:
         """Each change has a number of its own, and the database has it before the node."""
-        number = await self._hub.reserve(self.target.uuid, len(posts) + len(removals))
+        number = await self._hub.reserve(self.target.uuid, len(posts) + len(removals), self.node_epoch)
         self._given = max(self._given, number)
         number -= len(posts) + len(removals)
-        for uuid in removals:
+        changes: list[str | Post] = [*removals, *posts]
+        for change in changes:
             number += 1
-            await self._remove(uuid, number)
-        for post in posts:
-            number += 1
-            await self._post(post, number)
+            await (self._post(change, number) if isinstance(change, Post) else self._remove(change, number))
+            if self._is_over(target):
+                break
         self._hub.changes.seen[self.target.uuid] = self._given
         self._hub.dirty()
         self._settle_until = time.monotonic() + self._pace.settling
@@ -280,11 +305,11 @@ class Watch:
     async def _post(self, post: Post, number: int) -> None:
         item = post.wanted
         body = {"panel": self._hub.panel_id, "node": self.target.name, "counter": number, "revision": item.revision}
+        body["epoch"] = self._hub.epoch
         body |= {"tunnel": item.record} | ({"accept_key": post.accept_key} if post.accept_key else {})
         status, answer = await self.client.call("POST", "/api/tunnel", body)
         tried = self._tries.get(item.uuid)
         count = tried.count + 1 if tried and tried.what == _what(post) else 1
-        due = time.monotonic() + min(self._pace.retry * 2 ** min(count - 1, 10), self._pace.slow)
         refusal = None
         if status in (200, 202):
             try:
@@ -299,55 +324,54 @@ class Watch:
             self._learn(plan)
         else:
             refusal = self._refusal(status, answer)
-        self._tries = {**self._tries, item.uuid: _Try(_what(post), count, due, refusal)}
+        self._tries = {**self._tries, item.uuid: _Try(_what(post), count, self._later(count), refusal)}
         if refusal or status == 200:
             self._hub.changed()
 
     def _refusal(self, status: int, answer: Any) -> str | None:
         """Why the node did not take one tunnel. Raises Problem where it is about the node."""
-        body = answer if isinstance(answer, dict) else {}
-        code, detail = body.get("code"), body.get("detail")
-        have, got = (quoted(body.get(name), 20) for name in ("have", "got"))
-        if status == 503:
+        if refusals.is_busy(status, answer):
             raise self._say(problems.busy())
-        if status == 409 and code == "older_database":
-            self._older(body)
+        if refusals.is_older(status, answer):
+            self._older(answer)
             return None
-        if status == 409 and code == "older_record":
-            return (
-                f"The node has version {have} of this tunnel, and this panel's record is version {got}: the database "
-                "was restored from a backup. If its record is right, run the playbook with tunnels_accept_older"
-            )
-        if status == 409 and code == "removed":
-            return "The node removed this tunnel a short while ago, and does not make it again: create a new one"
-        if status == 413:
-            return "The tunnel's config is too large for the node service: make it shorter"
-        if status == 422 and isinstance(detail, dict) and detail:
-            field, sentence = next(iter(detail.items()))
-            return f"The node refuses it: {quoted(field, 80)}: {quoted(sentence, 400)}"
+        if said := refusals.sentence(status, answer):
+            return said
         raise self._say(problems.bad_answer(f"status {status} to a tunnel"))
 
     def _older(self, body: Mapping[str, Any]) -> None:
         """Where the node's counter is one of ours, an earlier call came late: the next number is a good one."""
-        have = body.get("have")
-        if isinstance(have, int) and have > self._given:
+        try:
+            have = answers.counter(body.get("have"))
+        except ValueError as error:
+            raise self._say(problems.bad_answer(str(error))) from None
+        if have > self._given:
             self.node_counter = have
-            raise self._say(problems.older_database(have, self._given))
+            raise self._is_older(have, self._given)
+
+    def _is_older(self, have: int, known: int) -> Problem:
+        deleted = self.target.uuid if self.target.node_id is None else None
+        return self._say(problems.older_database(have, known, deleted))
 
     async def _remove(self, uuid: str, number: int) -> None:
-        status, answer = await self.client.call(
-            "DELETE", f"/api/tunnel/{uuid}", headers={"Marzban-Counter": str(number)}
-        )
+        headers = {"Marzban-Counter": str(number), "Marzban-Epoch": self._hub.epoch}
+        status, answer = await self.client.call("DELETE", f"/api/tunnel/{uuid}", headers=headers)
         if status in (200, 404):
             self._hub.changes.done.add((uuid, self.target.uuid))
             self._done.add(uuid)
             self._seen = {known: seen for known, seen in self._seen.items() if known != uuid}
-        elif status == 503:
+        elif refusals.is_busy(status, answer):
             raise self._say(problems.busy())
-        elif status == 409 and isinstance(answer, dict) and answer.get("code") == "older_database":
+        elif refusals.is_older(status, answer):
             self._older(answer)
         elif status != 202:
-            raise self._say(problems.bad_answer(f"status {status} to a removal"))
+            tried = self._not_removed.get(uuid)
+            count, said = tried.count + 1 if tried else 1, refusals.sentence(status, answer) or f"status {status}"
+            self._not_removed[uuid] = _Try(("", None), count, self._later(count), said)
+
+    def _later(self, count: int) -> float:
+        """When to try again what has failed so often."""
+        return float(time.monotonic() + min(self._pace.retry * 2 ** min(count - 1, 10), self._pace.slow))
 
     def _report(self, target: Target) -> None:
         """Into the database comes only what has changed; measurements stay in memory."""
@@ -355,8 +379,8 @@ class Watch:
             end = self.end(uuid, item.role)
             if end is None or end["version"] != item.version:
                 continue
-            fact = (item.version, end["status"], end["error"])
-            if fact[1:] != (item.status, item.error) and self._reported.get(uuid) != fact:
+            fact = (item.version, end["status"], lasting(end["error"]))
+            if fact[1:] != (item.status, lasting(item.error)) and self._reported.get(uuid) != fact:
                 self._reported[uuid] = fact
                 self._hub.changes.reports[item.key] = end
                 self._hub.dirty()
@@ -373,7 +397,8 @@ class Watch:
             waits.append(self._pace.soon * 2 ** min(self._quick - 1, 10))
         if now < self._settle_until and any(item.status not in ("active", "inactive") for item in seen):
             waits.append(self._pace.settle)
-        waits += [max(self._pace.soon, tried.due - now) for tried in self._tries.values()]
+        tries = (*self._tries.values(), *self._not_removed.values())
+        waits += [max(self._pace.soon, tried.due - now) for tried in tries]
         return min(waits)
 
     def _shown(self) -> list[Shown]:
@@ -391,8 +416,8 @@ def _what(post: Post) -> tuple[str, str | None]:
     return post.wanted.revision, post.accept_key
 
 
-def _facts(item: Shown) -> tuple[Any, ...]:
-    return item.status, item.error, item.version, item.missing
+def _records(target: Target) -> tuple[Any, ...]:
+    return {uuid: item.version for uuid, item in target.wanted.items()}, target.removals.keys()
 
 
 def place_of(target: Target) -> Place:

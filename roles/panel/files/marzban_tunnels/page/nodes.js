@@ -126,7 +126,8 @@ class View {
     #rightDatabase(node) {
         if (node.state !== "problem" || node.problem?.code !== "older_database") return [];
         const question = { title: t("database.title", { node: node.node }), text: t("database.text", { node: node.node }), yes: t("nodes.database") };
-        return [el("p", {}, this.#button("database", question, node, "confirm", { database: true }))];
+        const body = node.deleted ? { database: true, uuid: node.uuid } : { database: true };
+        return [el("p", {}, this.#button("database", question, node, "confirm", body))];
     }
 
     #revoke(node) {

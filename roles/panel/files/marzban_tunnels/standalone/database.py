@@ -66,7 +66,8 @@ class Database:
 
 def _connected(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # BEGIN comes from us, or reads would see several moments
-    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = NORMAL"):
+    # FULL: a number that a node was told is still there after a power cut
+    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

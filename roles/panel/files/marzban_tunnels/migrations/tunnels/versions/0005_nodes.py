@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("pin", _exact(64)),
         sa.Column("counter", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("seen_counter", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("epochs", sa.String(512)),
         sa.Column("addresses", sa.String(4096)),
         sa.Column("name", _exact(256)),
         sa.Column("address", sa.String(256)),
