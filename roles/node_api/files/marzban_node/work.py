@@ -34,6 +34,7 @@ class Job:
     done: threading.Event = field(default_factory=threading.Event)
     error: str | None = None  # why nothing was done
     busy: bool = False  # because somebody else changes this host
+    found: bool = False  # there was something to remove
 
 
 class Worker(threading.Thread):
@@ -116,11 +117,13 @@ class Worker(threading.Thread):
                 self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"])
                 self._log(last[tunnel.uuid], tunnel.error if tunnel.refused else None, tunnel.changes, took)
         failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"] if entry["error"]}
+        found = {entry["uuid"] for entry in applied.answer["removed"]}
         for uuid in remove:
-            last[uuid].error = failed.get(uuid)
-            if uuid not in failed and uuid not in self._engine.kept.removals():
-                self._engine.kept.forget({uuid: None})  # nothing of it was on the host yet
-            _log.info("tunnel %s: %s", uuid, f"could not be removed: {failed[uuid]}" if uuid in failed else "removed")
+            last[uuid].error, last[uuid].found = failed.get(uuid), uuid in found
+            if uuid in found:
+                _log.info(
+                    "tunnel %s: %s", uuid, f"could not be removed: {failed[uuid]}" if uuid in failed else "removed"
+                )
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
         name = job.wanted.view["name"] or f"#{job.wanted.view['id']}" if job.wanted else job.uuid
