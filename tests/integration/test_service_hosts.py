@@ -102,6 +102,17 @@ def test_a_tunnel_comes_and_goes(pair: list[Service], kind: str) -> None:
         assert service.call("list")["tunnels"] == []
 
 
+def test_a_run_does_not_make_what_was_deleted_before_it_came(pair: list[Service]) -> None:
+    """The panel deletes a tunnel that a run has read already, and is about to make."""
+    a, nodes = pair[0], pair[0].nodes
+    assert a.delete(1).status == 404
+    ran = nodes.run_on("a", "tunnel_apply", nodes.views(nodes.pair(1))["a"])
+    assert [known["refused"] for known in ran.answer["tunnels"]] == [True]
+    assert "It was removed here" in ran.answer["tunnels"][0]["error"]
+    assert (a.delete(1).status, a.call("list")["tunnels"]) == (200, [])
+    assert a.post(tunnel(nodes, 1)).status == 200, "the panel itself says later that it is wanted"
+
+
 def test_what_others_take_away_comes_back(pair: list[Service]) -> None:
     nodes = pair[0].nodes
     bring_up(pair, 1, ends={"b": {"routes": ["192.168.77.0/24"]}})

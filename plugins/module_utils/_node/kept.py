@@ -34,7 +34,7 @@ ANOTHER = (
 
 
 class Removal(NamedTuple):
-    """When a tunnel was removed (seconds since 1970), and which version of its record was here, where that is known."""
+    """When a tunnel was removed (seconds since 1970), and which version of its record was here, if it was here."""
 
     at: float
     version: "int | None"
@@ -53,6 +53,8 @@ class KeptView(NamedTuple):
 class Terms(NamedTuple):
     """On what terms a caller works. ``accept_older``: also with records that are older than what is on the host.
 
+    ``in_order``: the caller's records are newer than each removal of a tunnel that was not here, because the panel's
+    calls come in their order; a run may have read its records before.
     ``revisions``: ``{uuid: the panel's text for what it wants}``; a run has none. ``trusted_keys``: None where the
     peers' public halves in the views are good; else ``{uuid: public key}`` of peers that may have another key than last
     time. What else has changed of a peer's half is then left for a run.
@@ -61,6 +63,7 @@ class Terms(NamedTuple):
     accept_older: bool = False
     revisions: Dict[str, str] = {}
     trusted_keys: "Dict[str, str] | None" = None
+    in_order: bool = False
 
 
 class Kept:
@@ -152,6 +155,11 @@ class Kept:
 
     def _path(self, uuid: str) -> str:
         return os.path.join(self._views, validators.uuid(uuid) + ".json")
+
+
+def of_what_was_here(removals: Removals) -> Removals:
+    """Without those of tunnels that the panel has deleted before anything of them came here."""
+    return {uuid: removal for uuid, removal in removals.items() if removal.version is not None}
 
 
 def settings(path: str = SETTINGS) -> dict[str, Any] | None:

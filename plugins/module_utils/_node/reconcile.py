@@ -27,7 +27,7 @@ from .adoption import rebuild
 from .files import read
 from .guard import endpoints_of
 from .host import Host
-from .kept import Kept, KeptView, Terms, check_not_older
+from .kept import Kept, KeptView, Terms, check_not_older, of_what_was_here
 from .keyring import Keyring
 from .machine import machine
 from .measure import Work, had_session, measure
@@ -140,7 +140,7 @@ class Apply:
             self.host.drop_prefetched()
         self._settle(tunnels, going)
         if not self.host.check:
-            self._keep(tunnels)
+            self._keep(tunnels, remove)
             self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
         names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
@@ -160,10 +160,14 @@ class Apply:
             "machine": machine(),
         }
 
-    def _keep(self, tunnels: list[Tunnel]) -> None:
+    def _keep(self, tunnels: list[Tunnel], remove: Sequence[str]) -> None:
         """What the node service has to know of this run, to see that it stays so."""
         if not self.kept.here:
             return
+        # What was not here may still come, by a run that has read its record before it was deleted.
+        views = self.kept.views() if remove else {}
+        absent = [uuid for uuid in remove if not self.memory.states.get(uuid)]
+        self.kept.forget({u: None for u in absent if u not in views or views[u].view["panel"] == self.panel})
         done = [tunnel for tunnel in tunnels if not tunnel.refused]
         self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
         gone = {entry["uuid"]: self.memory.states[entry["uuid"]] for entry in self.removed if not entry["error"]}
@@ -209,6 +213,7 @@ class Apply:
         if self.terms.accept_older:
             return
         removals, versions = self.kept.removals(), self.kept.versions()
+        removals = of_what_was_here(removals) if self.terms.in_order else removals
         for tunnel in tunnels:
             state = self.memory.states.get(tunnel.uuid)
             known = [state["version"]] if state else []

@@ -12,9 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import validators
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView, Older, check_not_older
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import (
+    KeptView,
+    Older,
+    check_not_older,
+    of_what_was_here,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import STATE
 from marzban_node.board import Board
 from marzban_node.engine import Engine
@@ -82,7 +87,8 @@ class Calls:
         versions = [state["version"]] if state else []
         versions += [known.view["version"]] if known and known.view["panel"] == panel.id else []
         try:
-            check_not_older(view, max(versions, default=None), self._engine.kept.removals())
+            removals = of_what_was_here(self._engine.kept.removals())  # a call about what was not here came before this
+            check_not_older(view, max(versions, default=None), removals)
         except Older as error:
             code = "removed" if error.applied is None else "older_record"
             raise Refused(409, code, str(error), have=error.applied, got=view["version"]) from None
@@ -98,8 +104,25 @@ class Calls:
             given = str(asked.get("id"))
             if given in self._engine.kept.removals():
                 return 200, {"uuid": given, "message": "was removed before"}
-            raise Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
+            return self._delete_unknown(panel, given)
         return self._ended(self._worker.remove(panel, uuid), lambda: {"uuid": uuid, "message": "removed"})
+
+    def _delete_unknown(self, panel: Panel, given: str) -> Answer:
+        """A run may be making it at this moment, with a record that it read before it was deleted: when that run has
+        ended it is taken down, and none makes it after this."""
+        unknown = Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
+        try:
+            uuid = validators.uuid(given)
+        except Error:
+            raise unknown from None
+        kept = self._engine.kept.views().get(uuid)
+        if uuid in self._engine.folders.states() or (kept and kept.view["panel"] != panel.id):
+            raise unknown  # another panel's
+        job = self._worker.remove(panel, uuid)
+        answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed"})
+        if answer[0] == 200 and not job.found:
+            raise unknown
+        return answer
 
     def _status(self, panel: Panel, asked: dict[str, Any]) -> Answer:
         uuid = self._find(panel, asked)

@@ -97,7 +97,7 @@ class Engine:
             *(Host(), self.folders, panel.id, types.TYPES, probe),
             options={"ipsec": {"data_path": self.settings.ipsec_data_path}},
             panel_addresses=panel.addresses,
-            terms=Terms(revisions=revisions, trusted_keys=dict(trusted or {})),
+            terms=Terms(revisions=revisions, trusted_keys=dict(trusted or {}), in_order=True),
             kept=self.kept,
         )
         answer = apply.run(made, [self._rendered(view) for view, _revision in wanted], list(remove))

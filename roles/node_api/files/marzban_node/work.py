@@ -38,6 +38,7 @@ class Job:
     done: threading.Event = field(default_factory=threading.Event)
     error: str | None = None  # why nothing was done
     busy: bool = False  # because somebody else changes this host
+    found: bool = False  # there was something to remove
 
 
 class Worker(threading.Thread):
@@ -124,11 +125,12 @@ class Worker(threading.Thread):
                 self._log(last[tunnel.uuid], tunnel.error if tunnel.refused else None, tunnel.changes, took)
         failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"]}
         for uuid in remove:
-            last[uuid].error = failed.get(uuid)
+            last[uuid].error, last[uuid].found = failed.get(uuid), uuid in failed
             if not last[uuid].error and os.path.lexists(self._engine.folders.path(uuid)):
                 last[uuid].error = f"{self._engine.folders.path(uuid)} could not be removed: its state can't be read"
             why = last[uuid].error
-            _log.info("tunnel %s: %s", uuid, f"could not be removed: {why}" if why else "removed")
+            if why or last[uuid].found:
+                _log.info("tunnel %s: %s", uuid, f"could not be removed: {why}" if why else "removed")
 
     def _forget(self, panel: Panel, uuids: list[str]) -> None:
         """First of all, so that what is removed is not made again after a crash. Raises Error.
