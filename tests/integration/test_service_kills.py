@@ -28,7 +28,7 @@ STEADY = tuple((f"ab-{kind}", "a", "b") for kind in TYPES)
 PAIRS = (("a", "c"), ("b", "c"))
 LATEST = 1.5  # seconds from the call to the kill, at most
 #: What a run says that has met the manager, about each tunnel that it could not bring about.
-AGAIN = re.compile("Run again|while this run worked: run again")
+AGAIN = re.compile("(?<!of its record and )run again", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
