@@ -111,6 +111,7 @@ def clear(both: Both) -> None:
     until("nothing is left to remove", lambda: not any(node["deletions"] for node in listed(both.one)))
 
 
+@pytest.mark.variation  # the calls of another panel are in test_service_hosts.py
 def test_two_panels_on_one_node(both: Both) -> None:
     one, two = both.one, both.two
     clear(both)
@@ -130,6 +131,7 @@ def test_two_panels_on_one_node(both: Both) -> None:
     assert both.hosts() == with_theirs, "our panel has touched the other's"
 
 
+@pytest.mark.variation  # with simulated nodes in test_panel_manager.py
 def test_a_copy_of_the_panel_beside_it(both: Both, tmp_path: Path) -> None:
     one = both.one
     clear(both)
