@@ -84,8 +84,8 @@ class Watch:
             return told | {"measured": seen.shown.measured if seen else None, "age": int(seen.age) if seen else 0}
         if seen is None or seen.shown.status is None:
             return None
-        if seen.shown.age is None and seen.shown.status == "connecting":
-            return None  # nothing was measured yet
+        if _unmeasured(seen.shown) and wanted.status is not None:
+            return None  # what was measured before it says more
         told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
         return told | {"measured": seen.shown.measured, "age": int(seen.age)}
 
@@ -379,6 +379,8 @@ class Watch:
             end = self.end(uuid, item.role)
             if end is None or end["version"] != item.version:
                 continue
+            if end["status"] == "connecting" and (seen := self.shown(uuid)) and _unmeasured(seen):
+                continue
             fact = (item.version, end["status"], lasting(end["error"]))
             if fact[1:] != (item.status, lasting(item.error)) and self._reported.get(uuid) != fact:
                 self._reported[uuid] = fact
@@ -414,6 +416,11 @@ class Watch:
 
 def _what(post: Post) -> tuple[str, str | None]:
     return post.wanted.revision, post.accept_key
+
+
+def _unmeasured(item: Shown) -> bool:
+    """Whether the node has measured nothing since it was changed, or since its service began."""
+    return item.age is None and item.status == "connecting"
 
 
 def _records(target: Target) -> tuple[Any, ...]:
