@@ -216,9 +216,15 @@ class Watch:
         seen = self.shown(post.wanted.uuid)
         return seen is not None and seen.version == post.wanted.version
 
-    def _is_over(self, target: Target) -> bool:
+    def _is_over(self, target: Target, removing: bool) -> bool:
         """Whether a record was changed, created or deleted since: then what differs is looked for again."""
-        return target is not self.target and _records(target) != _records(self.target)
+        now = self.target
+        if now is target:
+            return False
+        versions = {uuid: item.version for uuid, item in target.wanted.items()}
+        if any(versions.get(uuid) != item.version for uuid, item in now.wanted.items()):
+            return True
+        return not removing and now.removals.keys() != target.removals.keys()
 
     async def _list(self) -> Listing:
         status, body = await self.client.call("GET", "/api/tunnels")
@@ -296,7 +302,7 @@ class Watch:
         for change in changes:
             number += 1
             await (self._post(change, number) if isinstance(change, Post) else self._remove(change, number))
-            if self._is_over(target):
+            if self._is_over(target, isinstance(change, str)):
                 break
         self._hub.changes.seen[self.target.uuid] = self._given
         self._hub.dirty()
@@ -421,10 +427,6 @@ def _what(post: Post) -> tuple[str, str | None]:
 def _unmeasured(item: Shown) -> bool:
     """Whether the node has measured nothing since it was changed, or since its service began."""
     return item.age is None and item.status == "connecting"
-
-
-def _records(target: Target) -> tuple[Any, ...]:
-    return {uuid: item.version for uuid, item in target.wanted.items()}, target.removals.keys()
 
 
 def place_of(target: Target) -> Place:
