@@ -5,15 +5,20 @@
 from __future__ import annotations
 
 import base64
+import time
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from marzban_tunnels import responses
-from marzban_tunnels.manager import answers, refusals
+from marzban_tunnels.manager import answers, refusals, watch
 from marzban_tunnels.manager.compare import Removal, Wanted, compare, facts, moving, overdue, revision_of
+from marzban_tunnels.manager.hub import Pace
+from marzban_tunnels.manager.store import Changes, Target
+from marzban_tunnels.manager.watch import Watch
 
 HERE, THERE, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
 MOMENT = responses.now()
@@ -183,3 +188,22 @@ def test_what_a_node_says_to_one_tunnel_is_about_that_tunnel() -> None:
     nothing: list[Any] = [None, [], {}, {"detail": 7}, {"detail": {}}, {"detail": " \n"}]
     for answer in nothing:
         assert refusals.sentence(409, answer) is None
+
+
+def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
+    for stored, status, age, told in (
+        (None, "connecting", None, "connecting"),  # a new record: there is nothing else to say
+        ("active", "connecting", None, None),
+        ("active", "connecting", 0.5, "connecting"),
+        ("active", "inactive", None, "inactive"),
+    ):
+        item = wanted(status=stored)
+        target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": item})
+        hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), dirty=lambda: None)
+        client: Any = None
+        one = Watch(target, hub, client)
+        one._seen = {"u1": watch._Seen(answers.tunnel(shown(status=status, age=age)), time.monotonic())}
+        end = one.end("u1", "source")
+        assert (end["status"] if end else None) == told
+        one._report(target)
+        assert bool(hub.changes.reports) == (told is not None and stored is not None)

@@ -84,8 +84,8 @@ class Watch:
             return told | {"measured": seen.shown.measured if seen else None, "age": int(seen.age) if seen else 0}
         if seen is None or seen.shown.status is None:
             return None
-        if seen.shown.age is None and seen.shown.status == "connecting":
-            return None  # nothing was measured yet
+        if _unmeasured(seen.shown) and wanted.status is not None:
+            return None  # what was measured before it says more
         told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
         return told | {"measured": seen.shown.measured, "age": int(seen.age)}
 
@@ -216,9 +216,15 @@ class Watch:
         seen = self.shown(post.wanted.uuid)
         return seen is not None and seen.version == post.wanted.version
 
-    def _is_over(self, target: Target) -> bool:
+    def _is_over(self, target: Target, removing: bool) -> bool:
         """Whether a record was changed, created or deleted since: then what differs is looked for again."""
-        return target is not self.target and _records(target) != _records(self.target)
+        now = self.target
+        if now is target:
+            return False
+        versions = {uuid: item.version for uuid, item in target.wanted.items()}
+        if any(versions.get(uuid) != item.version for uuid, item in now.wanted.items()):
+            return True
+        return not removing and now.removals.keys() != target.removals.keys()
 
     async def _list(self) -> Listing:
         status, body = await self.client.call("GET", "/api/tunnels")
@@ -296,7 +302,7 @@ class Watch:
         for change in changes:
             number += 1
             await (self._post(change, number) if isinstance(change, Post) else self._remove(change, number))
-            if self._is_over(target):
+            if self._is_over(target, isinstance(change, str)):
                 break
         self._hub.changes.seen[self.target.uuid] = self._given
         self._hub.dirty()
@@ -379,6 +385,8 @@ class Watch:
             end = self.end(uuid, item.role)
             if end is None or end["version"] != item.version:
                 continue
+            if end["status"] == "connecting" and (seen := self.shown(uuid)) and _unmeasured(seen):
+                continue
             fact = (item.version, end["status"], lasting(end["error"]))
             if fact[1:] != (item.status, lasting(item.error)) and self._reported.get(uuid) != fact:
                 self._reported[uuid] = fact
@@ -416,8 +424,9 @@ def _what(post: Post) -> tuple[str, str | None]:
     return post.wanted.revision, post.accept_key
 
 
-def _records(target: Target) -> tuple[Any, ...]:
-    return {uuid: item.version for uuid, item in target.wanted.items()}, target.removals.keys()
+def _unmeasured(item: Shown) -> bool:
+    """Whether the node has measured nothing since it was changed, or since its service began."""
+    return item.age is None and item.status == "connecting"
 
 
 def place_of(target: Target) -> Place:
