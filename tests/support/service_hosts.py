@@ -45,8 +45,8 @@ def nodes(world: World) -> dict[str, dict[str, Any]]:
 
 
 def whole(host: Host) -> list[str]:
-    """All of a host that tunnels may have left something in, line by line."""
-    return host.run(WHOLE).stdout.splitlines()
+    """All of a host that tunnels may have left something in, line by line, in an order that a reboot keeps."""
+    return sorted(host.run(WHOLE).stdout.splitlines())
 
 
 def _version(path: Path, *keys: str) -> int | None:
