@@ -109,9 +109,9 @@ def test_what_waits_for_a_run(world: World) -> None:
         held = [end["public"].get("psk_fingerprint") for end in world.tunnels()[name]["ends"]]
         assert held[0] == held[1] is not None
     for host in "ab":
-        held = world.lab.host(host).run("wg show all preshared-keys").stdout
-        assert held.count("\n") == 2
-        assert "(none)" not in held, "it is agreed on, and not used"
+        used = world.lab.host(host).run("wg show all preshared-keys").stdout
+        assert used.count("\n") == 2
+        assert "(none)" not in used, "it is agreed on, and not used"
     until("nothing is left to say", lambda: not why(world, "auto") + why(world, "require"))
     again = world.apply().expect()
     assert again.changed() == [], "the service had undone what a run had done"
