@@ -23,11 +23,11 @@ from .._model import validators, views
 from .._protocols import registry
 from .._protocols.base import Protocol
 from . import lifelines, net, packages
-from .adoption import rebuild
+from .claims import Claims
 from .files import read
 from .guard import endpoints_of
 from .host import Host
-from .kept import Kept, KeptView, Terms, check_not_older, of_what_was_here
+from .kept import Kept, Terms
 from .keyring import Keyring
 from .machine import machine
 from .measure import Work, had_session, measure
@@ -40,11 +40,6 @@ from .whole_host import WholeHost
 
 if TYPE_CHECKING:
     from .._model.shapes import Answer, FileDiff, Known, Removed, State
-
-BOTH_ENDS = (
-    "This host has the other end of this tunnel, that of %s: one machine can't be both. If it is a copy of the other "
-    "machine, remove %s and run again, which makes another key; else give the panel each machine once."
-)
 
 
 class Apply:
@@ -73,7 +68,6 @@ class Apply:
         self.host, self.folders, self.panel, self.types, self.probe = host, folders, panel, types, probe
         self.node = node
         self.options = options or {}
-        self.terms, self.kept = terms, kept or Kept()
         self.paired: set[str] = set()
         self.new_keys: set[str] = set()
         self.memory = Memory(host, folders)
@@ -86,6 +80,7 @@ class Apply:
         self._protocols: dict[str, Protocol] = {}
         self._observed: Observation | None = None
         self._cleared: set[str] = set()  # the protocols of which something was taken down
+        self.claims = Claims(self.memory, panel, types, self._protocol, terms, kept or Kept())
 
     def run(
         self,
@@ -122,11 +117,10 @@ class Apply:
     ) -> Answer:
         self.memory.states = self.folders.states()
         self.whole_host.load()
-        mine = {uuid: state for uuid, state in self.memory.states.items() if state and self._is_mine(state)}
+        mine = {uuid: state for uuid, state in self.memory.states.items() if state and self.claims.is_mine(state)}
         self.tunnels = tunnels = accept(raws, templates, self.panel, self.types, registry.TYPES)
         named = {views.seen(raw)["uuid"] for raw in raws}  # of whatever type
-        self._refuse_older(tunnels)
-        self._take_states(tunnels, waited[0] if waited else self.memory.states)
+        self.claims.take(tunnels, waited[0] if waited else self.memory.states)
         for uuid in remove:
             if uuid in named:
                 raise FieldError("remove", uuid, "It is in views too, so it exists: remove one of them.")
@@ -140,7 +134,7 @@ class Apply:
             self.host.drop_prefetched()
         self._settle(tunnels, going)
         if not self.host.check:
-            self._keep(tunnels, remove)
+            self.claims.keep(tunnels, remove, self.removed)
             self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
         names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
@@ -160,33 +154,16 @@ class Apply:
             "machine": machine(),
         }
 
-    def _keep(self, tunnels: list[Tunnel], remove: Sequence[str]) -> None:
-        """What the node service has to know of this run, to see that it stays so."""
-        if not self.kept.here:
-            return
-        # What was not here may still come, by a run that has read its record before it was deleted.
-        views = self.kept.views() if remove else {}
-        absent = [uuid for uuid in remove if not self.memory.states.get(uuid)]
-        self.kept.forget({u: None for u in absent if u not in views or views[u].view["panel"] == self.panel})
-        done = [tunnel for tunnel in tunnels if not tunnel.refused]
-        self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
-        gone = {entry["uuid"]: self.memory.states[entry["uuid"]] for entry in self.removed if not entry["error"]}
-        self.kept.forget({uuid: state["version"] for uuid, state in gone.items() if state})
-        self.kept.take_back(tunnel.uuid for tunnel in done)
-
     def sealed(self, uuids: Collection[str]) -> dict[str, str]:
         """``{uuid: what this end has sealed for its peer}``, for the tunnels that have something."""
         found = {}
         for uuid in uuids:
             state = self.folders.state(uuid)
-            if state and self._is_mine(state):
+            if state and self.claims.is_mine(state):
                 text = self._protocol(state["type"]).sealed(uuid)
                 if text:
                     found[uuid] = text
         return found
-
-    def _is_mine(self, state: State) -> bool:
-        return state["panel"] == self.panel and state["type"] in self.types
 
     def _protocol(self, kind: str) -> Protocol:
         if kind not in self._protocols:
@@ -202,64 +179,11 @@ class Apply:
             its = [tunnel for tunnel in tunnels if tunnel.seen["type"] == kind]
             leave = {uuid: state for uuid, state in going.items() if state["type"] == kind}
             if its or leave:
-                mine = [s for s in self.memory.states.values() if s and self._is_mine(s) and s["type"] == kind]
+                mine = [s for s in self.memory.states.values() if s and self.claims.is_mine(s) and s["type"] == kind]
                 names = {state["interface"] for state in mine if state["interface"]}
                 names |= {tunnel.view["interface"] for tunnel in its if tunnel.checked}
                 parts.append(Part(self._protocol(kind), its, leave, sorted(names)))
         return parts
-
-    def _refuse_older(self, tunnels: list[Tunnel]) -> None:
-        """What a newer record has replaced here, or what was removed, is not made again."""
-        if self.terms.accept_older:
-            return
-        removals, versions = self.kept.removals(), self.kept.versions()
-        removals = of_what_was_here(removals) if self.terms.in_order else removals
-        for tunnel in tunnels:
-            state = self.memory.states.get(tunnel.uuid)
-            known = [state["version"]] if state else []
-            known += [versions[tunnel.uuid]] if tunnel.uuid in versions else []
-            try:
-                if not tunnel.refused:
-                    check_not_older(tunnel.view, max(known, default=None), removals)
-            except Error as error:
-                tunnel.refuse(error)
-
-    def _take_states(self, tunnels: list[Tunnel], before: dict[str, State | None]) -> None:
-        """The states of the tunnels; ``before`` are those from before this run waited for its turn."""
-        for tunnel in tunnels:
-            if tunnel.refused:
-                continue
-            try:
-                former = self.memory.states.get(tunnel.uuid)
-                if former is None and before.get(tunnel.uuid):
-                    raise Error("Another run has just removed it here: run again.")
-                if former is None:
-                    former = self._adopt(tunnel)
-                if former and former["panel"] == self.panel and former["node"] == tunnel.view["peer"]["node"]:
-                    raise Error(BOTH_ENDS % (former["node"], self.folders.path(tunnel.uuid)))
-                if former and self._is_mine(former) and former["type"] != tunnel.view["type"]:
-                    tunnel.former = former
-                else:
-                    if former:
-                        self.folders.check_own(former, self.panel, tunnel.view["type"])
-                    tunnel.state, tunnel.new = former, former is None
-                    self.memory.own(tunnel)
-                if tunnel.view["active"] and "text" not in (tunnel.template or {}):
-                    raise Error((tunnel.template or {}).get("error") or "Its template was not rendered.")
-            except Error as error:
-                tunnel.refuse(error)
-
-    def _adopt(self, tunnel: Tunnel) -> State | None:
-        """Writes the state of a tunnel again where it is lost or broken: its folder, and what runs, are ours."""
-        known = tunnel.uuid in self.memory.states  # a folder, of a tunnel whose type may have been another one
-        kinds = [tunnel.view["type"], *(kind for kind in registry.TYPES if known and kind != tunnel.view["type"])]
-        state = rebuild(tunnel.view, self.host, self.folders, map(self._protocol, kinds))
-        if state:
-            if not self.host.check:
-                self.folders.write_state(state)
-            self.memory.states[tunnel.uuid] = state
-            tunnel.changes.append("state written again")
-        return state
 
     def _settle(self, tunnels: list[Tunnel], going: Collection[str]) -> None:
         """Puts back what of the whole host no tunnel needs any more."""
@@ -284,7 +208,7 @@ class Apply:
             self.keyring.load(part.protocol, part.tunnels)
         for tunnel in runnable:
             if not tunnel.refused:  # its key may be broken
-                find_peer(tunnel, self.terms.trusted_keys)
+                find_peer(tunnel, self.claims.terms.trusted_keys)
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
         self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
         for part in parts:
