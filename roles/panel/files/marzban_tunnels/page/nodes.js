@@ -26,6 +26,7 @@ const PROBLEMS = {
     version_newer: ["problem.version_newer", "advice.version_newer"],
     busy: ["problem.busy", "advice.busy"],
     older_database: ["problem.older_database", "advice.older_database"],
+    bad_answer: ["problem.bad_answer", "advice.bad_answer"],
 };
 
 const text = (value) => (value === null || value === undefined ? "" : String(value));
