@@ -203,6 +203,7 @@ def test_a_second_run_changes_nothing(demo: Demo, said: str) -> None:
     assert again[again.index("Look around") :] == said[said.index("Look around") :]
 
 
+@pytest.mark.variation  # what they call has tests of its own
 def test_the_commands_to_go_on_with(demo: Demo, said: str) -> None:
     """As they are printed, in one shell; the last one deletes a tunnel."""
     start, end = said.index(". ", said.index("  then  ")), said.index("  the end ")

@@ -215,6 +215,7 @@ def cut(joined: Reader) -> Iterator[Callable[[], None]]:
     hub.run("nft delete table inet cut", check=False)
 
 
+@pytest.mark.variation  # each recipe is run by test-all
 @pytest.mark.lab
 def test_schedule_and_alarm(joined: Reader, cut: Callable[[], None]) -> None:
     """As cron runs it: from the user's home, by sh, with nothing in the environment but what its file sets."""

@@ -226,6 +226,7 @@ def changed_lines(
     return {host: lines for host, lines in found.items() if lines}
 
 
+@pytest.mark.variation  # with simulated nodes in test_panel_manager.py
 def test_a_node_deleted_while_it_is_off(both: Both) -> None:
     one, two = both.one, both.two
     clear(both)

@@ -182,7 +182,7 @@ def unharmed(scene: Scene, request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "seeds",
-    [pytest.param(range(4), id="often"), pytest.param(range(4, 50), id="seldom", marks=pytest.mark.variation)],
+    [pytest.param(range(3), id="often"), pytest.param(range(3, 50), id="seldom", marks=pytest.mark.variation)],
 )
 def test_killed_in_the_middle(scene: Scene, unharmed: None, seeds: range) -> None:
     for seed in seeds:
@@ -207,14 +207,11 @@ def said(event: dict[str, Any]) -> list[str]:
     return str(event["result"]["msg"]).splitlines()
 
 
-@pytest.mark.parametrize(
-    "seeds",
-    [pytest.param(range(1), id="often"), pytest.param(range(1, 20), id="seldom", marks=pytest.mark.variation)],
-)
-def test_a_run_and_the_manager_at_once(scene: Scene, unharmed: None, seeds: range) -> None:
+@pytest.mark.variation  # what it has found has tests of its own
+def test_a_run_and_the_manager_at_once(scene: Scene, unharmed: None) -> None:
     world = scene.world
     codes = []
-    for seed in seeds:
+    for seed in range(20):
         chance = random.Random(seed)
         applying, done = Applying(world), []
         applying.start()
