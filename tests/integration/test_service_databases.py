@@ -159,6 +159,7 @@ def test_a_copy_of_the_panel_beside_it(both: Both, tmp_path: Path) -> None:
         both.agree()
 
 
+@pytest.mark.variation  # with simulated nodes in test_panel_manager.py
 def test_a_database_of_yesterday(both: Both, tmp_path: Path) -> None:
     one = both.one
     clear(both)
