@@ -52,7 +52,13 @@ TAKEN = [
         "a route": (1, "ip route del 192.168.77.0/24 dev mz1", "ip route | grep 192.168.77.0/24"),
         "a routing table": (3, "ip route flush table 220", "ip route show table 220 | grep 10.201.3.3"),
     },
-    {"a table": (1, f"nft delete table inet marzban-{uuid(1)}", f"nft list tables | grep {uuid(1)}")},
+    {
+        "a table": (1, f"nft delete table inet marzban-{uuid(1)}", f"nft list tables | grep {uuid(1)}"),
+        "charon's data path": (
+            *(3, "rm /etc/strongswan.d/marzban.conf; systemctl restart strongswan"),
+            "swanctl --stats | grep kernel-libipsec",
+        ),
+    },
 ]
 
 

@@ -176,7 +176,9 @@ class IPsec(Protocol):
         """What of a tunnel that was applied others have taken away, for a person."""
         lacks = super().lacking(view, applied, observation, live)
         if "charon" not in live:
-            return lacks
+            # It may have started while its settings were not there: packets go to a kernel that can't take them.
+            without = live.get("plugins") is not None and bool(self._missing_in_kernel())
+            return [*lacks, "strongSwan's userspace data path"] if without else lacks
         own = [address for address in applied.get("addresses") or [] if not (":" in address and ipv6_is_off())]
         found = charon_routes.lacking(live, view["interface"], own, live["charon"])
         return lacks + found.sentences(live["charon"].settings)
