@@ -31,7 +31,7 @@ class ActionModule(NodeAction):
             return given
         folder = str(given.get("source") or FILES)
         try:
-            sent = read(folder)
+            sent = package.read(folder)
             for name, content in _engine.files().items():
                 sent["%s/%s" % (ENGINE, name)] = content
             engine = _engine.digest()
@@ -41,19 +41,3 @@ class ActionModule(NodeAction):
         for kind, text in texts.items():
             sent["templates/%s.conf.j2" % kind] = text.encode("utf-8")
         return dict(given, archive=package.pack(sent), engine=engine)
-
-
-def read(folder: str) -> package.Files:
-    """``{relative path: bytes}`` of the service below a folder, without what Python leaves behind. Raises OSError."""
-    files = {}
-    for place, folders, found in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(inner for inner in folders if inner != package.CACHE)
-        for name in found:
-            path = os.path.join(place, name)
-            with open(path, "rb") as stream:
-                files[os.path.relpath(path, folder)] = stream.read()
-    return files
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-from typing import Dict
+
+from ansible_collections.marzban.tunnels.plugins.module_utils._installer import package
 
 _UTILS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "module_utils")
 PARTS = ("_errors.py", "_model", "_node", "_protocols")
 
-Files = Dict[str, bytes]  # by their paths below module_utils
-
 
 @functools.lru_cache(maxsize=1)
-def files() -> Files:
-    """The engine's files. Raises OSError."""
+def files() -> package.Files:
+    """The engine's files, by their paths below module_utils. Raises OSError."""
     found = {}
     for part in PARTS:
         top = os.path.join(_UTILS, part)
@@ -36,5 +34,4 @@ def files() -> Files:
 @functools.lru_cache(maxsize=1)
 def digest() -> str:
     """A short text that is the same for the same files. Raises OSError."""
-    told = "".join("%s %s\n" % (name, hashlib.sha256(text).hexdigest()) for name, text in sorted(files().items()))
-    return hashlib.sha256(told.encode("utf-8")).hexdigest()[:16]
+    return package.digest(files())

@@ -68,16 +68,7 @@ def quoted(path: str) -> str:
 
 def code() -> package.Files | None:
     """The service's code as it is on this host, or None."""
-    if not os.path.isdir(CODE):
-        return None
-    found = {}
-    for folder, folders, names in os.walk(CODE):
-        folders[:] = [name for name in folders if name != package.CACHE]
-        for name in names:
-            path = os.path.join(folder, name)
-            with open(path, "rb") as stream:
-                found[os.path.relpath(path, CODE)] = stream.read()
-    return found
+    return package.read(CODE) if os.path.isdir(CODE) else None
 
 
 def put_code(wanted: package.Files) -> None:

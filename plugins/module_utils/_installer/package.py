@@ -83,6 +83,22 @@ def _list(files: Files, names: list[str]) -> str:
     return "".join("%s %s\n" % pair for pair in listed)
 
 
+def read(folder: str) -> Files:
+    """The files below a folder, without what Python leaves behind. Raises OSError."""
+    found = {}
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if name != CACHE)
+        for name in names:
+            path = os.path.join(place, name)
+            with open(path, "rb") as stream:
+                found[os.path.relpath(path, folder)] = stream.read()
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 class Made:
     """The folders that were made for what is ours, as ``{path: inode}`` in the file ``mark``. Only these are removed
     with it: a folder that was there before is the operator's, also an empty one."""
@@ -167,14 +183,7 @@ class Folder:
                     "%s holds what is not the add-on's: %s. Give it a folder of its own as directory "
                     "(panel_directory in the role)." % (self.path, ", ".join(foreign[:3]))
                 )
-            answer = {}
-            for folder, folders, found in os.walk(self.path):
-                folders[:] = [name for name in folders if name != CACHE]
-                for name in found:
-                    path = os.path.join(folder, name)
-                    with open(path, "rb") as stream:
-                        answer[os.path.relpath(path, self.path)] = stream.read()
-            return answer
+            return read(self.path)
         except OSError as error:
             raise Error("%s can't be read: %s." % (self.path, error.strerror)) from None
 

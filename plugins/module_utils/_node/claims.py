@@ -57,15 +57,15 @@ class Claims:
         """What a newer record has replaced here, or what was removed, is not made again."""
         if self.terms.accept_older:
             return
-        removals, versions = self.kept.removals(), self.kept.versions()
+        removals = self.kept.removals() if self.kept.here else {}
         removals = of_what_was_here(removals) if self.terms.in_order else removals
         for tunnel in tunnels:
+            if tunnel.refused:
+                continue
             state = self.memory.states.get(tunnel.uuid)
-            known = [state["version"]] if state else []
-            known += [versions[tunnel.uuid]] if tunnel.uuid in versions else []
+            kept = self.kept.version(tunnel.uuid) if self.kept.here else None
             try:
-                if not tunnel.refused:
-                    check_not_older(tunnel.view, max(known, default=None), removals)
+                check_not_older(tunnel.view, (state["version"] if state else None, kept), removals)
             except Error as error:
                 tunnel.refuse(error)
 
@@ -110,9 +110,9 @@ class Claims:
         if not self.kept.here:
             return
         # What was not here may still come, by a run that has read its record before it was deleted.
-        views = self.kept.views() if remove else {}
-        absent = [uuid for uuid in remove if not self.memory.states.get(uuid)]
-        self.kept.forget({u: None for u in absent if u not in views or views[u].view["panel"] == self.panel})
+        absent = {uuid: self.kept.view(uuid) for uuid in remove if not self.memory.states.get(uuid)}
+        ours = [uuid for uuid, kept in absent.items() if kept is None or kept.view["panel"] == self.panel]
+        self.kept.forget(dict.fromkeys(ours))
         done = [tunnel for tunnel in tunnels if not tunnel.refused]
         self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
         gone = {entry["uuid"]: self.memory.states[entry["uuid"]] for entry in removed if not entry["error"]}

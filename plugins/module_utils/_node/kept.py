@@ -79,20 +79,26 @@ class Kept:
 
     def views(self) -> dict[str, KeptView]:
         """``{uuid: KeptView}``. One that can't be read is left out: the panel, or a run, gives it again."""
-        found = {}
-        with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(self._views)):
-                if name.endswith(".json"):
-                    with contextlib.suppress(Error, ValueError, TypeError, KeyError):
-                        raw = json.loads(read(os.path.join(self._views, name)) or "")
-                        view = views.check(raw["view"], str(raw["view"]["panel"]))
-                        if name == view["uuid"] + ".json":
-                            found[view["uuid"]] = KeptView(view, raw.get("revision"))
-        return found
+        try:
+            names = sorted(os.listdir(self._views))
+        except OSError:
+            return {}
+        found = {name[:-5]: self.view(name[:-5]) for name in names if name.endswith(".json")}
+        return {uuid: kept for uuid, kept in found.items() if kept}
 
-    def versions(self) -> dict[str, int]:
-        """The versions of the records that views were made of, also of those that are not applied (yet)."""
-        return {uuid: kept.view["version"] for uuid, kept in self.views().items()} if self.here else {}
+    def view(self, uuid: str) -> KeptView | None:
+        """That of one tunnel."""
+        with contextlib.suppress(Error, ValueError, TypeError, KeyError):
+            raw = json.loads(read(self._path(uuid)) or "")
+            view = views.check(raw["view"], str(raw["view"]["panel"]))
+            if view["uuid"] == uuid:
+                return KeptView(view, raw.get("revision"))
+        return None
+
+    def version(self, uuid: str) -> int | None:
+        """The version of the record that its view was made of, also where that is not applied (yet)."""
+        kept = self.view(uuid)
+        return kept.view["version"] if kept else None
 
     def keep(self, kept: Iterable[KeptView]) -> None:
         """Writes views; those that are there already are not written again. Raises Error."""
@@ -112,9 +118,9 @@ class Kept:
         if not self.here or not versions:
             return
         with self._turn():
-            now, known, before = time.time(), self.versions(), self.removals()
+            now, before = time.time(), self.removals()
             for uuid, version in versions.items():
-                seen = [version, known.get(uuid), before[uuid].version if uuid in before else None]
+                seen = [version, self.version(uuid), before[uuid].version if uuid in before else None]
                 before[uuid] = Removal(now, max(filter(None, seen), default=None))
             self._write(before)
             for uuid in versions:
@@ -203,11 +209,12 @@ def check_no_manager(panel: str, folder: str = PANELS) -> None:
         )
 
 
-def check_not_older(view: View, applied: int | None, removals: Removals) -> None:
+def check_not_older(view: View, versions: Iterable[int | None], removals: Removals) -> None:
     """Refuses what a newer record has replaced here, or what was removed. Raises Older.
 
-    ``applied``: the version of the record that was applied last, or None.
+    ``versions``: those of its record that are known here.
     """
+    applied = max((version for version in versions if version is not None), default=None)
     if applied is not None and applied > view["version"]:
         hint = "Version %d of its record was applied here, and this is version %d: it was read before, or the panel's "
         hint += "database was restored. Run again, or, after a restore, with -e tunnels_accept_older=true."

@@ -61,11 +61,6 @@ class Entry:
             self.status, self.error, self.note = "connecting", None, None
         self.kept = wanted
 
-    @property
-    def title(self) -> str:
-        """What a person calls it."""
-        return self.view["name"] or f"#{self.view['id']}"
-
 
 class Board:
     """All tunnels of this node, of all panels."""

@@ -8,6 +8,7 @@ The front may be in wrong hands: all that it says is checked here again.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -83,12 +84,11 @@ class Calls:
         state = self._engine.folders.state(uuid)
         if state and state["panel"] != panel.id:
             raise Refused(409, "foreign", FOREIGN)
-        known = self._engine.kept.views().get(uuid)
-        versions = [state["version"]] if state else []
-        versions += [known.view["version"]] if known and known.view["panel"] == panel.id else []
+        known = self._engine.kept.view(uuid)
+        kept = known.view["version"] if known and known.view["panel"] == panel.id else None
         try:
             removals = of_what_was_here(self._engine.kept.removals())  # a call about what was not here came before this
-            check_not_older(view, max(versions, default=None), removals)
+            check_not_older(view, (state["version"] if state else None, kept), removals)
         except Older as error:
             code = "removed" if error.applied is None else "older_record"
             raise Refused(409, code, str(error), have=error.applied, got=view["version"]) from None
@@ -115,8 +115,8 @@ class Calls:
             uuid = validators.uuid(given)
         except Error:
             raise unknown from None
-        kept = self._engine.kept.views().get(uuid)
-        if uuid in self._engine.folders.states() or (kept and kept.view["panel"] != panel.id):
+        kept = self._engine.kept.view(uuid)
+        if os.path.lexists(self._engine.folders.path(uuid)) or (kept and kept.view["panel"] != panel.id):
             raise unknown  # another panel's
         job = self._worker.remove(panel, uuid)
         answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed"})

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._model.views import title
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Busy
 from marzban_node.board import Board
@@ -137,17 +138,17 @@ class Worker(threading.Thread):
 
         Where a state can't be read, it is written again by the view that is kept, for the removal to know what is here.
         """
-        views = self._engine.kept.views()
-        for uuid in uuids:
+        found = {uuid: self._engine.kept.view(uuid) for uuid in uuids}
+        for uuid, kept in found.items():
             lost = os.path.lexists(self._engine.folders.path(uuid)) and self._engine.folders.state(uuid) is None
-            if lost and uuid in views:
-                view = views[uuid].view.copy()
+            if lost and kept:
+                view = kept.view.copy()
                 view["active"] = False
                 self._engine.apply(panel, [KeptView(view)])
-        self._engine.kept.forget(dict.fromkeys((uuid for uuid in uuids if uuid in views), None))
+        self._engine.kept.forget(dict.fromkeys(uuid for uuid, kept in found.items() if kept))
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
-        name = job.wanted.view["name"] or f"#{job.wanted.view['id']}" if job.wanted else job.uuid
+        name = title(job.wanted.view) if job.wanted else job.uuid
         word = "repaired" if job.repair else "applied"
         if refusal:
             line = f"{'repair' if job.repair else 'apply'} refused: {refusal}"
