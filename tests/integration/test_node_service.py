@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
+from tests.support.service_hosts import MANAGED, nodes, with_service
 from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
-SECRET = "0123456789abcdef" * 4
 TYPES = ("wireguard", "openvpn", "ipsec")
 SOON, RETURN = 5, 30  # seconds: for a change; for one that waits for a node that was away
 BUSY = 3  # times as long it may take here, where other tests share the machine; a quiet one keeps to the seconds
@@ -38,16 +37,7 @@ class Timed:
 
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
-    world = make_world(login=False, a="bookworm+tunnels", b="trixie+tunnels")
-    world.panel._env["NODE_API_KEY"] = SECRET
-    world.panel.restart()
-    world.play("node_api").expect()
-    until("both services answer", lambda: {node["state"] for node in nodes(world).values()} == {"ok"})
-    return world
-
-
-def nodes(world: World) -> dict[str, dict[str, Any]]:
-    return {node["node"]: node for node in world.api("GET", "/tunnels/nodes")["nodes"]}
+    return with_service(make_world(login=False, env=MANAGED, a="bookworm+tunnels", b="trixie+tunnels"))
 
 
 def folders(world: World, host: str) -> list[str]:

@@ -12,11 +12,12 @@ from typing import cast
 
 import pytest
 
-from tests.integration.test_node_service import RETURN, SECRET, SOON, TYPES, Timed, folders, nodes, status
+from tests.integration.test_node_service import RETURN, SOON, TYPES, Timed, folders, is_active
 from tests.lab.lab import Lab
 from tests.support import labs, marzban
 from tests.support.marzban import Marzban
 from tests.support.panel import Panel
+from tests.support.service_hosts import MANAGED, nodes, with_service
 from tests.support.world import World, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(not marzban.source(), reason=marzban.MISSING)]
@@ -44,15 +45,12 @@ def serve(world: World, key: str | None) -> None:
     panel.env.pop("NODE_API_KEY", None)
     panel.env |= {"NODE_API_KEY": key} if key else {}
     panel.start()
-    world.play("node_api").expect()
-    until("both services answer", lambda: {node["state"] for node in nodes(world).values()} == {"ok"})
+    with_service(world)
 
 
-def is_active(world: World, name: str) -> bool:
-    return status(world, name) == "active"
-
-
-@pytest.mark.parametrize(("key", "types"), [(SECRET, TYPES), (None, TYPES[:1])], ids=["key", "certificate"])
+@pytest.mark.parametrize(
+    ("key", "types"), [(MANAGED["NODE_API_KEY"], TYPES), (None, TYPES[:1])], ids=["key", "certificate"]
+)
 def test_what_marzban_says_is_done_within_seconds(world: World, key: str | None, types: tuple[str, ...]) -> None:
     serve(world, key)
     log = cast(Marzban, world.panel).log

@@ -17,10 +17,10 @@ import pytest
 
 from marzban_tunnels import node_access
 from tests.support.root_half import HASH, PANEL
+from tests.support.service_hosts import MANAGED
 from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
-SECRET = "0123456789abcdef" * 4
 PORT = 62052
 NODE_SERVICE = "marzban.tunnels.node_service"
 FILES, SETTINGS = "/usr/local/lib/marzban-node", "/etc/marzban/node_service"
@@ -65,7 +65,7 @@ class Service:
         entry = self.on_panel(name)
         answer = self.world.session.get(f"{self.world.panel.url}/api/tunnels?limit=1", timeout=30)
         panel = answer.headers["Marzban-Panel-Id"]
-        return node_access.check_key(SECRET).key(panel, entry["uuid"], entry["generation"])
+        return node_access.check_key(MANAGED["NODE_API_KEY"]).key(panel, entry["uuid"], entry["generation"])
 
     def ask(self, name: str, path: str, key: str | None = None, port: int = PORT) -> tuple[int, Any]:
         context = ssl._create_unverified_context()  # the pin is what counts
@@ -91,10 +91,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(make_world: Callable[..., World]) -> Service:
-    world = make_world(login=False, b="trixie+tunnels")
-    world.panel._env["NODE_API_KEY"] = SECRET
-    world.panel.restart()
-    return Service(world)
+    return Service(make_world(login=False, env=MANAGED, b="trixie+tunnels"))
 
 
 def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
@@ -127,10 +124,7 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
 
 @pytest.mark.variation
 def test_a_host_without_the_packages_and_one_that_is_refused(make_world: Callable[..., World]) -> None:
-    world = make_world("-bare", login=False, a="bookworm", c="bullseye")
-    world.panel._env["NODE_API_KEY"] = SECRET
-    world.panel.restart()
-    service = Service(world)
+    service = Service(make_world("-bare", login=False, env=MANAGED, a="bookworm", c="bullseye"))
     predicted = service.run("--check")
     assert predicted.code == 2
     assert "Say which packages would be installed" in predicted.changed("a")

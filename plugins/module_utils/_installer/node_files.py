@@ -17,13 +17,12 @@ import shutil
 from typing import Any
 
 from .._errors import Error
-from .._node import files
+from .._node import files, kept
 from . import package
 
 CODE = "/usr/local/lib/marzban-node"
 MARZBAN = "/etc/marzban"
-SETTINGS = MARZBAN + "/node_service"
-STATE = "/var/lib/marzban-node"
+SETTINGS, STATE = os.path.dirname(kept.SETTINGS), kept.PLACE
 RUN = "/run/marzban-node"
 UNITS = ("marzban-node-root.socket", "marzban-node-root.service", "marzban-node-front.service")
 SOCKET, ROOT, FRONT = UNITS
