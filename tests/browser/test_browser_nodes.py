@@ -85,6 +85,7 @@ def problems() -> list[dict[str, Any]]:
             problem={"code": "older_database", "detail": f"the node has seen 41, this database holds 17; {SCRIPT}"},
             missing=["openvpn", BREAKS],
             orphans=[{"uuid": UUID, "id": 9, "name": SCRIPT, "type": "ipsec", "interface": "mz9"}],
+            more_orphans=3,
             deletions=[
                 {"uuid": UUID, "tunnel_id": 7, "name": "gone", "type": "openvpn", "age": 65, "given_up": False},
                 lost,
@@ -94,6 +95,7 @@ def problems() -> list[dict[str, Any]]:
         service(2, "fi-1", "ok", contact_age=2),
         service(3, "nl-1", "none"),
         service(2, "old-1", "none", deleted=True, uuid=UUID, port=62052, deletions=[lost]),  # fi-1 has its number now
+        service(4, "old-2", "none", deleted=True, uuid=f"{UUID[:-1]}2", port=None, deletions=[lost]),
     ]
 
 
@@ -109,13 +111,14 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     page.keyboard.press("Enter")
     expect(dialog).to_be_visible()
     nodes = dialog.locator("#nodes-list > li")
-    expect(nodes).to_have_count(4)
+    expect(nodes).to_have_count(5)
     first = nodes.first  # the problem comes first
     for text in (
         "This database is older than what the node has seen",
         "the node has seen 41, this database holds 17",
         "left alone",
         "mz9",
+        "and 3 more",
         "given up",
         KNOWN,
         SEEN,
@@ -129,6 +132,7 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     expect(nodes.filter(has_text="nl-1")).to_contain_text("the runs report")
     expect(nodes.filter(has_text="nl-1").get_by_role("button")).to_have_count(0)
     expect(nodes.filter(has_text="old-1")).to_contain_text("deleted on the panel")
+    expect(nodes.filter(has_text="old-2")).to_contain_text("given up: take it down on the host")
     for tag in ("img", "#nodes script", "#nodes style", "#nodes title"):
         assert page.locator(tag).count() == 0, tag
 

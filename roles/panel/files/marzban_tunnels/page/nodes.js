@@ -46,11 +46,14 @@ function problemOf({ problem }) {
 const nameOf = (tunnel) => text(tunnel.name) || `#${text(tunnel.id ?? tunnel.tunnel_id)}`;
 const typeOf = (tunnel) => (Object.hasOwn(TYPES, tunnel.type) ? TYPES[tunnel.type] : text(tunnel.type));
 
-/** A list below a sentence; of a long one its beginning. */
-function listing(sentence, items, line) {
+const orphan = (tunnel) => [bdi(nameOf(tunnel)), ` ${typeOf(tunnel)} `, code(tunnel.interface)];
+
+/** A list below a sentence; of a long one its beginning. `unsent`: how many there are besides. */
+function listing(sentence, items, line, unsent = 0) {
     if (!items.length) return [];
     const lines = items.slice(0, MOST).map((item, place) => el("li", {}, ...line(item, place)));
-    if (items.length > MOST) lines.push(el("li", {}, t("nodes.more", { count: number(items.length - MOST) })));
+    const more = Math.max(0, items.length - MOST) + unsent;
+    if (more) lines.push(el("li", {}, t("nodes.more", { count: number(more) })));
     return [el("p", {}, sentence), el("ul", {}, ...lines)];
 }
 
@@ -96,7 +99,7 @@ class View {
             ...(node.state === "problem" ? [problemOf(node)] : []),
             ...(node.missing.length ? [el("p", {}, t("nodes.missing", { what: node.missing.map(text).join(", ") }), " ", code(PLAYBOOK))] : []),
             ...node.changed_keys.flatMap((change, place) => this.#changed(node, change, place)),
-            ...listing(t("nodes.orphans", { node: node.node }), node.orphans, (tunnel) => [bdi(nameOf(tunnel)), ` ${typeOf(tunnel)} `, code(tunnel.interface)]),
+            ...listing(t("nodes.orphans", { node: node.node }), node.orphans, orphan, Number(node.more_orphans) || 0),
             ...listing(t("nodes.deletions"), node.deletions, (tunnel, place) => this.#deletion(tunnel, place)),
             ...this.#rightDatabase(node),
         );

@@ -17,13 +17,13 @@ const list = (value) => (Array.isArray(value) ? value.filter((item) => item !== 
 /** What tells nodes apart: a node that was added may have the number of one that was deleted. */
 const keyOf = (node) => (node.deleted ? `deleted ${node.uuid}` : node.node_id);
 
-/** A node as the panel describes it; lists are lists. What a node without the service has to remove, a run removes: the panel
- *  doesn't hear of it. */
+/** A node as the panel describes it; lists are lists. What a node without the service has to remove, a run removes, and the panel
+ *  doesn't hear of it; from a deleted one nobody does, so that it is given up. */
 function clean(node, manager) {
     const lists = Object.fromEntries(["missing", "orphans", "deletions", "changed_keys"].map((name) => [name, list(node[name])]));
     const told = Object.hasOwn(STATES, node.state) ? node.state : "asking";
     const state = told === "asking" && manager.state !== "on" ? "idle" : told;
-    if (node.port === null) lists.deletions = [];
+    if (node.port === null) lists.deletions = lists.deletions.filter((deletion) => node.deleted && deletion.given_up);
     return { ...node, ...lists, state, key: keyOf(node), node: String(node.node ?? `#${node.node_id}`) };
 }
 
