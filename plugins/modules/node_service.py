@@ -169,7 +169,9 @@ port:
   returned: success
   sample: 62052
 firewall:
-  description: A sentence with the rule that lets the panel in, where ufw or firewalld rules the host and lacks it.
+  description:
+    - Where ufw or firewalld rules the host and does not let the panel in, a sentence, and below it the rule that does,
+      for each of the panel's addresses.
   type: str
   returned: success
   sample: null

@@ -95,6 +95,7 @@ def service(make_world: Callable[..., World]) -> Service:
 
 
 def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
+    service.on("b", "printf '#!/bin/sh\\necho Status: active\\n' >/usr/sbin/ufw; chmod 755 /usr/sbin/ufw")  # STAND-IN
     before = service.on("b", LISTING)
     assert before.count("\n") > 5000
 
@@ -105,6 +106,8 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
 
     done = service.run().expect()
     expect_service(service, "b", done)
+    assert "ufw rules this host and does not let the panel in. On this host:" in done.text
+    assert re.search("^ +ufw allow proto tcp from [^ ]+ to any port 62052$", done.text, re.MULTILINE)
     status, told = service.ask("b", "/api/tunnels", service.key("b"))
     assert (status, told["api"], told["tunnels"]) == (200, 1, [])
     assert told["engine"] == done.results("node_service", "b")[-1]["engine"]

@@ -76,7 +76,12 @@ def test_what_the_controller_did_not_send_is_refused(files):
 
 
 UFW = "Status: active\n\nTo                         Action      From\n--                         ------      ----\n"
-ALLOWED = "62052/tcp                  ALLOW       203.0.113.1\n"
+ROW = "62052/tcp                  ALLOW       "
+ALLOWED = f"{ROW}203.0.113.1\n"
+RICH = (
+    "case $1 in --state) echo running;; --query-port*) echo no; exit 1;; --list-rich-rules)"
+    """ echo 'rule family="ipv4" source address="{}" port port="62052" protocol="tcp" accept';; esac"""
+)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +92,23 @@ ALLOWED = "62052/tcp                  ALLOW       203.0.113.1\n"
         (
             {"ufw": f"cat <<END\n{UFW}END"},
             ["127.0.0.1", "203.0.113.1"],
-            "On this host: ufw allow proto tcp from 203.0.113.1 to any port 62052.",
+            "On this host:\nufw allow proto tcp from 203.0.113.1 to any port 62052",
         ),
-        ({"ufw": f"cat <<END\n{UFW}END"}, ["127.0.0.1"], "from THE_PANELS_ADDRESS to any port 62052."),
+        ({"ufw": f"cat <<END\n{UFW}END"}, ["127.0.0.1"], "from THE_PANELS_ADDRESS to any port 62052"),
         ({"ufw": f"cat <<END\n{UFW}{ALLOWED}END"}, ["203.0.113.1"], None),
-        ({"ufw": f"cat <<END\n{UFW}{ALLOWED.replace('62052', '162052')}END"}, ["203.0.113.1"], "port 62052."),
+        ({"ufw": f"cat <<END\n{UFW}{ALLOWED.replace('62052', '162052')}END"}, ["203.0.113.1"], "port 62052"),
+        (
+            {"ufw": f"cat <<END\n{UFW}{ALLOWED}END"},
+            ["2001:db8::1", "203.0.113.1"],
+            "ufw allow proto tcp from 2001:db8::1",
+        ),
+        ({"ufw": f"cat <<END\n{UFW}{ROW}203.0.113.0/24\nEND"}, ["203.0.113.1"], None),
+        ({"ufw": f"cat <<END\n{UFW}{ROW}Anywhere\nEND"}, ["203.0.113.1"], None),
+        ({"ufw": f"cat <<END\n{UFW}{ROW}198.51.100.7\nEND"}, ["203.0.113.1"], "from 203.0.113.1 to any"),
+        ({"ufw": f"cat <<END\n{UFW}{ROW.replace('ALLOW', 'DENY ')}Anywhere\nEND"}, ["203.0.113.1"], "port 62052"),
+        ({"ufw": f"cat <<END\n{UFW}62000:62100/tcp (v6)  ALLOW  Anywhere (v6)\nEND"}, ["2001:db8::1"], None),
+        ({"firewall-cmd": RICH.format("203.0.113.1")}, ["203.0.113.1"], None),
+        ({"firewall-cmd": RICH.format("198.51.100.7")}, ["203.0.113.1"], "source address=203.0.113.1 port"),
         (
             {"firewall-cmd": "case $1 in --state) echo running;; --query-port*) echo no; exit 1;; esac"},
             ["2001:db8::1"],
