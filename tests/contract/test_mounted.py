@@ -49,7 +49,7 @@ mariadb_is_a_variation = pytest.mark.parametrize(
     [pytest.param(kind, marks=pytest.mark.variation) if kind == "standin-mariadb" else kind for kind in KINDS],
     indirect=True,
 )
-# Twenty clients on SQLite are in test_contract_concurrency.py as well, on the same door.
+# The same on SQLite: the schema is in test_panel_migrations.py, twenty clients in test_contract_concurrency.py.
 sqlite_is_a_variation = pytest.mark.parametrize(
     "make",
     [pytest.param(kind, marks=pytest.mark.variation) if kind == "standin-sqlite" else kind for kind in KINDS],
@@ -113,6 +113,7 @@ def expect_marzban_alone(panel: Marzban) -> None:
     assert get(panel, "/dashboard/").status_code == 200
 
 
+@sqlite_is_a_variation
 def test_the_schema_comes_and_goes_and_comes(make: Made) -> None:
     bare = make(addon=False)
     with bare:
@@ -148,6 +149,7 @@ def test_the_schema_comes_and_goes_and_comes(make: Made) -> None:
         assert panel.api().send("GET", "/api/tunnels") == []
 
 
+@sqlite_is_a_variation
 def test_two_that_start_at_once_migrate_once(make: Made) -> None:
     first = make()
     with make(like=first, addon=False):

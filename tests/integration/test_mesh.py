@@ -114,6 +114,7 @@ def test_the_wire_shows_the_protocols_own_packets_only(world: World) -> None:
     assert INNER not in read
 
 
+@pytest.mark.variation
 def test_requiring_what_one_end_can_not_is_an_error_that_names_it(world: World) -> None:
     for kind in ("openvpn", "ipsec"):
         world.tunnel(f"strict-{kind}", "a", "c", {"post_quantum": "require"}, tunnel_type=kind)

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from tests.support.service_hosts import MANAGED, nodes, with_service
-from tests.support.world import World, until
+from tests.support.world import World, unanswered, until
 
 pytestmark = pytest.mark.lab
 TYPES = ("wireguard", "openvpn", "ipsec")
@@ -106,6 +106,24 @@ def test_what_waits_for_a_run(world: World) -> None:
     until("nothing is left to say", lambda: not why(world, "auto") + why(world, "require"))
     again = world.apply().expect()
     assert again.changed() == [], "the service had undone what a run had done"
+
+
+def test_a_panel_that_is_down_is_not_missed(world: World) -> None:
+    """The nodes go on, and repair what needs no panel."""
+    world.bring_about(("kept", "a", "b"))
+    until("active", partial(is_active, world, "kept"))
+    a, record = world.lab.host("a"), world.tunnels()["kept"]
+    interface, there = record["ends"][0]["interface"], world.addresses("kept", "b")
+    number = f"cat /sys/class/net/{interface}/ifindex"
+    before = a.run(number).stdout
+    world.panel.stop()
+    a.run(f"nft delete table inet marzban-{record['uuid']}; ip link delete {interface}")
+    until("another interface is there", lambda: a.run(number, check=False).stdout not in ("", before))
+    until("packets pass again", lambda: not unanswered(a, there))
+    look = ["nft", "list", "table", "inet", f"marzban-{record['uuid']}"]
+    until("the rules are back", lambda: a.run(look, check=False).returncode == 0)
+    world.panel.restart()
+    until("the panel sees it again", partial(is_active, world, "kept"))
 
 
 @pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files

@@ -124,7 +124,7 @@ def test_check_mode_foresees_a_name_that_looks_like_another_one(world: World) ->
     assert sorted(world.tunnels()) == ["fi-us", "straße"]
 
 
-@pytest.mark.parametrize("version", [None, "3"])
+@pytest.mark.parametrize("version", [pytest.param(None, marks=pytest.mark.variation), "3"])
 def test_a_panel_that_does_not_know_an_endpoint_port_gets_none(world: World, version: str | None) -> None:
     behind = {"target": {"endpoint_port": 443}}
     world.tunnel("us-de", "us-1", "de-1")
