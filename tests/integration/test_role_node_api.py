@@ -172,7 +172,8 @@ def check_what_runs(service: Service) -> None:
         values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert int(values["Uid"].split()[0]) >= 61184, "a dynamic user"
         assert (values["CapBnd"], values["CapEff"], values["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1")
-        assert int(values["VmRSS"].split()[0]) < 45 * 1024
+        root = service.on(name, f"grep VmRSS /proc/{service.pid(name, ROOT)}/status").split()[1]
+        assert int(values["VmRSS"].split()[0]) + int(root) < 80 * 1024
         inside = f"nsenter -t {service.pid(name, FRONT)} -m ls /etc/marzban /root /home"
         assert "tls.key" not in service.on(name, inside)
         for unit, most in ((FRONT, 1.2), (ROOT, 3.7)):
