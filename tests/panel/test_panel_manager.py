@@ -458,18 +458,23 @@ def test_a_node_behind_two_panels_shows_each_its_own(panel: ManagedPanel, pair: 
 @pytest.mark.parametrize(
     ("secret", "words"),
     [
-        pytest.param(None, "is not set", marks=pytest.mark.variation),
-        pytest.param("", "empty"),
+        (None, "is not set"),
+        ("", "empty"),
+        pytest.param("0123456789abcdef", "at least 32", marks=pytest.mark.variation),
         pytest.param("your-secret-key", "example", marks=pytest.mark.variation),
     ],
 )
-def test_without_a_key_the_manager_alone_is_off(database: Path, nodes: Nodes, secret: str | None, words: str) -> None:
+def test_without_a_key_the_manager_alone_is_off(
+    database: Path, secret: str | None, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with ManagedPanel(database, secret) as panel:
         state = panel.api.send("GET", "/api/tunnels/nodes")["manager"]
         assert state["state"] == "off"
         assert words in state["detail"]
         made = [panel.api.node() for _ in range(2)]
         assert panel.api.tunnel(*made)["status"] == "connecting"
+    warned = [line for line in caplog.messages if "the manager is off" in line]
+    assert warned == ([] if secret is None else [f"marzban_tunnels: the manager is off: {state['detail']}"])
 
 
 def test_two_nodes_that_are_copies_of_each_other_are_told_so(pair: Pair) -> None:

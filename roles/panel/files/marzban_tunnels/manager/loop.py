@@ -73,6 +73,7 @@ class Manager:
                 return
             tls = self._tls()
             if tls is None:
+                self._say_off()
                 return
             self._off, self.panel_id, self._context = None, self._tunnels.panel_id, tls
             self._loop = asyncio.new_event_loop()
@@ -176,6 +177,11 @@ class Manager:
         except Exception as error:
             self._off = f"The panel's client certificate can't be used ({type(error).__name__}): {self._access.detail}"
             return None
+
+    def _say_off(self) -> None:
+        """Once, at the start. Where nobody has set a key, nobody waits for the manager."""
+        level = logging.INFO if self._off == self._access.detail and self._access.state == "unset" else logging.WARNING
+        _log.log(level, "marzban_tunnels: the manager is off: %s", self._off)
 
     # the loop
 
