@@ -237,7 +237,28 @@ def test_what_a_node_has_lost_is_told_again(pair: Pair) -> None:
     until(settled(pair))
 
 
-def test_no_key_is_sent_to_another_certificate(pair: Pair) -> None:
+def test_a_certificate_that_changed_alone_waits_for_an_admin(pair: Pair) -> None:
+    tunnel = pair.panel.tunnel(pair.first, pair.second, "openvpn")
+    until(lambda: pair.agree(tunnel))
+    before = pair.first.tunnels[tunnel["uuid"]]["fingerprint"]
+    after = pair.first.tunnels[tunnel["uuid"]]["fingerprint"] = "ab" * 32
+
+    def trusted() -> Any:
+        return pair.second.tunnels[tunnel["uuid"]]["peer_certificate"]
+
+    (changed,) = until(lambda: pair.panel.service(pair.first)["changed_keys"])
+    assert changed["known"] == changed["seen"]
+    assert [changed[f"{which}_fingerprint"][-64:] for which in ("known", "seen")] == [before, after]
+    until(settled(pair))
+    assert trusted() == before
+    path, body = f"/api/tunnels/nodes/{pair.ids[0]}/confirm", {"tunnel_id": tunnel["id"]}
+    pair.panel.api.send("POST", path, body | {"fingerprint": changed["seen_fingerprint"]})
+    until(lambda: trusted() == after)
+    until(lambda: pair.panel.service(pair.first)["changed_keys"] == [])
+    until(settled(pair))
+
+
+def test_no_key_is_sent_to_another_certificate(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     pair.first.renew()
     before = pair.first.bytes
     until(lambda: pair.panel.problem(pair.first) == "certificate_changed")

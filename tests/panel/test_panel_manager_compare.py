@@ -48,7 +48,7 @@ def listed(*tunnels: dict[str, Any], **fields: Any) -> answers.Listing:
     return answers.listing(body | fields)
 
 
-def planned(want: Wanted, *tunnels: dict[str, Any], peer: str | None = None, removals: Any = ()) -> Any:
+def planned(want: Wanted, *tunnels: dict[str, Any], peer: Any = None, removals: Any = ()) -> Any:
     return compare({want.uuid: want}, {item.uuid: item for item in removals}, listed(*tunnels), lambda item: peer)
 
 
@@ -126,6 +126,15 @@ def test_a_peers_new_key_is_passed_on_when_the_record_and_the_peer_agree(
     want = wanted(peer_public={"public_key": stored} if stored else None)
     plan = planned(want, shown(revision=want.revision, peer_key={"known": known, "seen": seen}), peer=peer)
     assert [post.accept_key for post in plan.posts] == ([accepted] if accepted else [])
+
+
+def test_a_peers_new_certificate_is_passed_on_with_the_key_that_stays() -> None:
+    half, before = ({"public_key": THERE, "fingerprint": letter * 64} for letter in "ab")
+    want = wanted(peer_public=half)
+    told = shown(revision=want.revision, peer_key={"known": THERE, "seen": THERE})
+    assert [post.accept_key for post in planned(want, told, peer=half).posts] == [THERE]
+    assert planned(want, told, peer=before).posts == [], "the peer itself shows another one: the record is old"
+    assert planned(want, shown(revision=want.revision), peer=half).posts == [], "it has taken it"
 
 
 def test_a_deletion_is_given_up_after_30_days() -> None:

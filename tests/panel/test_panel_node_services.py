@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from marzban_tunnels import node_access
+from marzban_tunnels.halves import fingerprint
 from marzban_tunnels.live import Live, Nothing
 from marzban_tunnels.node_services import NodeServices
 from marzban_tunnels.schemas import TunnelCreate
@@ -401,6 +402,7 @@ def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeM
     publish(other, tunnel, ONE, known)
     show(seen)
     both = {"known": known["public_key"], "seen": seen["public_key"]}
+    both |= {"known_fingerprint": fingerprint(known), "seen_fingerprint": fingerprint(seen)}
     assert [end["changed_key"] for end in other.send("GET", path)["ends"]] == [both, None]
     assert other.send("GET", path)["ends"][0]["public"] == known, "not taken by itself"
     assert other.send("GET", NODES)["nodes"][0]["changed_keys"] == [{"tunnel_id": tunnel["id"], "name": None, **both}]
@@ -425,6 +427,28 @@ def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeM
     show(key())
     other.send("PUT", path, {"source_node_id": 3})
     assert other.send("GET", path)["ends"][0]["changed_key"] is None, "it was of another node"
+
+
+def test_a_changed_certificate_is_told_apart(other: Api, manager: FakeManager, sessions: Sessions) -> None:
+    tunnel, known = other.tunnel(ONE, TWO, tunnel_type="openvpn"), key("openvpn")
+    path, seen = f"{NODES}/1/confirm", known | {"fingerprint": key("openvpn")["fingerprint"]}
+    publish(other, tunnel, ONE, known)
+    with sessions.begin() as session:
+        where = (End.tunnel_id == tunnel["id"], End.role == "source")
+        session.execute(update(End).where(*where).values(changed_public=json.dumps(seen)))
+    (changed,) = other.send("GET", NODES)["nodes"][0]["changed_keys"]
+    assert changed["known"] == changed["seen"] == known["public_key"]
+    key_print, _comma, certificate = changed["seen_fingerprint"].partition(", certificate ")
+    assert certificate == seen["fingerprint"]
+    assert changed["known_fingerprint"] == f"{key_print}, certificate {known['fingerprint']}"
+    body = {"tunnel_id": tunnel["id"]}
+    by_key = other.refused("POST", path, body | {"public_key": known["public_key"]}, 409)
+    assert by_key.startswith("fingerprint: this end has a certificate too")
+    old = other.refused("POST", path, body | {"fingerprint": changed["known_fingerprint"]}, 409)
+    assert old.startswith("fingerprint: the node does not show this half any more")
+    told = other.send("POST", path, body | {"fingerprint": changed["seen_fingerprint"]})
+    assert told["changed_keys"] == []
+    assert other.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"][0]["public"] == seen
 
 
 def test_nothing_is_a_manager_too() -> None:

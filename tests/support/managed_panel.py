@@ -60,12 +60,12 @@ class Services:
             self.publish(node)
         return made
 
-    def tunnel(self, source: SimulatedNode, target: SimulatedNode, **config: Any) -> Any:
+    def tunnel(self, source: SimulatedNode, target: SimulatedNode, kind: str = "wireguard", **config: Any) -> Any:
         """A new tunnel between two nodes. They are on this machine, where no other would reach them: so each end has an
         endpoint of its own."""
         ends = {"source": {"endpoint": source.endpoint}, "target": {"endpoint": target.endpoint}}
         first, second = ({"id": self._ids[node.name]} for node in (source, target))
-        return self.api.tunnel(first, second, config=json.dumps(ends | config))
+        return self.api.tunnel(first, second, tunnel_type=kind, config=json.dumps(ends | config))
 
     def allow(self, node: SimulatedNode) -> None:
         """Let the panel in, as the role does."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
+from marzban_tunnels.halves import fingerprint
 from marzban_tunnels.live import Live
 
 STALE_AFTER = 300  # seconds; the least after which a run's report is stale
@@ -130,9 +131,12 @@ def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
 
 
 def changed_key(public: str | None, changed: str | None) -> dict[str, Any] | None:
-    """The key that a node shows since it has another one, and the known one: nobody has accepted it yet."""
-    known, seen = ((object_in(half) or {}).get("public_key") for half in (public, changed))
-    return {"known": known, "seen": seen} if isinstance(seen, str) and seen != known else None
+    """The half that a node shows since it has another one, and the known one: nobody has accepted it yet."""
+    known, seen = (object_in(half) or {} for half in (public, changed))
+    prints = {"known_fingerprint": fingerprint(known), "seen_fingerprint": fingerprint(seen)}
+    if prints["seen_fingerprint"] in (None, prints["known_fingerprint"]):
+        return None
+    return {"known": known.get("public_key"), "seen": seen["public_key"], **prints}
 
 
 def gaps(known: str | None, before: datetime | None, moment: datetime) -> str | None:

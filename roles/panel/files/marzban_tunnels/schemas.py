@@ -134,10 +134,13 @@ class Reports(Body):
 
 
 class ChangedKey(BaseModel):
-    """Public keys of an end."""
+    """A public half of an end that nobody has accepted, beside the known one. The keys are the same where only the
+    certificate is another one."""
 
-    known: str | None
-    seen: str
+    known: str | None = Field(description="Public key")
+    seen: str = Field(description="Public key")
+    known_fingerprint: str | None = Field(description="Of the key, and of the certificate where there is one")
+    seen_fingerprint: str = Field(description="To be confirmed")
 
 
 class EndOut(BaseModel):
@@ -162,7 +165,7 @@ class EndOut(BaseModel):
     )
     stale: bool
     by: Literal["service", "run"] | None = Field(description="Who has reported it")
-    changed_key: ChangedKey | None = Field(description="Its node shows another key than the known one")
+    changed_key: ChangedKey | None = Field(description="Its node shows another half than the known one")
 
 
 class TunnelOut(BaseModel):

@@ -249,9 +249,9 @@ class Watch:
             raise self._say(problems.clock_wrong(ahead))
         return found
 
-    def _peer_shows(self, item: Wanted) -> str | None:
+    def _peer_shows(self, item: Wanted) -> dict[str, str] | None:
         seen = self._hub.shown_at(item.uuid, "target" if item.role == "source" else "source")
-        return (seen.public or {}).get("public_key") if seen else None
+        return seen.public if seen else None
 
     def _remember(self, target: Target, answer: Listing, plan: Plan) -> None:
         now = time.monotonic()
