@@ -97,6 +97,11 @@ def test_an_admin_who_is_not_sudo(panel: Panel, make_node: Maker) -> None:
         ("POST", "/api/tunnels/1/activate", None),
         ("POST", "/api/tunnels/1/deactivate", None),
         ("GET", "/api/tunnels/1/status", None),
+        ("GET", "/api/tunnels/nodes", None),
+        ("PUT", "/api/tunnels/nodes", {"nodes": []}),
+        ("POST", "/api/tunnels/nodes/access", {"nodes": []}),
+        ("POST", f"/api/tunnels/nodes/{node['id']}/revoke", None),
+        ("POST", f"/api/tunnels/nodes/{node['id']}/confirm", {"database": True}),
     ):
         assert panel.request(method, path, sent, headers=headers) == (403, {"detail": "You're not allowed"}), path
     assert panel.call("GET", f"/api/node/{node['id']}") == node | {"status": "connected"}
