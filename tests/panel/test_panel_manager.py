@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,10 @@ import pytest
 from sqlalchemy import select, update
 
 from marzban_tunnels import responses
+from marzban_tunnels.service import LONGEST_ASKING
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.tables import DELETIONS, End, Panel
-from tests.support.managed_panel import ManagedPanel, until
+from tests.support.managed_panel import FAST, ManagedPanel, until
 from tests.support.panel_api import key
 from tests.support.simulated_node import Nodes, SimulatedNode
 
@@ -380,6 +383,16 @@ def test_one_dead_node_delays_no_other(pair: Pair) -> None:
     until(lambda: other["uuid"] in pair.first.tunnels, 0.9)
     pair.second.slow = 0.0
     until(lambda: pair.agree(other))
+
+
+def test_a_node_that_hangs_holds_up_a_status_for_two_seconds(database: Path, nodes: Nodes) -> None:
+    with ManagedPanel(database, pace=replace(FAST, call=60.0)) as panel:
+        pair = Pair(panel, nodes, "hangs")
+        until(lambda: pair.sees()["status"] == "active")
+        pair.first.slow = 60.0
+        begun = time.monotonic()
+        assert pair.call("GET", "/status")["status"] == "active"
+        assert LONGEST_ASKING <= time.monotonic() - begun < 2 * LONGEST_ASKING
 
 
 def state(panel: ManagedPanel) -> Any:
