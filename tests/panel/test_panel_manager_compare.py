@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from marzban_tunnels import responses
-from marzban_tunnels.manager import answers, refusals, watch
+from marzban_tunnels.manager import answers, problems, refusals, watch
 from marzban_tunnels.manager.compare import Removal, Wanted, compare, facts, moving, overdue, revision_of
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.store import Changes, Target
@@ -124,7 +124,8 @@ def test_a_peers_new_key_is_passed_on_when_the_record_and_the_peer_agree(
     stored: str | None, seen: str, known: str, peer: str | None, accepted: str | None
 ) -> None:
     want = wanted(peer_public={"public_key": stored} if stored else None)
-    plan = planned(want, shown(revision=want.revision, peer_key={"known": known, "seen": seen}), peer=peer)
+    told = shown(revision=want.revision, peer_key={"known": known, "seen": seen})
+    plan = planned(want, told, peer={"public_key": peer} if peer else None)
     assert [post.accept_key for post in plan.posts] == ([accepted] if accepted else [])
 
 
@@ -216,3 +217,19 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
         assert (end["status"] if end else None) == told
         one._report(target)
         assert bool(hub.changes.reports) == (told is not None and stored is not None)
+
+
+def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0)
+    hub: Any = SimpleNamespace(pace=Pace(), changed=lambda: None)
+    client: Any = SimpleNamespace(place=watch.place_of(target))
+    one = Watch(target, hub, client)
+    at = client.place
+    refused, silent, busy = problems.refused()(at), problems.timed_out(5, False)(at), problems.busy()(at)
+    for problem in (refused, silent, refused, refused, silent, busy, None, refused, refused, None):
+        one._set(problem)
+    assert caplog.messages == [], "its service was started again"
+    for problem in (refused, refused, refused, silent, silent, refused, silent, silent, silent, busy, busy, busy, None):
+        one._set(problem)
+    told = [refused.detail, silent.detail, busy.detail, f"{at}: works again"]
+    assert caplog.messages == [f"marzban_tunnels: {line}" for line in told]

@@ -23,7 +23,7 @@ from marzban_tunnels.manager.store import Target
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
-_LASTS = 3  # failures in a row, until the log says that it is away
+_LASTS = 3  # failures in a row for the same of these reasons, until the log says so
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Watch:
         self._done: set[str] = set()  # removed, and the database has not been read since
         self._given = 0
         self._failures = 0
-        self._logged: str | None = None  # what the log has said last about a problem
+        self._alike = 0  # failures in a row for the same reason
+        self._logged: str | None = None  # the reason that the log has said last
         self._quick = 0
         self._settle_until = 0.0
         self._wake = asyncio.Event()
@@ -126,7 +127,7 @@ class Watch:
 
     def kick(self) -> None:
         """Look now, whatever went wrong before."""
-        self._failures = self._quick = 0
+        self._failures = self._alike = self._quick = 0
         self._tries, self._not_removed = (
             {uuid: replace(tried, due=0.0) for uuid, tried in tries.items()}
             for tries in (self._tries, self._not_removed)
@@ -172,12 +173,13 @@ class Watch:
     def _set(self, problem: Problem | None, error: Exception | None = None) -> None:
         """One line in the log when a problem begins, becomes another, or ends.
 
-        One that is away is told once, and only after some seconds: while it starts it is now refusing, now silent.
+        Why one is away is told only when it lasts: while it starts it is now refusing, now silent.
         """
         known, self.problem = self.problem, problem
-        kind = None if problem is None else "away" if problem.code in _AWAY else problem.code
-        if kind != self._logged and (kind != "away" or self._failures >= _LASTS):
-            self._logged = kind
+        code = problem.code if problem else None
+        self._alike = self._alike + 1 if known and known.code == code else 1
+        if code != self._logged and (code not in _AWAY or self._alike >= _LASTS):
+            self._logged = code
             if problem:
                 _log.warning("marzban_tunnels: %s", problem.detail, exc_info=error)
             else:
