@@ -320,3 +320,41 @@ def test_after_a_change_the_page_looks_often(open_page: Opener, panel: Panel) ->
     screen.page.keyboard.press("Escape")
     for name in ("de-fi", "de-nl"):
         switch(name, "Activate")
+
+
+def test_what_services_measured_is_active_as_long_as_the_panel_says_so(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel)
+    screen.watched.expect(*refused(503))
+    screen.page.clock.install()
+    away = False
+
+    def told(route: Route) -> None:
+        """Once it has the list: nothing but ages is different."""
+        if "if-none-match" in route.request.headers:
+            route.fulfill(status=503 if away else 304)
+            return
+        records = route.fetch().json()
+        for record in records:
+            record["ends"] = [{**end, "by": "service", "stale": False, "stale_after": 22} for end in record["ends"]]
+        route.fulfill(json=records, headers={"ETag": 'W/"all"'})
+
+    def go_on() -> None:
+        for _time in range(6):
+            with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
+                screen.page.clock.run_for(6_000)
+
+    screen.page.route("**/api/tunnels?*", told)
+    Fake(screen, {"state": "on"}, *(service(number, f"node-{number}", "ok") for number in (1, 2, 3)))
+    row = screen.row("de-fi")
+    expect(row.locator(".word")).to_have_text("active")
+    go_on()
+    expect(row.get_by_text("stale")).to_be_hidden()
+    expect(row.locator(".word")).to_have_text("active")
+    away = True
+    screen.page.clock.run_for(31_000)
+    expect(row.get_by_text("stale")).to_be_visible()
+    expect(row.locator(".word")).to_have_text("connecting")
+    away = False
+    screen.page.clock.run_for(31_000)
+    expect(row.get_by_text("stale")).to_be_hidden()
+    expect(row.locator(".word")).to_have_text("active")

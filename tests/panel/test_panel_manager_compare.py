@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from marzban_tunnels import responses
+from marzban_tunnels.live import STALE_BY_SERVICE
 from marzban_tunnels.manager import answers, problems, refusals, watch
-from marzban_tunnels.manager.compare import Removal, Wanted, compare, facts, moving, overdue, revision_of
+from marzban_tunnels.manager.compare import Plan, Removal, Wanted, compare, facts, moving, overdue, revision_of
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.store import Changes, Target
 from marzban_tunnels.manager.watch import Watch
@@ -233,3 +234,35 @@ def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixtu
         one._set(problem)
     told = [refused.detail, silent.detail, busy.detail, f"{at}: works again"]
     assert caplog.messages == [f"marzban_tunnels: {line}" for line in told]
+
+
+def test_a_watch_says_when_what_it_knows_gets_stale_and_when_it_is_known_again() -> None:
+    """Who has the list is not sent it again but for that."""
+    counted: list[bool] = []
+    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), changed=lambda soon=True: counted.append(soon))
+    client: Any = None
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
+    one = Watch(target, hub, client)
+
+    def asked(age: float) -> tuple[bool, bool]:
+        counted.clear()
+        one._remember(target, listed(shown(age=age)), Plan())
+        return counted == [True], one.has_got_stale()
+
+    assert asked(0.5) == (True, False), "it is new"
+    assert asked(STALE_BY_SERVICE + 0.9) == (False, False)
+    time.sleep(0.2)  # real time goes on
+    assert (one.has_got_stale(), one.has_got_stale()) == (True, False), "once"
+    assert asked(STALE_BY_SERVICE + 10) == (False, False), "it is so already"
+    assert asked(0.5) == (True, False)
+    assert asked(STALE_BY_SERVICE + 10) == (True, False)
+
+
+def test_a_node_is_asked_soon_where_a_peer_has_stopped_to_answer() -> None:
+    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), changed=lambda soon=True: None)
+    client: Any = None
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
+    one = Watch(target, hub, client)
+    for status, loss, delay in (("active", 0, 10.0), ("active", 100, 2.0), ("error", 100, 10.0)):
+        one._remember(target, listed(shown(status=status, measured={"loss_percent": loss}, age=1)), Plan())
+        assert one._next(target, False) == delay

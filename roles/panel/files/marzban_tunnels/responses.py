@@ -15,10 +15,9 @@ from typing import Any
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.halves import fingerprint
-from marzban_tunnels.live import Live
+from marzban_tunnels.live import STALE_BY_SERVICE, Live
 
 STALE_AFTER = 300  # seconds; the least after which a run's report is stale
-STALE_BY_SERVICE = 25  # seconds; a node's service is asked every 10
 RUN, SERVICE = "run", "service"  # who has reported an end
 _GAPS = 5  # how many gaps between reports are kept
 # Seconds. Reports that follow each other sooner come from somebody who works on the nodes, and say nothing about how
@@ -154,11 +153,20 @@ def stale_after(known: str | None) -> int:
 
 
 def _overall(active: bool, ends: list[dict[str, Any]]) -> str:
-    """What the ends say that have reported lately; where none has, what they said last."""
+    """What the ends say that have reported lately; where none has, what they said last. With a service at either end,
+    ``active`` is not taken from what is too old for a service's, a run's report neither."""
     if not active:
         return "inactive"
-    reported = [end["status"] for end in [end for end in ends if not end["stale"]] or ends]
-    return next((state for state in ("error", "active") if state in reported), "connecting")
+    lately = [end for end in ends if not end["stale"]] or ends
+    if any(end["status"] == "error" for end in lately):
+        return "error"
+    served = any(end["by"] == SERVICE for end in ends)
+    holds = any(end["status"] == "active" and not (served and _is_old(end["age"])) for end in lately)
+    return "active" if holds else "connecting"
+
+
+def _is_old(age: int | None) -> bool:
+    return age is None or age > STALE_BY_SERVICE
 
 
 def object_in(text: str | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from marzban_tunnels import checks
+from marzban_tunnels.live import STALE_BY_SERVICE
 
 TunnelType = Literal["wireguard", "openvpn", "ipsec"]
 Status = Literal["active", "inactive", "error", "connecting"]
@@ -161,7 +162,8 @@ class EndOut(BaseModel):
     measured: Measured | None
     age: int | None = Field(description="Seconds since it was reported")
     stale_after: int = Field(
-        description="Seconds after which a report is stale: twice the usual time between two, 30 with a node service"
+        description="Seconds after which a report is stale: "
+        f"{STALE_BY_SERVICE} for a node service's, else twice the usual time between two"
     )
     stale: bool
     by: Literal["service", "run"] | None = Field(description="Who has reported it")

@@ -204,6 +204,8 @@ class Manager:
             while not self._end.is_set():
                 self._wake.clear()
                 delay = self.pace.tick
+                if any(watch.has_got_stale() for watch in self._watches.values()):
+                    self.changed()
                 try:
                     delay = await self._round()
                 except Exception as error:
@@ -242,7 +244,7 @@ class Manager:
         if not self._held:
             return self.pace.tick
         if now < self._read_at:
-            return self._read_at - now
+            return min(self._read_at - now, self.pace.tick)
         known = await self._database(self._store.revision)
         kicked, self._kicked = self._kicked, set()
         if known != self._known or kicked:
