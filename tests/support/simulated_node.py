@@ -209,7 +209,8 @@ class SimulatedNode:
             held["peer"], held["peer_certificate"] = seen, certificate  # a changed one is not taken by itself
         different = held["peer"] and seen and (held["peer"], held["peer_certificate"]) != (seen, certificate)
         self.tunnels[uuid] = held | {
-            "tunnel": tunnel, "revision": sent["revision"], "seen": seen if different else None, "until": time.monotonic() + self.doing,
+            "tunnel": tunnel, "revision": sent["revision"], "seen": seen if different else None,
+            "until": time.monotonic() + self.doing,
         }  # fmt: skip
         return (202 if self.doing else 200), self.told(uuid)
 
@@ -235,7 +236,8 @@ class SimulatedNode:
             "version": tunnel["version"], "revision": held["revision"], "active": tunnel["is_active"],
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
             "error": held.get("error"), "note": None, "refused": False, "missing": [],
-            "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held}, "measured": {"rx_bytes": int(time.monotonic() * 1000)},
+            "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
+            "measured": {"rx_bytes": int(time.monotonic() * 1000)},
             "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from app.certificate import own_certificate
 from config import SQLALCHEMY_DATABASE_URL
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.certificate import own_certificate
 from marzban_tunnels import migrate
 from marzban_tunnels.standalone.database import Database
 
