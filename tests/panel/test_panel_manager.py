@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import select, update
 
 from marzban_tunnels import responses
+from marzban_tunnels.live import STALE_BY_SERVICE
 from marzban_tunnels.service import LONGEST_ASKING
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.tables import DELETIONS, End, Panel
@@ -399,6 +400,30 @@ def test_a_node_that_hangs_holds_up_a_status_for_two_seconds(database: Path, nod
         begun = time.monotonic()
         assert pair.call("GET", "/status")["status"] == "active"
         assert LONGEST_ASKING <= time.monotonic() - begun < 2 * LONGEST_ASKING
+
+
+def test_a_tunnel_whose_nodes_are_cut_off_is_not_active_much_longer(database: Path, nodes: Nodes) -> None:
+    """Nothing is written, and no node answers anything new: who has the list is sent it again all the same."""
+    with ManagedPanel(database) as panel:
+        pair = Pair(panel, nodes, "cut")
+        until(lambda: pair.sees()["status"] == "active")
+        for node in (pair.first, pair.second):
+            node.age = STALE_BY_SERVICE - 1.0
+        until(lambda: all(end["age"] >= STALE_BY_SERVICE - 1 for end in pair.sees()["ends"]))
+        for node in (pair.first, pair.second):
+            node.down()
+        until(lambda: panel.problem(pair.first) == "refused" == panel.problem(pair.second))
+        answer = panel.api.bare("GET", "/api/tunnels")
+        assert [(tunnel["status"], tunnel["stale"]) for tunnel in answer.json()] == [("active", False)]
+        tag = {"If-None-Match": answer.headers["ETag"]}
+
+        def newer() -> Any:
+            found = panel.api.bare("GET", "/api/tunnels", headers=tag)
+            return found.json() if found.status_code == 200 else None
+
+        (tunnel,) = until(newer, 5)
+        for told in (tunnel, pair.sees(), pair.call("GET", "/status")):
+            assert (told["status"], told["stale"]) == ("connecting", True)
 
 
 def state(panel: ManagedPanel) -> Any:

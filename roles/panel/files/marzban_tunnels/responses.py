@@ -118,7 +118,8 @@ def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
     told = {"status": end.status, "error": end.error, "measured": object_in(end.measured), "age": age}
     by = None if age is None else SERVICE if end.reported_by == SERVICE else RUN
     now = live.end(row.uuid, end.role)
-    if now is not None and (age is None or int(now["age"]) <= age):
+    # What a service has reported came from what is known of it now, or from what was known before
+    if now is not None and (age is None or by == SERVICE or int(now["age"]) <= age):
         # What was measured with an earlier record says nothing of how this one works
         same = now.get("version", row.version) == row.version
         told = {"status": now["status"] if same else None, "error": now["error"] if same else None}
