@@ -119,7 +119,7 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
         "the node has seen 41, this database holds 17",
         "left alone",
         "mz9",
-        "and 3 more",
+        "and \u20683\u2069 more",
         "given up",
         KNOWN,
         SEEN,
@@ -335,7 +335,8 @@ def test_what_services_measured_is_active_as_long_as_the_panel_says_so(open_page
             return
         records = route.fetch().json()
         for record in records:
-            record["ends"] = [{**end, "by": "service", "stale": False, "stale_after": 22} for end in record["ends"]]
+            seen = {"status": "active", "age": 3, "by": "service", "stale": False, "stale_after": 22}
+            record |= {"status": "active", "stale": False, "ends": [end | seen for end in record["ends"]]}
         route.fulfill(json=records, headers={"ETag": 'W/"all"'})
 
     def go_on() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.support.panel_fixtures import make_node, mariadb, pair
 
 __all__ = ["api", "make_node", "mariadb", "pair"]
 # The contract is the panel's alone. Without the variable Marzban's door calls the nodes by its client certificate.
-NO_MANAGER = {"NODE_API_KEY": ""}
+NO_MANAGER: dict[str, Any] = {"NODE_API_KEY": ""}
 DOORS = os.environ.get("DOORS", "standalone mounted marzban-sqlite marzban-mariadb").split()
 
 

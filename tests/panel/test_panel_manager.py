@@ -243,7 +243,7 @@ def test_what_a_node_has_lost_is_told_again(pair: Pair) -> None:
 
 
 def test_a_certificate_that_changed_alone_waits_for_an_admin(pair: Pair) -> None:
-    tunnel = pair.panel.tunnel(pair.first, pair.second, "openvpn")
+    tunnel = pair.panel.tunnel(pair.first, pair.second, kind="openvpn")
     until(lambda: pair.agree(tunnel))
     before = pair.first.tunnels[tunnel["uuid"]]["fingerprint"]
     after = pair.first.tunnels[tunnel["uuid"]]["fingerprint"] = "ab" * 32

@@ -439,7 +439,7 @@ def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeM
 
     publish(other, tunnel, ONE, known)
     show(seen)
-    both = {"known": known["public_key"], "seen": seen["public_key"]}
+    both: dict[str, Any] = {"known": known["public_key"], "seen": seen["public_key"]}
     both |= {"known_fingerprint": fingerprint(known), "seen_fingerprint": fingerprint(seen)}
     assert [end["changed_key"] for end in other.send("GET", path)["ends"]] == [both, None]
     assert other.send("GET", path)["ends"][0]["public"] == known, "not taken by itself"

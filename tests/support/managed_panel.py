@@ -60,7 +60,7 @@ class Services:
             self.publish(node)
         return made
 
-    def tunnel(self, source: SimulatedNode, target: SimulatedNode, kind: str = "wireguard", **config: Any) -> Any:
+    def tunnel(self, source: SimulatedNode, target: SimulatedNode, *, kind: str = "wireguard", **config: Any) -> Any:
         """A new tunnel between two nodes. They are on this machine, where no other would reach them: so each end has an
         endpoint of its own."""
         ends = {"source": {"endpoint": source.endpoint}, "target": {"endpoint": target.endpoint}}

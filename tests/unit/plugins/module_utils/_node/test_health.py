@@ -29,7 +29,7 @@ def test_who_puts_right_what_is_wrong(repaired: tuple[str, ...], taken: str, sto
     tunnel: Any = SimpleNamespace(
         view=view, state=state, fail=said.append, wanted=True, measured=None, last_interface="mz1"
     )
-    observed: Any = health.Seen(SimpleNamespace(), {"wireguard": SimpleNamespace()})  # type: ignore[arg-type,dict-item]
+    observed: Any = health.Seen(SimpleNamespace(), {"wireguard": SimpleNamespace()})  # type: ignore[dict-item]
     health._explain_gaps({"wireguard": protocol}, [tunnel], observed, repaired)
     health._explain(protocol, tunnel, "wireguard" in repaired)
     assert said == [
