@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a look at a host says of what is wrong. What it finds there is in tests/integration/test_taken_hosts.py."""
+"""The sentences of a look at a host. What it finds there is in tests/integration/test_taken_hosts.py."""
 
 from __future__ import annotations
 
