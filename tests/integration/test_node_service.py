@@ -129,5 +129,25 @@ def test_a_node_that_was_set_up_again(world: World) -> None:
         until(f"{name} is active", partial(is_active, world, name))
 
 
+@pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
+def test_a_certificate_that_is_lost_alone(world: World) -> None:
+    """The key stays, and the node makes another certificate. The other node's service takes it when an admin says so."""
+    name = "lost-openvpn"
+    number = world.tunnel(name, "a", "b", tunnel_type="openvpn")["id"]
+    until("traffic", partial(world.passes, name, "a", "b"))
+    world.api("POST", f"/tunnels/{number}/deactivate")
+    until("nothing passes", partial(world.silent, name, "a", "b"))
+    world.lab.host("b").run(f"rm /etc/marzban/tunnels/{world.tunnels()[name]['uuid']}/tls.pem")
+    world.api("POST", f"/tunnels/{number}/activate")
+    changed = until("its new half is shown", lambda: nodes(world)["b"]["changed_keys"])[0]
+    assert changed["known"] == changed["seen"]
+    assert changed["known_fingerprint"] != changed["seen_fingerprint"]
+    assert not world.passes(name, "a", "b")
+    body = {"tunnel_id": number, "fingerprint": changed["seen_fingerprint"]}
+    world.api("POST", f"/tunnels/nodes/{nodes(world)['b']['node_id']}/confirm", json=body)
+    until("traffic, once an admin has said so", partial(world.passes, name, "a", "b"))
+    until("it is active", partial(is_active, world, name))
+
+
 def why(world: World, name: str) -> str:
     return " ".join(end["error"] for end in world.tunnels()[name]["ends"] if end["error"])
