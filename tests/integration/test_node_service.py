@@ -131,7 +131,7 @@ def test_a_node_that_was_set_up_again(world: World) -> None:
 
 @pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
 def test_a_certificate_that_is_lost_alone(world: World) -> None:
-    """The key stays, and the node makes another certificate. The other node's service takes it when an admin says so."""
+    """The key stays, and the node makes another certificate: the other one takes it when an admin says so."""
     name = "lost-openvpn"
     number = world.tunnel(name, "a", "b", tunnel_type="openvpn")["id"]
     until("traffic", partial(world.passes, name, "a", "b"))
