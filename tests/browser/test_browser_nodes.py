@@ -22,6 +22,7 @@ from tests.support.samples import add_nodes, database, publish, report
 from tests.support.screen import Screen, plain, refused
 
 KNOWN, SEEN = ("".join(letters) + "=" for letters in ("knownKey/" * 5, "seenKey+" * 5))
+PRINTS = {"known_fingerprint": "SHA256:known, certificate aa", "seen_fingerprint": "SHA256:seen, certificate bb"}
 NOTHING: dict[str, list[Any]] = {"missing": [], "orphans": [], "deletions": [], "changed_keys": []}
 UUID = "7d4c6d0e-7a3c-4b9e-9d6c-000000000001"
 
@@ -90,7 +91,7 @@ def problems() -> list[dict[str, Any]]:
                 {"uuid": UUID, "tunnel_id": 7, "name": "gone", "type": "openvpn", "age": 65, "given_up": False},
                 lost,
             ],
-            changed_keys=[{"tunnel_id": 1, "name": "de-fi", "known": KNOWN, "seen": SEEN}],
+            changed_keys=[{"tunnel_id": 1, "name": "de-fi", "known": KNOWN, "seen": SEEN, **PRINTS}],
         ),
         service(2, "fi-1", "ok", contact_age=2),
         service(3, "nl-1", "none"),
@@ -118,10 +119,11 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
         "the node has seen 41, this database holds 17",
         "left alone",
         "mz9",
-        "and 3 more",
+        "and \u20683\u2069 more",
         "given up",
         KNOWN,
         SEEN,
+        *PRINTS.values(),
         SCRIPT,
         BREAKS,
     ):
@@ -155,7 +157,7 @@ def test_how_the_nodes_are_and_what_only_an_admin_decides(open_page: Opener, pan
     expect(screen.confirm).to_contain_text("somebody else may get into the tunnel")
     screen.confirm.get_by_role("button", name="This node was set up again").click()
     expect(screen.confirm).to_be_hidden()
-    assert fake.decided[2:] == [("1/confirm", {"tunnel_id": 1, "public_key": SEEN})]
+    assert fake.decided[2:] == [("1/confirm", {"tunnel_id": 1, "fingerprint": PRINTS["seen_fingerprint"]})]
     expect(first).not_to_contain_text(SEEN)
 
     page.keyboard.press("Escape")
@@ -260,7 +262,7 @@ def test_who_measured_an_end_and_what_is_stale(open_page: Opener, panel: Panel) 
             source, target = record["ends"]
             record["stale"] = record["name"] == "de-nl"
             source |= {"by": "service", "stale": record["stale"], "changed_key": None}
-            target |= {"by": "run", "stale": False, "changed_key": {"known": KNOWN, "seen": SEEN}}
+            target |= {"by": "run", "stale": False, "changed_key": {"known": KNOWN, "seen": SEEN, **PRINTS}}
         route.fulfill(json=records)
 
     screen.page.route("**/api/tunnels?*", told)
@@ -277,7 +279,8 @@ def test_who_measured_an_end_and_what_is_stale(open_page: Opener, panel: Panel) 
     marks = ends.filter(has_text="Status").locator(".mark")
     expect(marks.nth(0)).to_have_attribute("data-status", "stale")
     expect(marks.nth(1)).to_have_attribute("data-status", "active")
-    expect(ends.filter(has_text="Another key")).to_contain_text(SEEN)
+    for text in (SEEN, PRINTS["seen_fingerprint"]):
+        expect(ends.filter(has_text="Another key")).to_contain_text(text)
 
 
 def test_after_a_change_the_page_looks_often(open_page: Opener, panel: Panel) -> None:
@@ -317,3 +320,42 @@ def test_after_a_change_the_page_looks_often(open_page: Opener, panel: Panel) ->
     screen.page.keyboard.press("Escape")
     for name in ("de-fi", "de-nl"):
         switch(name, "Activate")
+
+
+def test_what_services_measured_is_active_as_long_as_the_panel_says_so(open_page: Opener, panel: Panel) -> None:
+    screen = open_page(panel)
+    screen.watched.expect(*refused(503))
+    screen.page.clock.install()
+    away = False
+
+    def told(route: Route) -> None:
+        """Once it has the list: nothing but ages is different."""
+        if "if-none-match" in route.request.headers:
+            route.fulfill(status=503 if away else 304)
+            return
+        records = route.fetch().json()
+        for record in records:
+            seen = {"status": "active", "age": 3, "by": "service", "stale": False, "stale_after": 22}
+            record |= {"status": "active", "stale": False, "ends": [end | seen for end in record["ends"]]}
+        route.fulfill(json=records, headers={"ETag": 'W/"all"'})
+
+    def go_on() -> None:
+        for _time in range(6):
+            with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
+                screen.page.clock.run_for(6_000)
+
+    screen.page.route("**/api/tunnels?*", told)
+    Fake(screen, {"state": "on"}, *(service(number, f"node-{number}", "ok") for number in (1, 2, 3)))
+    row = screen.row("de-fi")
+    expect(row.locator(".word")).to_have_text("active")
+    go_on()
+    expect(row.get_by_text("stale")).to_be_hidden()
+    expect(row.locator(".word")).to_have_text("active")
+    away = True
+    screen.page.clock.run_for(31_000)
+    expect(row.get_by_text("stale")).to_be_visible()
+    expect(row.locator(".word")).to_have_text("connecting")
+    away = False
+    screen.page.clock.run_for(31_000)
+    expect(row.get_by_text("stale")).to_be_hidden()
+    expect(row.locator(".word")).to_have_text("active")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -145,6 +146,62 @@ def test_a_node_that_was_set_up_again(world: World) -> None:
     for name in before:
         until(f"traffic in {name}, once an admin has said so", partial(world.passes, name, "a", "b"))
         until(f"{name} is active", partial(is_active, world, name))
+
+
+@pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
+def test_no_tunnel_of_a_node_that_is_cut_off_is_active_half_a_minute_later(world: World) -> None:
+    """Neither its peer nor the panel reaches it. The list is read as the page reads it: by its tag."""
+    names = [f"cut-{kind}" for kind in TYPES]
+    for name, kind in zip(names, TYPES, strict=True):
+        world.tunnel(name, "a", "b", tunnel_type=kind)
+    for name in names:
+        until(f"active: {name}", partial(is_active, world, name))
+    records: dict[str, Any] = {}
+    tag = ""
+
+    def seen() -> set[str]:
+        nonlocal records, tag
+        headers = {"If-None-Match": tag} if tag else {}
+        answer = world.session.get(f"{world.panel.url}/api/tunnels", headers=headers, timeout=30)
+        if answer.status_code == 200:
+            records, tag = {record["name"]: record for record in answer.json()}, answer.headers["ETag"]
+        alone = [world.api("GET", f"/tunnels/{records[name]['id']}")["status"] for name in names]
+        return {*alone, *(records[name]["status"] for name in names)}
+
+    assert seen() == {"active"}
+    world.lab.host("b").cut()
+    begun = time.monotonic()
+    try:
+        until("none is active", lambda: "active" not in seen(), 60)
+        took = time.monotonic() - begun
+        print(f"seconds until none was active: {took:.1f}")
+        assert took < 25 + BUSY, "the page needs 5 more"
+        for name in names:
+            assert world.api("GET", f"/tunnels/{records[name]['id']}/status")["status"] != "active"
+    finally:
+        world.lab.host("b").repair()
+    for name in names:
+        until(f"active again: {name}", partial(is_active, world, name))
+
+
+@pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
+def test_a_certificate_that_is_lost_alone(world: World) -> None:
+    """The key stays, and the node makes another certificate: the other one takes it when an admin says so."""
+    name = "lost-openvpn"
+    number = world.tunnel(name, "a", "b", tunnel_type="openvpn")["id"]
+    until("traffic", partial(world.passes, name, "a", "b"))
+    world.api("POST", f"/tunnels/{number}/deactivate")
+    until("nothing passes", partial(world.silent, name, "a", "b"))
+    world.lab.host("b").run(f"rm /etc/marzban/tunnels/{world.tunnels()[name]['uuid']}/tls.pem")
+    world.api("POST", f"/tunnels/{number}/activate")
+    changed = until("its new half is shown", lambda: nodes(world)["b"]["changed_keys"])[0]
+    assert changed["known"] == changed["seen"]
+    assert changed["known_fingerprint"] != changed["seen_fingerprint"]
+    assert not world.passes(name, "a", "b")
+    body = {"tunnel_id": number, "fingerprint": changed["seen_fingerprint"]}
+    world.api("POST", f"/tunnels/nodes/{nodes(world)['b']['node_id']}/confirm", json=body)
+    until("traffic, once an admin has said so", partial(world.passes, name, "a", "b"))
+    until("it is active", partial(is_active, world, name))
 
 
 def why(world: World, name: str) -> str:

@@ -234,6 +234,14 @@ def test_another_key_of_the_peer_is_shown_and_not_taken(pair: list[Service], kin
     told = a.post(tunnel(nodes, 1, type=kind))
     assert told.get("peer_key") == {"known": known["public_key"], "seen": another}, told
     assert nodes.reaches("a", 1, 1), "a key that nobody has accepted was used"
+    if kind == "openvpn":  # its certificate alone is another one
+        nodes.publics[uuid(1), "b"] = {**known, "fingerprint": "ab" * 32}
+        told = a.post(tunnel(nodes, 1, type=kind))
+        assert told["peer_key"] == {"known": known["public_key"], "seen": known["public_key"]}
+        assert nodes.reaches("a", 1, 1)
+        told = a.post(tunnel(nodes, 1, type=kind), accept_key=known["public_key"])
+        assert told["peer_key"] is None
+        assert not nodes.reaches("a", 1, 1), "it still trusts the certificate of before"
     if kind != "wireguard":
         return
     renamed = {**tunnel(nodes, 1, version=2), "target_node_name": "b2"}

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from marzban_tunnels import responses
-from marzban_tunnels.manager import answers, refusals, watch
-from marzban_tunnels.manager.compare import Removal, Wanted, compare, facts, moving, overdue, revision_of
+from marzban_tunnels.live import STALE_BY_SERVICE
+from marzban_tunnels.manager import answers, problems, refusals, watch
+from marzban_tunnels.manager.compare import Plan, Removal, Wanted, compare, facts, moving, overdue, revision_of
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.store import Changes, Target
 from marzban_tunnels.manager.watch import Watch
@@ -48,7 +49,7 @@ def listed(*tunnels: dict[str, Any], **fields: Any) -> answers.Listing:
     return answers.listing(body | fields)
 
 
-def planned(want: Wanted, *tunnels: dict[str, Any], peer: str | None = None, removals: Any = ()) -> Any:
+def planned(want: Wanted, *tunnels: dict[str, Any], peer: Any = None, removals: Any = ()) -> Any:
     return compare({want.uuid: want}, {item.uuid: item for item in removals}, listed(*tunnels), lambda item: peer)
 
 
@@ -124,8 +125,18 @@ def test_a_peers_new_key_is_passed_on_when_the_record_and_the_peer_agree(
     stored: str | None, seen: str, known: str, peer: str | None, accepted: str | None
 ) -> None:
     want = wanted(peer_public={"public_key": stored} if stored else None)
-    plan = planned(want, shown(revision=want.revision, peer_key={"known": known, "seen": seen}), peer=peer)
+    told = shown(revision=want.revision, peer_key={"known": known, "seen": seen})
+    plan = planned(want, told, peer={"public_key": peer} if peer else None)
     assert [post.accept_key for post in plan.posts] == ([accepted] if accepted else [])
+
+
+def test_a_peers_new_certificate_is_passed_on_with_the_key_that_stays() -> None:
+    half, before = ({"public_key": THERE, "fingerprint": letter * 64} for letter in "ab")
+    want = wanted(peer_public=half)
+    told = shown(revision=want.revision, peer_key={"known": THERE, "seen": THERE})
+    assert [post.accept_key for post in planned(want, told, peer=half).posts] == [THERE]
+    assert planned(want, told, peer=before).posts == [], "the peer itself shows another one: the record is old"
+    assert planned(want, shown(revision=want.revision), peer=half).posts == [], "it has taken it"
 
 
 def test_a_deletion_is_given_up_after_30_days() -> None:
@@ -207,3 +218,51 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
         assert (end["status"] if end else None) == told
         one._report(target)
         assert bool(hub.changes.reports) == (told is not None and stored is not None)
+
+
+def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0)
+    hub: Any = SimpleNamespace(pace=Pace(), changed=lambda: None)
+    client: Any = SimpleNamespace(place=watch.place_of(target))
+    one = Watch(target, hub, client)
+    at = client.place
+    refused, silent, busy = problems.refused()(at), problems.timed_out(5, False)(at), problems.busy()(at)
+    for problem in (refused, silent, refused, refused, silent, busy, None, refused, refused, None):
+        one._set(problem)
+    assert caplog.messages == [], "its service was started again"
+    for problem in (refused, refused, refused, silent, silent, refused, silent, silent, silent, busy, busy, busy, None):
+        one._set(problem)
+    told = [refused.detail, silent.detail, busy.detail, f"{at}: works again"]
+    assert caplog.messages == [f"marzban_tunnels: {line}" for line in told]
+
+
+def test_a_watch_says_when_what_it_knows_gets_stale_and_when_it_is_known_again() -> None:
+    """Who has the list is not sent it again but for that."""
+    counted: list[bool] = []
+    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), changed=lambda soon=True: counted.append(soon))
+    client: Any = None
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
+    one = Watch(target, hub, client)
+
+    def asked(age: float) -> tuple[bool, bool]:
+        counted.clear()
+        one._remember(target, listed(shown(age=age)), Plan())
+        return counted == [True], one.has_got_stale()
+
+    assert asked(0.5) == (True, False), "it is new"
+    assert asked(STALE_BY_SERVICE + 0.9) == (False, False)
+    time.sleep(0.2)  # real time goes on
+    assert (one.has_got_stale(), one.has_got_stale()) == (True, False), "once"
+    assert asked(STALE_BY_SERVICE + 10) == (False, False), "it is so already"
+    assert asked(0.5) == (True, False)
+    assert asked(STALE_BY_SERVICE + 10) == (True, False)
+
+
+def test_a_node_is_asked_soon_where_a_peer_has_stopped_to_answer() -> None:
+    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), changed=lambda soon=True: None)
+    client: Any = None
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
+    one = Watch(target, hub, client)
+    for status, loss, delay in (("active", 0, 10.0), ("active", 100, 2.0), ("error", 100, 10.0)):
+        one._remember(target, listed(shown(status=status, measured={"loss_percent": loss}, age=1)), Plan())
+        assert one._next(target, False) == delay

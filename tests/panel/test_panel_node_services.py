@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,8 @@ from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from marzban_tunnels import node_access
-from marzban_tunnels.live import Live, Nothing
+from marzban_tunnels.halves import fingerprint
+from marzban_tunnels.live import STALE_BY_SERVICE, Live, Nothing
 from marzban_tunnels.node_services import NodeServices
 from marzban_tunnels.schemas import TunnelCreate
 from marzban_tunnels.schemas_nodes import AccessWanted
@@ -42,7 +45,7 @@ class FakeManager(Nothing):
 
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
-        self._sessions = sessions
+        self.sessions = sessions
         self.ends: dict[tuple[str, str], dict[str, Any]] = {}
         self.changes = 0
         self.woken: list[tuple[set[int], int]] = []
@@ -66,7 +69,7 @@ class FakeManager(Nothing):
         return self.changes
 
     def wake(self, node_ids: Iterable[int]) -> None:
-        with self._sessions() as session:
+        with self.sessions() as session:
             self.woken.append((set(node_ids), session.scalars(select(Panel.writes)).one()))
 
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
@@ -337,11 +340,11 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
         found: dict[str, Any] = other.send("GET", path)["ends"][0]
         return {name: found[name] for name in ("status", "measured", "age", "by", "stale", "stale_after")}
 
-    manager.ends[tunnel["uuid"], "source"] = {**live, "measured": {"rtt_ms": 2.0}, "age": 24.6}
-    told = {"status": "active", "measured": {"rtt_ms": 2.0}, "age": 24, "by": "service"}
-    assert source() == {**told, "stale": False, "stale_after": 25}
-    manager.ends[tunnel["uuid"], "source"]["age"] = 26.2
-    assert source() == {**told, "age": 26, "stale": True, "stale_after": 25}
+    manager.ends[tunnel["uuid"], "source"] = {**live, "measured": {"rtt_ms": 2.0}, "age": 22.6}
+    told = {"status": "active", "measured": {"rtt_ms": 2.0}, "age": 22, "by": "service"}
+    assert source() == {**told, "stale": False, "stale_after": 22}
+    manager.ends[tunnel["uuid"], "source"]["age"] = 23.2
+    assert source() == {**told, "age": 23, "stale": True, "stale_after": 22}
     report(other, tunnel, ONE, "error", error="no answer", measured={"rtt_ms": 1.0})
     assert source() | {"age": 0} == {
         "status": "error", "measured": {"rtt_ms": 1.0}, "age": 0, "by": "run", "stale": False, "stale_after": 300
@@ -356,7 +359,43 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
     manager.ends.clear()
     with sessions.begin() as session:
         session.execute(update(End).values(reported_by="service"))
-    assert (source()["by"], source()["stale_after"]) == ("service", 25), "what the manager has stored"
+    assert (source()["by"], source()["stale_after"]) == ("service", 22), "what the manager has stored"
+
+
+def test_what_a_service_measured_too_long_ago_makes_no_tunnel_active(other: Api, manager: FakeManager) -> None:
+    tunnel = other.tunnel(ONE, TWO)
+    path, measured = f"/api/tunnels/{tunnel['id']}", {"error": None, "version": 1, "measured": None}
+
+    def seen(source: Any, target: Any) -> tuple[str, bool]:
+        told = {"source": source, "target": target}
+        manager.ends = {
+            (tunnel["uuid"], role): {**measured, "status": end[0], "age": end[1]} for role, end in told.items() if end
+        }
+        answers = [other.send("GET", path), other.send("GET", path + "/status"), *other.send("GET", "/api/tunnels")]
+        ((status, stale),) = {(answer["status"], answer["stale"]) for answer in answers}
+        return status, stale
+
+    assert seen(("active", 22.9), ("active", 40)) == ("active", False)
+    assert seen(("active", 23), ("active", 40)) == ("connecting", True)
+    assert seen(("connecting", 1), ("active", 23)) == ("connecting", False)
+    assert seen(("error", 40), ("active", 40)) == ("error", True)
+    assert report(other, tunnel, TWO)["updated"] == 1  # by a run; this node has no service
+    assert seen(None, None) == ("active", False), "a run's report counts as before"
+    assert seen(("connecting", 1), None) == ("active", False)
+    with manager.sessions.begin() as session:
+        session.execute(text("UPDATE tunnel_ends SET reported_at = datetime('now', '-30 seconds')"))
+    assert seen(None, None) == ("active", False)
+    assert seen(("connecting", 1), None) == ("connecting", False), "the service knows better"
+
+
+def test_where_it_is_written_when_a_services_measurement_is_stale(other: Api) -> None:
+    told = other.send("GET", "/openapi.json")["components"]["schemas"]["EndOut"]["properties"]["stale_after"]
+    top = Path(__file__).resolve().parents[2]
+    documents = [
+        (top / "docs" / name).read_text() for name in ("page.md", "how-it-works.md", "development/contract.md")
+    ]
+    for words in (told["description"], *documents, (top / "docs/development/node-service.md").read_text()):
+        assert re.search(rf"\b{STALE_BY_SERVICE}( s\b| seconds| for a node service)", " ".join(words.split()))
 
 
 def test_the_list_is_another_one_when_the_manager_says_so(other: Api, manager: FakeManager) -> None:
@@ -400,7 +439,8 @@ def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeM
 
     publish(other, tunnel, ONE, known)
     show(seen)
-    both = {"known": known["public_key"], "seen": seen["public_key"]}
+    both: dict[str, Any] = {"known": known["public_key"], "seen": seen["public_key"]}
+    both |= {"known_fingerprint": fingerprint(known), "seen_fingerprint": fingerprint(seen)}
     assert [end["changed_key"] for end in other.send("GET", path)["ends"]] == [both, None]
     assert other.send("GET", path)["ends"][0]["public"] == known, "not taken by itself"
     assert other.send("GET", NODES)["nodes"][0]["changed_keys"] == [{"tunnel_id": tunnel["id"], "name": None, **both}]
@@ -425,6 +465,28 @@ def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeM
     show(key())
     other.send("PUT", path, {"source_node_id": 3})
     assert other.send("GET", path)["ends"][0]["changed_key"] is None, "it was of another node"
+
+
+def test_a_changed_certificate_is_told_apart(other: Api, manager: FakeManager, sessions: Sessions) -> None:
+    tunnel, known = other.tunnel(ONE, TWO, tunnel_type="openvpn"), key("openvpn")
+    path, seen = f"{NODES}/1/confirm", known | {"fingerprint": key("openvpn")["fingerprint"]}
+    publish(other, tunnel, ONE, known)
+    with sessions.begin() as session:
+        where = (End.tunnel_id == tunnel["id"], End.role == "source")
+        session.execute(update(End).where(*where).values(changed_public=json.dumps(seen)))
+    (changed,) = other.send("GET", NODES)["nodes"][0]["changed_keys"]
+    assert changed["known"] == changed["seen"] == known["public_key"]
+    key_print, _comma, certificate = changed["seen_fingerprint"].partition(", certificate ")
+    assert certificate == seen["fingerprint"]
+    assert changed["known_fingerprint"] == f"{key_print}, certificate {known['fingerprint']}"
+    body = {"tunnel_id": tunnel["id"]}
+    by_key = other.refused("POST", path, body | {"public_key": known["public_key"]}, 409)
+    assert by_key.startswith("fingerprint: this end has a certificate too")
+    old = other.refused("POST", path, body | {"fingerprint": changed["known_fingerprint"]}, 409)
+    assert old.startswith("fingerprint: the node does not show this half any more")
+    told = other.send("POST", path, body | {"fingerprint": changed["seen_fingerprint"]})
+    assert told["changed_keys"] == []
+    assert other.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"][0]["public"] == seen
 
 
 def test_nothing_is_a_manager_too() -> None:

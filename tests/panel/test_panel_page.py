@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from marzban_tunnels import errors, page
 from tests.support.panel import PACKAGES, Panel
 
+TOP = PACKAGES.parents[2]
 FOLDER = PACKAGES / "marzban_tunnels" / "page"
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 LANGUAGES = ["en", "fa", "ru", "zh"]
@@ -180,3 +181,14 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
     assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:|https?://", html) == []
     for css in FOLDER.glob("*.css"):
         assert re.findall(r"@import|url\(|https?://", css.read_text(encoding="utf-8")) == []
+
+
+def test_the_page_has_words_for_each_problem_of_a_node() -> None:
+    source = (PACKAGES / "marzban_tunnels/manager/problems.py").read_text(encoding="utf-8")
+    codes = re.findall(r'at: Problem\(\s*"(\w+)"', source)
+    assert len(codes) == source.count("at: Problem(")
+    table = (FOLDER / "nodes.js").read_text(encoding="utf-8").partition("const PROBLEMS = {")[2].partition("};")[0]
+    assert set(re.findall(r"^    (\w+): \[", table, re.MULTILINE)) == set(codes)
+    documented = (TOP / "docs/development/node-service.md").read_text(encoding="utf-8")
+    listed = documented.partition("Codes of a problem: ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(codes)

@@ -55,8 +55,10 @@ def test_a_restart_keeps_records_tokens_and_the_panels_id(tmp_path: Path) -> Non
         assert api.bare("GET", "/api/tunnels").headers["Marzban-Panel-Id"] == panel_id
         with database(panel) as connection:
             assert connection.execute("SELECT * FROM admins").fetchall() == admins, "the password isn't hashed again"
-        panel.password = "another one"
+        panel.password, panel._env["NODE_API_KEY"] = "another one", ""
         panel.restart()
+        (line,) = (line for line in panel.log_path.read_text().splitlines() if "the manager is off" in line)
+        assert "NODE_API_KEY can't be used: it is empty" in line, "of the start with the empty one"
         assert api.refused("GET", "/api/tunnels", None, 401) == "Could not validate credentials"
         api.password = panel.password
         assert api.login().send("GET", "/api/tunnels") == [tunnel]
@@ -95,6 +97,11 @@ def test_an_admin_who_is_not_sudo(panel: Panel, make_node: Maker) -> None:
         ("POST", "/api/tunnels/1/activate", None),
         ("POST", "/api/tunnels/1/deactivate", None),
         ("GET", "/api/tunnels/1/status", None),
+        ("GET", "/api/tunnels/nodes", None),
+        ("PUT", "/api/tunnels/nodes", {"nodes": []}),
+        ("POST", "/api/tunnels/nodes/access", {"nodes": []}),
+        ("POST", f"/api/tunnels/nodes/{node['id']}/revoke", None),
+        ("POST", f"/api/tunnels/nodes/{node['id']}/confirm", {"database": True}),
     ):
         assert panel.request(method, path, sent, headers=headers) == (403, {"detail": "You're not allowed"}), path
     assert panel.call("GET", f"/api/node/{node['id']}") == node | {"status": "connected"}

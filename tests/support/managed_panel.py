@@ -33,7 +33,7 @@ from tests.support.simulated_node import SimulatedNode
 KEY = "0123456789abcdef0123456789abcdef"
 FAST = Pace(
     poll=0.2, tick=0.1, beat=0.2, patience=1.0, soon=0.05, settle=0.1, settling=1.0, flush=0.02, connect=1.0, call=1.0,
-    retry=0.1, idle=0.1, away=0.2, slow=0.2, measured=0.1,
+    retry=0.1, doubtful=0.1, idle=0.1, away=0.2, slow=0.2, measured=0.1,
 )  # fmt: skip
 PASSWORD = "correct horse battery"
 
@@ -60,12 +60,12 @@ class Services:
             self.publish(node)
         return made
 
-    def tunnel(self, source: SimulatedNode, target: SimulatedNode, **config: Any) -> Any:
+    def tunnel(self, source: SimulatedNode, target: SimulatedNode, *, kind: str = "wireguard", **config: Any) -> Any:
         """A new tunnel between two nodes. They are on this machine, where no other would reach them: so each end has an
         endpoint of its own."""
         ends = {"source": {"endpoint": source.endpoint}, "target": {"endpoint": target.endpoint}}
         first, second = ({"id": self._ids[node.name]} for node in (source, target))
-        return self.api.tunnel(first, second, config=json.dumps(ends | config))
+        return self.api.tunnel(first, second, tunnel_type=kind, config=json.dumps(ends | config))
 
     def allow(self, node: SimulatedNode) -> None:
         """Let the panel in, as the role does."""

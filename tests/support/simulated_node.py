@@ -201,12 +201,16 @@ class SimulatedNode:
             have, got = known["tunnel"]["version"], tunnel["version"]
             return 409, {"detail": "older", "code": "older_record", "have": have, "got": got}
         held = known or {"public_key": base64.b64encode(os.urandom(32)).decode(), "peer": None}
+        if known is None and tunnel["tunnel_type"] == "openvpn":
+            held["fingerprint"] = os.urandom(32).hex()
         (peer,) = (end for end in tunnel["ends"] if end["node"] != self.name)
-        seen = (peer["public"] or {}).get("public_key")
+        seen, certificate = ((peer["public"] or {}).get(name) for name in ("public_key", "fingerprint"))
         if held["peer"] is None or sent.get("accept_key") == seen:
-            held["peer"] = seen  # a changed one is not taken by itself
+            held["peer"], held["peer_certificate"] = seen, certificate  # a changed one is not taken by itself
+        different = held["peer"] and seen and (held["peer"], held["peer_certificate"]) != (seen, certificate)
         self.tunnels[uuid] = held | {
-            "tunnel": tunnel, "revision": sent["revision"], "seen": seen, "until": time.monotonic() + self.doing,
+            "tunnel": tunnel, "revision": sent["revision"], "seen": seen if different else None,
+            "until": time.monotonic() + self.doing,
         }  # fmt: skip
         return (202 if self.doing else 200), self.told(uuid)
 
@@ -227,14 +231,14 @@ class SimulatedNode:
         tunnel, doing = held["tunnel"], held["until"] > time.monotonic()
         (local,) = (end for end in tunnel["ends"] if end["node"] == self.name)
         status = "inactive" if not tunnel["is_active"] else "active" if held["peer"] and not doing else "connecting"
-        different = held["peer"] and held["seen"] and held["peer"] != held["seen"]
         return {
             "uuid": uuid, "id": tunnel["id"], "name": tunnel["name"], "type": tunnel["tunnel_type"],
             "version": tunnel["version"], "revision": held["revision"], "active": tunnel["is_active"],
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
             "error": held.get("error"), "note": None, "refused": False, "missing": [],
-            "public": {"public_key": held["public_key"]}, "measured": {"rx_bytes": int(time.monotonic() * 1000)},
-            "peer_key": {"known": held["peer"], "seen": held["seen"]} if different else None, "age": self.age,
+            "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
+            "measured": {"rx_bytes": int(time.monotonic() * 1000)},
+            "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip
 

@@ -105,7 +105,8 @@ class Engine:
 
     def check(self, panel: str, wanted: Sequence[View]) -> list[Tunnel]:
         """How these tunnels are now. Changes nothing."""
-        return health.check(Host(), self.folders, panel, types.TYPES, [dict(view) for view in wanted])
+        raws, repaired = [dict(view) for view in wanted], self.settings.types
+        return health.check(Host(), self.folders, panel, types.TYPES, raws, repaired=repaired)
 
     def _rendered(self, view: View) -> dict[str, Any]:
         try:

@@ -7,6 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+# Seconds after which what a node's service has measured is stale. It measures every 5 s, which takes some, and is asked
+# every 10 s; a page that reads every 5 s must not show `active` by it when it is 30 s old.
+STALE_BY_SERVICE = 22
+
 
 class Live(Protocol):
     """Called from any thread. None of it raises, and none but ``refresh`` waits."""
@@ -25,7 +29,7 @@ class Live(Protocol):
         ``version``, that of the record that it was about. None where nothing is known."""
 
     def revision(self) -> int:
-        """Grows when any answer of this object is another one than before, but for ages."""
+        """Grows when any answer of this object is another one than before, but for ages; also when one gets stale."""
 
     def wake(self, node_ids: Iterable[int]) -> None:
         """Records of these nodes have changed, and the change is in the database."""

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import deletions, node_rows, reports, responses
 from marzban_tunnels.errors import Refused, shown
+from marzban_tunnels.halves import fingerprint
 from marzban_tunnels.live import Live
 from marzban_tunnels.schemas_nodes import AccessWanted, Confirmation, Services
 from marzban_tunnels.service import LARGEST_ID, Tunnels
@@ -149,7 +150,7 @@ class NodeServices:
         return self.one(session, node_id)
 
     def confirm(self, session: Session, node_id: int, body: Confirmation) -> dict[str, Any]:
-        """An admin says that this database is the right one, or that a node was set up again and has another key."""
+        """An admin says that this database is the right one, or that a node was set up again and shows another half."""
         if body.database:
             return self._confirm_database(session, node_id, body.uuid)
         else:
@@ -195,8 +196,13 @@ class NodeServices:
         if mine is None:
             raise Refused(404, f"{body.tunnel_id}: no such tunnel ends at this node", "tunnel_id")
         half = responses.object_in(mine.changed_public) or {}
-        if half.get("public_key") != body.public_key:
-            raise Refused(409, "the node does not show this key any more; look at what it shows now", "public_key")
+        gone = "the node does not show this {} any more; look at what it shows now"
+        if body.public_key is not None and half.get("public_key") != body.public_key:
+            raise Refused(409, gone.format("key"), "public_key")
+        if body.fingerprint is None and half.get("fingerprint"):
+            raise Refused(409, "this end has a certificate too; give the seen_fingerprint of its half", "fingerprint")
+        if body.fingerprint is not None and fingerprint(half) != body.fingerprint:
+            raise Refused(409, gone.format("half"), "fingerprint")
         if reports.same_key(half, [end.public for end in ends if end is not mine]):
             raise Refused(409, reports.SAME_KEY, "public_key")
         mine.public, mine.changed_public = mine.changed_public, None
@@ -253,7 +259,7 @@ def _waiting(session: Session, *where: ColumnElement[bool]) -> dict[str, list[An
 
 
 def _changed(session: Session) -> dict[int, list[dict[str, Any]]]:
-    """Keys that nobody has accepted yet, by the node that shows them."""
+    """Halves that nobody has accepted yet, by the node that shows them."""
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in session.execute(_CHANGED):
         if keys := responses.changed_key(row.public, row.changed_public):

@@ -14,10 +14,10 @@ from typing import Any
 
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
-from marzban_tunnels.live import Live
+from marzban_tunnels.halves import fingerprint
+from marzban_tunnels.live import STALE_BY_SERVICE, Live
 
 STALE_AFTER = 300  # seconds; the least after which a run's report is stale
-STALE_BY_SERVICE = 25  # seconds; a node's service is asked every 10
 RUN, SERVICE = "run", "service"  # who has reported an end
 _GAPS = 5  # how many gaps between reports are kept
 # Seconds. Reports that follow each other sooner come from somebody who works on the nodes, and say nothing about how
@@ -118,7 +118,8 @@ def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
     told = {"status": end.status, "error": end.error, "measured": object_in(end.measured), "age": age}
     by = None if age is None else SERVICE if end.reported_by == SERVICE else RUN
     now = live.end(row.uuid, end.role)
-    if now is not None and (age is None or int(now["age"]) <= age):
+    # What a service has reported came from what is known of it now, or from what was known before
+    if now is not None and (age is None or by == SERVICE or int(now["age"]) <= age):
         # What was measured with an earlier record says nothing of how this one works
         same = now.get("version", row.version) == row.version
         told = {"status": now["status"] if same else None, "error": now["error"] if same else None}
@@ -130,9 +131,12 @@ def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
 
 
 def changed_key(public: str | None, changed: str | None) -> dict[str, Any] | None:
-    """The key that a node shows since it has another one, and the known one: nobody has accepted it yet."""
-    known, seen = ((object_in(half) or {}).get("public_key") for half in (public, changed))
-    return {"known": known, "seen": seen} if isinstance(seen, str) and seen != known else None
+    """The half that a node shows since it has another one, and the known one: nobody has accepted it yet."""
+    known, seen = (object_in(half) or {} for half in (public, changed))
+    prints = {"known_fingerprint": fingerprint(known), "seen_fingerprint": fingerprint(seen)}
+    if prints["seen_fingerprint"] in (None, prints["known_fingerprint"]):
+        return None
+    return {"known": known.get("public_key"), "seen": seen["public_key"], **prints}
 
 
 def gaps(known: str | None, before: datetime | None, moment: datetime) -> str | None:
@@ -150,11 +154,20 @@ def stale_after(known: str | None) -> int:
 
 
 def _overall(active: bool, ends: list[dict[str, Any]]) -> str:
-    """What the ends say that have reported lately; where none has, what they said last."""
+    """What the ends say that have reported lately; where none has, what they said last. With a service at either end,
+    ``active`` is not taken from what is too old for a service's, a run's report neither."""
     if not active:
         return "inactive"
-    reported = [end["status"] for end in [end for end in ends if not end["stale"]] or ends]
-    return next((state for state in ("error", "active") if state in reported), "connecting")
+    lately = [end for end in ends if not end["stale"]] or ends
+    if any(end["status"] == "error" for end in lately):
+        return "error"
+    served = any(end["by"] == SERVICE for end in ends)
+    holds = any(end["status"] == "active" and not (served and _is_old(end["age"])) for end in lately)
+    return "active" if holds else "connecting"
+
+
+def _is_old(age: int | None) -> bool:
+    return age is None or age > STALE_BY_SERVICE
 
 
 def object_in(text: str | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from marzban_tunnels import checks
+from marzban_tunnels.live import STALE_BY_SERVICE
 
 TunnelType = Literal["wireguard", "openvpn", "ipsec"]
 Status = Literal["active", "inactive", "error", "connecting"]
@@ -134,10 +135,13 @@ class Reports(Body):
 
 
 class ChangedKey(BaseModel):
-    """Public keys of an end."""
+    """A public half of an end that nobody has accepted, beside the known one. The keys are the same where only the
+    certificate is another one."""
 
-    known: str | None
-    seen: str
+    known: str | None = Field(description="Public key")
+    seen: str = Field(description="Public key")
+    known_fingerprint: str | None = Field(description="Of the key, and of the certificate where there is one")
+    seen_fingerprint: str = Field(description="To be confirmed")
 
 
 class EndOut(BaseModel):
@@ -158,11 +162,12 @@ class EndOut(BaseModel):
     measured: Measured | None
     age: int | None = Field(description="Seconds since it was reported")
     stale_after: int = Field(
-        description="Seconds after which a report is stale: twice the usual time between two, 30 with a node service"
+        description="Seconds after which a report is stale: "
+        f"{STALE_BY_SERVICE} for a node service's, else twice the usual time between two"
     )
     stale: bool
     by: Literal["service", "run"] | None = Field(description="Who has reported it")
-    changed_key: ChangedKey | None = Field(description="Its node shows another key than the known one")
+    changed_key: ChangedKey | None = Field(description="Its node shows another half than the known one")
 
 
 class TunnelOut(BaseModel):

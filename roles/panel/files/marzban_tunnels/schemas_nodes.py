@@ -43,18 +43,20 @@ class Services(Body):
 
 
 class Confirmation(Body):
-    """``POST /api/tunnels/nodes/{node_id}/confirm``: ``database``, or a tunnel and the key that its end shows."""
+    """``POST /api/tunnels/nodes/{node_id}/confirm``: ``database``, or a tunnel and the fingerprint of the half that its
+    end shows. Its ``public_key`` does too, where there is no certificate."""
 
     database: Literal[True] | None = None
     uuid: Annotated[str, Field(max_length=64, description="Of a deleted node; with database only")] | None = None
     tunnel_id: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    fingerprint: Annotated[str, Field(max_length=160, description="seen_fingerprint")] | None = None
     public_key: PublicKey | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Confirmation:
-        about_a_key = (self.tunnel_id is not None, self.public_key is not None)
-        if any(about_a_key) != all(about_a_key) or bool(self.database) == any(about_a_key):
-            raise ValueError('Has to be {"database": true}, or to have a tunnel_id and a public_key')
+        about_a_half = (self.tunnel_id is not None, self.fingerprint is not None or self.public_key is not None)
+        if any(about_a_half) != all(about_a_half) or bool(self.database) == any(about_a_half):
+            raise ValueError('Has to be {"database": true}, or to have a tunnel_id and a fingerprint')
         if self.uuid is not None and not self.database:
             raise ValueError("uuid: it is for a deleted node, with database; leave it out")
         return self
@@ -96,7 +98,7 @@ class DeletionOut(BaseModel):
 
 
 class ChangedKeyOut(ChangedKey):
-    """A key that nobody has accepted yet, of an end of this node."""
+    """Of an end of this node."""
 
     tunnel_id: int
     name: str | None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from marzban_tunnels.halves import differ
 from marzban_tunnels.manager.answers import Listing, Shown
 
 GIVE_UP = timedelta(days=30)
@@ -19,7 +20,6 @@ GIVE_UP = timedelta(days=30)
 _END = ("node", "role", "endpoint", "endpoint_port", "port", "addresses", "interface", "routes", "public")
 _TUNNEL = ("id", "uuid", "version", "name", "tunnel_type", "config", "is_active")
 _TIME = re.compile(r"[0-9]+(\.[0-9]+)? ?(s|min|h|days?)\b")
-_KEYS = ("public_key", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def compare(
     wanted: Mapping[str, Wanted],
     removals: Mapping[str, Removal],
     answer: Listing,
-    peer_shows: Callable[[Wanted], str | None],
+    peer_shows: Callable[[Wanted], Mapping[str, str] | None],
 ) -> Plan:
-    """Compare one node. ``peer_shows`` answers the key that the node at a tunnel's other end itself shows now."""
+    """Compare one node. ``peer_shows`` answers the half that the node at a tunnel's other end itself shows now."""
     plan = Plan()
     for uuid, item in wanted.items():
         seen = answer.tunnels.get(uuid)
@@ -129,18 +129,14 @@ def learn(plan: Plan, item: Wanted, seen: Shown) -> None:
         plan.changed.append((item, None))
 
 
-def differ(known: Mapping[str, str], seen: Mapping[str, str]) -> bool:
-    """Whether two halves of an end have different keys."""
-    return any(known.get(name) != seen.get(name) for name in _KEYS)
-
-
-def accepted(item: Wanted, seen: Shown, peer_shows: Callable[[Wanted], str | None]) -> str | None:
-    """The peer's key that this node saw and did not take, where it may take it: the record has it (a run or an admin
-    said so), and the peer itself shows it. After a restore the record's may be an old one, which no node shows."""
+def accepted(item: Wanted, seen: Shown, peer_shows: Callable[[Wanted], Mapping[str, str] | None]) -> str | None:
+    """The key of the peer's half that this node saw and did not take, where it may take it: the record has this half (a
+    run or an admin said so), and the peer itself shows it. After a restore the record's may be an old one, which no
+    node shows. Where only the certificate is another one, the key that the node saw is the one that it knows."""
     key = (item.peer_public or {}).get("public_key")
-    if key is None or seen.peer_seen != key or seen.peer_known == key:
+    if key is None or seen.peer_seen != key:
         return None
-    return key if peer_shows(item) == key else None
+    return None if differ(item.peer_public, peer_shows(item)) else key
 
 
 def overdue(removals: Mapping[str, Removal], moment: datetime) -> list[str]:

@@ -21,6 +21,7 @@ class Pace:
     beat: float = 10.0  # between two signs of life in the lease
     patience: float = 30.0  # until a lease without them is taken over
     soon: float = 0.3  # until the next look where something is going on
+    doubtful: float = 2.0  # between looks while a tunnel is active by what its peer answered before the last probe
     settle: float = 1.0  # between looks at tunnels that were just changed
     settling: float = 8.0  # how long that goes on
     flush: float = 0.25  # changes that wait so long are written together

@@ -73,6 +73,7 @@ class Manager:
                 return
             tls = self._tls()
             if tls is None:
+                self._say_off()
                 return
             self._off, self.panel_id, self._context = None, self._tunnels.panel_id, tls
             self._loop = asyncio.new_event_loop()
@@ -177,6 +178,11 @@ class Manager:
             self._off = f"The panel's client certificate can't be used ({type(error).__name__}): {self._access.detail}"
             return None
 
+    def _say_off(self) -> None:
+        """Once, at the start. Where nobody has set a key, nobody waits for the manager."""
+        level = logging.INFO if self._off == self._access.detail and self._access.state == "unset" else logging.WARNING
+        _log.log(level, "marzban_tunnels: the manager is off: %s", self._off)
+
     # the loop
 
     def _run(self) -> None:
@@ -198,6 +204,8 @@ class Manager:
             while not self._end.is_set():
                 self._wake.clear()
                 delay = self.pace.tick
+                if any(watch.has_got_stale() for watch in self._watches.values()):
+                    self.changed()
                 try:
                     delay = await self._round()
                 except Exception as error:
@@ -236,7 +244,7 @@ class Manager:
         if not self._held:
             return self.pace.tick
         if now < self._read_at:
-            return self._read_at - now
+            return min(self._read_at - now, self.pace.tick)
         known = await self._database(self._store.revision)
         kicked, self._kicked = self._kicked, set()
         if known != self._known or kicked:

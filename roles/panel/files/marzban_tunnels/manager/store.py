@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Table, delete, select, update
@@ -213,7 +214,8 @@ class Store:
             values = {"status": report["status"], "error": report["error"], "measured": measured}
             about = select(TUNNELS.c.id).where(TUNNELS.c.id == tunnel_id, TUNNELS.c.version == report["version"])
             one = _end(tunnel_id, role).where(about.exists())  # else it is about an older record
-            session.execute(one.values(**values, reported_at=moment, reported_by="service"))
+            measured_at = moment - timedelta(seconds=report["age"])
+            session.execute(one.values(**values, reported_at=measured_at, reported_by="service"))
         for uuid, node in changes.done:
             session.execute(delete(DELETIONS).where(DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node))
         for uuid, node in changes.given_up:

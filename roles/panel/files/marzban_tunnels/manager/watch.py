@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from marzban_tunnels import responses
+from marzban_tunnels.live import STALE_BY_SERVICE
 from marzban_tunnels.manager import answers, problems, refusals
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
@@ -23,7 +25,7 @@ from marzban_tunnels.manager.store import Target
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
-_LASTS = 3  # failures in a row, until the log says that it is away
+_LASTS = 3  # failures in a row for the same of these reasons, until the log says so
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class _Seen:
     @property
     def age(self) -> float:
         return time.monotonic() - self.at + (self.shown.age or 0.0)
+
+    @property
+    def stale_at(self) -> float:
+        """When its age, in whole seconds, is more than STALE_BY_SERVICE."""
+        return self.at - (self.shown.age or 0.0) + STALE_BY_SERVICE + 1
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,15 @@ class Watch:
         self.node_counter = 0
         self.node_epoch: str | None = None
         self._seen: dict[str, _Seen] = {}
+        self._stale_at = math.inf  # when the next of these gets stale
         self._tries: dict[str, _Try] = {}
         self._not_removed: dict[str, _Try] = {}
         self._reported: dict[str, tuple[Any, ...]] = {}
         self._done: set[str] = set()  # removed, and the database has not been read since
         self._given = 0
         self._failures = 0
-        self._logged: str | None = None  # what the log has said last about a problem
+        self._alike = 0  # failures in a row for the same reason
+        self._logged: str | None = None  # the reason that the log has said last
         self._quick = 0
         self._settle_until = 0.0
         self._wake = asyncio.Event()
@@ -122,11 +131,22 @@ class Watch:
             "orphans": orphans,
         }
 
+    def has_got_stale(self) -> bool:
+        """Whether something of what the node has said has got stale since the last call."""
+        now = time.monotonic()
+        if now < self._stale_at:
+            return False
+        self._stale_at = self._next_stale(now)
+        return True
+
+    def _next_stale(self, now: float) -> float:
+        return min((seen.stale_at for seen in self._seen.values() if seen.stale_at > now), default=math.inf)
+
     # the loop
 
     def kick(self) -> None:
         """Look now, whatever went wrong before."""
-        self._failures = self._quick = 0
+        self._failures = self._alike = self._quick = 0
         self._tries, self._not_removed = (
             {uuid: replace(tried, due=0.0) for uuid, tried in tries.items()}
             for tries in (self._tries, self._not_removed)
@@ -172,12 +192,13 @@ class Watch:
     def _set(self, problem: Problem | None, error: Exception | None = None) -> None:
         """One line in the log when a problem begins, becomes another, or ends.
 
-        One that is away is told once, and only after some seconds: while it starts it is now refusing, now silent.
+        Why one is away is told only when it lasts: while it starts it is now refusing, now silent.
         """
         known, self.problem = self.problem, problem
-        kind = None if problem is None else "away" if problem.code in _AWAY else problem.code
-        if kind != self._logged and (kind != "away" or self._failures >= _LASTS):
-            self._logged = kind
+        code = problem.code if problem else None
+        self._alike = self._alike + 1 if known and known.code == code else 1
+        if code != self._logged and (code not in _AWAY or self._alike >= _LASTS):
+            self._logged = code
             if problem:
                 _log.warning("marzban_tunnels: %s", problem.detail, exc_info=error)
             else:
@@ -249,14 +270,17 @@ class Watch:
             raise self._say(problems.clock_wrong(ahead))
         return found
 
-    def _peer_shows(self, item: Wanted) -> str | None:
+    def _peer_shows(self, item: Wanted) -> dict[str, str] | None:
         seen = self._hub.shown_at(item.uuid, "target" if item.role == "source" else "source")
-        return (seen.public or {}).get("public_key") if seen else None
+        return seen.public if seen else None
 
     def _remember(self, target: Target, answer: Listing, plan: Plan) -> None:
         now = time.monotonic()
-        before, orphans = self._seen, self.orphans
+        before, orphans, aged = self._seen, self.orphans, self.has_got_stale()
         self._seen = {uuid: _Seen(item, now) for uuid, item in answer.tunnels.items()}
+        self._stale_at = self._next_stale(now)
+        both = [(seen.stale_at, self._seen[uuid].stale_at) for uuid, seen in before.items() if uuid in self._seen]
+        aged = aged or any((was <= now) != (will <= now) for was, will in both)
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
         self.node_counter, self.node_epoch = answer.counter, answer.epoch
         self._tries = {
@@ -266,7 +290,7 @@ class Watch:
             or (uuid in self._seen and self._seen[uuid].shown.doing)
         }
         told, old = ({uuid: facts(seen.shown) for uuid, seen in some.items()} for some in (self._seen, before))
-        if told != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
+        if aged or told != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
             self._hub.changed()
         elif any(moving(before[uuid].shown) != moving(seen.shown) for uuid, seen in self._seen.items()):
             self._hub.changed(soon=False)
@@ -401,6 +425,8 @@ class Watch:
         going_on = any(item.doing for item in self._shown()) or removing
         self._quick = self._quick + 1 if going_on else 0
         waits = [self._pace.poll]
+        if any(item.status == "active" and (item.measured or {}).get("loss_percent") == 100 for item in seen):
+            waits.append(self._pace.doubtful)
         if going_on:
             waits.append(self._pace.soon * 2 ** min(self._quick - 1, 10))
         if now < self._settle_until and any(item.status not in ("active", "inactive") for item in seen):

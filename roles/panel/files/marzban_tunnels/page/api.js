@@ -57,14 +57,16 @@ export async function logIn(username, password) {
 
 /** All tunnels, read again and again: what has not changed since is not sent again. */
 export class Tunnels {
-    #pages = []; // {tag, records, received}; `received`: the moment (ms) that the records' ages are from
+    // {tag, records, received, confirmed}: the moments (ms) that the records' ages are from, and at which the panel said that
+    // nothing but ages is different since
+    #pages = [];
 
-    /** Records and the moment that each one's ages are from, page by page: a list of [record, received]. */
+    /** Records and these two moments of each, page by page: a list of [record, received, confirmed]. */
     async read() {
         const found = new Map(); // while we read, a tunnel that goes away moves the next ones to the page before
         for (let place = 0; ; place += 1) {
             const page = await this.#page(place);
-            for (const record of page.records) found.set(record.id, [record, page.received]);
+            for (const record of page.records) found.set(record.id, [record, page.received, page.confirmed]);
             if (page.records.length < PAGE) return [...found.values()];
         }
     }
@@ -72,10 +74,11 @@ export class Tunnels {
     async #page(place) {
         const before = this.#pages[place];
         const answer = await ask("GET", `tunnels?skip=${place * PAGE}&limit=${PAGE}`, { known: before?.tag });
-        if (answer.status === 304 && before) return before;
+        const now = Date.now();
+        if (answer.status === 304 && before) return Object.assign(before, { confirmed: now });
         const records = await read(answer);
         if (!Array.isArray(records)) throw new Problem(502, "");
-        return (this.#pages[place] = { tag: answer.headers.get("ETag"), records, received: Date.now() });
+        return (this.#pages[place] = { tag: answer.headers.get("ETag"), records, received: now, confirmed: now });
     }
 }
 

@@ -5,7 +5,7 @@ import { others, parseConfig } from "./config.js";
 import { $, bdi, el, setAttribute, setText, show } from "./dom.js";
 import { ago, bytes, chosen, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
 import { StatusView } from "./list.js";
-import { ageNow, staleAfter } from "./model.js";
+import { ageNow, reportOf, staleAfter } from "./model.js";
 
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const lines = (value) => (Array.isArray(value) ? value.map(String).join("\n") : "");
@@ -47,7 +47,7 @@ const END_FACTS = {
     "field.pq_seen": (end) => yes(end.measured?.post_quantum),
     "field.data_path": (end) => (end.measured?.data_path ? chosen(end.measured.data_path) : ""),
     "field.certificate": (end) => days(end.measured?.certificate_days),
-    "field.changed_key": (end) => text(end.changed_key?.seen),
+    "field.changed_key": (end) => lines(end.changed_key && [end.changed_key.seen, text(end.changed_key.seen_fingerprint)]),
     "field.public_key": (end) => text(end.public?.public_key),
     "field.next_public_key": (end) => text(end.public?.next_public_key),
     "field.accepts_public_key": (end) => text(end.public?.accepts_public_key),
@@ -131,13 +131,13 @@ export class Detail {
         const config = parseConfig(row.record.config);
         setText($("detail-name"), row.label);
         setText($("detail-switch"), row.record.is_active ? t("tunnel.deactivate") : t("tunnel.activate"));
-        this.#status.update(row.status, row.age, row.staleAfter, row.received, now, row.stale);
+        this.#status.update(row.status, row, now);
         for (const [key, fact] of Object.entries(FACTS)) this.#put(this.#facts[key], key, [fact(row, config)]);
         row.ends.forEach((end, place) => {
             const [role, name] = this.#heads[place];
             setText(role, t(ROLES[place]));
             setText(name, row.nodes[place]);
-            this.#ends[place].update(end.status ?? null, end.age, staleAfter(end), row.received, now, end.stale === true);
+            this.#ends[place].update(end.status ?? null, reportOf(end, row), now);
             const [who, what] = this.#errors[place];
             setText(who, row.nodes[place]);
             setText(what, text(end.error));

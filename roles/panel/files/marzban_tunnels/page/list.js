@@ -24,11 +24,10 @@ export class StatusView {
         this.nodes = [this.state, el("span", { class: "when" }, this.age, this.stale)];
     }
 
-    /** `status` null: nothing was reported since the record was changed. It is stale `after` that many seconds, or when the
-     *  panel says so. */
-    update(status, age, after, received, now, stale) {
-        const current = ageNow(age, received, now);
-        const old = isOld(status, current, after, stale);
+    /** `status` null: nothing was reported since the record was changed. `report`: a row, or that of an end. */
+    update(status, report, now) {
+        const current = ageNow(report.age, report.received, now);
+        const old = isOld(status, report, now);
         const sign = old && status !== "error" ? "stale" : (status ?? "connecting");
         setMark(this.mark, sign);
         setAttribute(this.state, "data-status", sign);
@@ -36,7 +35,7 @@ export class StatusView {
         setText(this.word, status ? t(STATUS_WORDS[status] ?? "status.connecting") : t("status.unreported"));
         setText(this.age, current === null ? (status ? t("status.unreported") : "") : ago(current));
         setText(this.stale, t("status.stale"));
-        setAttribute(this.stale, "title", t("status.stale_since", { time: duration(after) }));
+        setAttribute(this.stale, "title", t("status.stale_since", { time: duration(report.staleAfter) }));
         setAttribute(this.stale, "hidden", !old);
     }
 }
@@ -100,7 +99,7 @@ class Row {
             for (const [name, cell] of Object.entries(this.cells)) cell.hidden = (name === "why") !== row.why.length > 0;
             setAttribute(this.cells.why, "title", row.why.map((words) => words.filter(Boolean).join(": ")).join("\n"));
         }
-        this.status.update(row.status, row.age, row.staleAfter, row.received, now, row.stale);
+        this.status.update(row.status, row, now);
     }
 }
 

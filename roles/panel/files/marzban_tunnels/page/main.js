@@ -10,7 +10,7 @@ import { Graph } from "./graph.js";
 import { ago, choose, collator, LANGUAGES, load, number, preferred, t } from "./i18n.js";
 import { COLUMNS, List, STATUS_WORDS } from "./list.js";
 import { askLogin } from "./login.js";
-import { counts, isFiltered, matcher, noFilter, rowOf, sorted, STATUSES, TYPES } from "./model.js";
+import { counts, isFiltered, matcher, noFilter, rowOf, sorted, STATUSES, statusOf, TYPES } from "./model.js";
 import { Nodes } from "./nodes.js";
 import { Poll } from "./poll.js";
 import { explain } from "./problems.js";
@@ -56,9 +56,9 @@ const poll = new Poll(
     ({ found, moment }) => {
         [nodes, received, trouble] = [found[0], moment, null];
         const before = rows;
-        rows = new Map(found[1].map(([record, at]) => {
+        rows = new Map(found[1].map(([record, at, confirmed]) => {
             const row = before.get(record.id);
-            return [record.id, row?.record === record ? row : rowOf(record, at)];
+            return [record.id, row?.record === record ? Object.assign(row, { confirmed }) : rowOf(record, at, confirmed)];
         }));
         arrange();
     },
@@ -126,9 +126,15 @@ function render() {
     tick();
 }
 
-/** What changes by itself: ages. */
+/** What changes by itself: ages, and a status that nothing confirms any more. */
 function tick() {
     const now = Date.now();
+    const other = [...rows.values()].filter((row) => statusOf(row, now) !== row.status);
+    if (other.length) {
+        for (const row of other) rows.set(row.id, rowOf(row.record, row.received, row.confirmed, now));
+        arrange(); // and come back here
+        return;
+    }
     list.tick(now);
     service.tick(now);
     const found = counts([...rows.values()], now);

@@ -6,15 +6,16 @@ export const STATUSES = ["error", "connecting", "active", "inactive"];
 export const TYPES = { wireguard: "WireGuard", openvpn: "OpenVPN", ipsec: "IPsec" };
 const STALE_AFTER = 300; // seconds, where the panel has not said how often reports come
 
-/** A tunnel's row, out of its record and the time (ms) at which the record came. */
-export function rowOf(record, received) {
+/** A tunnel's row, out of its record and the times (ms) at which the record came, and at which the panel said last that it is
+ *  still so but for ages. */
+export function rowOf(record, received, confirmed = received, now = confirmed) {
     const ends = ["source", "target"].map((role) => (record.ends ?? []).find((end) => end?.role === role) ?? { role });
     const [source, target] = ends;
     const label = record.name ?? `#${record.id}`;
     const type = String(record.tunnel_type);
-    const status = STATUSES.includes(record.status) ? record.status : "connecting";
+    const status = statusOf({ record, ends, confirmed }, now);
     return {
-        id: record.id, record, received, ends, label, type, status,
+        id: record.id, record, received, confirmed, ends, label, type, status,
         typeLabel: TYPES[type] ?? type,
         nodes: [record.source_node_name, record.target_node_name].map(String),
         ids: [record.source_node_id, record.target_node_id],
@@ -28,6 +29,15 @@ export function rowOf(record, received) {
         search: searchText(record, ends, label, type),
     };
 }
+
+/** A row's status now: what nodes' services have measured makes a tunnel active only as long as the panel says so. */
+export function statusOf({ record, ends, confirmed }, now) {
+    const limits = ends.filter(isServed).map(staleAfter);
+    const lost = record.status === "active" && limits.length > 0 && (now - confirmed) / 1000 > Math.min(...limits);
+    return STATUSES.includes(record.status) && !lost ? record.status : "connecting";
+}
+
+const isServed = (end) => end?.by === "service";
 
 /** One pair of nodes has one name, whichever way a tunnel of it goes. */
 export const pairOf = (one, other) => [one, other].sort((a, b) => a - b).join("–");
@@ -45,7 +55,7 @@ function reportAge(status, ends) {
     const reported = ends.filter((end) => Number.isFinite(end.age));
     const behind = reported.filter((end) => end.status === status);
     const [newest] = (behind.length ? behind : reported).sort((one, other) => one.age - other.age);
-    return { age: newest?.age ?? null, staleAfter: staleAfter(newest) };
+    return { age: newest?.age ?? null, staleAfter: staleAfter(newest), served: isServed(newest) };
 }
 
 /** Seconds after which an end's report is stale. */
@@ -71,11 +81,20 @@ const fold = (text) => String(text).normalize("NFKC").toLowerCase();
 /** An age (s) that was `age` when it came, now; null stays null. */
 export const ageNow = (age, received, now) => (Number.isFinite(age) ? age + Math.max(0, (now - received) / 1000) : null);
 
-/** Whether the status can't be relied upon now: the panel said so (`stale`), or the report has grown too old since. Switched
- *  off is what the operator said, and doesn't age; and where nothing was reported yet, nothing is old. */
-export const isOld = (status, age, after, stale) => status !== "inactive" && age !== null && (stale || age > after);
+/** An end's report, as `isOld` takes it; a row is one as well. */
+export const reportOf = (end, { received, confirmed }) => ({
+    age: end.age, staleAfter: staleAfter(end), served: isServed(end), stale: end.stale === true, received, confirmed,
+});
 
-export const isStale = (row, now) => isOld(row.status, ageNow(row.age, row.received, now), row.staleAfter, row.stale);
+/** Whether the status can't be relied upon now: the panel said so (`stale`), or the report has grown too old since. A node's
+ *  service goes on to report while the panel has nothing new to send: it counts when the panel has said so last. Switched off
+ *  is what the operator said, and doesn't age; and where nothing was reported yet, nothing is old. */
+export function isOld(status, { age, staleAfter: after, served, stale, received, confirmed }, now) {
+    if (status === "inactive" || !Number.isFinite(age)) return false;
+    return stale || (served ? ageNow(0, confirmed, now) : ageNow(age, received, now)) > after;
+}
+
+export const isStale = (row, now) => isOld(row.status, row, now);
 
 export const noFilter = () => ({ search: "", status: "", type: "", node: "", pair: "" });
 

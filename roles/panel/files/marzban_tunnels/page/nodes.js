@@ -46,6 +46,9 @@ function problemOf({ problem }) {
 const nameOf = (tunnel) => text(tunnel.name) || `#${text(tunnel.id ?? tunnel.tunnel_id)}`;
 const typeOf = (tunnel) => (Object.hasOwn(TYPES, tunnel.type) ? TYPES[tunnel.type] : text(tunnel.type));
 
+/** A public half: its key, and the fingerprint of all by which it proves who it is. */
+const halfOf = (term, key, fingerprint) => [el("dt", {}, t(term)), el("dd", {}, code(key), el("br"), code(fingerprint))];
+
 const orphan = (tunnel) => [bdi(nameOf(tunnel)), ` ${typeOf(tunnel)} `, code(tunnel.interface)];
 
 /** A list below a sentence; of a long one its beginning. `unsent`: how many there are besides. */
@@ -118,11 +121,11 @@ class View {
             text: t("renewed.text", { node: node.node, name }),
             yes: t("nodes.renewed"),
         };
-        const body = { tunnel_id: change.tunnel_id, public_key: change.seen };
+        const body = { tunnel_id: change.tunnel_id, fingerprint: change.seen_fingerprint };
         return [el(
             "div", { class: "problem" },
             el("p", {}, t("nodes.changed", { node: node.node, name })),
-            el("dl", {}, el("dt", {}, t("nodes.known")), el("dd", {}, code(change.known)), el("dt", {}, t("nodes.seen")), el("dd", {}, code(change.seen))),
+            el("dl", {}, ...halfOf("nodes.known", change.known, change.known_fingerprint), ...halfOf("nodes.seen", change.seen, change.seen_fingerprint)),
             this.#button(`renewed ${text(change.tunnel_id)} ${place}`, question, node, "confirm", body),
         )];
     }

@@ -110,7 +110,7 @@ def _serve(options: argparse.Namespace) -> None:
     from marzban_tunnels.standalone.access_log import Lines
     from marzban_tunnels.standalone.admins import Admins
     from marzban_tunnels.standalone.app import build
-    from marzban_tunnels.standalone.serve import listen, serve
+    from marzban_tunnels.standalone.serve import listen, log_to, serve
 
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")
@@ -129,8 +129,9 @@ def _serve(options: argparse.Namespace) -> None:
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
         app, manager = build(database, admins, settings, access, lines, pem, dashboard_path)
         bound = listen(options.host, options.port)
+        log_to(lines)
         with manager:
-            serve(app, bound, lines, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
+            serve(app, bound, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
 
 
 def _certificate_text(path: Path, key: Path) -> str:

@@ -47,18 +47,20 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+def log_to(lines: Lines) -> None:
+    """What anything here logs, to be called before anything does."""
+    logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(lines)], force=True)
+
+
 def serve(
     app: ASGIApp,
     bound: socket.socket,
-    lines: Lines,
     port_file: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     trusted_proxy: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. The port file is there from the moment requests are taken until the end."""
-    handler = LogHandler(lines)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     config = uvicorn.Config(
         app,
         log_config=None,

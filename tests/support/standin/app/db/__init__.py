@@ -13,11 +13,12 @@ from config import SQLALCHEMY_DATABASE_URL
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.certificate import own_certificate
 from marzban_tunnels import migrate
 from marzban_tunnels.standalone.database import Database
 
 sqlite = SQLALCHEMY_DATABASE_URL.startswith("sqlite")
-CERTIFICATE = "-----BEGIN CERTIFICATE-----"
+CERTIFICATE, KEY = own_certificate()
 # A request for a node has two sessions here (the standalone door opens a second one to write): a larger pool
 options: dict[str, Any] = {"connect_args": {"check_same_thread": False}} if sqlite else {"pool_recycle": 3600}
 options |= {"pool_size": 20, "max_overflow": 30}
@@ -31,8 +32,8 @@ def get_db() -> Iterator[Session]:
 
 
 def get_tls_certificate(db: Session) -> Any:
-    """The row with the certificate that it shows to its nodes."""
-    return SimpleNamespace(certificate=CERTIFICATE)
+    """The row with the certificate that it shows to its nodes, and its key."""
+    return SimpleNamespace(certificate=CERTIFICATE, key=KEY)
 
 
 class MarzbanDatabase(Database):
