@@ -21,6 +21,7 @@ from sqlalchemy import select, update
 
 from marzban_tunnels import responses
 from marzban_tunnels.live import STALE_BY_SERVICE
+from marzban_tunnels.manager import watch
 from marzban_tunnels.service import LONGEST_ASKING
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.tables import DELETIONS, End, Panel
@@ -568,6 +569,37 @@ def told(pair: Pair, tunnel: Any, node: SimulatedNode) -> Any:
 
 def public(pair: Pair, tunnel: Any, node: SimulatedNode) -> Any:
     return (told(pair, tunnel, node)["public"] or {}).get("public_key")
+
+
+def test_a_list_with_the_same_tag_is_as_stale_as_it_says(
+    database: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers are sent again after half a minute, as by a real panel; only when an end becomes stale is shorter."""
+    for module in (responses, watch):
+        monkeypatch.setattr(module, "STALE_BY_SERVICE", 1)
+    known: dict[str, Any] = {}
+
+    def read() -> tuple[int, list[bool]]:
+        """As a client does that keeps what it has while the panel says that it is still so."""
+        answer = running.api.bare("GET", "/api/tunnels", headers={"If-None-Match": known.get("tag", "")})
+        if answer.status_code == 200:
+            known.update(tag=answer.headers["ETag"], records=answer.json())
+        return answer.status_code, [end["stale"] for record in known["records"] for end in record["ends"]]
+
+    with ManagedPanel(database, pace=replace(FAST, measured=30.0)) as running:
+        pair = Pair(running, nodes, "told")
+        until(lambda: read() == (304, [False, False]))
+        until(settled(pair))
+        for node, stale in ((pair.first, [True, False]), (pair.second, [True, True])):
+            node.down()
+            until(lambda: read() == (304, stale))  # noqa: B023
+        pair.first.up()
+        until(lambda: read() == (304, [False, True]))
+        asked = len(pair.first.requests)
+        until(lambda: len(pair.first.requests) > asked + 10)
+        assert read() == (304, [False, True]), "what is measured again is not sent at once"
+    with ManagedPanel(database, None) as running:  # nobody asks the nodes any more
+        assert read() == (200, [True, True])
 
 
 def test_the_key_of_the_other_end_is_never_accepted(pair: Pair) -> None:

@@ -24,7 +24,7 @@ def revision(session: Session, nodes: Table, *page: int) -> str:
     """An entity tag of a page of the list: another one after each write of ours, and when a node is called otherwise.
     ``page`` is what the page is, and the manager's own count of what changes without a write.
 
-    Weak, because the age of a report is not part of it, nor that it is stale by now. Read before the page itself: where
+    Weak, because the age of a report is not part of it, nor that a run's is stale. Read before the page itself: where
     something changes in between, the page is newer than its tag, and is sent once more. What somebody writes into the
     database past us is seen with the next write of ours.
     """

@@ -127,7 +127,9 @@ def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
         by = SERVICE
     limit = STALE_BY_SERVICE if by == SERVICE else stale_after(end.gaps)
     age = told["age"]
-    return {**told, "by": by, "stale_after": limit, "stale": age is None or age > limit}
+    # Only what a service's status becomes is stored, not each report: so a stored one says nothing about now
+    silent = by == SERVICE and now is None
+    return {**told, "by": by, "stale_after": limit, "stale": silent or age is None or age > limit}
 
 
 def changed_key(public: str | None, changed: str | None) -> dict[str, Any] | None:

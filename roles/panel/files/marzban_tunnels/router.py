@@ -25,7 +25,7 @@ from marzban_tunnels.service import Tunnels
 
 __all__ = ["API_HEADER", "API_VERSION", "LARGEST_PAGE", "NOT_STARTED", "PANEL_HEADER", "Start", "tunnels_router"]
 LARGEST_PAGE = 2000  # about 0.1 s of a panel's time; version 2 gave 1000
-_UNCHANGED = "Nothing of this page has changed since If-None-Match, but for ages, and what is stale by them"
+_UNCHANGED = "Nothing of this page has changed since If-None-Match, but for ages, and which runs' reports are stale"
 
 
 def tunnels_router(

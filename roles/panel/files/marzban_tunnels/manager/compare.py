@@ -149,11 +149,6 @@ def facts(item: Shown) -> tuple[Any, ...]:
     return item.status, lasting(item.error), item.version, item.missing
 
 
-def moving(item: Shown) -> tuple[Any, ...]:
-    """What changes by itself, and is a reason to send a list again only now and then."""
-    return item.measured, item.error
-
-
 def lasting(text: str | None) -> str:
     """A sentence without the times in it, which go on by themselves."""
     return _TIME.sub("", text or "")

@@ -204,8 +204,6 @@ class Manager:
             while not self._end.is_set():
                 self._wake.clear()
                 delay = self.pace.tick
-                if any(watch.has_got_stale() for watch in self._watches.values()):
-                    self.changed()
                 try:
                     delay = await self._round()
                 except Exception as error:
@@ -229,6 +227,8 @@ class Manager:
     async def _round(self) -> float:
         """Keep the lease, and see whether the database has changed; answers the seconds until the next."""
         now = time.monotonic()
+        for watch in self._watches.values():
+            watch.tell_stale()
         if not self._held:
             self._idle = not await self._database(self._store.needed)
             if self._idle:  # no node has a service: nothing is written into the database

@@ -18,7 +18,7 @@ from marzban_tunnels.live import STALE_BY_SERVICE
 from marzban_tunnels.manager import answers, problems, refusals
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
-from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, facts, lasting, learn, moving, overdue
+from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, facts, lasting, learn, overdue
 from marzban_tunnels.manager.hub import DatabaseAway, Hub
 from marzban_tunnels.manager.problems import Place, Problem, Say
 from marzban_tunnels.manager.store import Target
@@ -36,11 +36,6 @@ class _Seen:
     @property
     def age(self) -> float:
         return time.monotonic() - self.at + (self.shown.age or 0.0)
-
-    @property
-    def stale_at(self) -> float:
-        """When its age, in whole seconds, is more than STALE_BY_SERVICE."""
-        return self.at - (self.shown.age or 0.0) + STALE_BY_SERVICE + 1
 
 
 @dataclass(frozen=True)
@@ -66,10 +61,11 @@ class Watch:
         self.node_counter = 0
         self.node_epoch: str | None = None
         self._seen: dict[str, _Seen] = {}
-        self._stale_at = math.inf  # when the next of these gets stale
         self._tries: dict[str, _Try] = {}
         self._not_removed: dict[str, _Try] = {}
         self._reported: dict[str, tuple[Any, ...]] = {}
+        self._stale: dict[str, bool | None] = {}  # uuid → as the API says now; None: it has no report of ours
+        self._ageing = math.inf  # until then none becomes stale
         self._done: set[str] = set()  # removed, and the database has not been read since
         self._given = 0
         self._failures = 0
@@ -131,18 +127,22 @@ class Watch:
             "orphans": orphans,
         }
 
-    def has_got_stale(self) -> bool:
-        """Whether something of what the node has said has got stale since the last call."""
-        now = time.monotonic()
-        if now < self._stale_at:
-            return False
-        self._stale_at = self._next_stale(now)
-        return True
-
-    def _next_stale(self, now: float) -> float:
-        return min((seen.stale_at for seen in self._seen.values() if seen.stale_at > now), default=math.inf)
-
     # the loop
+
+    def tell_stale(self, looked: bool = False) -> None:
+        """A client whose list has the same ETag takes it that the same ends are stale: so it needs another one when an
+        end becomes stale, or is not any more. Cheap where no end's time has come, unless the node was ``looked`` at."""
+        now = time.monotonic()
+        if not looked and now < self._ageing:
+            return
+        ends = {uuid: self.end(uuid, item.role) for uuid, item in self.target.wanted.items()}
+        ages = {uuid: None if end is None else int(end["age"]) for uuid, end in ends.items()}
+        stale = {uuid: None if age is None else age > STALE_BY_SERVICE for uuid, age in ages.items()}
+        left = [STALE_BY_SERVICE - age for uuid, age in ages.items() if age is not None and not stale[uuid]]
+        self._ageing = now + min(left, default=math.inf)
+        if stale != self._stale:
+            self._stale = stale
+            self._hub.changed()
 
     def kick(self) -> None:
         """Look now, whatever went wrong before."""
@@ -275,12 +275,10 @@ class Watch:
         return seen.public if seen else None
 
     def _remember(self, target: Target, answer: Listing, plan: Plan) -> None:
+        self.tell_stale()
         now = time.monotonic()
-        before, orphans, aged = self._seen, self.orphans, self.has_got_stale()
+        before, orphans = self._seen, self.orphans
         self._seen = {uuid: _Seen(item, now) for uuid, item in answer.tunnels.items()}
-        self._stale_at = self._next_stale(now)
-        both = [(seen.stale_at, self._seen[uuid].stale_at) for uuid, seen in before.items() if uuid in self._seen]
-        aged = aged or any((was <= now) != (will <= now) for was, will in both)
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
         self.node_counter, self.node_epoch = answer.counter, answer.epoch
         self._tries = {
@@ -290,10 +288,11 @@ class Watch:
             or (uuid in self._seen and self._seen[uuid].shown.doing)
         }
         told, old = ({uuid: facts(seen.shown) for uuid, seen in some.items()} for some in (self._seen, before))
-        if aged or told != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
+        if told != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
             self._hub.changed()
-        elif any(moving(before[uuid].shown) != moving(seen.shown) for uuid, seen in self._seen.items()):
+        elif self._seen:  # measured again
             self._hub.changed(soon=False)
+        self.tell_stale(looked=True)
         self._learn(plan)
         if plan.void:
             self._hub.changes.done.update((uuid, target.uuid) for uuid in plan.void)
