@@ -547,7 +547,8 @@ def test_without_a_key_the_manager_alone_is_off(
     assert warned == ([] if secret is None else [f"marzban_tunnels: the manager is off: {state['detail']}"])
 
 
-def test_two_nodes_that_are_copies_of_each_other_are_told_so(pair: Pair) -> None:
+@pytest.mark.parametrize("again", ["first", pytest.param("second", marks=pytest.mark.variation)])
+def test_two_nodes_that_are_copies_of_each_other_are_told_so(pair: Pair, again: str) -> None:
     first, second = pair.first, pair.second
     second.down()
     tunnel = pair.make()
@@ -557,7 +558,14 @@ def test_two_nodes_that_are_copies_of_each_other_are_told_so(pair: Pair) -> None
     second.tunnels[tunnel["uuid"]] = {**first.tunnels[tunnel["uuid"]], "revision": "old"}
     second.up()
     until(lambda: "copies of each other" in str(told(pair, tunnel, second)["error"]))
-    second.tunnels[tunnel["uuid"]]["public_key"] = key()["public_key"]  # somebody made a new one
+    node = getattr(pair, again)
+    made = key()["public_key"]
+    node.tunnels[tunnel["uuid"]]["public_key"] = made  # somebody made a new one, at either end
+    if again == "first":  # its key is known
+        until(lambda: [item["seen"] for item in pair.panel.service(first)["changed_keys"]] == [made])
+        body = {"tunnel_id": tunnel["id"], "public_key": made}
+        pair.panel.api.send("POST", f"/api/tunnels/nodes/{pair.ids[0]}/confirm", body)
+    until(lambda: public(pair, tunnel, second) == second.tunnels[tunnel["uuid"]]["public_key"])
     until(lambda: pair.agree(tunnel))
     until(lambda: told(pair, tunnel, second)["status"] == "active")
 

@@ -57,7 +57,8 @@ class Watch:
         self.contact: float | None = None
         self.engine: str | None = None
         self.orphans: list[Shown] = []
-        self._rejected: dict[str, tuple[dict[str, str], str]] = {}  # uuid → a half that was not taken, and why
+        # uuid → a half that was not taken, with which record of the tunnel, and why
+        self._rejected: dict[str, tuple[dict[str, str], str, str]] = {}
         self.node_counter = 0
         self.node_epoch: str | None = None
         self._seen: dict[str, _Seen] = {}
@@ -95,13 +96,15 @@ class Watch:
         return told | {"measured": seen.shown.measured, "age": int(seen.age)}
 
     def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
-        """The database did not take this half; it is not offered again."""
-        self._rejected = {**self._rejected, uuid: (half, why)}
+        """The database did not take this half; it is not offered again with the record as it is now."""
+        self._rejected = {**self._rejected, uuid: (half, self.target.wanted[uuid].revision, why)}
 
     def _rejection(self, uuid: str) -> str | None:
-        half, why = self._rejected.get(uuid, (None, None))
-        seen = self.shown(uuid)
-        return why if seen and seen.public == half else None
+        half, revision, why = self._rejected.get(uuid, (None, None, None))
+        seen, item = self.shown(uuid), self.target.wanted.get(uuid)
+        if seen is None or item is None or seen.public != half:
+            return None
+        return why if item.public is None and item.revision == revision else None
 
     def shown(self, uuid: str) -> Shown | None:
         """What the node said last about a tunnel."""
