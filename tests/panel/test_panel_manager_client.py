@@ -112,6 +112,14 @@ def test_something_else_is_there(node: SimulatedNode) -> None:
     assert found.code == "timed_out"
 
 
+def test_a_silent_address_leaves_time_for_the_next(node: SimulatedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a packet filter that lets only one of the panel's addresses in."""
+    monkeypatch.setattr(client, "_resolve", lambda host: ["127.0.0.2", node.address])
+    node.instead = lambda method, path: (200, {"fine": True})
+    with socket.create_server(("127.0.0.2", node.port)):  # takes the connection, and no handshake comes
+        assert ask(node, address="de-1.example") == (200, {"fine": True})
+
+
 BAD: dict[str, bytes] = {
     "nothing": b"",
     "not HTTP": b"220 mail.example ESMTP\r\n\r\n",

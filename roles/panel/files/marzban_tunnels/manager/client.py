@@ -113,10 +113,11 @@ class Client:
         return reader, writer, True
 
     async def _open(self, at: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """At the first address that answers: one that stays silent leaves the others their part of the time."""
         addresses = await threads.aside(_resolve, at.address)
         for address in addresses[:-1]:
-            with contextlib.suppress(OSError):
-                return await self._open_at(address, at.port)
+            with contextlib.suppress(OSError):  # a TimeoutError is one
+                return await asyncio.wait_for(self._open_at(address, at.port), self._connect / len(addresses))
         return await self._open_at(addresses[-1], at.port)
 
     async def _open_at(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
