@@ -218,6 +218,10 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
         assert (end["status"] if end else None) == told
         one._report(target)
         assert bool(hub.changes.reports) == (told is not None and stored is not None)
+    one._seen = {"u1": watch._Seen(answers.tunnel(shown(status="error", age=2.0**62)), time.monotonic())}
+    one._report(target)
+    (report,) = hub.changes.reports.values()
+    assert MOMENT - report["reported_at"] > timedelta(days=365), "it was measured then, whenever it is written"
 
 
 def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from marzban_tunnels import node_access
+from marzban_tunnels import node_access, responses
 from marzban_tunnels.halves import fingerprint
 from marzban_tunnels.live import STALE_BY_SERVICE, Live, Nothing
 from marzban_tunnels.node_services import NodeServices
@@ -349,9 +349,17 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
     assert source() | {"age": 0} == {
         "status": "error", "measured": {"rtt_ms": 1.0}, "age": 0, "by": "run", "stale": False, "stale_after": 300
     }  # fmt: skip
+    for moved in ("-1 hour", "+1 hour"):  # and the panel's clock was set back since
+        with sessions.begin() as session:
+            session.execute(text("UPDATE tunnel_ends SET reported_at = datetime('now', :moved)"), {"moved": moved})
+        assert source()["by"] == "service", "the newer one"
     with sessions.begin() as session:
-        session.execute(text("UPDATE tunnel_ends SET reported_at = datetime('now', '-1 hour')"))
-    assert source()["by"] == "service", "the newer one"
+        stored = {"reported_by": "service", "status": "active"}
+        session.execute(update(End).values(**stored, reported_at=responses.now()))
+    manager.ends[tunnel["uuid"], "source"]["status"] = "error"
+    assert source() | {"measured": None} == {
+        "status": "error", "measured": None, "age": 26, "by": "service", "stale": True, "stale_after": 25
+    }, "what is stored was measured before, and written a moment ago"  # fmt: skip
     assert other.send("GET", path + "/status")["ends"][0]["by"] == "service"
     assert manager.asked == [({1, 2}, LONGEST_ASKING)], "only a call for the status asks the nodes"
     other.send("PUT", path, {"config": '{"mtu": 1400}'})
@@ -359,7 +367,7 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
     manager.ends.clear()
     with sessions.begin() as session:
         session.execute(update(End).values(reported_by="service"))
-    assert (source()["by"], source()["stale_after"]) == ("service", 22), "what the manager has stored"
+    assert (source()["by"], source()["stale"], source()["stale_after"]) == ("service", True, 22), "nobody says so now"
 
 
 def test_what_a_service_measured_too_long_ago_makes_no_tunnel_active(other: Api, manager: FakeManager) -> None:

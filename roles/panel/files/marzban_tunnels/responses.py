@@ -118,14 +118,16 @@ def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
     told = {"status": end.status, "error": end.error, "measured": object_in(end.measured), "age": age}
     by = None if age is None else SERVICE if end.reported_by == SERVICE else RUN
     now = live.end(row.uuid, end.role)
-    # What a service has reported came from what is known of it now, or from what was known before
-    if now is not None and (age is None or by == SERVICE or int(now["age"]) <= age):
+    # The manager knows better than what it has stored itself; and a run's report of a later time than now has none
+    if now is not None and (by != RUN or age is None or end.reported_at > moment or int(now["age"]) <= age):
         # What was measured with an earlier record says nothing of how this one works
         same = now.get("version", row.version) == row.version
         told = {"status": now["status"] if same else None, "error": now["error"] if same else None}
         told |= {"measured": now["measured"], "age": int(now["age"])}
         by = SERVICE
     limit = STALE_BY_SERVICE if by == SERVICE else stale_after(end.gaps)
+    if now is not None:  # where a service reports too, nobody waits for the next run
+        limit = min(limit, STALE_AFTER)
     age = told["age"]
     # Only what a service's status becomes is stored, not each report: so a stored one says nothing about now
     silent = by == SERVICE and now is None

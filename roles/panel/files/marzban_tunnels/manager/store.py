@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Table, delete, select, update
@@ -208,14 +207,12 @@ class Store:
         for (tunnel_id, role), half in changes.changed.items():
             public = None if half is None else json.dumps(half, sort_keys=True)
             session.execute(_end(tunnel_id, role).values(changed_public=public))
-        moment = responses.now()
         for (tunnel_id, role), report in changes.reports.items():
             measured = None if report["measured"] is None else json.dumps(report["measured"])
             values = {"status": report["status"], "error": report["error"], "measured": measured}
             about = select(TUNNELS.c.id).where(TUNNELS.c.id == tunnel_id, TUNNELS.c.version == report["version"])
             one = _end(tunnel_id, role).where(about.exists())  # else it is about an older record
-            measured_at = moment - timedelta(seconds=report["age"])
-            session.execute(one.values(**values, reported_at=measured_at, reported_by="service"))
+            session.execute(one.values(**values, reported_at=report["reported_at"], reported_by="service"))
         for uuid, node in changes.done:
             session.execute(delete(DELETIONS).where(DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node))
         for uuid, node in changes.given_up:

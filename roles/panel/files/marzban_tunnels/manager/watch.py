@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from marzban_tunnels import responses
@@ -26,6 +27,7 @@ from marzban_tunnels.manager.store import Target
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
 _LASTS = 3  # failures in a row for the same of these reasons, until the log says so
+_OLDEST = 366 * 86400  # seconds; what a node says may be any number
 
 
 @dataclass(frozen=True)
@@ -416,7 +418,8 @@ class Watch:
             fact = (item.version, end["status"], lasting(end["error"]))
             if fact[1:] != (item.status, lasting(item.error)) and self._reported.get(uuid) != fact:
                 self._reported[uuid] = fact
-                self._hub.changes.reports[item.key] = end
+                age = timedelta(seconds=min(end["age"], _OLDEST))
+                self._hub.changes.reports[item.key] = {**end, "reported_at": responses.now() - age}
                 self._hub.dirty()
         for uuid in self._reported.keys() - target.wanted.keys():
             del self._reported[uuid]
