@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import sqlite3
@@ -12,13 +13,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
+from marzban_tunnels import responses
 from marzban_tunnels.manager.lease import Lease
 from marzban_tunnels.manager.store import Changes, LostLease, Store
 from marzban_tunnels.node_access import check_key
@@ -26,7 +29,7 @@ from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone.database import Database
 from marzban_tunnels.standalone.tables import Node
-from marzban_tunnels.tables import NODE_SERVICES, NodeService, Panel
+from marzban_tunnels.tables import DELETIONS, NODE_SERVICES, NodeService, Panel
 from tests.support.managed_panel import FAST, KEY, ManagedPanel, until
 from tests.support.panel_api import key, publish
 from tests.support.servers import PostgreSQL, Server
@@ -129,6 +132,49 @@ def test_nothing_is_written_without_the_lease(database: Database) -> None:
         writes = session.scalar(select(Panel.writes))
         store.write(session, Changes(reserve={"u": 1}, seen={"u": 51}), lease.me)
         assert session.scalar(select(Panel.writes)) == writes  # nobody reads the list again for a number
+
+
+def test_a_deletion_is_done_once_and_not_the_next_one(database: Database) -> None:
+    store, lease = Store(database.engine, Node.__table__, tunnels_of(database)), Lease(30)  # type: ignore[arg-type]
+    first = responses.now()
+    again = first + timedelta(seconds=1)  # it was moved back and away since
+    told = {"uuid": "t", "node_uuid": "n", "node_id": 1, "tunnel_id": 1, "tunnel_type": "wireguard", "generation": 1}
+    with Session(database.engine) as session:
+        session.execute(insert(DELETIONS).values(**told, deleted_at=again))
+        session.commit()
+        assert lease.step(session)
+        for moment, left in ((first, [False]), (again, [])):
+            store.write(session, Changes(given_up={("t", "n", first)}, done={("t", "n", moment)}), lease.me)
+            assert list(session.scalars(select(DELETIONS.c.given_up))) == left
+
+
+def test_what_was_found_with_an_earlier_lease_is_not_written_with_the_next(tmp_path: Path) -> None:
+    with Nodes() as nodes, ManagedPanel(tmp_path / "panel.db") as panel:
+        panel.node(nodes.add("one"))
+        until(lambda: panel.service(nodes.all[0])["state"] == "ok")
+        manager, old = panel.manager, ("t", "n", responses.now())
+        write, written = manager._store.write, []
+
+        def failing(session: Session, changes: Changes, me: str) -> Any:
+            written.append(set(changes.done))
+            if len(written) > 1:
+                return write(session, changes, me)
+            assert manager._loop
+            asyncio.run_coroutine_threadsafe(manager._drop(), manager._loop).result(5)  # as when it lasts
+            raise OSError("the database is away")
+
+        def found() -> None:
+            manager.changes.done.add(old)
+            manager.dirty()
+
+        manager._store.write = failing  # type: ignore[method-assign]
+        manager._from_outside(found)
+        until(lambda: written)
+        panel.node(nodes.add("two"))
+        panel.tunnel(*nodes.all)
+        until(lambda: len(written) > 1)
+        assert written[0] == {old}
+        assert not any(written[1:])
 
 
 def test_a_locked_database_holds_up_no_reader_and_loses_nothing(tmp_path: Path) -> None:

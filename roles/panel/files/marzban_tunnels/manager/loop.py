@@ -337,6 +337,7 @@ class Manager:
                 await asyncio.sleep(self.pace.flush)
             self._dirty.clear()
             changes, self.changes = self.changes, Changes()
+            epoch = self.epoch
             for key in list(changes.reports)[_MOST_REPORTS:]:
                 self.changes.reports[key] = changes.reports.pop(key)
                 self.dirty()
@@ -355,7 +356,10 @@ class Manager:
                 else:
                     self._tell(error)
                     changes.reserve, changes.epochs = {}, {}
-                    self.changes = _together(changes, self.changes)
+                    if (
+                        self._held and self.epoch == epoch
+                    ):  # else it was found without the lease, or with an earlier one
+                        self.changes = _together(changes, self.changes)
                     await asyncio.sleep(self.pace.tick)
                     self.dirty()
                 continue

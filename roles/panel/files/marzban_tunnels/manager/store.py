@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, Table, delete, select, update
@@ -75,8 +76,9 @@ class Changes:
     halves: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (uuid, node's name) → half
     changed: dict[tuple[int, str], dict[str, str] | None] = field(default_factory=dict)
     reports: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
-    done: set[tuple[str, str]] = field(default_factory=set)  # deletion records: (uuid, node)
-    given_up: set[tuple[str, str]] = field(default_factory=set)
+    # Deletion records: (uuid, node, deleted_at); a tunnel that was moved back and away again since has a later one
+    done: set[tuple[str, str, datetime]] = field(default_factory=set)
+    given_up: set[tuple[str, str, datetime]] = field(default_factory=set)
 
     def visible(self) -> bool:
         """Whether a reader of the API sees a difference."""
@@ -213,11 +215,10 @@ class Store:
             about = select(TUNNELS.c.id).where(TUNNELS.c.id == tunnel_id, TUNNELS.c.version == report["version"])
             one = _end(tunnel_id, role).where(about.exists())  # else it is about an older record
             session.execute(one.values(**values, reported_at=report["reported_at"], reported_by="service"))
-        for uuid, node in changes.done:
-            session.execute(delete(DELETIONS).where(DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node))
-        for uuid, node in changes.given_up:
-            one = (DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node)
-            session.execute(update(DELETIONS).where(*one).values(given_up=True))
+        for record in changes.done:
+            session.execute(delete(DELETIONS).where(*_deletion(*record)))
+        for record in changes.given_up:
+            session.execute(update(DELETIONS).where(*_deletion(*record)).values(given_up=True))
         if session.scalar(select(Panel.lease_holder).where(Panel.id == 1)) != me:
             session.rollback()
             raise LostLease
@@ -255,6 +256,10 @@ class Store:
 
 def _end(tunnel_id: int, role: str) -> Any:
     return update(ENDS).where(ENDS.c.tunnel_id == tunnel_id, ENDS.c.role == role)
+
+
+def _deletion(uuid: str, node: str, deleted_at: datetime) -> tuple[Any, ...]:
+    return DELETIONS.c.uuid == uuid, DELETIONS.c.node_uuid == node, DELETIONS.c.deleted_at == deleted_at
 
 
 @dataclass(frozen=True)

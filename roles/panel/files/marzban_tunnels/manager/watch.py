@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from marzban_tunnels import responses
@@ -19,7 +19,7 @@ from marzban_tunnels.live import STALE_BY_SERVICE
 from marzban_tunnels.manager import answers, problems, refusals
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
-from marzban_tunnels.manager.compare import Plan, Post, Wanted, compare, facts, lasting, learn, overdue
+from marzban_tunnels.manager.compare import Plan, Post, Removal, Wanted, compare, facts, lasting, learn, overdue
 from marzban_tunnels.manager.hub import DatabaseAway, Hub
 from marzban_tunnels.manager.problems import Place, Problem, Say
 from marzban_tunnels.manager.store import Target
@@ -69,7 +69,8 @@ class Watch:
         self._reported: dict[str, tuple[Any, ...]] = {}
         self._stale: dict[str, bool | None] = {}  # uuid → as the API says now; None: it has no report of ours
         self._ageing = math.inf  # until then none becomes stale
-        self._done: set[str] = set()  # removed, and the database has not been read since
+        # uuid → when the tunnel was deleted: removed, and the database has not been read since
+        self._done: dict[str, datetime] = {}
         self._given = 0
         self._failures = 0
         self._alike = 0  # failures in a row for the same reason
@@ -227,7 +228,8 @@ class Watch:
             raise self._say(problems.another_copy())
         posts = [post for post in plan.posts if self._is_due(post)]
         posts.sort(key=self._is_known)
-        self._done &= target.removals.keys()
+        gone = {uuid: item.deleted_at for uuid, item in target.removals.items()}
+        self._done = {uuid: moment for uuid, moment in self._done.items() if gone.get(uuid) == moment}
         waiting = [uuid for uuid in plan.removals if uuid not in self._done]
         self._not_removed = {uuid: tried for uuid, tried in self._not_removed.items() if uuid in waiting}
         now = time.monotonic()
@@ -235,7 +237,7 @@ class Watch:
         if posts or removals:
             await self._change(target, posts, removals)
         self._report(target)
-        return self._next(target, not (self._done | self._not_removed.keys()).issuperset(removals))
+        return self._next(target, not (self._done.keys() | self._not_removed.keys()).issuperset(removals))
 
     def _is_known(self, post: Post) -> bool:
         """Whether the node has this version of the record already: what a person has changed just now goes first."""
@@ -300,12 +302,14 @@ class Watch:
         self.tell_stale(looked=True)
         self._learn(plan)
         if plan.void:
-            self._hub.changes.done.update((uuid, target.uuid) for uuid in plan.void)
+            gone = ((uuid, target.uuid, target.removals[uuid].deleted_at) for uuid in plan.void)
+            self._hub.changes.done.update(gone)
             self._hub.dirty()
 
     def _give_up(self, target: Target) -> None:
         if late := overdue(target.removals, responses.now()):
-            self._hub.changes.given_up.update((uuid, target.uuid) for uuid in late)
+            records = ((uuid, target.uuid, target.removals[uuid].deleted_at) for uuid in late)
+            self._hub.changes.given_up.update(records)
             self._hub.dirty()
 
     def _learn(self, plan: Plan) -> None:
@@ -329,7 +333,10 @@ class Watch:
         changes: list[str | Post] = [*removals, *posts]
         for change in changes:
             number += 1
-            await (self._post(change, number) if isinstance(change, Post) else self._remove(change, number))
+            if isinstance(change, Post):
+                await self._post(change, number)
+            else:
+                await self._remove(target.removals[change], number)
             if self._is_over(target, isinstance(change, str)):
                 break
         self._hub.changes.seen[self.target.uuid] = self._given
@@ -387,12 +394,13 @@ class Watch:
         deleted = self.target.uuid if self.target.node_id is None else None
         return self._say(problems.older_database(have, known, deleted))
 
-    async def _remove(self, uuid: str, number: int) -> None:
+    async def _remove(self, removal: Removal, number: int) -> None:
+        uuid = removal.uuid
         headers = {"Marzban-Counter": str(number), "Marzban-Epoch": self._hub.epoch}
         status, answer = await self.client.call("DELETE", f"/api/tunnel/{uuid}", headers=headers)
         if status in (200, 404):
-            self._hub.changes.done.add((uuid, self.target.uuid))
-            self._done.add(uuid)
+            self._hub.changes.done.add((uuid, self.target.uuid, removal.deleted_at))
+            self._done[uuid] = removal.deleted_at
             self._seen = {known: seen for known, seen in self._seen.items() if known != uuid}
         elif refusals.is_busy(status, answer):
             raise self._say(problems.busy())
