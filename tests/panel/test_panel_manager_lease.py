@@ -115,6 +115,17 @@ def test_a_holder_whose_process_is_gone_is_not_waited_for(database: Database) ->
             lease.release(session)
 
 
+def test_nobody_waits_for_a_node_whose_service_was_removed(database: Database) -> None:
+    store = Store(database.engine, Node.__table__, tunnels_of(database))  # type: ignore[arg-type]
+    told = {"uuid": "t", "node_id": 1, "tunnel_id": 1, "tunnel_type": "wireguard", "generation": 1, "port": 62052}
+    with Session(database.engine) as session:
+        session.add(NodeService(node_id=1, uuid="u", generation=1, counter=0, seen_counter=0))
+        for node, needed in (("u", False), ("deleted", True)):
+            session.execute(insert(DELETIONS).values(**told, node_uuid=node, deleted_at=responses.now()))
+            session.commit()
+            assert store.needed(session) is needed
+
+
 def test_nothing_is_written_without_the_lease(database: Database) -> None:
     store = Store(database.engine, Node.__table__, tunnels_of(database))  # type: ignore[arg-type]
     lease = Lease(30)

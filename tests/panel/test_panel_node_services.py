@@ -106,9 +106,9 @@ def written(sessions: Sessions) -> dict[tuple[str, int], Deletion]:
         return {(row.uuid, row.node_id): row for row in session.scalars(select(Deletion))}
 
 
-def service(api: Api, node: Any, port: int = 62052) -> Any:
+def service(api: Api, node: Any, port: int | None = 62052) -> Any:
     (found,) = api.send("POST", NODES + "/access", {"nodes": [node["name"]]})["nodes"]
-    item = {"node": node["name"], "uuid": found["uuid"], "port": port, "pin": PIN}
+    item = {"node": node["name"], "uuid": found["uuid"], "port": port, "pin": PIN if port else None}
     assert api.send("PUT", NODES, {"nodes": [item]})["updated"] == 1
     return found
 
@@ -287,6 +287,10 @@ def test_old_records_go(other: Api, tunnels: Tunnels, sessions: Sessions) -> Non
         with sessions() as session:
             tunnels.start(session)
         assert {node for _uuid, node in written(sessions)} == left, "a node with a service may be off for long"
+    service(other, TWO, None)
+    with sessions() as session:
+        tunnels.start(session)
+    assert not written(sessions), "its service was removed since"
 
 
 # with a manager

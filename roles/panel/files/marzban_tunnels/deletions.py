@@ -90,8 +90,9 @@ def purge(execute: Execute) -> None:
     """Take away records that were shown as given up for long, and those that are old and of a node without a service:
     without the node services nobody else does."""
     too_old = responses.now() - KEPT - _SHOWN
-    served = select(NODE_SERVICES.c.uuid).where(NODE_SERVICES.c.port.is_not(None))
-    unserved = and_(DELETIONS.c.port.is_(None), DELETIONS.c.node_uuid.not_in(served))
+    rows, service = select(NODE_SERVICES.c.uuid), NODE_SERVICES.c.port
+    none = and_(DELETIONS.c.port.is_(None), DELETIONS.c.node_uuid.not_in(rows))
+    unserved = or_(none, DELETIONS.c.node_uuid.in_(rows.where(service.is_(None))))
     execute(delete(DELETIONS).where(DELETIONS.c.deleted_at < too_old, or_(DELETIONS.c.given_up, unserved)))
 
 

@@ -105,7 +105,9 @@ class Store:
     def needed(self, session: Session) -> bool:
         """Whether any node has a service, or has to remove something."""
         service = select(NODE_SERVICES.c.node_id).where(NODE_SERVICES.c.port.is_not(None)).limit(1)
-        open_ones = DELETIONS.c.port.is_not(None) & ~DELETIONS.c.given_up
+        # A node that exists and has no service any more can't be called, whatever the record has
+        gone = DELETIONS.c.node_uuid.not_in(select(NODE_SERVICES.c.uuid))
+        open_ones = DELETIONS.c.port.is_not(None) & ~DELETIONS.c.given_up & gone
         found = (
             session.execute(service).first()
             or session.execute(select(DELETIONS.c.uuid).where(open_ones).limit(1)).first()
