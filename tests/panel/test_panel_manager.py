@@ -293,6 +293,12 @@ def test_no_key_is_sent_to_another_certificate(pair: Pair, caplog: pytest.LogCap
         ),
         ("bad_answer", {"instead": lambda method, path: b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n}}}"}),
         pytest.param("bad_answer", {"instead": lambda method, path: (500, {})}, marks=pytest.mark.variation),
+        ("bad_answer", {"instead": lambda method, path: (503, {"code": "failed", "detail": "see root.service"})}),
+        pytest.param(
+            "bad_answer",
+            {"instead": lambda method, path: (503, {"code": "unanswered", "detail": "see root.service"})},
+            marks=pytest.mark.variation,
+        ),
         pytest.param("version_older", {"instead": lambda method, path: (404, {})}, marks=pytest.mark.variation),
     ],
 )
@@ -306,6 +312,7 @@ def test_each_problem_has_its_sentence_and_ends(
     until(lambda: panel.problem(node) == code)
     detail = panel.service(node)["problem"]["detail"]
     assert detail.startswith(f"{node.name!r} at '127.0.0.1' port {node.port}")
+    assert ("see root.service" in detail) == ("root.service" in str(node.instead("GET", "/api/tunnels")))
     assert panel.problem(shared.second) is None
     said = detail[: detail.index(" s ahead") - 3] if code == "clock_wrong" else detail  # its seconds go on
     until(lambda: any(line.startswith(f"marzban_tunnels: {said}") for line in caplog.messages))

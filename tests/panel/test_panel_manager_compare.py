@@ -188,7 +188,10 @@ def test_a_sentence_in_which_only_a_time_goes_on_is_the_same() -> None:
 def test_what_a_node_says_to_one_tunnel_is_about_that_tunnel() -> None:
     assert refusals.is_busy(503, {"code": "busy", "detail": "x"})
     assert refusals.is_busy(503, "x")
-    assert not refusals.is_busy(503, {"code": "failed", "detail": "x"})
+    for code in ("failed", "unanswered"):
+        assert not refusals.is_busy(503, {"code": code, "detail": "x"})
+    assert refusals.is_unanswered(503, {"code": "unanswered"})
+    assert not refusals.is_unanswered(503, "x")
     for status, code in ((503, "failed"), (409, "foreign")):
         said = refusals.sentence(status, {"code": code, "detail": "because\n\ud800" + "x" * 9000})
         assert said is not None

@@ -83,7 +83,8 @@ class Calls:
             raise
         except Exception as error:  # a mistake of ours; what was sent stays out of the log
             log.error("A request could not be answered: %s.", type(error).__name__)
-            answer = refusal(503, "busy", "This request could not be answered: the node's journal has more.")
+            sentence = "This request could not be answered: see journalctl -u marzban-node-front."
+            answer = refusal(503, "failed", sentence)
         if _has_body(request) and not request.content.is_eof():
             connection.drop_body()
             answer.force_close()
@@ -124,7 +125,10 @@ class Calls:
             if not self._silent:
                 log.warning("The root half did not answer (%s): see marzban-node-root.service.", type(error).__name__)
             self._silent = True
-            return refusal(503, "busy", "The node is busy: try again in a moment.")
+            if isinstance(error, TimeoutError):
+                return refusal(503, "busy", "The node is busy: marzban-node-root.service did not answer yet.")
+            sentence = "The root half did not answer: see systemctl status marzban-node-root.service on the node."
+            return refusal(503, "unanswered", sentence)
         self._silent = False
         if status in (401, 403):
             await self._was_wrong(request)

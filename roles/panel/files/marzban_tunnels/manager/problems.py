@@ -159,6 +159,15 @@ def bad_answer(reason: str) -> Say:
     )
 
 
+def failed(said: str) -> Say:
+    """503 for another reason than work that goes on: it does not pass by itself."""
+    return lambda at: Problem(
+        "bad_answer",
+        f"{at} can't say what it has ({shown(said, 300)}). On the node: systemctl status marzban-node-root, and "
+        f"journalctl -u {SERVICE} -u marzban-node-root",
+    )
+
+
 def not_removed(said: str) -> Say:
     """One removal fails; the rest of the node's work goes on."""
     return lambda at: Problem(

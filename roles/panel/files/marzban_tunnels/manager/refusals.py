@@ -15,6 +15,11 @@ def is_busy(status: int, answer: Any) -> bool:
     return status == 503 and (not isinstance(answer, dict) or answer.get("code") in (None, "busy"))
 
 
+def is_unanswered(status: int, answer: Any) -> bool:
+    """Whether the node's front has got nothing from its root half: that is about no tunnel, and may last."""
+    return status == 503 and isinstance(answer, dict) and answer.get("code") == "unanswered"
+
+
 def is_older(status: int, answer: Any) -> bool:
     """Whether the number of the write was not higher than the node's."""
     return status == 409 and isinstance(answer, dict) and answer.get("code") == "older_database"

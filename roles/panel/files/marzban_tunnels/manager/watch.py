@@ -258,8 +258,9 @@ class Watch:
         status, body = await self.client.call("GET", "/api/tunnels")
         if status == 404:
             raise self._say(problems.version_older("it does not know GET /api/tunnels"))
+        self._check_there(status, body)
         if status == 503:
-            raise self._say(problems.busy())
+            raise self._say(problems.failed(refusals.sentence(status, body) or "it does not say why"))
         try:
             if status != 200:
                 raise ValueError(f"status {status}")
@@ -371,14 +372,19 @@ class Watch:
 
     def _refusal(self, status: int, answer: Any) -> str | None:
         """Why the node did not take one tunnel. Raises Problem where it is about the node."""
-        if refusals.is_busy(status, answer):
-            raise self._say(problems.busy())
+        self._check_there(status, answer)
         if refusals.is_older(status, answer):
             self._older(answer)
             return None
         if said := refusals.sentence(status, answer):
             return said
         raise self._say(problems.bad_answer(f"status {status} to a tunnel"))
+
+    def _check_there(self, status: int, answer: Any) -> None:
+        if refusals.is_busy(status, answer):
+            raise self._say(problems.busy())
+        if refusals.is_unanswered(status, answer):
+            raise self._say(problems.failed(refusals.sentence(status, answer) or "it does not say why"))
 
     def _older(self, body: Mapping[str, Any]) -> None:
         """Where the node's counter is one of ours, an earlier call came late: the next number is a good one."""
@@ -402,9 +408,9 @@ class Watch:
             self._hub.changes.done.add((uuid, self.target.uuid, removal.deleted_at))
             self._done[uuid] = removal.deleted_at
             self._seen = {known: seen for known, seen in self._seen.items() if known != uuid}
-        elif refusals.is_busy(status, answer):
-            raise self._say(problems.busy())
-        elif refusals.is_older(status, answer):
+            return
+        self._check_there(status, answer)
+        if refusals.is_older(status, answer):
             self._older(answer)
         elif status != 202:
             tried = self._not_removed.get(uuid)
