@@ -145,6 +145,18 @@ def test_a_deletion_is_given_up_after_30_days() -> None:
     assert overdue({item.uuid: item for item in records}, MOMENT) == ["31"]
 
 
+def test_nothing_is_given_up_by_a_clock_that_is_wrong_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, removals={"u1": Removal("u1", MOMENT)})
+    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), dirty=lambda: None)
+    client: Any = None
+    one, begun = Watch(target, hub, client), time.monotonic()
+    for days, seconds, given_up in ((99, 0, 0), (0, 1800, 0), (99, 3601, 0), (99, 7200, 0), (99, 7202, 1)):
+        monkeypatch.setattr(responses, "now", lambda days=days: MOMENT + timedelta(days=days))
+        monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: begun + seconds)
+        one._give_up(target)
+        assert len(hub.changes.given_up) == given_up
+
+
 HOSTILE: list[Any] = [
     None, [], "x", {}, {"tunnels": {}}, {"counter": -1}, {"counter": True}, {"counter": 2**64}, {"time": "now"},
     {"time": float("nan")}, {"engine": ""}, {"engine": "x" * 1000}, {"tunnels": [7]}, {"tunnels": [{}]},

@@ -30,6 +30,7 @@ class Pace:
     retry: float = 1.0  # after the first failure; it doubles with each
     away: float = 10.0  # at most, while a node is away
     slow: float = 60.0  # at most, where a person has to do something
+    sure: float = 3600.0  # how long a deletion has to be too old: a panel's clock may be wrong for a while
     measured: float = 30.0  # what was measured again is a reason to send the list again
 
 

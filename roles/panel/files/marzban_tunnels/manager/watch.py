@@ -71,6 +71,9 @@ class Watch:
         self._ageing = math.inf  # until then none becomes stale
         # uuid → when the tunnel was deleted: removed, and the database has not been read since
         self._done: dict[str, datetime] = {}
+        self._overdue: dict[
+            str, float
+        ] = {}  # deletions that are too old by the clock, and since when they were seen so
         self._given = 0
         self._failures = 0
         self._alike = 0  # failures in a row for the same reason
@@ -308,7 +311,9 @@ class Watch:
             self._hub.dirty()
 
     def _give_up(self, target: Target) -> None:
-        if late := overdue(target.removals, responses.now()):
+        now = time.monotonic()
+        self._overdue = {uuid: self._overdue.get(uuid, now) for uuid in overdue(target.removals, responses.now())}
+        if late := [uuid for uuid, since in self._overdue.items() if now - since >= self._pace.sure]:
             records = ((uuid, target.uuid, target.removals[uuid].deleted_at) for uuid in late)
             self._hub.changes.given_up.update(records)
             self._hub.dirty()
