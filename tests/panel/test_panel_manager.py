@@ -495,6 +495,18 @@ def test_a_copy_that_hit_the_same_number_is_noticed(database: Path, nodes: Nodes
         until(lambda: panel.problem(pair.first) is None)
 
 
+def test_a_node_that_was_set_back_is_repaired(pair: Pair) -> None:
+    until(settled(pair))
+    pair.call("PUT", "", {"name": "later"})
+    until(lambda: pair.first.tunnels[pair.tunnel["uuid"]]["tunnel"]["name"] == "later")
+    until(settled(pair))
+    pair.first.counter, pair.first.epoch = 0, "0123456789abcdef"  # its epoch of then is not known any more
+    pair.first.tunnels[pair.tunnel["uuid"]]["revision"] = "earlier"
+    until(lambda: pair.first.tunnels[pair.tunnel["uuid"]]["revision"] != "earlier")
+    until(settled(pair))
+    assert pair.panel.problem(pair.first) is None
+
+
 def test_a_restart_in_the_middle_loses_nothing(database: Path, nodes: Nodes) -> None:
     with ManagedPanel(database) as panel:
         pair = Pair(panel, nodes, "restart")

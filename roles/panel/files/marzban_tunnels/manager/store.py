@@ -46,6 +46,7 @@ class Target:
     generation: int
     counter: int
     epochs: tuple[str, ...] = ()  # those that the node may show; empty where it is not known
+    seen: int = 0  # the highest number of a write that the node has taken
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
     removals: Mapping[str, Removal] = field(default_factory=dict)
 
@@ -155,7 +156,7 @@ class Store:
         targets = {
             row.uuid: Target(
                 row.uuid, row.node_id, row.called, row.at, row.port, row.pin, row.generation, row.counter,
-                tuple((row.epochs or "").split()), wanted[row.node_id], removals.get(row.uuid, {}),
+                tuple((row.epochs or "").split()), row.seen_counter, wanted[row.node_id], removals.get(row.uuid, {}),
             )
             for row in rows
         }  # fmt: skip
@@ -163,7 +164,7 @@ class Store:
             if row.node_uuid not in known and row.port and row.pin and row.address and not row.given_up:
                 targets[row.node_uuid] = Target(
                     row.node_uuid, None, row.node_name or row.node_uuid, row.address, row.port, row.pin, row.generation,
-                    row.counter, (), {}, removals[row.node_uuid],
+                    row.counter, (), 0, {}, removals[row.node_uuid],
                 )  # fmt: skip
         return Snapshot(targets, places, {row.node_id: row.uuid for row in rows})
 

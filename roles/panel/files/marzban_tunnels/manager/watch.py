@@ -75,6 +75,7 @@ class Watch:
             str, float
         ] = {}  # deletions that are too old by the clock, and since when they were seen so
         self._given = 0
+        self._taken = 0  # the last number of a write that the node has taken
         self._failures = 0
         self._alike = 0  # failures in a row for the same reason
         self._logged: str | None = None  # the reason that the log has said last
@@ -227,7 +228,9 @@ class Watch:
         known = max(target.counter, self._given)
         if answer.counter > known:
             raise self._is_older(answer.counter, known)
-        if answer.epoch and target.epochs and answer.epoch not in (*target.epochs, self._hub.epoch):
+        # A copy of the panel can only raise the number: a node that is behind it was set back to an earlier state
+        behind = answer.counter < max(target.seen, self._taken)
+        if answer.epoch and target.epochs and not behind and answer.epoch not in (*target.epochs, self._hub.epoch):
             raise self._say(problems.another_copy())
         posts = [post for post in plan.posts if self._is_due(post)]
         posts.sort(key=self._is_known)
@@ -345,7 +348,7 @@ class Watch:
                 await self._remove(target.removals[change], number)
             if self._is_over(target, isinstance(change, str)):
                 break
-        self._hub.changes.seen[self.target.uuid] = self._given
+        self._hub.changes.seen[self.target.uuid] = self._taken
         self._hub.dirty()
         self._settle_until = time.monotonic() + self._pace.settling
 
@@ -359,6 +362,7 @@ class Watch:
         count = tried.count + 1 if tried and tried.what == _what(post) else 1
         refusal = None
         if status in (200, 202):
+            self._taken = number
             try:
                 seen = answers.tunnel(answer)
                 if seen.uuid != item.uuid:
@@ -409,6 +413,8 @@ class Watch:
         uuid = removal.uuid
         headers = {"Marzban-Counter": str(number), "Marzban-Epoch": self._hub.epoch}
         status, answer = await self.client.call("DELETE", f"/api/tunnel/{uuid}", headers=headers)
+        if status in (200, 202):
+            self._taken = number
         if status in (200, 404):
             self._hub.changes.done.add((uuid, self.target.uuid, removal.deleted_at))
             self._done[uuid] = removal.deleted_at
