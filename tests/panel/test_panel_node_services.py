@@ -259,6 +259,21 @@ def test_a_record_follows_how_its_node_is_reached(other: Api, sessions: Sessions
     assert (row.port, row.pin, row.generation, row.address, row.given_up) == (443, PIN, 2, "198.51.100.9", False)
 
 
+def test_a_pin_alone_takes_over_nothing(other: Api, sessions: Sessions) -> None:
+    """It is public: a node in wrong hands may tell the run that another's pin is its own."""
+    tunnel = other.tunnel(ONE, TWO)
+    service(other, TWO)
+    with sessions.begin() as session:
+        session.delete(session.get_one(ForeignNode, 2))
+        session.get_one(ForeignNode, 3).address = "198.51.100.66"
+    service(other, THREE)
+    assert (tunnel["uuid"], 2) in written(sessions)
+    with sessions.begin() as session:
+        session.add(ForeignNode(id=4, name="node-1", address="203.0.113.1"))
+    service(other, {"name": "node-1"})
+    assert set(written(sessions)) == {(tunnel["uuid"], 1), (tunnel["uuid"], 4)}
+
+
 def test_a_node_is_deleted_by_who_has_read_before(mariadb: MariaDB) -> None:
     """On MariaDB a transaction that has begun to read goes on to see what was there then."""
     engine = create_engine(mariadb.database("read_before"))

@@ -71,9 +71,11 @@ def orphans(execute: Execute, nodes: Table) -> list[int]:
 
 def take_over(execute: Execute, node: Any, port: int, pin: str) -> None:
     """A node that was deleted was added again, so its row (``node``) and its key are new, and its service shows the
-    certificate that it had: what waits to be removed there is that row's from now on."""
+    certificate that it had: what waits to be removed there is that row's from now on. Its address has to be the same:
+    the pin is public, and any node may say that it is its own."""
     rows = select(NODE_SERVICES.c.uuid)
-    open_ones = (DELETIONS.c.pin == pin, ~DELETIONS.c.given_up, DELETIONS.c.node_uuid.not_in(rows))
+    same = (DELETIONS.c.pin == pin, DELETIONS.c.address == node.address)
+    open_ones = (*same, ~DELETIONS.c.given_up, DELETIONS.c.node_uuid.not_in(rows))
     waiting = {row.uuid: row for row in execute(select(DELETIONS).where(*open_ones).order_by(DELETIONS.c.deleted_at))}
     if not waiting:
         return
