@@ -233,6 +233,12 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
         assert (end["status"] if end else None) == told
         one._report(target)
         assert bool(hub.changes.reports) == (told is not None and stored is not None)
+    one._seen, one._tries = {}, {"u1": watch._Try(("revision", None), 1, 0.0, "mtu: 7 is too small")}
+    for one.contact in (time.monotonic() - 99, time.monotonic()):  # the node is away since, or still refuses it
+        end = one.end("u1", "source")
+        assert end is not None
+        assert (end["status"], end["age"] >= 99) == ("error", time.monotonic() - one.contact >= 99)
+    one._tries = {}
     one._seen = {"u1": watch._Seen(answers.tunnel(shown(status="error", age=2.0**62)), time.monotonic())}
     one._report(target)
     (report,) = hub.changes.reports.values()

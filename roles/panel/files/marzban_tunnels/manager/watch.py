@@ -71,9 +71,7 @@ class Watch:
         self._ageing = math.inf  # until then none becomes stale
         # uuid → when the tunnel was deleted: removed, and the database has not been read since
         self._done: dict[str, datetime] = {}
-        self._overdue: dict[
-            str, float
-        ] = {}  # deletions that are too old by the clock, and since when they were seen so
+        self._overdue: dict[str, float] = {}  # deletions that are too old by the clock, and since when
         self._given = 0
         self._taken = 0  # the last number of a write that the node has taken
         self._failures = 0
@@ -94,7 +92,9 @@ class Watch:
         refusal = (tried.refusal if tried else None) or self._rejection(uuid)
         if refusal:
             told = {"status": "error", "error": refusal, "version": wanted.version}
-            return told | {"measured": seen.shown.measured if seen else None, "age": int(seen.age) if seen else 0}
+            now = time.monotonic()  # without anything of it there, the last listing says that this is still so
+            age = seen.age if seen else now - (self.contact or now)
+            return told | {"measured": seen.shown.measured if seen else None, "age": int(age)}
         if seen is None or seen.shown.status is None:
             return None
         if _unmeasured(seen.shown) and wanted.status is not None:
