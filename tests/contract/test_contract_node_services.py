@@ -93,6 +93,11 @@ def test_how_a_service_is_reached(api: Api, pair: Pair) -> None:
 
 def test_a_key_is_revoked(api: Api, pair: Pair) -> None:
     before = access(api, pair[0])[0]
+    if before["certificate"]:  # a Marzban without NODE_API_KEY
+        said = api.refused("POST", f"{NODES}/{pair[0]['id']}/revoke", None, 409)
+        assert "NODE_API_KEY" in said
+        assert access(api, pair[0])[0] == before
+        return
     told = api.send("POST", f"{NODES}/{pair[0]['id']}/revoke")
     assert (told["uuid"], told["generation"]) == (before["uuid"], 2)
     assert [told] == listed(api, pair[0])

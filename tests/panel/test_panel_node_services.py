@@ -183,6 +183,18 @@ def test_the_hashes_change_when_a_key_is_revoked(other: Api, tunnels: Tunnels, m
     assert tunnels.access.key(tunnels.panel_id, before["uuid"], 2) not in answers
 
 
+def test_there_is_nothing_to_revoke_where_nodes_know_a_certificate(sessions: Sessions) -> None:
+    tunnels = our_tunnels(access=node_access.check_key(None))
+    with sessions() as session:
+        tunnels.start(session)
+    with serving(sessions, tunnels) as api:
+        assert api.send("POST", f"{NODES}/1/revoke")["generation"] == 2
+        tunnels.certificate = lambda session: "PEM"
+        assert "stop marzban-node-front" in api.refused("POST", f"{NODES}/1/revoke", None, 409)
+        api.refused("POST", f"{NODES}/99/revoke", None, 404)
+        assert api.send("GET", NODES)["nodes"][0]["generation"] == 2
+
+
 # deletion records
 
 

@@ -30,6 +30,11 @@ _NOTHING: dict[str, Any] = {
     "orphans": [],
 }
 _MOST_ORPHANS = 100  # that are shown of a node
+_NO_KEY = (
+    "There is no access key to revoke: without NODE_API_KEY the nodes know this panel by its certificate, and would go "
+    "on to take it. Set NODE_API_KEY and run the playbook marzban.tunnels.node_api: then each node has a key. To keep "
+    "this panel out of a node at once, stop marzban-node-front there"
+)
 _RUN = "run the playbook marzban.tunnels.node_api again"
 _CHANGED = (
     select(ENDS.c.node_id, ENDS.c.public, ENDS.c.changed_public, TUNNELS.c.id, TUNNELS.c.name)
@@ -142,6 +147,9 @@ class NodeServices:
 
         def work(panel: Any) -> None:
             self._existing(session, node_id)
+            certificate = self._tunnels.certificate
+            if self._tunnels.access.state == "unset" and certificate and certificate(session):
+                raise Refused(409, _NO_KEY)
             told = {"generation": NODE_SERVICES.c.generation + 1}
             session.execute(update(NODE_SERVICES).where(NODE_SERVICES.c.node_id == node_id).values(told))
 

@@ -43,7 +43,7 @@ def add(router: APIRouter, tunnels: Tunnels, given: Any) -> None:
         ("GET", "/nodes", list_node_services, schemas.NodesOut, errors()),
         ("PUT", "/nodes", publish_node_services, schemas.ServicesOut, errors()),
         ("POST", "/nodes/access", node_access, schemas.AccessesOut, errors()),
-        ("POST", "/nodes/{node_id}/revoke", revoke_node_access, schemas.NodeService, errors(404)),
+        ("POST", "/nodes/{node_id}/revoke", revoke_node_access, schemas.NodeService, errors(404, 409)),
         ("POST", "/nodes/{node_id}/confirm", confirm_node, schemas.NodeService, errors(404, 409)),
     ):
         router.add_api_route(
