@@ -316,6 +316,9 @@ def test_each_problem_has_its_sentence_and_ends(
     assert panel.problem(shared.second) is None
     said = detail[: detail.index(" s ahead") - 3] if code == "clock_wrong" else detail  # its seconds go on
     until(lambda: any(line.startswith(f"marzban_tunnels: {said}") for line in caplog.messages))
+    kept = panel.manager._watches[node.uuid].problem
+    assert kept is not None
+    assert (kept.__traceback__, kept.__context__) == (None, None), "frames hold the node's answer"
     for name, value in right.items():
         setattr(node, name, value)
     until(lambda: panel.problem(node) is None)

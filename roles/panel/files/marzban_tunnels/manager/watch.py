@@ -204,6 +204,8 @@ class Watch:
 
         Why one is away is told only when it lasts: while it starts it is now refusing, now silent.
         """
+        if problem:  # it is kept for as long as it lasts, and these hold what the node has sent
+            problem.__traceback__ = problem.__context__ = problem.__cause__ = None
         known, self.problem = self.problem, problem
         code = problem.code if problem else None
         self._alike = self._alike + 1 if known and known.code == code else 1
