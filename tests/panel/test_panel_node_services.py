@@ -389,7 +389,7 @@ def test_what_the_manager_has_measured(other: Api, manager: FakeManager, session
         session.execute(update(End).values(**stored, reported_at=responses.now()))
     manager.ends[tunnel["uuid"], "source"]["status"] = "error"
     assert source() | {"measured": None} == {
-        "status": "error", "measured": None, "age": 26, "by": "service", "stale": True, "stale_after": 25
+        "status": "error", "measured": None, "age": 23, "by": "service", "stale": True, "stale_after": 22
     }, "what is stored was measured before, and written a moment ago"  # fmt: skip
     assert other.send("GET", path + "/status")["ends"][0]["by"] == "service"
     assert manager.asked == [({1, 2}, LONGEST_ASKING)], "only a call for the status asks the nodes"
