@@ -133,6 +133,66 @@ def test_what_was_seen_before_a_change_says_nothing_after_it():
     assert world.told()["age"] is None
 
 
+def of(told: dict[str, Any]) -> tuple[Any, ...]:
+    return told["version"], told["active"], told["revision"], told["status"], told["error"]
+
+
+def test_a_record_that_waits_for_its_turn_is_not_told_as_the_one_that_is_here():
+    """A run has the host for minutes, so that the engine is given up."""
+    world = World(version=4)
+    world.sees()
+    newer = KeptView({**world.kept.view, "version": 5}, "r5")
+    world.board.want(newer)
+    assert of(world.told()) == (4, True, "r5", "active", None), "or it would be sent twice"
+    world.board.ended(UUID)
+    assert of(world.sees()) == (4, True, "r5", "active", None)
+    world.board.applied(newer, world.tunnel, [])
+    assert of(world.told()) == (5, True, "r5", "active", None), "there was nothing to change"
+
+
+def test_what_is_to_be_off_and_still_runs_is_not_told_as_off():
+    world = World(version=4)
+    age = world.sees()["age"]
+    off = KeptView({**world.kept.view, "version": 5, "active": False}, "r5")
+    world.board.want(off)
+    world.board.ended(UUID)
+    told = world.sees("inactive", None)
+    assert of(told) == (4, True, "r5", "active", None)
+    assert told["age"] == age + 5, "what runs was not looked for"
+    world.board.applied(off, world.tunnel, [])
+    assert of(world.sees("inactive", None)) == (5, False, "r5", "inactive", None)
+
+
+@pytest.mark.parametrize(
+    ("state", "active", "expected"),
+    [
+        (None, True, (0, True)),
+        ({"interface": "mz3", "version": 3}, True, (3, True)),
+        ({"interface": "mz3", "version": 3}, False, (3, True)),
+        ({"interface": None, "version": 3}, False, (3, False)),
+    ],
+)
+def test_a_service_that_has_just_begun_tells_what_is_on_the_host(state, active, expected):
+    world = World(active=active, version=4)
+    world.board.sync({})
+    world.board.sync({UUID: world.kept})
+    assert of(world.told())[:2] == (0, active)
+    told = world.sees("connecting", None, state=state)
+    assert of(told)[:2] == expected
+    assert told["status"] == (None if expected[1] and not active else "connecting" if active else "inactive")
+
+
+def test_what_could_not_even_begin_says_so_of_the_new_record():
+    world = World(version=4)
+    world.sees()
+    newer = KeptView({**world.kept.view, "version": 5}, "r5")
+    world.board.want(newer)
+    world.board.failed(newer, "the disk is full")
+    world.board.ended(UUID)
+    assert of(world.sees()) == (5, True, "r5", "error", "the disk is full")
+    assert world.broken() == [False]
+
+
 def test_a_refusal_is_over_when_the_tunnel_is_well():
     """Somebody has unmasked the unit, and started it."""
     world = World()

@@ -31,6 +31,8 @@ class Entry:
 
     kept: KeptView
     applied: KeptView | None = None  # what the engine was last given
+    tried: KeptView | None = None  # what it was last given, or could not begin with
+    found: State | None = None  # what the last look found on the host
     public: Public | None = None
     peer_key: dict[str, str] | None = None
     missing: list[str] = field(default_factory=list)
@@ -53,6 +55,16 @@ class Entry:
     def view(self) -> View:
         """The view that is wanted."""
         return self.kept.view
+
+    @property
+    def here(self) -> tuple[int, bool]:
+        """The version of the record that the host has, or has refused, and whether it is on: what is told is about it.
+        What waits for its turn is not here yet."""
+        if self.tried:
+            return self.tried.view["version"], self.tried.view["active"]
+        if self.found:  # the service began a moment ago, or does not set up this type
+            return self.found["version"], self.view["active"] or self.found["interface"] is not None
+        return 0, self.view["active"]
 
     def take(self, wanted: KeptView) -> None:
         """Another view is wanted. What was seen of a tunnel of another type says nothing of this one."""
@@ -103,7 +115,7 @@ class Board:
             entry = self._entries.get(wanted.view["uuid"])
             if entry is None:
                 return
-            entry.applied = wanted
+            entry.applied = entry.tried = wanted
             entry.peer_key = tunnel.peer_key
             entry.refusal = tunnel.error if tunnel.refused else None
             entry.missing = list(missing) if tunnel.refused else []
@@ -127,11 +139,12 @@ class Board:
                 if removed and entry.doing <= 0:
                     del self._entries[uuid]
 
-    def failed(self, uuid: str, why: str) -> None:
+    def failed(self, wanted: KeptView, why: str) -> None:
         """The engine could not even begin."""
         with self._lock:
-            if uuid in self._entries:
-                self._entries[uuid].refusal = why
+            entry = self._entries.get(wanted.view["uuid"])
+            if entry:
+                entry.tried, entry.refusal = wanted, why
 
     def measured(self, tunnels: Iterable[Tunnel], begun: float) -> None:
         """What a look that began at ``begun`` has found. Of what was changed meanwhile it says nothing."""
@@ -141,6 +154,9 @@ class Board:
                 entry = self._entries.get(tunnel.uuid)
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
+                entry.found = tunnel.state
+                if entry.here[1] and not entry.view["active"]:
+                    continue  # it was not looked for: it is to be stopped, and still runs
                 entry.at, entry.measured = now, tunnel.measured
                 entry.waiting_for = tunnel.waiting_for
                 loss = (tunnel.measured or {}).get("loss_percent")
@@ -239,7 +255,8 @@ class Board:
 
     def _told(self, entry: Entry) -> dict[str, Any]:
         view, status, error, note = entry.view, entry.status, entry.error, entry.note
-        if not view["active"]:
+        version, active = entry.here
+        if not active:
             status, error, note = "inactive", None, None
         elif status is None and entry.waiting_for:
             status = "connecting"
@@ -248,7 +265,9 @@ class Board:
         if entry.needs_run and not error:
             note = note or RUN_FOR_KEY
         return {
-            **{key: view[key] for key in ("uuid", "id", "name", "type", "version", "active", "interface")},
+            **{key: view[key] for key in ("uuid", "id", "name", "type", "interface")},
+            "version": version,
+            "active": active,
             "revision": entry.kept.revision,
             "node": view["local"]["node"],
             "peer": view["peer"]["node"],

@@ -105,7 +105,7 @@ class Worker(threading.Thread):
         for job in jobs:
             job.error, job.busy = str(error) or type(error).__name__, isinstance(error, Busy)
             if job.wanted and not job.busy:
-                self._board.failed(job.uuid, job.error)
+                self._board.failed(job.wanted, job.error)
 
     def _do(self, jobs: list[Job]) -> None:
         """The last job of each tunnel counts: those before it wanted what is not wanted any more. Raises Error."""
