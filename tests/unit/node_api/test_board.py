@@ -193,6 +193,26 @@ def test_what_could_not_even_begin_says_so_of_the_new_record():
     assert world.broken() == [False]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_becomes_known_while_it_is_removed_is_watched_all_the_same(known):
+    """The service has just begun, and a removal waits for its turn until it is given up."""
+    world = World()
+    world.sees()
+    if not known:
+        world.board.sync({})
+    counted = world.board.begin(UUID)
+    assert counted is known
+    world.board.sync({UUID: world.kept})
+    assert world.told()["doing"] is known
+    world.board.ended(UUID, counted=counted)
+    assert not world.told()["doing"]
+    assert world.sees()["age"] == 0, "it was not looked at"
+    world.sees("error", None)
+    assert world.broken() == [False]
+    world.board.ended(UUID, removed=True, counted=False)
+    assert world.board.tunnel(UUID) is None
+
+
 def test_a_refusal_is_over_when_the_tunnel_is_well():
     """Somebody has unmasked the unit, and started it."""
     world = World()

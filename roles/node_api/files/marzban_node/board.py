@@ -103,11 +103,12 @@ class Board:
             entry.take(wanted)
             entry.doing += 1
 
-    def begin(self, uuid: str) -> None:
-        """A removal or a repair of a tunnel begins."""
+    def begin(self, uuid: str) -> bool:
+        """A removal or a repair of a tunnel begins. Whether that is counted: not where nothing is known of it."""
         with self._lock:
             if uuid in self._entries:
                 self._entries[uuid].doing += 1
+            return uuid in self._entries
 
     def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str]) -> None:
         """The engine was given a tunnel, and left it like this."""
@@ -129,12 +130,12 @@ class Board:
                 entry.at = entry.answered = entry.measured = entry.error = entry.note = None
                 entry.status = "connecting"
 
-    def ended(self, uuid: str, removed: bool = False) -> None:
-        """A change of a tunnel has ended."""
+    def ended(self, uuid: str, removed: bool = False, counted: bool = True) -> None:
+        """A change of a tunnel has ended. ``counted``: when it began."""
         with self._lock:
             entry = self._entries.get(uuid)
             if entry:
-                entry.doing -= 1
+                entry.doing -= counted
                 entry.changed = self._clock()
                 if removed and entry.doing <= 0:
                     del self._entries[uuid]

@@ -40,6 +40,7 @@ class Job:
     error: str | None = None  # why nothing was done
     busy: bool = False  # because somebody else changes this host
     found: bool = False  # there was something to remove
+    counted: bool = True  # the board has counted that it began
 
 
 class Worker(threading.Thread):
@@ -58,13 +59,12 @@ class Worker(threading.Thread):
 
     def repair(self, panel: Panel, wanted: KeptView, probe: bool = False) -> Job:
         """Has what was taken from a tunnel put back, or what is kept applied."""
-        self._board.begin(wanted.view["uuid"])
-        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe))
+        counted = self._board.begin(wanted.view["uuid"])
+        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe, counted=counted))
 
     def remove(self, panel: Panel, uuid: str) -> Job:
         """Has a tunnel removed."""
-        self._board.begin(uuid)
-        return self._add(Job(panel, uuid))
+        return self._add(Job(panel, uuid, counted=self._board.begin(uuid)))
 
     def end(self) -> None:
         """Ends the thread, after what it is doing."""
@@ -92,7 +92,7 @@ class Worker(threading.Thread):
                     self._fail(its, error)
                 self.since = None
                 for job in its:
-                    self._board.ended(job.uuid, removed=job.wanted is None and job.error is None)
+                    self._board.ended(job.uuid, job.wanted is None and job.error is None, job.counted)
                     job.done.set()
                 if not all(job.error for job in its):
                     self._looked.set()
