@@ -276,10 +276,14 @@ def test_a_run_and_the_service_leave_the_same(pair: list[Service]) -> None:
 
 
 def test_what_is_removed_is_not_here_any_more(pair: list[Service]) -> None:
-    """Also where its state is lost, and where it was refused when it came back."""
+    """Also where its state or its folder is lost, and where it was refused when it came back."""
     a, nodes = pair[0], pair[0].nodes
     bring_up(pair, 1)
     nodes.sh("a", f"echo x > /etc/marzban/tunnels/{uuid(1)}/state.json")
+    assert a.delete(1)["message"] == "removed"
+    assert leftovers(nodes, "a") == "node_service"
+    a.post(tunnel(nodes, 1, version=2))
+    nodes.sh("a", f"ip link show mz1; rm -r /etc/marzban/tunnels/{uuid(1)}")
     assert a.delete(1)["message"] == "removed"
     assert leftovers(nodes, "a") == "node_service"
     path = f"/etc/marzban/tunnels/{uuid(2)}"

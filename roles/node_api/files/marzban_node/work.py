@@ -136,12 +136,11 @@ class Worker(threading.Thread):
     def _forget(self, panel: Panel, uuids: list[str]) -> None:
         """First of all, so that what is removed is not made again after a crash. Raises Error.
 
-        Where a state can't be read, it is written again by the view that is kept, for the removal to know what is here.
+        Where a state is lost, it is written again by the view that is kept, for the removal to know what is here.
         """
         found = {uuid: self._engine.kept.view(uuid) for uuid in uuids}
         for uuid, kept in found.items():
-            lost = os.path.lexists(self._engine.folders.path(uuid)) and self._engine.folders.state(uuid) is None
-            if lost and kept:
+            if kept and self._engine.folders.state(uuid) is None:
                 view = kept.view.copy()
                 view["active"] = False
                 self._engine.apply(panel, [KeptView(view)])
