@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,9 @@ class Calls:
 
     def __init__(self, engine: Engine, board: Board, panels: Panels, worker: Worker) -> None:
         self._engine, self._board, self._panels, self._worker = engine, board, panels, worker
+        self._turn = (
+            threading.Lock()
+        )  # from a call's number until its change waits for the worker: in the panel's order
         self._calls: dict[str, Callable[[Panel, dict[str, Any]], Answer]] = {
             "post": self._post,
             "delete": self._delete,
@@ -64,6 +68,11 @@ class Calls:
             return 503, {"detail": "The node service failed: see journalctl -u marzban-node-root.", "code": "failed"}
 
     def _post(self, panel: Panel, asked: dict[str, Any]) -> Answer:
+        with self._turn:
+            job = self._take(panel, asked)
+        return self._ended(job, lambda: self._board.tunnel(job.uuid) or {})
+
+    def _take(self, panel: Panel, asked: dict[str, Any]) -> Job:
         body = asked.get("body")
         if not isinstance(body, dict):
             raise Refused(422, "invalid", {"body": "Give a JSON object."})
@@ -94,18 +103,19 @@ class Calls:
             raise Refused(409, code, str(error), have=error.applied, got=view["version"]) from None
         wanted = KeptView(view, revision)
         self._engine.kept.keep([wanted])  # first, so that it is not lost when the node goes down
-        job = self._worker.apply(panel, wanted, trusted)
-        return self._ended(job, lambda: self._board.tunnel(uuid) or {})
+        return self._worker.apply(panel, wanted, trusted)
 
     def _delete(self, panel: Panel, asked: dict[str, Any]) -> Answer:
-        uuid = self._find(panel, asked)
-        self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
-        if uuid is None:
+        with self._turn:
+            uuid = self._find(panel, asked)
+            self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
+            job = self._worker.remove(panel, uuid) if uuid else None
+        if job is None:
             given = str(asked.get("id"))
             if given in self._engine.kept.removals():
                 return 200, {"uuid": given, "message": "was removed before"}
             return self._delete_unknown(panel, given)
-        return self._ended(self._worker.remove(panel, uuid), lambda: {"uuid": uuid, "message": "removed"})
+        return self._ended(job, lambda: {"uuid": uuid, "message": "removed"})
 
     def _delete_unknown(self, panel: Panel, given: str) -> Answer:
         """A run may be making it at this moment, with a record that it read before it was deleted: when that run has
