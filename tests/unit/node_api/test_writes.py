@@ -73,3 +73,15 @@ def test_a_removal_does_not_overtake_the_post_before_it(node: Node, monkeypatch:
         assert (post.result()[0], delete.result()[0]) == (202, 202)
     jobs = [node.worker._jobs.get() for _job in range(node.worker._jobs.qsize())]
     assert [job.wanted is None for job in jobs if job] == [False, True]
+
+
+def test_a_record_of_another_panel_is_not_replaced_while_that_panel_is_served(node: Node, tmp_path: Path) -> None:
+    """Nothing of it runs yet: it waits for its turn, or was refused."""
+    assert node.post(1)[0] == 202
+    kept = node.kept.view(RECORD["uuid"])
+    status, told = node.post(1, OTHER)
+    assert (status, told["code"]) == (409, "foreign")
+    assert node.kept.view(RECORD["uuid"]) == kept
+    assert node.post(2)[0] == 202
+    (tmp_path / f"{OURS}.json").unlink()
+    assert node.post(2, OTHER)[0] == 202

@@ -91,9 +91,10 @@ class Calls:
             raise Refused(422, "invalid", {error.field: str(error)}) from None
         uuid = view["uuid"]
         state = self._engine.folders.state(uuid)
-        if state and state["panel"] != panel.id:
-            raise Refused(409, "foreign", FOREIGN)
         known = self._engine.kept.view(uuid)
+        others = {other.id for other in self._panels.all()} - {panel.id}  # what is left of one that is gone is nobody's
+        if (state and state["panel"] != panel.id) or (known and known.view["panel"] in others):
+            raise Refused(409, "foreign", FOREIGN)
         kept = known.view["version"] if known and known.view["panel"] == panel.id else None
         try:
             removals = of_what_was_here(self._engine.kept.removals())  # a call about what was not here came before this
