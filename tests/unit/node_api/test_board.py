@@ -64,6 +64,19 @@ def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_a
     assert world.sees("error", 0)["error"] == "it is dead", "small packets pass, and large ones don't"
 
 
+def test_an_answer_is_as_old_as_the_look_that_it_was_in():
+    """With many tunnels, or a narrow one, a look takes seconds."""
+    view: Any = views.view()
+    world = World(peer={**view["peer"], "endpoint": "fi.example"})
+    world.sees()
+    begun = world.now
+    world.sees()
+    world.now += 8
+    world.board.measured([world.tunnel], begun)
+    assert world.board.broken([world.tunnel], begun) == [], "it has answered"
+    assert world.sees("connecting", 100)["status"] == "connecting", "18 seconds later"
+
+
 def test_something_that_was_taken_away_shows_at_once():
     world = World()
     world.sees()

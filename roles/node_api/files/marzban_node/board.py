@@ -165,7 +165,7 @@ class Board:
                     continue  # what was said when it was answered last still holds
                 entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
                 if loss is not None and loss < 100:
-                    entry.answered = now
+                    entry.answered = begun  # a look may take seconds, and this was in it
 
     @staticmethod
     def _lately(entry: Entry, now: float) -> bool:
@@ -195,7 +195,7 @@ class Board:
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
                 lacks = self._lacks(entry, tunnel) or entry.refusal is not None
-                silent = not lacks and self._is_silent(entry, now)
+                silent = not lacks and self._is_silent(entry, begun)
                 if not lacks and not silent:
                     entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
                     continue
