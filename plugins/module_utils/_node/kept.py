@@ -27,6 +27,7 @@ PLACE = "/var/lib/marzban-node"
 SETTINGS = "/etc/marzban/node_service/settings.json"
 PANELS = os.path.join(os.path.dirname(SETTINGS), "panels")  # a file for each that the service serves
 DAY = 86400  # seconds that a removed uuid is remembered
+MOST = 10_000  # removals that are remembered: the file is read and written whole, and a panel may be in wrong hands
 ANOTHER = (
     "The node service of this host has %s, and this run has %s. Both have to work alike: run marzban.tunnels.node_api "
     "with the variables of this run first. Nothing was changed."
@@ -157,6 +158,9 @@ class Kept:
             os.close(handle)
 
     def _write(self, removals: Removals) -> None:
+        """Where there are too many, those of what was never here go first, and the oldest."""
+        kept = sorted(removals.items(), key=lambda item: (item[1].version is not None, item[1].at))
+        removals = dict(kept[-MOST:])
         write(self._removed, json.dumps(removals, sort_keys=True) + "\n")
 
     def _path(self, uuid: str) -> str:

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import kept as kept_module
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import (
     DAY,
@@ -134,6 +135,19 @@ def test_a_view_is_kept_and_a_removal_is_remembered(tmp_path):
     assert kept.removals() == {}
     (tmp_path / "kept/removed.json").write_text(json.dumps({UUID: [time.time() - DAY, 5]}))
     assert kept.removals() == {}
+
+
+def test_only_so_many_removals_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_module, "MOST", 3)
+    kept, uuids = Kept(str(tmp_path)), [UUID[:-1] + digit for digit in "01234"]
+    known = {uuids[0]: [time.time() - 9, 4], uuids[1]: [time.time() - 8, None], uuids[2]: [time.time() - 7, 4]}
+    (tmp_path / "removed.json").write_text(json.dumps(known))
+    kept.forget({uuids[3]: None})
+    assert list(kept.removals()) == [uuids[0], uuids[2], uuids[3]]
+    kept.forget({uuids[4]: 1})
+    assert list(kept.removals()) == [uuids[0], uuids[2], uuids[4]], "the others were never here"
+    kept.forget({uuids[3]: 1})
+    assert list(kept.removals()) == [uuids[2], uuids[3], uuids[4]]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"view": 3}', '{"view": {"panel": null}}', "x" * 9])
