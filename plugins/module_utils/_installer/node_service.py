@@ -91,6 +91,7 @@ class Run:
         for unit in UNITS:
             text = sent.unit(unit, self.given["port"], self.given["config_dir"])
             self._write(units.path(unit), text, 0o644)
+        self._make_place()
         self._start()
         return {
             "pin": pin,
@@ -99,6 +100,19 @@ class Run:
             "firewall": firewall.rule(self.host, self.given["port"], self._addresses()),
             "panels": sorted({*node_files.panels(), self.panel}),
         }
+
+    def _make_place(self) -> None:
+        """The root half can write only where there was a folder when it started."""
+        place = os.path.dirname(self.given["config_dir"])
+        if place == node_files.MARZBAN or os.path.isdir(place):
+            return
+        self._note("%s made" % place)
+        self._again.add(ROOT)
+        if not self.check:
+            try:
+                os.makedirs(place)
+            except OSError as error:
+                raise Error("%s can't be made: %s." % (place, error.strerror)) from None
 
     def _refuse_system(self) -> None:
         settings = packages.parse_os_release(files.read(packages.OS_RELEASE) or "")

@@ -19,6 +19,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._installer import 
     package,
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from tests.support.front import make_certificate, pin_of
 
 A, B = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81", "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
@@ -128,6 +129,25 @@ def test_the_rule_that_a_firewall_lacks(tmp_path: Path, monkeypatch, programs, a
     told = firewall.rule(host, 62052, addresses)
     assert (told is None) == (expected is None)
     assert expected is None or expected in str(told)
+
+
+def test_the_place_of_the_folders_is_there_before_the_root_half_starts(tmp_path):
+    """Or it is one that the root half may never write to, since it was not there."""
+    place = tmp_path / "data/marzban"
+    given = {"panel": A, "state": "present", "config_dir": str(place / "tunnels")}
+    for check, there in ((True, False), (False, False), (False, True)):
+        run = node_service.Run(given, check)
+        run._make_place()
+        assert (run.changes, run._again) == (([], set()) if there else ([f"{place} made"], {node_files.ROOT}))
+        assert place.is_dir() is not check
+    run = node_service.Run({**given, "config_dir": "/etc/marzban/tunnels"}, check=True)
+    run._make_place()
+    assert run.changes == [], "it is made with the settings"
+    folders = Folders(given["config_dir"])
+    for service in (True, False):
+        with folders.locked():
+            folders.drop_root(service)
+        assert place.is_dir() is service
 
 
 def test_the_root_half_may_write_where_the_folders_are():
