@@ -175,14 +175,15 @@ def check_what_runs(service: Service) -> None:
 @pytest.mark.variation
 def test_only_what_was_changed_is_started_again(service: Service) -> None:
     """One play of the module, with what goes wrong in between; and a second panel, which comes with a certificate."""
-    common = {"port": 62060}
+    common = {"port": 62060, "config_dir": "/srv/data/tunnels"}
     ours = {**common, "panel": PANEL, "node": PANEL, "hashes": [HASH]}
     pem = (service.world.directory / "panel/server.pem").read_text()
     pem = pem[pem.index("-----BEGIN CERT") : pem.index("END CERTIFICATE-----\n") + 21]
     other = {**common, "panel": OTHER_PANEL, "node": PANEL, "certificate": pem}
     pids = {"shell": f"systemctl show --property=MainPID --value {ROOT} {FRONT}"}
+    writes = f"nsenter -t $(systemctl show --property=MainPID --value {ROOT}) -m mkdir /srv/data/tunnels"
     tasks: list[dict[str, Any]] = [
-        *({"name": "made", NODE_SERVICE: ours}, {"name": "pids", **pids}),
+        *({"name": "made", NODE_SERVICE: ours}, {"name": "writes", "shell": writes}, {"name": "pids", **pids}),
         {"name": "drift", "shell": f"echo '# more' >> {FILES}/marzban_node/front_calls.py; rm {SETTINGS}/tls.crt"},
         *({"name": "repaired", NODE_SERVICE: ours}, {"name": "pids after", **pids}),
         {"name": "drift", "shell": f"rm /etc/systemd/system/{FRONT}; systemctl stop marzban-node-root.socket"},
