@@ -6,7 +6,7 @@ systemctl is-system-running --wait # what boots is not there yet
 sed 's:^/lib/:/usr/lib/:' /var/lib/dpkg/info/*.list | sort -u >/root/owned
 find /etc /usr /opt /root /srv /var/lib /var/spool -xdev -not -type d | sort | comm -13 /root/owned - |
     grep -vE '^(/root/(owned|before|now|\.ansible/.*)|/var/lib/(apt|dpkg|systemd)/.*|.*\.pyc)$'
-find /etc -xdev -type f -exec sha256sum {} + | sort -k 2
+find /etc -xdev -type f -not -path '/etc/*shadow-' -not -path /etc/group- -exec sha256sum {} + | sort -k 2 # groupadd keeps the former ones
 find /run -name '*marzban*' -o -name '*mz[0-9]*'
 ip -brief link
 ip -brief address

@@ -21,7 +21,7 @@ class ActionModule(ControllerAction):
         """``panel``, ``manager``, ``hosts``, ``refused``, ``panel_addresses``."""
         nodes = self.options["nodes"]
         nodes = self.nodes() if nodes is None else {host: name or host for host, name in nodes.items()}
-        answer = _node_steps.access(self.panel(), nodes, self.options["without_key"])
+        answer = _node_steps.access(self.panel(), nodes, self.options["without_key"], self.check_mode)
         return dict(answer, panel_addresses=self.panel_addresses())
 
     @property

@@ -24,7 +24,7 @@ class ActionModule(ControllerAction):
     RULES = {"required_one_of": [("results", "answers")], "mutually_exclusive": [("results", "answers")]}
 
     def work(self) -> dict[str, Any]:
-        """``updated``, ``published``, ``rejected`` and the diff."""
+        """``updated``, ``published``, ``rejected``, ``refused`` and the diff."""
         given = self.options
         nodes = self.nodes() if given["nodes"] is None else given["nodes"]
         results = given["results"]
@@ -32,6 +32,4 @@ class ActionModule(ControllerAction):
             results = self.of_hosts(given["answers"], self.batch)
         wanted, rejected = _node_steps.services(plain(given["access"]), results, nodes)
         answer = _node_steps.publish(self.panel(), wanted, rejected, self.check_mode)
-        for refused in rejected:
-            self.warn("Not published for %s: %s" % (refused["node"], refused["detail"]))
-        return answer
+        return dict(answer, refused=_node_steps.refused(rejected, nodes))

@@ -19,7 +19,9 @@ extends_documentation_fragment:
   - marzban.tunnels.panel
 attributes:
   check_mode:
-    description: Asks as always.
+    description:
+      - The panel stores nothing. A node that it does not know yet gets another UUID, and so another key, than it will
+        have later.
     support: full
   diff_mode:
     description: There is nothing to show.

@@ -92,4 +92,11 @@ rejected:
   sample:
     - node: us-1
       detail: The panel has no such node.
+refused:
+  description: By host, a sentence about what was not taken.
+  returned: success
+  type: dict
+  sample:
+    us-1.example.com: >-
+      us-1.example.com: the panel did not take where its service is, and can't call it: The panel has no such node.
 """

@@ -19,12 +19,13 @@ PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,16384}\n-----
 OFF = "The panel at %s does not see to nodes: %s. Nothing was changed: correct that on the panel, and run again."
 
 
-def access(panel: Panel, nodes: dict[str, str], without_key: bool) -> dict[str, Any]:
+def access(panel: Panel, nodes: dict[str, str], without_key: bool, check: bool) -> dict[str, Any]:
     """``panel``, ``manager``, ``hosts`` ({host: access}) and ``refused`` ({host: sentence}).
 
-    ``nodes``: {host: node name}; ``without_key``: whether a panel that could not get in is fine. Raises Error.
+    ``nodes``: {host: node name}; ``without_key``: whether a panel that could not get in is fine; ``check``: the panel
+    is not to store anything. Raises Error.
     """
-    answer = panel.node_access(sorted(set(nodes.values())))
+    answer = panel.node_access(sorted(set(nodes.values())), check)
     state, detail = answer["manager"]["state"], answer["manager"]["detail"]
     given = {}
     for entry in answer["nodes"]:
@@ -89,6 +90,13 @@ def services(given: dict[str, Any], results: dict[str, Any], nodes: dict[str, st
             continue
         wanted.append({"node": nodes[host], "uuid": known["node"], "port": port, "pin": pin})
     return wanted, rejected
+
+
+def refused(rejected: list[Any], nodes: dict[str, str]) -> dict[str, str]:
+    """``{host: sentence}`` of the hosts whose node the panel did not take something about."""
+    details = {entry.get("node"): printable(str(entry.get("detail"))) for entry in rejected}
+    said = "%s: the panel did not take where its service is, and can't call it: %s"
+    return {host: said % (host, details[node]) for host, node in nodes.items() if node in details}
 
 
 def publish(panel: Panel, wanted: list[Any], rejected: list[Any], check: bool) -> dict[str, Any]:

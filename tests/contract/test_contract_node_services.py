@@ -57,12 +57,15 @@ def test_a_node_without_a_service(api: Api, pair: Pair) -> None:
 
 def test_access(api: Api, pair: Pair) -> None:
     names = [pair[0]["name"], "nobody", pair[0]["name"].upper()]
+    (foreseen,) = api.send("POST", NODES + "/access", {"nodes": names, "check": True})["nodes"]
     answer = api.send("POST", NODES + "/access", {"nodes": names})
     assert answer["panel"] == api.bare("GET", NODES).headers["Marzban-Panel-Id"]
     assert [(item["node"], "there is no node" in item["detail"]) for item in answer["rejected"]] == [
         (name, True) for name in names[1:]
     ]
     (found,) = answer["nodes"]
+    assert {**found, "uuid": foreseen["uuid"]} == foreseen
+    assert found["uuid"] != foreseen["uuid"], "it was stored"
     assert (found["node"], found["node_id"], found["generation"]) == (pair[0]["name"], pair[0]["id"], 1)
     assert found["hashes"] == [], "no NODE_API_KEY"
     ours = api.send("GET", "/openapi.json")["info"]["title"] == "marzban_tunnels"

@@ -99,7 +99,8 @@ def expect_own_untouched(world: World, own: tuple[Pings, dict[str, str]]) -> Non
 
 
 def test_the_quartet_on_bare_hosts(bare: World) -> None:
-    """Check, apply, check, and apply again, after a reboot of one of the hosts."""
+    """Check, apply, and apply again after a reboot of one of the hosts. That a check then finds nothing to do is in the
+    quartets of test_*_hosts.py."""
     before = len(bare.panel.writes())
     predicted = bare.apply("--check", "--diff").expect()
     for name in "abc":
@@ -117,9 +118,6 @@ def test_the_quartet_on_bare_hosts(bare: World) -> None:
     bare.expect_traffic(*MESH)
     assert {value["status"] for value in bare.tunnels().values()} == {"active"}
 
-    before = len(bare.panel.writes())
-    assert bare.apply("--check", "--diff").expect().changed() == []
-    assert len(bare.panel.writes()) == before, "check mode wrote to the panel"
     bare.lab.host("c").reboot()
     bare.expect_traffic(*MESH)
     assert bare.apply("--diff").expect().changed() == []

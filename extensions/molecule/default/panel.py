@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main(lab: str, folder: str) -> None:
     group.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text(str(os.getpid()))  # with this process in it, so is the panel
     os.setsid()  # an interrupt at the terminal is for molecule, which then takes the lab down
-    panel = Panel.start(folder)
+    panel = Panel.start(folder, env={"NODE_API_KEY": secrets.token_hex(32)})
     print(
         json.dumps(
             {"url": panel.url, "username": panel.username, "password": panel.password, "ca_path": panel.ca_path},

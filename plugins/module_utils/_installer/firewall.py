@@ -25,10 +25,11 @@ PLACEHOLDER = "THE_PANELS_ADDRESS"
 def rule(host: Host, port: int, addresses: Sequence[str]) -> str | None:
     """A sentence and, line by line, the commands that are missing; or None. ``addresses``: the panel's, as far as they
     are known; it may come from each that is not a loopback's."""
-    panels = [address for address in map(ipaddress.ip_address, addresses) if not address.is_loopback]
+    known = [address for address in map(ipaddress.ip_address, addresses) if not address.is_loopback]
+    panels: list[Address | str] = [*known] or [PLACEHOLDER]
     status = host.query("ufw", "status") or ""
     if status.startswith("Status: active"):
-        commands = [_UFW % (panel, port) for panel in panels or [PLACEHOLDER] if not _ufw_lets_in(status, port, panel)]
+        commands = [_UFW % (panel, port) for panel in panels if not _ufw_lets_in(status, port, panel)]
         return "\n".join([_SAID % "ufw", *commands]) if commands else None
     if (host.query("firewall-cmd", "--state") or "").strip() != "running":
         return None
@@ -37,7 +38,7 @@ def rule(host: Host, port: int, addresses: Sequence[str]) -> str | None:
     rich = host.query("firewall-cmd", "--list-rich-rules") or ""
     commands = [
         _FIREWALLD % ("ipv6" if ":" in str(panel) else "ipv4", panel, port)
-        for panel in panels or [PLACEHOLDER]
+        for panel in panels
         if not _rich_rule_lets_in(rich, port, panel)
     ]
     return "\n".join([_SAID % "firewalld", *commands, "firewall-cmd --reload"]) if commands else None

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from typing import Any
 
 from .._errors import Error
@@ -24,6 +23,7 @@ CODE = "/usr/local/lib/marzban-node"
 MARZBAN = "/etc/marzban"
 SETTINGS, STATE = os.path.dirname(kept.SETTINGS), kept.PLACE
 RUN = "/run/marzban-node"
+PENDING = os.path.join(SETTINGS, "pending.json")  # units that what is in place now does not run in yet
 UNITS = ("marzban-node-root.socket", "marzban-node-root.service", "marzban-node-front.service")
 SOCKET, ROOT, FRONT = UNITS
 _FRONT_ONLY = re.compile(r"front\.py\Z|marzban_node/front[a-z_]*\.py\Z")
@@ -72,23 +72,11 @@ def code() -> package.Files | None:
 
 def put_code(wanted: package.Files) -> None:
     """Replaces the folder in two renames: what runs has loaded its files, and what starts finds all or the former."""
-    fresh, old = (os.path.join(os.path.dirname(CODE), ".marzban-node.%s" % end) for end in ("new", "old"))
     try:
-        for path in (fresh, old):
-            shutil.rmtree(path, ignore_errors=True)
-        for name, content in wanted.items():
-            path = os.path.join(fresh, *name.split("/"))
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            with open(path, "wb") as stream:
-                stream.write(content)
-        for folder, _folders, names in os.walk(fresh):  # the front reads them, and is nobody; nothing is secret
-            os.chmod(folder, 0o755)  # noqa: S103
-            for name in names:
-                os.chmod(os.path.join(folder, name), 0o644)
-        if os.path.isdir(CODE):
-            os.rename(CODE, old)
-        os.rename(fresh, CODE)
-        shutil.rmtree(old, ignore_errors=True)
+        package.settle(CODE)
+        package.write_beside(CODE, wanted)
+        package.swap(CODE)
+        package.settle(CODE)
     except OSError as error:
         raise Error("%s can't be written: %s." % (CODE, error.strerror)) from None
 
@@ -115,6 +103,15 @@ def panels() -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         return sorted(name[:-5] for name in os.listdir(os.path.join(SETTINGS, "panels")) if name.endswith(".json"))
     return []
+
+
+def pending() -> set[str]:
+    """The units that a run did not start again, because it was cut off or one failed."""
+    try:
+        known = json.loads(files.read(PENDING) or "[]")
+    except ValueError:
+        return set(UNITS)
+    return set(UNITS) & {str(name) for name in known} if isinstance(known, list) else set(UNITS)
 
 
 def text_of(value: Any) -> str:

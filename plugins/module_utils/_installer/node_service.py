@@ -75,11 +75,12 @@ class Run:
                 named = ", ".join("python3-" + name for name in lacks)
                 raise Error("This host lacks %s: install it (the role node_api does). %s" % (named, NOTHING))
             self._lock()
+        self._resume()
         self._group()
         pin = None if missing() else node_files.pin()
         if pin is None:
             self._note("certificate made")
-            self._again.add(FRONT)
+            self._restart(FRONT)
             if not self.check:
                 node_files.make_certificate()
                 pin = node_files.pin()
@@ -205,18 +206,18 @@ class Run:
         name = os.path.basename(path)
         if name in UNITS:
             self._reload = True
-            self._again |= set(UNITS) if name == SOCKET else {name}
+            self._restart(*(UNITS if name == SOCKET else (name,)))
         elif name == "clients.pem":
-            self._again.add(FRONT)
+            self._restart(FRONT)
         elif not path.startswith(os.path.join(node_files.SETTINGS, "panels")):  # those are read at each call
-            self._again.add(ROOT)
+            self._restart(ROOT)
         if not self.check:
             files.write(path, text, mode)
 
     def _remove_file(self, path: str) -> None:
         self._note("%s removed" % path)
         self.diff.append(files.file_diff(path, files.read(path), None))
-        self._again.add(ROOT)
+        self._restart(ROOT)
         if not self.check:
             files.remove(path)
 
@@ -227,11 +228,28 @@ class Run:
         self._note("%s: service %s" % (node_files.CODE, "written" if before is None else "replaced"))
         shown = package.listings(before, sent.code)
         self.diff.append(files.file_diff(node_files.CODE, *shown))
-        self._again |= node_files.changed_halves(before, sent.code)
+        self._restart(*node_files.changed_halves(before, sent.code))
         if not self.check:
             node_files.put_code(sent.code)
             # Else each start would compile it all again: the units can't write there.
             self.host.run(packages.PYTHON, "-I", "-m", "compileall", "-q", node_files.CODE)
+
+    def _resume(self) -> None:
+        """What a run before this one has left undone: it was cut off, or a unit did not start."""
+        self._again |= node_files.pending()
+        self._reload = bool(self._again)
+
+    def _restart(self, *again: str) -> None:
+        """These are to be started again, which is written down before what they are to run with is changed."""
+        if not self._again.issuperset(again):
+            self._again.update(again)
+            self._keep()
+
+    def _keep(self) -> None:
+        if not self.check and self._again:
+            files.write(node_files.PENDING, node_files.text_of(sorted(self._again)))
+        elif not self.check:
+            files.remove(node_files.PENDING)
 
     def _start(self) -> None:
         """Lets the units run as they are now. Raises Error with the last words of one that does not."""
@@ -260,6 +278,8 @@ class Run:
                     "%s did not start: %s. The files are in place; correct that, and run again."
                     % (unit, said.rstrip("."))
                 ) from None
+            self._again.discard(unit)
+            self._keep()
 
     # absent
 
@@ -278,6 +298,7 @@ class Run:
         if os.path.exists(path):
             if not self.check:
                 self._lock()
+            self._resume()
             self._note("%s removed" % path)
             self.diff.append(files.file_diff(path, files.read(path), None))
             if not self.check:
@@ -289,13 +310,28 @@ class Run:
         paths = [units.path(unit) for unit in UNITS]
         links = [self._link(unit) for unit in UNITS]
         there = [path for path in (*paths, *links) if os.path.lexists(path)]
-        folders = [node_files.CODE, node_files.SETTINGS, node_files.STATE, node_files.RUN]
+        folders = [
+            node_files.CODE,
+            *package.beside(node_files.CODE),
+            node_files.SETTINGS,
+            node_files.STATE,
+            node_files.RUN,
+        ]
         folders = [folder for folder in folders if os.path.lexists(folder)]
         self.changes += ["%s removed" % path for path in (*there, *folders)]
+        settings = [
+            os.path.join(node_files.SETTINGS, "settings.json"),
+            *map(node_files.panel_file, node_files.panels()),
+        ]
+        for path in (*paths, *settings):
+            if os.path.exists(path):
+                self.diff.append(files.file_diff(path, files.read(path), None))
         if _has_group():
             self._note("group %s removed" % GROUP)
         if self.check:
             return
+        if os.path.isdir(node_files.SETTINGS):
+            self._lock()
         if there:
             self.host.try_run("systemctl", "disable", "--now", "--quiet", *UNITS, timeout=120)
             for path in paths:

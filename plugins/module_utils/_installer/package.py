@@ -159,6 +159,45 @@ class Made:
                 os.rmdir(path)
 
 
+def write_beside(path: str, files: Files) -> None:
+    """Writes what ``path`` is to hold into a new folder beside it. Raises OSError."""
+    fresh = beside(path)[0]
+    for name, content in files.items():
+        place = os.path.join(fresh, *name.split("/"))
+        os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
+        with open(place, "wb") as stream:
+            stream.write(content)
+            os.fsync(stream.fileno())
+    # Others than root read them; nothing in there is secret.
+    for folder, _folders, found in os.walk(fresh):
+        os.chmod(folder, 0o755)  # noqa: S103
+        for name in found:
+            os.chmod(os.path.join(folder, name), 0o644)
+
+
+def swap(path: str) -> None:
+    """Gives the new folder the place of the former one, which stays beside it. Raises OSError."""
+    fresh, old = beside(path)
+    if os.path.isdir(path):
+        os.rename(path, old)
+    os.rename(fresh, path)
+
+
+def settle(path: str) -> None:
+    """Removes what is beside the folder, so that there is no way back. Also after a run that was cut off."""
+    fresh, old = beside(path)
+    if os.path.isdir(old) and not os.path.isdir(path):
+        os.rename(old, path)
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def beside(path: str) -> tuple[str, str]:
+    """Where the new folder and the former one are, as long as they are beside it."""
+    above, name = os.path.split(path)
+    return os.path.join(above, ".%s.new" % name), os.path.join(above, ".%s.old" % name)
+
+
 class Folder:
     """Where the files are, all of them ours. A new one takes the old one's place by rename, and the old one stays
     beside it until ``settle``."""
@@ -166,8 +205,6 @@ class Folder:
     def __init__(self, path: str, made: Made) -> None:
         self.path = check_path(path, "directory (panel_directory in the role)")
         self._made = made
-        above, name = os.path.split(self.path)
-        self._fresh, self._old = (os.path.join(above, ".%s.%s" % (name, end)) for end in ("new", "old"))
         self._moved = False
         self.start = os.path.join(self.path, "start.py")
 
@@ -192,41 +229,28 @@ class Folder:
         try:
             self.settle()
             self._made.make(os.path.dirname(self.path))
-            for name, content in files.items():
-                path = os.path.join(self._fresh, *name.split("/"))
-                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-                with open(path, "wb") as stream:
-                    stream.write(content)
-                    os.fsync(stream.fileno())
-            # Marzban's user reads them; nothing in there is secret.
-            for folder, _folders, found in os.walk(self._fresh):
-                os.chmod(folder, 0o755)  # noqa: S103
-                for name in found:
-                    os.chmod(os.path.join(folder, name), 0o644)
+            write_beside(self.path, files)
             self._moved = True
-            if os.path.isdir(self.path):
-                os.rename(self.path, self._old)
-            os.rename(self._fresh, self.path)
+            swap(self.path)
         except OSError as error:
             raise Error("%s can't be written: %s." % (self.path, error.strerror)) from None
 
     def remove(self) -> None:
         """Removes the folder, at once: no reader sees half of it."""
         self.settle()
-        os.rename(self.path, self._fresh)
-        shutil.rmtree(self._fresh)
+        fresh = beside(self.path)[0]
+        os.rename(self.path, fresh)
+        shutil.rmtree(fresh)
 
     def put_back(self) -> None:
         """Undoes what ``put`` of this run has done."""
         if not self._moved:
             return
         shutil.rmtree(self.path, ignore_errors=True)
-        if os.path.isdir(self._old):
-            os.rename(self._old, self.path)
+        old = beside(self.path)[1]
+        if os.path.isdir(old):
+            os.rename(old, self.path)
 
     def settle(self) -> None:
-        """Removes what is beside the folder, so that there is no way back. Also after a run that was cut off."""
-        if os.path.isdir(self._old) and not os.path.isdir(self.path):
-            os.rename(self._old, self.path)
-        for path in (self._fresh, self._old):
-            shutil.rmtree(path, ignore_errors=True)
+        """There is no way back after this."""
+        settle(self.path)

@@ -66,11 +66,13 @@ class Panel(Transport):
 
     # The nodes' services
 
-    def node_access(self, names: list[str]) -> Raw:
-        """``{"manager": {"state", "detail"}, "nodes": [dict], "rejected": [dict]}``, what is inside unchecked."""
+    def node_access(self, names: list[str], check: bool = False) -> Raw:
+        """With ``check`` the panel stores nothing.
+
+        ``{"manager": {"state", "detail"}, "nodes": [dict], "rejected": [dict]}``, what is inside unchecked."""
         self._need_node_services()
         path = TUNNELS_PATH + "/nodes/access"
-        answer = self.ask_object("POST", path, body={"nodes": names}, again=True)
+        answer = self.ask_object("POST", path, body={"nodes": names, "check": check}, again=True)
         manager = answer.get("manager")
         found = {name: answer.get(name) for name in ("nodes", "rejected")}
         listed = all(isinstance(items, list) and all(isinstance(i, dict) for i in items) for items in found.values())

@@ -38,6 +38,14 @@ _CHANGED = (
 )
 
 
+class _Checked(Exception):
+    """Ends a write of which nothing is to stay, with what it would have made."""
+
+    def __init__(self, rows: dict[int, Any]) -> None:
+        super().__init__()
+        self.rows = rows
+
+
 class NodeServices:
     """The nodes' services, for one panel."""
 
@@ -71,7 +79,17 @@ class NodeServices:
             numbers = self._numbers(session, body.nodes)
             return node_rows.current(session.execute, self._tunnels.nodes, numbers.values())
 
-        rows = self._tunnels.write(session, work)
+        def only_check(panel: Any) -> None:
+            raise _Checked(work(panel))
+
+        rows: dict[int, Any] = {}
+        try:
+            if body.check:
+                self._tunnels.write(session, only_check)
+            else:
+                rows = self._tunnels.write(session, work)
+        except _Checked as checked:
+            rows = checked.rows
         certificate = None
         if self._tunnels.access.state == "unset" and self._tunnels.certificate:
             certificate = self._tunnels.certificate(session)

@@ -18,6 +18,7 @@ class AccessWanted(Body):
     """``POST /api/tunnels/nodes/access``."""
 
     nodes: Annotated[list[NodeName], Field(max_length=2000)]
+    check: bool = Field(default=False, description="Store nothing; a node without a uuid gets one for this answer only")
 
 
 class Service(Body):

@@ -26,8 +26,8 @@ class FakePanel:
         self.answer = {"nodes": list(nodes), "rejected": list(rejected), "manager": {"state": "on", "detail": detail}}
         self.put = []
 
-    def node_access(self, names):
-        self.asked = names
+    def node_access(self, names, check):
+        self.asked, self.check = names, check
         return self.answer
 
     def node_services(self):
@@ -40,7 +40,8 @@ class FakePanel:
 
 def test_access_by_host():
     panel = FakePanel([ENTRY], [{"node": "us-1", "detail": "There is no\nsuch node"}])
-    told = _node_steps.access(panel, {"a": "de-1", "b": "us-1", "c": "fi-1"}, without_key=False)
+    told = _node_steps.access(panel, {"a": "de-1", "b": "us-1", "c": "fi-1"}, without_key=False, check=True)
+    assert panel.check
     assert panel.asked == ["de-1", "fi-1", "us-1"]
     assert told["hosts"] == {"a": {"node": UUID, **{k: ENTRY[k] for k in ("generation", "hashes", "certificate")}}}
     assert told["refused"]["b"] == "b: the panel has no access for the node us-1: There is no such node"
@@ -53,15 +54,15 @@ def test_access_by_host():
 )
 def test_a_panel_that_answers_something_else_is_refused(spoiled):
     with pytest.raises(Error):
-        _node_steps.access(FakePanel([{**ENTRY, **spoiled}]), {"a": "de-1"}, without_key=False)
+        _node_steps.access(FakePanel([{**ENTRY, **spoiled}]), {"a": "de-1"}, without_key=False, check=False)
 
 
 def test_a_panel_that_could_not_get_in_ends_the_run_unless_it_is_to_go():
     off = {**ENTRY, "hashes": []}
     panel = FakePanel([off], detail="NODE_API_KEY is not set")
     with pytest.raises(Error, match=r"does not see to nodes: NODE_API_KEY is not set. Nothing was changed"):
-        _node_steps.access(panel, {"a": "de-1"}, without_key=False)
-    assert _node_steps.access(panel, {"a": "de-1"}, without_key=True)["hosts"]["a"]["hashes"] == []
+        _node_steps.access(panel, {"a": "de-1"}, without_key=False, check=False)
+    assert _node_steps.access(panel, {"a": "de-1"}, without_key=True, check=False)["hosts"]["a"]["hashes"] == []
 
 
 def test_a_host_speaks_for_its_own_node_only():
@@ -76,6 +77,8 @@ def test_a_host_speaks_for_its_own_node_only():
     wanted, rejected = _node_steps.services(access, results, nodes)
     assert wanted == [{"node": "de-1", "uuid": UUID, "port": 62052, "pin": PIN}]
     assert [entry["node"] for entry in rejected] == ["fi-1"]
+    (said,) = _node_steps.refused(rejected, nodes).values()
+    assert said.startswith("b: the panel did not take where its service is, and can't call it: pin: ")
     for left_out in ({"failed": True, "pin": PIN, "port": 1}, {"port": 62052, "pin": None}, {"skipped": True}):
         assert _node_steps.services(access, {"a": left_out}, nodes) == ([], [])
     gone = _node_steps.services(access, {"a": {"port": None, "pin": None}}, nodes)[0]
