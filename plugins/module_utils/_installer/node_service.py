@@ -108,7 +108,7 @@ class Run:
         if place == node_files.MARZBAN or os.path.isdir(place):
             return
         self._note("%s made" % place)
-        self._again.add(ROOT)
+        self._restart(ROOT)
         if not self.check:
             try:
                 os.makedirs(place)

@@ -131,8 +131,9 @@ def test_the_rule_that_a_firewall_lacks(tmp_path: Path, monkeypatch, programs, a
     assert expected is None or expected in str(told)
 
 
-def test_the_place_of_the_folders_is_there_before_the_root_half_starts(tmp_path):
+def test_the_place_of_the_folders_is_there_before_the_root_half_starts(tmp_path, monkeypatch):
     """Or it is one that the root half may never write to, since it was not there."""
+    monkeypatch.setattr(node_files, "PENDING", str(tmp_path / "pending"))
     place = tmp_path / "data/marzban"
     given = {"panel": A, "state": "present", "config_dir": str(place / "tunnels")}
     for check, there in ((True, False), (False, False), (False, True)):
@@ -140,6 +141,7 @@ def test_the_place_of_the_folders_is_there_before_the_root_half_starts(tmp_path)
         run._make_place()
         assert (run.changes, run._again) == (([], set()) if there else ([f"{place} made"], {node_files.ROOT}))
         assert place.is_dir() is not check
+        assert node_files.pending() == (set() if check else {node_files.ROOT}), "also where this run is cut off"
     run = node_service.Run({**given, "config_dir": "/etc/marzban/tunnels"}, check=True)
     run._make_place()
     assert run.changes == [], "it is made with the settings"
