@@ -121,9 +121,9 @@ class Service:
             self.nodes.publics[answer["uuid"], self.name] = answer["public"]
         return answer
 
-    def delete(self, number: int) -> Answer:
+    def delete(self, number: int, by: str | None = None) -> Answer:
         self.counter += 1
-        answer = self.call("delete", id=uuid(number), counter=self.counter)
+        answer = self.call("delete", id=by or uuid(number), counter=self.counter)
         if answer.status == 202:
             until("it is gone", lambda: self.tunnel(number).get("code"), 60)
             answer.status, answer["message"] = 200, "removed"

@@ -101,26 +101,30 @@ class Calls:
         uuid = self._find(panel, asked)
         self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
         if uuid is None:
-            given = str(asked.get("id"))
-            if given in self._engine.kept.removals():
-                return 200, {"uuid": given, "message": "was removed before"}
-            return self._delete_unknown(panel, given)
+            return self._delete_unknown(panel, str(asked.get("id")))
         return self._ended(self._worker.remove(panel, uuid), lambda: {"uuid": uuid, "message": "removed"})
 
     def _delete_unknown(self, panel: Panel, given: str) -> Answer:
-        """A run may be making it at this moment, with a record that it read before it was deleted: when that run has
-        ended it is taken down, and none makes it after this."""
+        """What was here and is gone is said to be; 404 is for what this panel never had here, or not for a day.
+
+        A run may be making it at this moment, with a record that it read before it was deleted: when that run has
+        ended it is taken down, and none makes it after this.
+        """
         unknown = Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
+        removals = self._engine.kept.removals()
+        its = {uuid: gone for uuid, gone in of_what_was_here(removals).items() if gone.panel in (None, panel.id)}
+        before = next((uuid for uuid, gone in its.items() if given in (uuid, str(gone.id))), None)
         try:
-            uuid = validators.uuid(given)
+            uuid = before or validators.uuid(given)
         except Error:
             raise unknown from None
         kept = self._engine.kept.view(uuid)
-        if os.path.lexists(self._engine.folders.path(uuid)) or (kept and kept.view["panel"] != panel.id):
+        owners = {kept.view["panel"] if kept else None, removals[uuid].panel if uuid in removals else None}
+        if os.path.lexists(self._engine.folders.path(uuid)) or owners - {None, panel.id}:
             raise unknown  # another panel's
         job = self._worker.remove(panel, uuid)
-        answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed"})
-        if answer[0] == 200 and not job.found:
+        answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed" if job.found else "was removed before"})
+        if answer[0] == 200 and not job.found and not before:
             raise unknown
         return answer
 

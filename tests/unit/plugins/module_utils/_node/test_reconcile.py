@@ -148,7 +148,7 @@ def test_what_is_kept_and_damaged_is_left_out(tmp_path, text):
 def test_without_the_service_nothing_is_kept(tmp_path):
     kept = Kept(str(tmp_path / "none"))
     kept.keep([KeptView(view(1))])
-    kept.forget({UUID: 1})
+    kept.forget(PANEL, {UUID: None})
     assert list(tmp_path.iterdir()) == []
 
 
