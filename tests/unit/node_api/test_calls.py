@@ -18,13 +18,16 @@ import pytest
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import Kept
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders, new_state
+from marzban_node import calls as calls_module
 from marzban_node import engine as engine_module
 from marzban_node.board import Board
 from marzban_node.calls import Calls
 from marzban_node.engine import Engine, Settings
 from marzban_node.panels import Panels
 from marzban_node.work import Worker
-from tests.support import views
+from tests.support import records, views
+from tests.support.node_document import check
+from tests.support.world import until
 
 OURS, OTHER = views.PANEL, "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 UUID, NEVER = views.UUID, "1b4e28ba-2fa1-41d2-883f-00000000ffff"
@@ -61,11 +64,18 @@ class Node:
 
     def call(self, call: str, panel: str = OURS, **more: Any) -> tuple[int, dict[str, Any]]:
         self._counter += 1
-        return self._calls.answer({"call": call, "key": panel, "counter": self._counter, **more})
+        status, body = self._calls.answer({"call": call, "key": panel, "counter": self._counter, **more})
+        check(call, status, body)
+        return status, body
 
     def delete(self, given: object, panel: str = OURS) -> tuple[int, str]:
         status, body = self.call("delete", panel, id=given)
         return status, body.get("message") or body["code"]
+
+    def post(self, **more: Any) -> tuple[int, dict[str, Any]]:
+        record = records.tunnel(is_active=False, **more)
+        body = {"panel": OURS, "node": "de-1", "counter": self._counter + 1, "tunnel": record}
+        return self.call("post", body=body)
 
     def make(self) -> None:
         """What a run has left: a tunnel that is off."""
@@ -98,3 +108,20 @@ def test_what_is_gone_was_removed_before_and_what_was_never_here_is_unknown(node
 def test_a_removal_that_was_written_without_a_panel_counts(node: Node) -> None:
     (Path(node.kept.place) / "removed.json").write_text(json.dumps({UUID: [time.time(), 4]}))
     assert node.delete(UUID) == (200, "was removed before")
+
+
+def test_slow_work_is_told_to_go_on(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is slow because another one has the lock of this host."""
+    monkeypatch.setattr(calls_module, "WAIT", 0.05)
+    number = records.tunnel()["id"]
+    with node.folders.locked():
+        status, body = node.post()
+        assert (status, body["doing"]) == (202, True)
+        assert node.call("status", id=number)[1]["doing"]
+    until("it is done", lambda: not node.call("status", id=number)[1]["doing"], 10)
+    assert node.call("status", id=number)[1]["status"] == "inactive"
+    with node.folders.locked():
+        assert node.delete(number) == (202, "is being removed")
+        assert node.delete(NEVER) == (202, "is being removed"), "a run may be making it"
+    until("it is gone", lambda: node.call("status", id=number)[0] == 404, 10)
+    until("a call about what was never here has ended", lambda: node.delete(NEVER) == (404, "unknown"), 10)

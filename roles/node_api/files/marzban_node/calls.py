@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
@@ -30,8 +30,10 @@ from marzban_node.work import Job, Worker
 
 _log = logging.getLogger(__name__)
 API = 1
-WAIT = 3.0  # seconds that a call waits for its change; the panel waits 5
+WAIT = 1.0  # seconds that a call waits for its change, most of which take less; then it answers that it goes on
 LONGEST = 100  # characters of a revision
+DOING: Mapping[str, Any] = {"doing": True}
+GOES_ON: Mapping[str, Any] = {"message": "is being removed", **DOING}
 FOREIGN = "This node has a tunnel with this uuid, and it belongs to another panel: remove it there first."
 Answer = tuple[int, dict[str, Any]]
 
@@ -102,7 +104,7 @@ class Calls:
         self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
         if uuid is None:
             return self._delete_unknown(panel, str(asked.get("id")))
-        return self._ended(self._worker.remove(panel, uuid), lambda: {"uuid": uuid, "message": "removed"})
+        return self._ended(self._worker.remove(panel, uuid), lambda: {"uuid": uuid, "message": "removed"}, GOES_ON)
 
     def _delete_unknown(self, panel: Panel, given: str) -> Answer:
         """What was here and is gone is said to be; 404 is for what this panel never had here, or not for a day.
@@ -123,7 +125,8 @@ class Calls:
         if os.path.lexists(self._engine.folders.path(uuid)) or owners - {None, panel.id}:
             raise unknown  # another panel's
         job = self._worker.remove(panel, uuid)
-        answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed" if job.found else "was removed before"})
+        words = {True: "removed", False: "was removed before"}
+        answer = self._ended(job, lambda: {"uuid": uuid, "message": words[job.found]}, GOES_ON)
         if answer[0] == 200 and not job.found and not before:
             raise unknown
         return answer
@@ -178,9 +181,10 @@ class Calls:
                 raise Refused(503, "failed", f"{path} can't be read, so nobody can tell whose it is: see to it there.")
         return None
 
-    def _ended(self, job: Job, told: Callable[[], dict[str, Any]]) -> Answer:
+    def _ended(self, job: Job, told: Callable[[], dict[str, Any]], meanwhile: Mapping[str, Any] = DOING) -> Answer:
+        """``meanwhile``: what is told beside, or instead, while it goes on."""
         if not job.done.wait(WAIT):
-            return 202, {**told(), "doing": True}
+            return 202, {**told(), **meanwhile}
         if job.busy:
             raise Refused(503, "busy", job.error or "")
         if job.error:
