@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _engine
 from tests.lab.host import Host
+from tests.support.node_document import check
 from tests.support.nodes import PANEL, TEMPLATES, Directly, uuid
 from tests.support.world import TOP, until
 
@@ -31,7 +32,7 @@ class Answer(dict[str, Any]):
 
 
 class Service:
-    """The root half on one host."""
+    """The root half on one host. Whatever it answers has to be as documented."""
 
     def __init__(self, nodes: Directly, name: str, **settings: Any) -> None:
         self.nodes, self.name = nodes, name
@@ -105,6 +106,7 @@ class Service:
                 assert part, self.said()
                 line += part
         told = json.loads(line)
+        check(call, told["status"], told["body"])
         answer = Answer(told["body"])
         answer.status = told["status"]
         return answer

@@ -77,9 +77,10 @@ class Node:
         body = {"panel": OURS, "node": "de-1", "counter": self._counter + 1, "tunnel": record}
         return self.call("post", body=body)
 
-    def make(self) -> None:
-        """What a run has left: a tunnel that is off."""
-        self.folders.write_state(new_state(views.view()))
+    def make(self, **state: Any) -> None:
+        """What a run has left that came before the service: a tunnel that is off."""
+        made: Any = {**new_state(views.view()), **state}
+        self.folders.write_state(made)
 
 
 @pytest.fixture
@@ -103,6 +104,14 @@ def test_what_is_gone_was_removed_before_and_what_was_never_here_is_unknown(node
     for _time in range(2):
         assert node.delete(NEVER) == node.delete(9) == (404, "unknown"), "a call is not a tunnel"
     assert node.kept.removals()[NEVER].version is None, "a run may make it that has read it before"
+
+
+@pytest.mark.parametrize("state", [{}, {"node": None}, {"interface": "mz3", "peer": {"node": "fi-1"}}])
+def test_what_a_run_made_before_the_service_came_is_told_as_documented(node: Node, state: dict[str, Any]) -> None:
+    node.make(**state)  # ``call`` compares each answer with the document
+    told = node.call("status", id=UUID)[1]
+    assert node.call("list")[1]["tunnels"] == [told]
+    assert (told["role"], told["status"], told["active"]) == (None, "connecting", "interface" in state)
 
 
 def test_a_removal_that_was_written_without_a_panel_counts(node: Node) -> None:
