@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from tests.lab.lab import Lab
 from tests.support import labs
 from tests.support.nodes import PANEL, Directly, leftovers, no_packet_lost, uuid
@@ -118,6 +119,23 @@ def test_a_run_does_not_make_what_was_deleted_before_it_came(pair: list[Service]
     assert "It was removed here" in ran.answer["tunnels"][0]["error"]
     assert (a.delete(1).status, a.call("list")["tunnels"]) == (200, [])
     assert a.post(tunnel(nodes, 1)).status == 200, "the panel itself says later that it is wanted"
+
+
+def test_slow_work_goes_on_after_the_answer(pair: list[Service]) -> None:
+    """Here it is slow because another one has the lock of the host."""
+    a, nodes = pair[0], pair[0].nodes
+    with Folders(str(a.host.root / "etc/marzban/tunnels")).locked():
+        begun = time.monotonic()
+        told = a.send(tunnel(nodes, 1))
+        assert (told.status, told["doing"], time.monotonic() - begun < 2) == (202, True, True)
+        assert nodes.sh("a", "ls /etc/marzban/tunnels") == ""
+    until("it is done", lambda: not a.tunnel(1)["doing"], SOON)
+    assert nodes.sh("a", "ls /etc/marzban/tunnels").split() == [uuid(1)]
+    with Folders(str(a.host.root / "etc/marzban/tunnels")).locked():
+        a.counter += 1
+        gone = a.call("delete", id="1", counter=a.counter)
+        assert (gone.status, gone["message"]) == (202, "is being removed")
+    until("it is gone", lambda: a.tunnel(1).get("code") == "unknown", SOON)
 
 
 def test_what_others_take_away_comes_back(pair: list[Service]) -> None:

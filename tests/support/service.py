@@ -111,11 +111,15 @@ class Service:
         answer.status = told["status"]
         return answer
 
-    def post(self, record: dict[str, Any], **more: Any) -> Answer:
+    def send(self, record: dict[str, Any], **more: Any) -> Answer:
+        """The first answer, which may be that it goes on."""
         self.counter += 1
         body = {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
-        answer = self.call("post", body={**body, **more})
-        if answer.status == 202:  # it takes a while on a busy machine
+        return self.call("post", body={**body, **more})
+
+    def post(self, record: dict[str, Any], **more: Any) -> Answer:
+        answer = self.send(record, **more)
+        if answer.status == 202:
             number = str(answer["id"])
             until("it is done", lambda: not self.call("status", id=number)["doing"], 60)
             answer = self.call("status", id=number)
