@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docs/node-api.openapi.json, and whether what the root half answers is what it tells of that call and that status."""
+"""docs/node-api.openapi.json, and whether what the root half answers is as documented for that call and that status."""
 
 from __future__ import annotations
 
