@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from marzban_tunnels import node_access
+from tests.support import views
 from tests.support.root_half import HASH, PANEL
 from tests.support.service_hosts import MANAGED
 from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
 PORT = 62052
-NODE_SERVICE = "marzban.tunnels.node_service"
+NODE_SERVICE, TUNNEL_APPLY = "marzban.tunnels.node_service", "marzban.tunnels.tunnel_apply"
 FILES, SETTINGS = "/usr/local/lib/marzban-node", "/etc/marzban/node_service"
 TAKE = (
     "systemd-run --unit=taken python3 -m http.server 62061;"
@@ -110,6 +111,7 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
     assert told["engine"] == done.results("node_service", "b")[-1]["engine"]
     assert service.run().expect().changed() == []
     check_what_runs(service)
+    check_what_a_run_needs(service)
 
     service.run(node_api_state="absent").expect()
     assert service.on("b", OURS) == ""
@@ -167,6 +169,27 @@ def check_what_runs(service: Service) -> None:
             found = re.search(r"exposure level for \S+: ([\d.]+) ", told)
             assert found, told
             assert float(found[1]) <= most
+
+
+def check_what_a_run_needs(service: Service) -> None:
+    """A run that would not do as the service does is refused, and changes nothing."""
+    apply = {"panel": views.PANEL, "views": [views.view()]}
+    settings = f"{SETTINGS}/settings.json"
+    tasks: list[dict[str, Any]] = [
+        {"name": "choice", TUNNEL_APPLY: {**apply, "ipsec_data_path": "kernel"}, "ignore_errors": True},
+        {"name": "older", "shell": f'sed -i.kept \'s/"engine": ".*"/"engine": "another"/\' {settings}'},
+        {"name": "engine", TUNNEL_APPLY: apply, "ignore_errors": True},
+        {"name": "put it back", "shell": f"mv {settings}.kept {settings}"},
+    ]
+    play = {"hosts": "b", "become": True, "gather_facts": False, "tasks": tasks}
+    run = service.world.play([play], "--limit", "b")
+    assert run.code == 0, run.text
+    told = {event["task"]: event["result"].get("msg", "") for event in run.of("b")}
+    assert "has ipsec_data_path: auto, and this run has ipsec_data_path: kernel" in told["choice"]
+    assert "has version another of the engine, and this run has" in told["engine"]
+    for task in ("choice", "engine"):
+        assert "run marzban.tunnels.node_api with the variables of this run first. Nothing was changed." in told[task]
+    assert service.on("b", "ls /etc/marzban; ls /etc/wireguard") == "node_service\n"
 
 
 @pytest.mark.variation
