@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.service_hosts import MANAGED, nodes, with_service
+from tests.support.service_hosts import MANAGED, access_key, ask, nodes, with_service
 from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
@@ -106,6 +106,14 @@ def test_what_waits_for_a_run(world: World) -> None:
     until("nothing is left to say", lambda: not why(world, "auto") + why(world, "require"))
     again = world.apply().expect()
     assert again.changed() == [], "the service had undone what a run had done"
+
+
+def test_the_key_of_one_node_is_of_no_use_on_another(world: World) -> None:
+    keys = {name: access_key(world, name) for name in "ab"}
+    for name, key in keys.items():
+        for shown_to in "ab":
+            status, told = ask(world.lab.host(shown_to), "/api/tunnels", key)
+            assert (status, told.get("code")) == ((200, None) if shown_to == name else (403, "key_wrong"))
 
 
 @pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files

@@ -16,7 +16,7 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from tests.lab.lab import Lab
-from tests.support import labs
+from tests.support import hostile_requests, labs
 from tests.support.nodes import PANEL, Directly, leftovers, no_packet_lost, uuid
 from tests.support.records import ED25519
 from tests.support.service import KEY, SETTINGS, Service, bring_up, tunnel
@@ -241,6 +241,23 @@ def test_who_may_ask_and_what_is_refused(pair: list[Service]) -> None:
     body = {"panel": OTHER_PANEL, "node": "a", "counter": 2, "tunnel": record}
     assert a.call("post", body=body, **other)["code"] == "foreign"
     assert a.call("status", id=uuid(1)).status == a.call("status", id="1").status == 200
+
+
+def test_hostile_requests_leave_no_file_and_no_error(pair: list[Service]) -> None:
+    """As if somebody had the front, and a right key."""
+    a, said = pair[0], len(pair[0].said())
+    a.nodes.sh("a", "touch /root/before")
+    for request in hostile_requests.calls(partial(tunnel, a.nodes, 1), a.body):
+        told = a.call(**request)
+        assert 400 <= told.status < 500, (told.status, told, str(request)[:300])
+    for line in hostile_requests.lines():
+        assert a.exchange(line).status in (401, 403)
+    assert a.exchange(b"x" * 300_000 + b"\n").status == 413
+    assert not {"Traceback", "failed"} & set(a.said()[said:].split()), a.said()[said:]
+    new = a.nodes.sh("a", "find / /run /tmp -xdev -newer /root/before -type f | sort -u").splitlines()
+    others = ("/proc/", "/sys/", "/var/log/", "/run/log/", "/run/systemd/")
+    assert [path for path in new if not path.startswith(others)] == ["/var/lib/marzban-node/counters.json"]
+    assert a.call("list")["tunnels"] == []
 
 
 @pytest.mark.parametrize("kind", ["wireguard", *(pytest.param(k, marks=pytest.mark.variation) for k in OTHERS)])

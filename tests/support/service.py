@@ -94,28 +94,36 @@ class Service:
 
     # Calls
 
-    def call(self, call: str, key: object = KEY, **more: Any) -> Answer:
+    def call(self, call: object, key: object = KEY, **more: Any) -> Answer:
         """What the front would hand on, and what it would answer."""
+        answer = self.exchange(json.dumps({"call": call, "key": key, **more}).encode() + b"\n")
+        check(call, answer.status, answer)
+        return answer
+
+    def exchange(self, sent: bytes) -> Answer:
+        """What is answered to a line."""
         with socket.socket(socket.AF_UNIX) as asked:
             asked.settimeout(30)
             asked.connect(f"/proc/{self.host.leader}/root/run/marzban-node/root.sock")
-            asked.sendall(json.dumps({"call": call, "key": key, **more}).encode() + b"\n")
+            asked.sendall(sent)
             line = b""
             while not line.endswith(b"\n"):
                 part = asked.recv(65536)
                 assert part, self.said()
                 line += part
         told = json.loads(line)
-        check(call, told["status"], told["body"])
         answer = Answer(told["body"])
         answer.status = told["status"]
         return answer
 
+    def body(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Of the next ``post``."""
+        self.counter += 1
+        return {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
+
     def send(self, record: dict[str, Any], **more: Any) -> Answer:
         """The first answer, which may be that it goes on."""
-        self.counter += 1
-        body = {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
-        return self.call("post", body={**body, **more})
+        return self.call("post", body={**self.body(record), **more})
 
     def post(self, record: dict[str, Any], **more: Any) -> Answer:
         answer = self.send(record, **more)

@@ -25,7 +25,7 @@ from marzban_node.calls import Calls
 from marzban_node.engine import Engine, Settings
 from marzban_node.panels import Panels
 from marzban_node.work import Worker
-from tests.support import records, views
+from tests.support import hostile_requests, records, views
 from tests.support.node_document import check
 from tests.support.world import until
 
@@ -60,12 +60,15 @@ class Node:
         self.worker = Worker(engine, board, threading.Event())
         self.worker.start()
         panels = Panels(str(place / "panels"), str(place / "kept/counters.json"))
-        self._calls, self._counter = Calls(engine, board, panels, self.worker), 0
+        self._calls, self.counter = Calls(engine, board, panels, self.worker), 0
 
     def call(self, call: str, panel: str = OURS, **more: Any) -> tuple[int, dict[str, Any]]:
-        self._counter += 1
-        status, body = self._calls.answer({"call": call, "key": panel, "counter": self._counter, **more})
-        check(call, status, body)
+        self.counter += 1
+        return self.ask({"call": call, "counter": self.counter, **more}, panel)
+
+    def ask(self, request: dict[str, Any], panel: str = OURS) -> tuple[int, dict[str, Any]]:
+        status, body = self._calls.answer({"key": panel, **request})
+        check(request["call"], status, body)
         return status, body
 
     def delete(self, given: object, panel: str = OURS) -> tuple[int, str]:
@@ -74,7 +77,7 @@ class Node:
 
     def post(self, **more: Any) -> tuple[int, dict[str, Any]]:
         record = records.tunnel(is_active=False, **more)
-        body = {"panel": OURS, "node": "de-1", "counter": self._counter + 1, "tunnel": record}
+        body = {"panel": OURS, "node": "de-1", "counter": self.counter + 1, "tunnel": record}
         return self.call("post", body=body)
 
     def make(self, **state: Any) -> None:
@@ -134,3 +137,19 @@ def test_slow_work_is_told_to_go_on(node: Node, monkeypatch: pytest.MonkeyPatch)
         assert node.delete(NEVER) == (202, "is being removed"), "a run may be making it"
     until("it is gone", lambda: node.call("status", id=number)[0] == 404, 10)
     until("a call about what was never here has ended", lambda: node.delete(NEVER) == (404, "unknown"), 10)
+
+
+def test_hostile_requests_are_refused_and_leave_no_file(node: Node, tmp_path: Path) -> None:
+    """What the front would never let pass; on a host in test_service_hosts.py."""
+
+    def body(record: dict[str, Any]) -> dict[str, Any]:
+        node.counter += 1
+        return {"panel": OURS, "node": "de-1", "counter": node.counter, "revision": "r", "tunnel": record}
+
+    for request in hostile_requests.calls(records.tunnel, body):
+        status, told = node.ask(request)
+        assert 400 <= status < 500, (status, told, str(request)[:300])
+        json.dumps(told).encode()
+    left = {str(path.relative_to(tmp_path)).partition("/")[0] for path in tmp_path.rglob("*")}
+    assert left == {"panels", "kept"}
+    assert not list((tmp_path / "kept/views").glob("*")), "one was taken"
