@@ -192,6 +192,37 @@ def test_a_peer_that_does_not_answer_is_not_active(pair: list[Service]) -> None:
         pair[0].waits_for(number, "active", 60)
 
 
+@pytest.mark.variation  # without a host in test_board.py
+def test_what_does_not_stay_up_is_told_once(pair: list[Service]) -> None:
+    """An OpenVPN process that ends by itself a second after its start, while its peer is away."""
+    a, b = pair
+    bring_up(pair, 2, type="openvpn")
+    b.post(tunnel(a.nodes, 2, type="openvpn", active=False, version=2))
+    begun = time.monotonic()
+    unit = a.nodes.sh("a", UNITS).strip()
+    folder = f"/run/systemd/system/{unit}.d"
+    limit = "[Service]\nRuntimeMaxSec=1\nRestart=no\n"
+    a.nodes.sh("a", f"mkdir -p {folder}; printf '{limit}' > {folder}/limit.conf; systemctl daemon-reload")
+    a.nodes.sh("a", f"systemctl restart {unit}")
+    until("it is told", lambda: "does not stay up" in (a.tunnel(2)["error"] or ""), 60)
+    print("seconds until it was told that a process does not stay up:", round(time.monotonic() - begun, 1))
+    starts = a.nodes.sh("a", f"journalctl -o cat -u {unit}").count("Started ")
+    seen = set()
+
+    def is_tried_again() -> bool:
+        seen.add(a.tunnel(2)["status"])
+        return a.nodes.sh("a", f"journalctl -o cat -u {unit}").count("Started ") > starts + 1
+
+    until("two more repairs", is_tried_again, 60, 0.2)
+    assert seen == {"error"}, "it goes to and fro"
+    told = [line for line in a.said().splitlines() if "tunnel t2: " in line]
+    assert "does not stay up. See journalctl" in told[-1]
+    assert len([line for line in told if "does not stay up" in line]) == 1, told
+    a.nodes.sh("a", f"rm -r {folder}; systemctl daemon-reload")
+    b.post(tunnel(a.nodes, 2, type="openvpn", version=3))
+    a.waits_for(2, "active", 60)
+
+
 def test_a_peer_that_has_moved_is_found(pair: list[Service]) -> None:
     """It does not dial, so that nothing but its name tells where it is."""
     nodes = pair[0].nodes
