@@ -151,6 +151,7 @@ class Run:
             "templates": {kind: hashlib.sha256(text or b"").hexdigest() for kind, text in templates.items()},
             "port": validators.integer(given["port"], "port", 1024, 65535),
         }
+        node_files.check_shared(self.panel, settings, given["all_panels"])
         panel = {
             "panel": self.panel,
             "node": validators.uuid(given["node"], "node"),

@@ -36,9 +36,18 @@ def health(
 
 
 def check(
-    host: Host, folders: Folders, panel: str, types: Collection[str], raws: Sequence[object], wait: float = 0
+    host: Host,
+    folders: Folders,
+    panel: str,
+    types: Collection[str],
+    raws: Sequence[object],
+    wait: float = 0,
+    repaired: Collection[str] = (),
 ) -> list[Tunnel]:
-    """The tunnels of ``raws``, each with its status, what was measured, and what others have taken from it."""
+    """The tunnels of ``raws``, each with its status, what was measured, and what others have taken from it.
+
+    ``repaired``: the types of which the caller puts back by itself what is gone.
+    """
     tunnels = accept(raws, [None] * len(raws), panel, types, registry.TYPES)
     for tunnel in tunnels:
         if tunnel.refused:
@@ -62,7 +71,7 @@ def check(
     while late:
         measure(host, works)
         for tunnel in late:
-            _explain(protocols[tunnel.view["type"]], tunnel)
+            _explain(protocols[tunnel.view["type"]], tunnel, _remedy(tunnel, repaired))
         late = [tunnel for tunnel in late if tunnel.wanted and tunnel.status != "active"]
         if not late or time.monotonic() + PAUSE > end:
             break
@@ -72,7 +81,7 @@ def check(
     running = [tunnel for tunnel in tunnels if tunnel.measured is not None]
     if waited:  # what was there before it is not what is there now
         seen = _observe(host, protocols, running)
-    _explain_gaps(protocols, running, seen)
+    _explain_gaps(protocols, running, seen, repaired)
     host.drop_prefetched()
     return tunnels
 
@@ -95,7 +104,12 @@ def _observe(host: Host, protocols: dict[str, Protocol], tunnels: list[Tunnel]) 
     return Seen(observation, lives)
 
 
-def _explain_gaps(protocols: dict[str, Protocol], running: list[Tunnel], seen: Seen) -> None:
+def _remedy(tunnel: Tunnel, repaired: Collection[str]) -> str:
+    """Who does something about it."""
+    return "the node service puts it right" if tunnel.view["type"] in repaired else "run marzban.tunnels.apply"
+
+
+def _explain_gaps(protocols: dict[str, Protocol], running: list[Tunnel], seen: Seen, repaired: Collection[str]) -> None:
     """Names what others have taken from a tunnel that runs: pings may pass, or fail as they do with a firewall."""
     for tunnel in running:
         if tunnel.state is None:
@@ -104,12 +118,13 @@ def _explain_gaps(protocols: dict[str, Protocol], running: list[Tunnel], seen: S
         lacks = protocols[kind].lacking(tunnel.view, applied, seen.observation, seen.lives[kind])
         tunnel.lacks = lacks
         if lacks:
-            hint = "something else on this host has taken away %s: run marzban.tunnels.apply, which puts it back"
-            tunnel.fail(hint % ", ".join(lacks))
+            remedy = _remedy(tunnel, repaired)
+            remedy += "" if tunnel.view["type"] in repaired else ", which puts it back"
+            tunnel.fail("something else on this host has taken away %s: %s" % (", ".join(lacks), remedy))
             tunnel.note = None
 
 
-def _explain(protocol: Protocol, tunnel: Tunnel) -> None:
+def _explain(protocol: Protocol, tunnel: Tunnel, remedy: str) -> None:
     """A tunnel that should run and doesn't is an error, not one that still connects.
 
     One that has a key here and nothing else waits for a run, as tunnel_apply says: its peer was not known then. Where
@@ -118,13 +133,13 @@ def _explain(protocol: Protocol, tunnel: Tunnel) -> None:
     if not tunnel.wanted or tunnel.measured is not None:
         return
     interface = tunnel.view["interface"]
-    late = "it was not applied on this host yet: run marzban.tunnels.apply"
+    late = "it was not applied on this host yet: %s" % remedy
     if tunnel.state is None:
         tunnel.fail(late)
     elif tunnel.last_interface is None:
         tunnel.note = late
     elif tunnel.last_interface != interface:
-        hint = "its record has the interface %s, and %s runs here: run marzban.tunnels.apply"
-        tunnel.fail(hint % (interface, tunnel.last_interface))
+        hint = "its record has the interface %s, and %s runs here: %s"
+        tunnel.fail(hint % (interface, tunnel.last_interface, remedy))
     else:
-        tunnel.fail("%s is not running: run marzban.tunnels.apply" % protocol.service(interface))
+        tunnel.fail("%s is not running: %s" % (protocol.service(interface), remedy))

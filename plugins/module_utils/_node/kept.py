@@ -21,7 +21,7 @@ from .._model import validators, views
 from .files import read, remove, write
 
 if TYPE_CHECKING:
-    from .._model.shapes import View
+    from .._model.shapes import State, View
 
 PLACE = "/var/lib/marzban-node"
 SETTINGS = "/etc/marzban/node_service/settings.json"
@@ -35,10 +35,15 @@ ANOTHER = (
 
 
 class Removal(NamedTuple):
-    """When a tunnel was removed (seconds since 1970), and which version of its record was here, if it was here."""
+    """When a tunnel was removed (seconds since 1970), and which version of its record was here, if it was here.
+
+    ``id`` and ``panel``: its number, and who has removed it; None where that was not written.
+    """
 
     at: float
-    version: "int | None"
+    version: "int | None" = None
+    id: "int | None" = None
+    panel: "str | None" = None
 
 
 Removals = Dict[str, Removal]  # by uuid
@@ -114,24 +119,31 @@ class Kept:
                 if read(path) != text:
                     write(path, text)
 
-    def forget(self, versions: Mapping[str, int | None]) -> None:
-        """Forgets the views of what was removed, ``{uuid: version}``, and remembers that it was. Raises Error."""
-        if not self.here or not versions:
+    def forget(self, panel: str, states: Mapping[str, State | None]) -> None:
+        """Forgets the views of what a panel has removed, and remembers that it was. Raises Error.
+
+        ``states``: ``{uuid: state}``, as far as it had one. What is another panel's is left as it is.
+        """
+        if not self.here or not states:
             return
         with self._turn():
-            now, before = time.time(), self.removals()
-            for uuid, version in versions.items():
-                seen = [version, self.version(uuid), before[uuid].version if uuid in before else None]
-                before[uuid] = Removal(now, max(filter(None, seen), default=None))
-            self._write(before)
-            for uuid in versions:
+            now, removals = time.time(), self.removals()
+            for uuid, state in states.items():
+                kept, before = self.view(uuid), removals.get(uuid, Removal(now))
+                if before.panel not in (None, panel) or (kept and kept.view["panel"] != panel):
+                    continue
+                known = [part for part in (state, kept.view if kept else None) if part]
+                version = max((part["version"] for part in known), default=None)
+                version = max(filter(None, (version, before.version)), default=None)
+                removals[uuid] = Removal(now, version, known[0]["id"] if known else before.id, panel)
                 remove(self._path(uuid))
+            self._write(removals)
 
     def removals(self) -> Removals:
         """What was removed within a day."""
         try:
             raw = json.loads(read(self._removed) or "{}")
-            found = {validators.uuid(uuid): Removal(float(at), version) for uuid, (at, version) in raw.items()}
+            found = {validators.uuid(uuid): Removal(float(at), *more) for uuid, (at, *more) in raw.items()}
         except (Error, ValueError, TypeError, AttributeError):
             return {}
         return {uuid: removal for uuid, removal in found.items() if time.time() - removal.at < DAY}

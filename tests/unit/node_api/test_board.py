@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,9 @@ import pytest
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
 from marzban_node.board import Board
+from marzban_node.engine import Applied
+from marzban_node.panels import Panel
+from marzban_node.work import Worker
 from tests.support import views
 
 UUID = views.view()["uuid"]
@@ -101,6 +107,82 @@ def test_repairs_come_less_often_until_the_tunnel_is_well():
     world.now += 20
     world.sees("error", None)
     assert world.broken() == [False], "it waits as if it had never been well"
+
+
+def dies(world: World, lacks: list[str]) -> dict[str, Any]:
+    """It is gone, is put back, and a moment later it is gone again; what is told at the end."""
+    world.now += 15  # it is due
+    world.sees("error", 0 if lacks else None, lacks=lacks)
+    assert world.broken() == [False]
+    world.tunnel.changes = ["started"]
+    world.board.applied(world.kept, world.tunnel, [], repaired=True)
+    return world.told()
+
+
+@pytest.mark.parametrize(("lacks", "words"), [([], "does not stay up"), (["the route R"], "the route R: put back 3")])
+def test_what_does_not_last_is_told_once_and_does_not_flap(lacks: list[str], words: str):
+    world = World()
+    world.sees()
+    assert [dies(world, lacks)["status"] for _ in range(3)] == ["connecting"] * 3, "it is repaired"
+    for _look in range(12):
+        told = dies(world, lacks)
+        assert (told["status"], words in told["error"], told["refused"]) == ("error", True, False), told
+        assert world.sees("connecting", 100, lacks=[])["status"] == "error", "it runs for a moment"
+    assert "journalctl -u '*mz3*'" in told["error"]
+    assert world.sees(lacks=[])["error"] is None
+    assert dies(world, lacks)["status"] == "connecting", "it was well, so this is the first time"
+
+
+def test_what_does_not_last_has_one_line_in_the_journal(caplog: pytest.LogCaptureFixture):
+    world = World()
+    applied: Any = Applied({"missing": [], "removed": []}, [world.tunnel])  # type: ignore[typeddict-item]
+    # FAKE engine, which starts what dies again
+    fake: Any = SimpleNamespace(apply=lambda *_given: applied, kept=SimpleNamespace(forget=lambda *_given: None))
+    worker, panel = Worker(fake, world.board, threading.Event()), Panel(views.PANEL, UUID, ())
+    worker.start()
+    world.tunnel.changes = ["started"]
+    with caplog.at_level(logging.INFO, "marzban_node.work"):
+        for _look in range(12):
+            world.now += 15
+            world.sees("error", None)
+            for entry, probe in world.board.broken([world.tunnel], world.now - 1):
+                assert worker.repair(panel, entry.kept, probe).done.wait(10)
+    worker.end()
+    worker.join()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 4, said
+    assert all("repaired in" in line for line in said[:3])
+    assert "mz3 was started 3 times in 60 s, and does not stay up" in said[3]
+
+
+def test_what_happens_rarely_or_to_something_else_is_repaired_each_time():
+    world = World()
+    for lost in ([], ["the route R"], ["the table T"], [], ["the route R"]):
+        assert dies(world, lost)["status"] == "connecting"
+    for _hour in range(4):
+        world.now += 3600
+        assert dies(world, [])["status"] == "connecting"
+
+
+def test_another_record_of_what_did_not_last_is_tried_again():
+    world = World()
+    for _time in range(5):
+        told = dies(world, [])
+    assert told["status"] == "error"
+    newer = KeptView({**world.kept.view, "version": world.kept.view["version"] + 1}, "r2")
+    world.board.want(newer)
+    assert world.told()["error"] != told["error"]
+
+
+def test_what_runs_again_without_an_answer_is_not_an_error_for_ever():
+    """Somebody has put it right by hand, and its peer is away."""
+    world = World()
+    for _time in range(5):
+        dies(world, [])
+    for _look in range(70):
+        world.sees("connecting", 100, lacks=[])
+        world.broken()
+    assert world.told()["status"] == "connecting"
 
 
 def test_a_silent_peer_is_looked_for_by_its_name_only():
@@ -265,6 +347,8 @@ def test_a_refused_tunnel_says_why_and_what_is_missing():
     assert (told["status"], told["refused"], told["missing"]) == ("error", True, ["openvpn"])
     assert "no openvpn" in told["error"]
     assert world.board.news(UUID, "no openvpn") is True
+    assert world.board.news(UUID, "no openvpn") is False
+    world.sees()  # what it was before still runs
     assert world.board.news(UUID, "no openvpn") is False
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
 
 ANSWERED = 12.0  # seconds; a tunnel is active when a probe was answered at most that long before it was measured
 SOONEST, LATEST = 1.0, 15.0  # seconds between two attempts to repair a tunnel
+OFTEN, WITHIN = 3, 300.0  # repairs of one thing in these seconds, after which it is said that it does not last
+LINES = 20  # in the journal about one tunnel, until it is well
 RUN_FOR_KEY = (
     "It runs without the pre-shared key, on which both nodes can agree in a run only: run marzban.tunnels.apply with "
     "both."
@@ -49,7 +51,10 @@ class Entry:
     answered: float | None = None  # when a probe was answered last
     tries: int = 0  # repairs, since it was well
     next_try: float = 0.0
-    told: str | None = None  # the last line about it in the journal
+    told: set[str] = field(default_factory=set)  # the lines about what is wrong, in the journal
+    lacked: str = ""  # what was to be put back last
+    repairs: dict[str, list[float]] = field(default_factory=dict)  # since it was well: what was put back, and when
+    unsteady: str | None = None  # why it is an error although it was repaired a moment ago
 
     @property
     def view(self) -> View:
@@ -71,7 +76,14 @@ class Entry:
         if wanted.view["type"] != self.view["type"]:
             self.public = self.peer_key = self.measured = self.at = self.answered = None
             self.status, self.error, self.note = "connecting", None, None
+        if wanted != self.kept:
+            self.recovered()
         self.kept = wanted
+
+    def recovered(self) -> None:
+        """It is well, or something else is wanted: what did not last before is forgotten."""
+        self.repairs, self.unsteady = {}, None
+        self.told.clear()
 
 
 class Board:
@@ -110,8 +122,8 @@ class Board:
                 self._entries[uuid].doing += 1
             return uuid in self._entries
 
-    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str]) -> None:
-        """The engine was given a tunnel, and left it like this."""
+    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repaired: bool = False) -> None:
+        """The engine was given a tunnel, and left it like this. ``repaired``: to put back what was taken from it."""
         with self._lock:
             entry = self._entries.get(wanted.view["uuid"])
             if entry is None:
@@ -122,8 +134,10 @@ class Board:
             entry.missing = list(missing) if tunnel.refused else []
             entry.needs_run = tunnel.needs_peer and not tunnel.refused and tunnel.view["type"] == "wireguard"
             entry.waiting_for = tunnel.waiting_for
-            if not tunnel.refused:
-                entry.told = None
+            if not tunnel.refused and not entry.unsteady:
+                entry.told.clear()
+            if repaired and tunnel.changes and not tunnel.refused:
+                entry.repairs[entry.lacked] = [*entry.repairs.get(entry.lacked, []), self._clock()][-OFTEN:]
             if tunnel.public and (not tunnel.refused or tunnel.pending):
                 entry.public = tunnel.public
             if tunnel.changes:
@@ -164,6 +178,8 @@ class Board:
                 if loss == 100 and not tunnel.lacks and self._lately(entry, now):
                     continue  # what was said when it was answered last still holds
                 entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
+                if entry.status == "active" and not entry.refusal:
+                    entry.recovered()
                 if loss is not None and loss < 100:
                     entry.answered = begun  # a look may take seconds, and this was in it
 
@@ -177,8 +193,15 @@ class Board:
             entry = self._entries.get(uuid)
             if entry is None or problem is None:
                 return True
-            known, entry.told = entry.told, problem
-            return known != problem
+            if problem in entry.told or len(entry.told) >= LINES:
+                return False
+            entry.told.add(problem)
+            return True
+
+    def unsteady(self, uuid: str) -> str | None:
+        """Why a repair of this tunnel does not last, where that is known by now."""
+        with self._lock:
+            return self._entries[uuid].unsteady if uuid in self._entries else None
 
     # What has to be repaired
 
@@ -198,10 +221,31 @@ class Board:
                 silent = not lacks and self._is_silent(entry, begun)
                 if not lacks and not silent:
                     entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
+                    if all(now - times[-1] > WITHIN for times in entry.repairs.values()):
+                        entry.recovered()
                     continue
+                if lacks and entry.view["active"]:
+                    self._count_repairs(entry, tunnel, now)
                 if self._is_due(entry):
                     found.append((entry, silent))
         return found
+
+    @staticmethod
+    def _count_repairs(entry: Entry, tunnel: Tunnel, now: float) -> None:
+        """Something is to be put back. Where that was done often just now, the next time won't last either."""
+        entry.lacked = ", ".join(tunnel.lacks)
+        times = [at for at in entry.repairs.get(entry.lacked, []) if now - at <= WITHIN]
+        entry.repairs = {what: known for what, known in entry.repairs.items() if now - known[-1] <= WITHIN}
+        if len(times) < OFTEN or entry.unsteady:  # it is told once
+            return
+        interface = entry.view["interface"]
+        seen = f"{OFTEN} times in {now - times[0]:.0f} s, and"
+        if entry.lacked:
+            said = f"{entry.lacked}: put back {seen} gone again. See what else on this host takes it away, and "
+        else:
+            said = f"{interface} was started {seen} does not stay up. See "
+        units = f"-u '*{interface}*'" + (" -u strongswan" if entry.view["type"] == "ipsec" else "")
+        entry.unsteady = f"{said}journalctl {units}. The service tries again every {LATEST:.0f} s."
 
     def _is_due(self, entry: Entry) -> bool:
         """Whether the engine may be given it again; if so, the next time is later."""
@@ -261,8 +305,8 @@ class Board:
             status, error, note = "inactive", None, None
         elif status is None and entry.waiting_for:
             status = "connecting"
-        if entry.refusal:
-            status, error, note = "error", entry.refusal, None
+        if entry.refusal or entry.unsteady:
+            status, error, note = "error", entry.refusal or entry.unsteady, None
         if entry.needs_run and not error:
             note = note or RUN_FOR_KEY
         return {

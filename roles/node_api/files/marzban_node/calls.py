@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
@@ -31,8 +31,10 @@ from marzban_node.work import Job, Worker
 
 _log = logging.getLogger(__name__)
 API = 1
-WAIT = 3.0  # seconds that a call waits for its change; the panel waits 5
+WAIT = 1.0  # seconds that a call waits for its change, most of which take less; then it answers that it goes on
 LONGEST = 100  # characters of a revision
+DOING: Mapping[str, Any] = {"doing": True}
+GOES_ON: Mapping[str, Any] = {"message": "is being removed", **DOING}
 FOREIGN = "This node has a tunnel with this uuid, and it belongs to another panel: remove it there first."
 Answer = tuple[int, dict[str, Any]]
 
@@ -112,26 +114,31 @@ class Calls:
             self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
             job = self._worker.remove(panel, uuid) if uuid else None
         if job is None:
-            given = str(asked.get("id"))
-            if given in self._engine.kept.removals():
-                return 200, {"uuid": given, "message": "was removed before"}
-            return self._delete_unknown(panel, given)
-        return self._ended(job, lambda: {"uuid": uuid, "message": "removed"})
+            return self._delete_unknown(panel, str(asked.get("id")))
+        return self._ended(job, lambda: {"uuid": uuid, "message": "removed"}, GOES_ON)
 
     def _delete_unknown(self, panel: Panel, given: str) -> Answer:
-        """A run may be making it at this moment, with a record that it read before it was deleted: when that run has
-        ended it is taken down, and none makes it after this."""
+        """What was here and is gone is said to be; 404 is for what this panel never had here, or not for a day.
+
+        A run may be making it at this moment, with a record that it read before it was deleted: when that run has
+        ended it is taken down, and none makes it after this.
+        """
         unknown = Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
+        removals = self._engine.kept.removals()
+        its = {uuid: gone for uuid, gone in of_what_was_here(removals).items() if gone.panel in (None, panel.id)}
+        before = next((uuid for uuid, gone in its.items() if given in (uuid, str(gone.id))), None)
         try:
-            uuid = validators.uuid(given)
+            uuid = before or validators.uuid(given)
         except Error:
             raise unknown from None
         kept = self._engine.kept.view(uuid)
-        if os.path.lexists(self._engine.folders.path(uuid)) or (kept and kept.view["panel"] != panel.id):
+        owners = {kept.view["panel"] if kept else None, removals[uuid].panel if uuid in removals else None}
+        if os.path.lexists(self._engine.folders.path(uuid)) or owners - {None, panel.id}:
             raise unknown  # another panel's
         job = self._worker.remove(panel, uuid)
-        answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed"})
-        if answer[0] == 200 and not job.found:
+        words = {True: "removed", False: "was removed before"}
+        answer = self._ended(job, lambda: {"uuid": uuid, "message": words[job.found]}, GOES_ON)
+        if answer[0] == 200 and not job.found and not before:
             raise unknown
         return answer
 
@@ -185,9 +192,10 @@ class Calls:
                 raise Refused(503, "failed", f"{path} can't be read, so nobody can tell whose it is: see to it there.")
         return None
 
-    def _ended(self, job: Job, told: Callable[[], dict[str, Any]]) -> Answer:
+    def _ended(self, job: Job, told: Callable[[], dict[str, Any]], meanwhile: Mapping[str, Any] = DOING) -> Answer:
+        """``meanwhile``: what is told beside, or instead, while it goes on."""
         if not job.done.wait(WAIT):
-            return 202, {**told(), "doing": True}
+            return 202, {**told(), **meanwhile}
         if job.busy:
             raise Refused(503, "busy", job.error or "")
         if job.error:

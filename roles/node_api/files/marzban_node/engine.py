@@ -105,7 +105,8 @@ class Engine:
 
     def check(self, panel: str, wanted: Sequence[View]) -> list[Tunnel]:
         """How these tunnels are now. Changes nothing."""
-        return health.check(Host(), self.folders, panel, types.TYPES, [dict(view) for view in wanted])
+        views_here = [dict(view) for view in wanted]
+        return health.check(Host(), self.folders, panel, types.TYPES, views_here, repaired=self.settings.types)
 
     def _rendered(self, view: View) -> dict[str, Any]:
         try:

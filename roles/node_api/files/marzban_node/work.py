@@ -122,8 +122,10 @@ class Worker(threading.Thread):
         views = {view.view["uuid"]: view for view in wanted}
         for tunnel in applied.tunnels:
             if tunnel.uuid in views:
-                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"])
-                self._log(last[tunnel.uuid], tunnel.error if tunnel.refused else None, tunnel.changes, took)
+                job = last[tunnel.uuid]
+                put_back = job.repair and not job.probe
+                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"], put_back)
+                self._log(job, tunnel.error if tunnel.refused else None, tunnel.changes, took)
         failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"]}
         for uuid in remove:
             last[uuid].error, last[uuid].found = failed.get(uuid), uuid in failed
@@ -144,16 +146,19 @@ class Worker(threading.Thread):
                 view = kept.view.copy()
                 view["active"] = False
                 self._engine.apply(panel, [KeptView(view)])
-        self._engine.kept.forget(dict.fromkeys(uuid for uuid, kept in found.items() if kept))
+        self._engine.kept.forget(panel.id, {uuid: None for uuid, kept in found.items() if kept})
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
         name = title(job.wanted.view) if job.wanted else job.uuid
         word = "repaired" if job.repair else "applied"
+        problem = refusal or (self._board.unsteady(job.uuid) if job.repair else None)
         if refusal:
             line = f"{'repair' if job.repair else 'apply'} refused: {refusal}"
+        elif problem:
+            line = problem
         elif changes:
             line = f"{word} in {took:.1f} s: {', '.join(changes)}"
         else:
             return
-        if self._board.news(job.uuid, line if refusal else None):
-            _log.log(logging.WARNING if refusal else logging.INFO, "tunnel %s: %s", name, line)
+        if self._board.news(job.uuid, line if problem else None):
+            _log.log(logging.WARNING if problem else logging.INFO, "tunnel %s: %s", name, line)

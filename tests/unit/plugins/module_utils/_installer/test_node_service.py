@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -74,6 +75,57 @@ def test_only_the_half_whose_code_differs_is_started_again():
 def test_what_the_controller_did_not_send_is_refused(files):
     with pytest.raises(Error, match="The controller"):
         node_files.Sent(package.pack(files) if files else None, "0" * 16)
+
+
+SETTINGS = {
+    "engine": "1",
+    "config_dir": "/etc/marzban/tunnels",
+    "post_quantum": "auto",
+    "ipsec_data_path": "auto",
+    "types": ["wireguard", "openvpn"],
+    "templates": {kind: hashlib.sha256(b"a").hexdigest() for kind in ("wireguard", "openvpn")},
+    "port": 62052,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, None),
+        ({"types": ["openvpn", "wireguard"]}, None),
+        ({"engine": "2", "template": b"b"}, None),  # an update
+        ({"template": b"b"}, "works with other templates"),
+        ({"port": 62053}, "works with port: 62052, and this run has 62053"),
+        ({"types": ["wireguard"]}, r"types: \['openvpn', 'wireguard'\], and this run has \['wireguard'\]"),
+        ({"post_quantum": "off"}, "post_quantum: auto, and this run has off"),
+        ({"ipsec_data_path": "kernel"}, "ipsec_data_path: auto, and this run has kernel"),
+        ({"config_dir": "/srv/tunnels"}, "config_dir: /etc/marzban/tunnels, and this run has /srv/tunnels"),
+    ],
+)
+def test_a_second_panel_does_not_change_what_the_first_has_chosen(tmp_path, monkeypatch, changes, why):
+    monkeypatch.setattr(node_files, "SETTINGS", str(tmp_path))
+    given = {**SETTINGS, **changes, "node": A, "hashes": ["0" * 64], "certificate": None, "panel_addresses": []}
+    given |= {"panel": B, "state": "present", "all_panels": False}
+    sent = node_files.Sent.__new__(node_files.Sent)
+    sent.templates = {f"{kind}.conf.j2": changes.get("template", b"a") for kind in ("wireguard", "openvpn")}
+
+    def wanted(**more):
+        return node_service.Run({**given, **more}, check=True)._wanted(sent)
+
+    wanted()  # nobody else is there
+    (tmp_path / "panels").mkdir()
+    (tmp_path / f"panels/{A}.json").write_text("{}")
+    (tmp_path / "settings.json").write_text(node_files.text_of(SETTINGS))
+    if why is None:
+        wanted()
+        return
+    with pytest.raises(Error, match=why) as refused:
+        wanted()
+    assert A in str(refused.value)
+    assert "-e node_api_all_panels=true" in str(refused.value)
+    wanted(all_panels=True)
+    (tmp_path / f"panels/{A}.json").rename(tmp_path / f"panels/{B}.json")
+    wanted()  # it is alone
 
 
 UFW = "Status: active\n\nTo                         Action      From\n--                         ------      ----\n"

@@ -142,11 +142,11 @@ def test_only_so_many_removals_are_remembered(tmp_path, monkeypatch):
     kept, uuids = Kept(str(tmp_path)), [UUID[:-1] + digit for digit in "01234"]
     known = {uuids[0]: [time.time() - 9, 4], uuids[1]: [time.time() - 8, None], uuids[2]: [time.time() - 7, 4]}
     (tmp_path / "removed.json").write_text(json.dumps(known))
-    kept.forget({uuids[3]: None})
+    kept.forget(PANEL, {uuids[3]: None})
     assert list(kept.removals()) == [uuids[0], uuids[2], uuids[3]]
-    kept.forget({uuids[4]: 1})
+    kept.forget(PANEL, {uuids[4]: new_state(view(1))})
     assert list(kept.removals()) == [uuids[0], uuids[2], uuids[4]], "the others were never here"
-    kept.forget({uuids[3]: 1})
+    kept.forget(PANEL, {uuids[3]: new_state(view(1))})
     assert list(kept.removals()) == [uuids[2], uuids[3], uuids[4]]
 
 
@@ -162,7 +162,7 @@ def test_what_is_kept_and_damaged_is_left_out(tmp_path, text):
 def test_without_the_service_nothing_is_kept(tmp_path):
     kept = Kept(str(tmp_path / "none"))
     kept.keep([KeptView(view(1))])
-    kept.forget({UUID: 1})
+    kept.forget(PANEL, {UUID: None})
     assert list(tmp_path.iterdir()) == []
 
 
