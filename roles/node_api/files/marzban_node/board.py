@@ -210,7 +210,6 @@ class Board:
 
         Each one waits longer after each attempt, until it is well.
         """
-        now = self._clock()
         found = []
         with self._lock:
             for tunnel in tunnels:
