@@ -210,6 +210,7 @@ class Board:
 
         Each one waits longer after each attempt, until it is well.
         """
+        now = self._clock()
         found = []
         with self._lock:
             for tunnel in tunnels:
