@@ -37,13 +37,15 @@ ANOTHER = (
 class Removal(NamedTuple):
     """When a tunnel was removed (seconds since 1970), and which version of its record was here, if it was here.
 
-    ``id`` and ``panel``: its number, and who has removed it; None where that was not written.
+    ``id`` and ``panel``: its number, and who has removed it; None where that was not written. ``called``: the panel's
+    own call has removed it, so that whatever a run has read is from before that, also a version that never came here.
     """
 
     at: float
     version: "int | None" = None
     id: "int | None" = None
     panel: "str | None" = None
+    called: bool = False
 
 
 Removals = Dict[str, Removal]  # by uuid
@@ -119,10 +121,11 @@ class Kept:
                 if read(path) != text:
                     write(path, text)
 
-    def forget(self, panel: str, states: Mapping[str, State | None]) -> None:
+    def forget(self, panel: str, states: Mapping[str, State | None], called: bool = False) -> None:
         """Forgets the views of what a panel has removed, and remembers that it was. Raises Error.
 
-        ``states``: ``{uuid: state}``, as far as it had one. What is another panel's is left as it is.
+        ``states``: ``{uuid: state}``, as far as it had one. What is another panel's is left as it is. ``called``: as in
+        ``Removal``.
         """
         if not self.here or not states:
             return
@@ -135,7 +138,8 @@ class Kept:
                 known = [part for part in (state, kept.view if kept else None) if part]
                 version = max((part["version"] for part in known), default=None)
                 version = max(filter(None, (version, before.version)), default=None)
-                removals[uuid] = Removal(now, version, known[0]["id"] if known else before.id, panel)
+                number = known[0]["id"] if known else before.id
+                removals[uuid] = Removal(now, version, number, panel, called or before.called)
                 remove(self._path(uuid))
             self._write(removals)
 
@@ -180,8 +184,8 @@ class Kept:
 
 
 def of_what_was_here(removals: Removals) -> Removals:
-    """Without those of tunnels that the panel has deleted before anything of them came here."""
-    return {uuid: removal for uuid, removal in removals.items() if removal.version is not None}
+    """As they count for the panel's own calls, which come in their order: by the versions that were here only."""
+    return {uuid: gone._replace(called=False) for uuid, gone in removals.items() if gone.version is not None}
 
 
 def settings(path: str = SETTINGS) -> dict[str, Any] | None:
@@ -236,7 +240,7 @@ def check_not_older(view: View, versions: Iterable[int | None], removals: Remova
         hint += "database was restored. Run again, or, after a restore, with -e tunnels_accept_older=true."
         raise Older(view["version"], hint % (applied, view["version"]), applied)
     removal = removals.get(view["uuid"])
-    if removal and (removal.version is None or removal.version >= view["version"]):
+    if removal and (removal.called or removal.version is None or removal.version >= view["version"]):
         hint = "It was removed here %d min ago, and this record was read before, or the panel's database was restored. "
         hint += "Run again, or, after a restore, with -e tunnels_accept_older=true."
         raise Older(view["version"], hint % ((time.time() - removal.at) // 60), None)

@@ -117,6 +117,19 @@ def test_what_a_run_made_before_the_service_came_is_told_as_documented(node: Nod
     assert (told["role"], told["status"], told["active"]) == (None, "connecting", "interface" in state)
 
 
+def test_what_a_run_makes_while_the_call_is_read_is_removed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at what is here and the removal."""
+    counted = Panels.count
+
+    def count(*given: Any) -> None:
+        counted(*given)
+        node.make()
+
+    monkeypatch.setattr(Panels, "count", count)
+    assert node.delete(UUID) == (200, "removed")
+    assert node.folders.uuids() == []
+
+
 def test_a_removal_that_was_written_without_a_panel_counts(node: Node) -> None:
     (Path(node.kept.place) / "removed.json").write_text(json.dumps({UUID: [time.time(), 4]}))
     assert node.delete(UUID) == (200, "was removed before")

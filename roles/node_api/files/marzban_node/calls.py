@@ -8,7 +8,6 @@ The front may be in wrong hands: all that it says is checked here again.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -132,8 +131,10 @@ class Calls:
         except Error:
             raise unknown from None
         kept = self._engine.kept.view(uuid)
-        owners = {kept.view["panel"] if kept else None, removals[uuid].panel if uuid in removals else None}
-        if os.path.lexists(self._engine.folders.path(uuid)) or owners - {None, panel.id}:
+        state = self._engine.folders.state(uuid)  # a run may have made it a moment ago
+        owners = {state["panel"] if state else None, kept.view["panel"] if kept else None}
+        owners.add(removals[uuid].panel if uuid in removals else None)
+        if owners - {None, panel.id}:
             raise unknown  # another panel's
         job = self._worker.remove(panel, uuid)
         words = {True: "removed", False: "was removed before"}

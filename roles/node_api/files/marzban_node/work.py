@@ -146,7 +146,7 @@ class Worker(threading.Thread):
                 view = kept.view.copy()
                 view["active"] = False
                 self._engine.apply(panel, [KeptView(view)])
-        self._engine.kept.forget(panel.id, {uuid: None for uuid, kept in found.items() if kept})
+        self._engine.kept.forget(panel.id, {uuid: None for uuid, kept in found.items() if kept}, True)
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
         name = title(job.wanted.view) if job.wanted else job.uuid

@@ -133,6 +133,11 @@ def test_a_view_is_kept_and_a_removal_is_remembered(tmp_path):
     run(0, remove=[UUID])
     assert not run(6)["tunnels"][0]["refused"], "its other end went to another node, and came back"
     assert kept.removals() == {}
+    run(0, remove=[UUID], in_order=True)
+    (tunnel,) = run(9)["tunnels"]
+    assert "It was removed here 0 min ago" in tunnel["error"], "read before the panel deleted it, and never applied"
+    assert not run(9, in_order=True)["tunnels"][0]["refused"], "the panel itself wants it again"
+    assert not run(9)["tunnels"][0]["refused"]
     (tmp_path / "kept/removed.json").write_text(json.dumps({UUID: [time.time() - DAY, 5]}))
     assert kept.removals() == {}
 
