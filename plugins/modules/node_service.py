@@ -38,6 +38,8 @@ options:
   all_panels:
     description:
       - Whether V(absent) removes the service although it serves other panels, for panels that do not exist any more.
+      - Whether V(present) may change O(port), O(types), O(config_dir), O(post_quantum), O(ipsec_data_path) or
+        O(templates) although other panels use the service with them. There is one service for all panels.
     type: bool
     default: false
   node:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.service_hosts import MANAGED, nodes, with_service
+from tests.support.service_hosts import MANAGED, access_key, ask, nodes, with_service
 from tests.support.world import World, unanswered, until
 
 pytestmark = pytest.mark.lab
@@ -125,6 +125,14 @@ def test_a_panel_that_is_down_is_not_missed(world: World) -> None:
     until("the rules are back", lambda: a.run(look, check=False).returncode == 0)
     world.panel.restart()
     until("the panel sees it again", partial(is_active, world, "kept"))
+
+
+def test_the_key_of_one_node_is_of_no_use_on_another(world: World) -> None:
+    keys = {name: access_key(world, name) for name in "ab"}
+    for name, key in keys.items():
+        for shown_to in "ab":
+            status, told = ask(world.lab.host(shown_to), "/api/tunnels", key)
+            assert (status, told.get("code")) == ((200, None) if shown_to == name else (403, "key_wrong"))
 
 
 @pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from marzban_tunnels import node_access
+from tests.support import views
 from tests.support.root_half import HASH, PANEL
-from tests.support.service_hosts import MANAGED
+from tests.support.service_hosts import MANAGED, PORT, access_key, ask, nodes
 from tests.support.world import Run, World
 
 pytestmark = pytest.mark.lab
-PORT = 62052
-NODE_SERVICE = "marzban.tunnels.node_service"
+NODE_SERVICE, TUNNEL_APPLY = "marzban.tunnels.node_service", "marzban.tunnels.tunnel_apply"
 FILES, SETTINGS = "/usr/local/lib/marzban-node", "/etc/marzban/node_service"
 TAKE = (
     "systemd-run --unit=taken python3 -m http.server 62061;"
@@ -67,30 +63,13 @@ class Service:
         return self.world.play("node_api", "--diff", "-e", json.dumps(variables), *words)
 
     def on_panel(self, name: str) -> dict[str, Any]:
-        listed = self.world.api("GET", "/tunnels/nodes")["nodes"]
-        return next(entry for entry in listed if entry["node"] == name)
+        return nodes(self.world)[name]
 
     def key(self, name: str) -> str:
-        """The panel's access key for this node, made of the panel's secret as the panel makes it."""
-        entry = self.on_panel(name)
-        answer = self.world.session.get(f"{self.world.panel.url}/api/tunnels?limit=1", timeout=30)
-        panel = answer.headers["Marzban-Panel-Id"]
-        return node_access.check_key(MANAGED["NODE_API_KEY"]).key(panel, entry["uuid"], entry["generation"])
+        return access_key(self.world, name)
 
-    def ask(self, name: str, path: str, key: str | None = None, port: int = PORT) -> tuple[int, Any]:
-        context = ssl._create_unverified_context()  # the pin is what counts
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        url = f"https://{self.world.lab.host(name).address}:{port}{path}"
-        try:
-            opener = urllib.request.build_opener(
-                urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-            )
-            with opener.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-                text = answer.read().decode()
-                return answer.status, text if path == "/health" else json.loads(text)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())
+    def ask(self, name: str, path: str, key: str | None = None) -> tuple[int, Any]:
+        return ask(self.world.lab.host(name), path, key)
 
     def on(self, name: str, command: str) -> str:
         return self.world.lab.host(name).run(command, check=False).stdout
@@ -123,6 +102,7 @@ def test_the_service_comes_is_reached_and_goes(service: Service) -> None:
     assert told["engine"] == done.results("node_service", "b")[-1]["engine"]
     assert service.run().expect().changed() == []
     check_what_runs(service)
+    check_what_a_run_needs(service)
 
     service.run(node_api_state="absent").expect()
     assert service.on("b", OURS) == ""
@@ -181,19 +161,45 @@ def check_what_runs(service: Service) -> None:
             found = re.search(r"exposure level for \S+: ([\d.]+) ", told)
             assert found, told
             assert float(found[1]) <= most
+        sockets = service.on(name, "ss -Hanp | cat").splitlines()
+        ours = [line.split() for line in sockets if f"pid={service.pid(name, ROOT)}," in line]
+        assert {words[0] for words in ours} <= {"u_str", "u_dgr"}, "it speaks to the network"
+        assert [words[4] for words in ours if words[1] == "LISTEN"] == ["/run/marzban-node/root.sock"]
+
+
+def check_what_a_run_needs(service: Service) -> None:
+    """A run that would not do as the service does is refused, and changes nothing."""
+    apply = {"panel": views.PANEL, "views": [views.view()]}
+    settings = f"{SETTINGS}/settings.json"
+    tasks: list[dict[str, Any]] = [
+        {"name": "choice", TUNNEL_APPLY: {**apply, "ipsec_data_path": "kernel"}, "ignore_errors": True},
+        {"name": "older", "shell": f'sed -i.kept \'s/"engine": ".*"/"engine": "another"/\' {settings}'},
+        {"name": "engine", TUNNEL_APPLY: apply, "ignore_errors": True},
+        {"name": "put it back", "shell": f"mv {settings}.kept {settings}"},
+    ]
+    play = {"hosts": "b", "become": True, "gather_facts": False, "tasks": tasks}
+    run = service.world.play([play], "--limit", "b")
+    assert run.code == 0, run.text
+    told = {event["task"]: event["result"].get("msg", "") for event in run.of("b")}
+    assert "has ipsec_data_path: auto, and this run has ipsec_data_path: kernel" in told["choice"]
+    assert "has version another of the engine, and this run has" in told["engine"]
+    for task in ("choice", "engine"):
+        assert "run marzban.tunnels.node_api with the variables of this run first. Nothing was changed." in told[task]
+    assert service.on("b", "ls /etc/marzban; ls /etc/wireguard") == "node_service\n"
 
 
 @pytest.mark.variation
 def test_only_what_was_changed_is_started_again(service: Service) -> None:
     """One play of the module, with what goes wrong in between; and a second panel, which comes with a certificate."""
-    common = {"port": 62060}
+    common = {"port": 62060, "config_dir": "/srv/data/tunnels"}
     ours = {**common, "panel": PANEL, "node": PANEL, "hashes": [HASH]}
     pem = (service.world.directory / "panel/server.pem").read_text()
     pem = pem[pem.index("-----BEGIN CERT") : pem.index("END CERTIFICATE-----\n") + 21]
     other = {**common, "panel": OTHER_PANEL, "node": PANEL, "certificate": pem}
     pids = {"shell": f"systemctl show --property=MainPID --value {ROOT} {FRONT}"}
+    writes = f"nsenter -t $(systemctl show --property=MainPID --value {ROOT}) -m mkdir /srv/data/tunnels"
     tasks: list[dict[str, Any]] = [
-        *({"name": "made", NODE_SERVICE: ours}, {"name": "pids", **pids}),
+        *({"name": "made", NODE_SERVICE: ours}, {"name": "writes", "shell": writes}, {"name": "pids", **pids}),
         {"name": "drift", "shell": f"echo '# more' >> {FILES}/marzban_node/front_calls.py; rm {SETTINGS}/tls.crt"},
         *({"name": "repaired", NODE_SERVICE: ours}, {"name": "pids after", **pids}),
         {"name": "drift", "shell": f"rm /etc/systemd/system/{FRONT}; systemctl stop marzban-node-root.socket"},

@@ -14,8 +14,9 @@ from functools import partial
 
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from tests.lab.lab import Lab
-from tests.support import labs
+from tests.support import hostile_requests, labs
 from tests.support.nodes import PANEL, Directly, leftovers, no_packet_lost, uuid
 from tests.support.records import ED25519
 from tests.support.service import KEY, SETTINGS, Service, bring_up, tunnel
@@ -92,31 +93,55 @@ def pair(services: list[Service]) -> Iterator[list[Service]]:
 @pytest.mark.parametrize("kind", ["wireguard", *(pytest.param(k, marks=pytest.mark.variation) for k in OTHERS)])
 def test_a_tunnel_comes_and_goes(pair: list[Service], kind: str) -> None:
     nodes = pair[0].nodes
-    bring_up(pair, 1, type=kind)
-    assert nodes.reaches("a", 1, 1)
-    assert pair[0].post(tunnel(nodes, 1, type=kind))["status"] == "active", "to say it again changed something"
-    off = tunnel(nodes, 1, type=kind, active=False, version=2)
+    bring_up(pair, 4)
+    with no_packet_lost(nodes, 4):
+        bring_up(pair, 1, type=kind)
+        assert nodes.reaches("a", 1, 1)
+        assert pair[0].post(tunnel(nodes, 1, type=kind))["status"] == "active", "to say it again changed something"
+        for service in pair:
+            service.post(tunnel(nodes, 1, type=kind, config={"mtu": 1300}, version=2))
+        assert nodes.sh("a", "ip link show mz1").count("mtu 1300") == 1
+        off = tunnel(nodes, 1, type=kind, active=False, version=3)
+        for service in pair:
+            assert service.post(off)["status"] == "inactive"
+        assert not nodes.reaches("a", 1, 1)
+        for service in pair:
+            gone = service.delete(1)
+            assert (gone.status, gone["message"]) == (200, "removed")
     for service in pair:
-        assert service.post(off)["status"] == "inactive"
-    assert not nodes.reaches("a", 1, 1)
-    for service in pair:
-        gone = service.delete(1)
-        assert (gone.status, gone["message"]) == (200, "removed")
         assert service.delete(1)["message"] == "was removed before"
+        assert service.delete(1, by="1")["message"] == "was removed before", "by its number"
         assert service.tunnel(1)["code"] == "unknown"
         assert service.post(off)["code"] == "removed"
-        assert service.call("list")["tunnels"] == []
+        assert [known["id"] for known in service.call("list")["tunnels"]] == [4]
 
 
 def test_a_run_does_not_make_what_was_deleted_before_it_came(pair: list[Service]) -> None:
     """The panel deletes a tunnel that a run has read already, and is about to make."""
     a, nodes = pair[0], pair[0].nodes
-    assert a.delete(1).status == 404
+    assert [a.delete(1).status for _time in range(2)] == [404, 404], "what was never here"
     ran = nodes.run_on("a", "tunnel_apply", nodes.views(nodes.pair(1))["a"])
     assert [known["refused"] for known in ran.answer["tunnels"]] == [True]
     assert "It was removed here" in ran.answer["tunnels"][0]["error"]
-    assert (a.delete(1).status, a.call("list")["tunnels"]) == (200, [])
+    assert (a.delete(1).status, a.call("list")["tunnels"]) == (404, [])
     assert a.post(tunnel(nodes, 1)).status == 200, "the panel itself says later that it is wanted"
+
+
+def test_slow_work_goes_on_after_the_answer(pair: list[Service]) -> None:
+    """Here it is slow because another one has the lock of the host."""
+    a, nodes = pair[0], pair[0].nodes
+    with Folders(str(a.host.root / "etc/marzban/tunnels")).locked():
+        begun = time.monotonic()
+        told = a.send(tunnel(nodes, 1))
+        assert (told.status, told["doing"], time.monotonic() - begun < 2) == (202, True, True)
+        assert nodes.sh("a", "ls /etc/marzban/tunnels") == ""
+    until("it is done", lambda: not a.tunnel(1)["doing"], SOON)
+    assert nodes.sh("a", "ls /etc/marzban/tunnels").split() == [uuid(1)]
+    with Folders(str(a.host.root / "etc/marzban/tunnels")).locked():
+        a.counter += 1
+        gone = a.call("delete", id="1", counter=a.counter)
+        assert (gone.status, gone["message"]) == (202, "is being removed")
+    until("it is gone", lambda: a.tunnel(1).get("code") == "unknown", SOON)
 
 
 def test_what_others_take_away_comes_back(pair: list[Service]) -> None:
@@ -165,6 +190,37 @@ def test_a_peer_that_does_not_answer_is_not_active(pair: list[Service]) -> None:
         nodes.lab.host("b").repair()
     for number in (1, 2, 3):
         pair[0].waits_for(number, "active", 60)
+
+
+@pytest.mark.variation  # without a host in test_board.py
+def test_what_does_not_stay_up_is_told_once(pair: list[Service]) -> None:
+    """An OpenVPN process that ends by itself a second after its start, while its peer is away."""
+    a, b = pair
+    bring_up(pair, 2, type="openvpn")
+    b.post(tunnel(a.nodes, 2, type="openvpn", active=False, version=2))
+    begun = time.monotonic()
+    unit = a.nodes.sh("a", UNITS).strip()
+    folder = f"/run/systemd/system/{unit}.d"
+    limit = "[Service]\nRuntimeMaxSec=1\nRestart=no\n"
+    a.nodes.sh("a", f"mkdir -p {folder}; printf '{limit}' > {folder}/limit.conf; systemctl daemon-reload")
+    a.nodes.sh("a", f"systemctl restart {unit}")
+    until("it is told", lambda: "does not stay up" in (a.tunnel(2)["error"] or ""), 60)
+    print("seconds until it was told that a process does not stay up:", round(time.monotonic() - begun, 1))
+    starts = a.nodes.sh("a", f"journalctl -o cat -u {unit}").count("Started ")
+    seen = set()
+
+    def is_tried_again() -> bool:
+        seen.add(a.tunnel(2)["status"])
+        return a.nodes.sh("a", f"journalctl -o cat -u {unit}").count("Started ") > starts + 1
+
+    until("two more repairs", is_tried_again, 60, 0.2)
+    assert seen == {"error"}, "it goes to and fro"
+    told = [line for line in a.said().splitlines() if "tunnel t2: " in line]
+    assert "does not stay up. See journalctl" in told[-1]
+    assert len([line for line in told if "does not stay up" in line]) == 1, told
+    a.nodes.sh("a", f"rm -r {folder}; systemctl daemon-reload")
+    b.post(tunnel(a.nodes, 2, type="openvpn", version=3))
+    a.waits_for(2, "active", 60)
 
 
 def test_a_peer_that_has_moved_is_found(pair: list[Service]) -> None:
@@ -222,6 +278,23 @@ def test_who_may_ask_and_what_is_refused(pair: list[Service]) -> None:
     body = {"panel": OTHER_PANEL, "node": "a", "counter": 2, "tunnel": record}
     assert a.call("post", body=body, **other)["code"] == "foreign"
     assert a.call("status", id=uuid(1)).status == a.call("status", id="1").status == 200
+
+
+def test_hostile_requests_leave_no_file_and_no_error(pair: list[Service]) -> None:
+    """As if somebody had the front, and a right key."""
+    a, said = pair[0], len(pair[0].said())
+    a.nodes.sh("a", "touch /root/before")
+    for request in hostile_requests.calls(partial(tunnel, a.nodes, 1), a.body):
+        told = a.call(**request)
+        assert 400 <= told.status < 500, (told.status, told, str(request)[:300])
+    for line in hostile_requests.lines():
+        assert a.exchange(line).status in (401, 403)
+    assert a.exchange(b"x" * 300_000 + b"\n").status == 413
+    assert not {"Traceback", "failed"} & set(a.said()[said:].split()), a.said()[said:]
+    new = a.nodes.sh("a", "find / /run /tmp -xdev -newer /root/before -type f | sort -u").splitlines()
+    others = ("/proc/", "/sys/", "/var/log/", "/run/log/", "/run/systemd/")
+    assert [path for path in new if not path.startswith(others)] == ["/var/lib/marzban-node/counters.json"]
+    assert a.call("list")["tunnels"] == []
 
 
 @pytest.mark.parametrize("kind", ["wireguard", *(pytest.param(k, marks=pytest.mark.variation) for k in OTHERS)])
@@ -284,10 +357,14 @@ def test_a_run_and_the_service_leave_the_same(pair: list[Service]) -> None:
 
 
 def test_what_is_removed_is_not_here_any_more(pair: list[Service]) -> None:
-    """Also where its state is lost, and where it was refused when it came back."""
+    """Also where its state or its folder is lost, and where it was refused when it came back."""
     a, nodes = pair[0], pair[0].nodes
     bring_up(pair, 1)
     nodes.sh("a", f"echo x > /etc/marzban/tunnels/{uuid(1)}/state.json")
+    assert a.delete(1)["message"] == "removed"
+    assert leftovers(nodes, "a") == "node_service"
+    a.post(tunnel(nodes, 1, version=2))
+    nodes.sh("a", f"ip link show mz1; rm -r /etc/marzban/tunnels/{uuid(1)}")
     assert a.delete(1)["message"] == "removed"
     assert leftovers(nodes, "a") == "node_service"
     path = f"/etc/marzban/tunnels/{uuid(2)}"

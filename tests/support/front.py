@@ -59,10 +59,13 @@ class Front:
             make_certificate(folder, "tls")
         (folder / "clients.pem").write_text(clients)
         self.port = free_port()
+        self.cwd = folder / "cwd"
+        self.cwd.mkdir(exist_ok=True)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", str(FRONT), str(self.port), root_half],
-                env={"CREDENTIALS_DIRECTORY": str(folder)},
+                env={"CREDENTIALS_DIRECTORY": str(folder), "TMPDIR": str(self.cwd), "HOME": str(self.cwd)},
+                cwd=self.cwd,
                 stdout=log,
                 stderr=log,
             )
@@ -75,8 +78,12 @@ class Front:
         return False
 
     def close(self) -> None:
+        """Ends it. It has to have left no file, whatever was sent to it: neither where it runs, nor open."""
+        links = [path.readlink() for path in Path(f"/proc/{self.process.pid}/fd").iterdir()]
+        files = {path for path in links if path.is_file()} - {self.log}
         self.process.terminate()
         self.process.wait(10)
+        assert [*self.cwd.iterdir(), *files] == []
 
     def connect(self, timeout: float = 20, certificate: Path | None = None, **more: Any) -> ssl.SSLSocket:
         """A connection over TLS; it trusts the front's certificate only."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.plugin_utils import _engine
 from tests.lab.host import Host
+from tests.support.node_document import check
 from tests.support.nodes import PANEL, TEMPLATES, Directly, uuid
 from tests.support.world import TOP, until
 
@@ -31,7 +32,7 @@ class Answer(dict[str, Any]):
 
 
 class Service:
-    """The root half on one host."""
+    """The root half on one host. Whatever it answers has to be as documented."""
 
     def __init__(self, nodes: Directly, name: str, **settings: Any) -> None:
         self.nodes, self.name = nodes, name
@@ -93,12 +94,18 @@ class Service:
 
     # Calls
 
-    def call(self, call: str, key: object = KEY, **more: Any) -> Answer:
+    def call(self, call: object, key: object = KEY, **more: Any) -> Answer:
         """What the front would hand on, and what it would answer."""
+        answer = self.exchange(json.dumps({"call": call, "key": key, **more}).encode() + b"\n")
+        check(call, answer.status, answer)
+        return answer
+
+    def exchange(self, sent: bytes) -> Answer:
+        """What is answered to a line."""
         with socket.socket(socket.AF_UNIX) as asked:
             asked.settimeout(30)
             asked.connect(f"/proc/{self.host.leader}/root/run/marzban-node/root.sock")
-            asked.sendall(json.dumps({"call": call, "key": key, **more}).encode() + b"\n")
+            asked.sendall(sent)
             line = b""
             while not line.endswith(b"\n"):
                 part = asked.recv(65536)
@@ -109,11 +116,18 @@ class Service:
         answer.status = told["status"]
         return answer
 
-    def post(self, record: dict[str, Any], **more: Any) -> Answer:
+    def body(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Of the next ``post``."""
         self.counter += 1
-        body = {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
-        answer = self.call("post", body={**body, **more})
-        if answer.status == 202:  # it takes a while on a busy machine
+        return {"panel": PANEL, "node": self.name, "counter": self.counter, "revision": "r", "tunnel": record}
+
+    def send(self, record: dict[str, Any], **more: Any) -> Answer:
+        """The first answer, which may be that it goes on."""
+        return self.call("post", body={**self.body(record), **more})
+
+    def post(self, record: dict[str, Any], **more: Any) -> Answer:
+        answer = self.send(record, **more)
+        if answer.status == 202:
             number = str(answer["id"])
             until("it is done", lambda: not self.call("status", id=number)["doing"], 60)
             answer = self.call("status", id=number)
@@ -121,9 +135,9 @@ class Service:
             self.nodes.publics[answer["uuid"], self.name] = answer["public"]
         return answer
 
-    def delete(self, number: int) -> Answer:
+    def delete(self, number: int, by: str | None = None) -> Answer:
         self.counter += 1
-        answer = self.call("delete", id=uuid(number), counter=self.counter)
+        answer = self.call("delete", id=by or uuid(number), counter=self.counter)
         if answer.status == 202:
             until("it is gone", lambda: self.tunnel(number).get("code"), 60)
             answer.status, answer["message"] = 200, "removed"

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
+from marzban_tunnels import node_access
 from tests.lab.host import Host
 from tests.support.world import World, until
 
 #: A panel's settings with which it works with the nodes.
 MANAGED = {"NODE_API_KEY": "0123456789abcdef" * 4}
+PORT = 62052
 FOLDERS, KEPT = "etc/marzban/tunnels", "var/lib/marzban-node/views"
 #: Interfaces, units and processes of tunnels have the interface in their name or words.
 OURS = re.compile(r"\bmz\d+\b")
@@ -42,6 +47,30 @@ def with_service(world: World) -> World:
 def nodes(world: World) -> dict[str, dict[str, Any]]:
     """What the panel says about the services, by the nodes' names."""
     return {node["node"]: node for node in world.api("GET", "/tunnels/nodes")["nodes"]}
+
+
+def access_key(world: World, name: str) -> str:
+    """The panel's access key for this node, made of the panel's secret as the panel makes it."""
+    entry = nodes(world)[name]
+    answer = world.session.get(f"{world.panel.url}/api/tunnels?limit=1", timeout=30)
+    panel = answer.headers["Marzban-Panel-Id"]
+    return node_access.check_key(MANAGED["NODE_API_KEY"]).key(panel, entry["uuid"], entry["generation"])
+
+
+def ask(host: Host, path: str, key: str | None = None) -> tuple[int, Any]:
+    """What a service answers to somebody with this key: its status, and a text or what the JSON holds."""
+    context = ssl._create_unverified_context()  # the pin is what counts
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    request = urllib.request.Request(f"https://{host.address}:{PORT}{path}", headers=headers)
+    direct = urllib.request.ProxyHandler({})
+    opener = urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=context))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            text = answer.read().decode()
+            return answer.status, text if path == "/health" else json.loads(text)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
 
 
 def whole(host: Host) -> list[str]:

@@ -28,6 +28,11 @@ UNITS = ("marzban-node-root.socket", "marzban-node-root.service", "marzban-node-
 SOCKET, ROOT, FRONT = UNITS
 _FRONT_ONLY = re.compile(r"front\.py\Z|marzban_node/front[a-z_]*\.py\Z")
 _BLOCK = re.compile(r"^# (\S+)\n(.*?END CERTIFICATE-----\n)", re.MULTILINE | re.DOTALL)
+SHARED = (
+    "The node service of this host serves other panels as well (%s), and works with %s. There is one service for all "
+    "of them: set these variables alike, or change it for all with -e node_api_all_panels=true, and run "
+    "marzban.tunnels.node_api from each of them. Nothing was changed."
+)
 LACKS_CRYPTOGRAPHY = (
     "The Python of this run has no cryptography, with which the node's certificate is made: install "
     "python3-cryptography (the role node_api does), and set ansible_python_interpreter to /usr/bin/python3."
@@ -117,6 +122,28 @@ def pending() -> set[str]:
 def text_of(value: Any) -> str:
     """JSON as it is written to a file."""
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def check_shared(panel: str, wanted: dict[str, Any], all_panels: bool) -> None:
+    """Raises Error where a panel would change what others have chosen that use this service: there is one for all.
+
+    The engine is not chosen, and its own templates come with it.
+    """
+    others = [known for known in panels() if known != panel]
+    if not others or all_panels:
+        return
+    try:
+        stored = kept.settings(os.path.join(SETTINGS, "settings.json")) or {}
+    except Error:  # what can't be read is written again
+        return
+    for name in ("port", "config_dir", "types", "post_quantum", "ipsec_data_path", "templates"):
+        if name not in stored or (name == "templates" and stored.get("engine") != wanted["engine"]):
+            continue
+        theirs, ours = (sorted(raw) if name == "types" else raw for raw in (stored[name], wanted[name]))
+        if theirs == ours:
+            continue
+        differ = "other templates" if name == "templates" else "%s: %s, and this run has %s" % (name, theirs, ours)
+        raise Error(SHARED % (", ".join(others), differ))
 
 
 def clients(panel: str, certificate: str | None) -> str:

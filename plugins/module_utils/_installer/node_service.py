@@ -92,6 +92,7 @@ class Run:
         for unit in UNITS:
             text = sent.unit(unit, self.given["port"], self.given["config_dir"])
             self._write(units.path(unit), text, 0o644)
+        self._make_place()
         self._start()
         return {
             "pin": pin,
@@ -100,6 +101,19 @@ class Run:
             "firewall": firewall.rule(self.host, self.given["port"], self._addresses()),
             "panels": sorted({*node_files.panels(), self.panel}),
         }
+
+    def _make_place(self) -> None:
+        """The root half can write only where there was a folder when it started."""
+        place = os.path.dirname(self.given["config_dir"])
+        if place == node_files.MARZBAN or os.path.isdir(place):
+            return
+        self._note("%s made" % place)
+        self._restart(ROOT)
+        if not self.check:
+            try:
+                os.makedirs(place)
+            except OSError as error:
+                raise Error("%s can't be made: %s." % (place, error.strerror)) from None
 
     def _refuse_system(self) -> None:
         settings = packages.parse_os_release(files.read(packages.OS_RELEASE) or "")
@@ -137,6 +151,7 @@ class Run:
             "templates": {kind: hashlib.sha256(text or b"").hexdigest() for kind, text in templates.items()},
             "port": validators.integer(given["port"], "port", 1024, 65535),
         }
+        node_files.check_shared(self.panel, settings, given["all_panels"])
         panel = {
             "panel": self.panel,
             "node": validators.uuid(given["node"], "node"),

@@ -110,11 +110,10 @@ class Claims:
         if not self.kept.here:
             return
         # What was not here may still come, by a run that has read its record before it was deleted.
-        absent = {uuid: self.kept.view(uuid) for uuid in remove if not self.memory.states.get(uuid)}
-        ours = [uuid for uuid, kept in absent.items() if kept is None or kept.view["panel"] == self.panel]
-        self.kept.forget(dict.fromkeys(ours))
+        absent = {uuid: None for uuid in remove if not self.memory.states.get(uuid)}
+        self.kept.forget(self.panel, absent, self.terms.in_order)
         done = [tunnel for tunnel in tunnels if not tunnel.refused]
         self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
         gone = {entry["uuid"]: self.memory.states[entry["uuid"]] for entry in removed if not entry["error"]}
-        self.kept.forget({uuid: state["version"] for uuid, state in gone.items() if state})
+        self.kept.forget(self.panel, gone, self.terms.in_order)
         self.kept.take_back(tunnel.uuid for tunnel in done)

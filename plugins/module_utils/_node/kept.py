@@ -21,12 +21,13 @@ from .._model import validators, views
 from .files import read, remove, write
 
 if TYPE_CHECKING:
-    from .._model.shapes import View
+    from .._model.shapes import State, View
 
 PLACE = "/var/lib/marzban-node"
 SETTINGS = "/etc/marzban/node_service/settings.json"
 PANELS = os.path.join(os.path.dirname(SETTINGS), "panels")  # a file for each that the service serves
 DAY = 86400  # seconds that a removed uuid is remembered
+MOST = 10_000  # removals that are remembered: the file is read and written whole, and a panel may be in wrong hands
 ANOTHER = (
     "The node service of this host has %s, and this run has %s. Both have to work alike: run marzban.tunnels.node_api "
     "with the variables of this run first. Nothing was changed."
@@ -34,10 +35,17 @@ ANOTHER = (
 
 
 class Removal(NamedTuple):
-    """When a tunnel was removed (seconds since 1970), and which version of its record was here, if it was here."""
+    """When a tunnel was removed (seconds since 1970), and which version of its record was here, if it was here.
+
+    ``id`` and ``panel``: its number, and who has removed it; None where that was not written. ``called``: the panel's
+    own call has removed it, so that whatever a run has read is from before that, also a version that never came here.
+    """
 
     at: float
-    version: "int | None"
+    version: "int | None" = None
+    id: "int | None" = None
+    panel: "str | None" = None
+    called: bool = False
 
 
 Removals = Dict[str, Removal]  # by uuid
@@ -113,24 +121,33 @@ class Kept:
                 if read(path) != text:
                     write(path, text)
 
-    def forget(self, versions: Mapping[str, int | None]) -> None:
-        """Forgets the views of what was removed, ``{uuid: version}``, and remembers that it was. Raises Error."""
-        if not self.here or not versions:
+    def forget(self, panel: str, states: Mapping[str, State | None], called: bool = False) -> None:
+        """Forgets the views of what a panel has removed, and remembers that it was. Raises Error.
+
+        ``states``: ``{uuid: state}``, as far as it had one. What is another panel's is left as it is. ``called``: as in
+        ``Removal``.
+        """
+        if not self.here or not states:
             return
         with self._turn():
-            now, before = time.time(), self.removals()
-            for uuid, version in versions.items():
-                seen = [version, self.version(uuid), before[uuid].version if uuid in before else None]
-                before[uuid] = Removal(now, max(filter(None, seen), default=None))
-            self._write(before)
-            for uuid in versions:
+            now, removals = time.time(), self.removals()
+            for uuid, state in states.items():
+                kept, before = self.view(uuid), removals.get(uuid, Removal(now))
+                if before.panel not in (None, panel) or (kept and kept.view["panel"] != panel):
+                    continue
+                known = [part for part in (state, kept.view if kept else None) if part]
+                version = max((part["version"] for part in known), default=None)
+                version = max(filter(None, (version, before.version)), default=None)
+                number = known[0]["id"] if known else before.id
+                removals[uuid] = Removal(now, version, number, panel, called or before.called)
                 remove(self._path(uuid))
+            self._write(removals)
 
     def removals(self) -> Removals:
         """What was removed within a day."""
         try:
             raw = json.loads(read(self._removed) or "{}")
-            found = {validators.uuid(uuid): Removal(float(at), version) for uuid, (at, version) in raw.items()}
+            found = {validators.uuid(uuid): Removal(float(at), *more) for uuid, (at, *more) in raw.items()}
         except (Error, ValueError, TypeError, AttributeError):
             return {}
         return {uuid: removal for uuid, removal in found.items() if time.time() - removal.at < DAY}
@@ -157,6 +174,9 @@ class Kept:
             os.close(handle)
 
     def _write(self, removals: Removals) -> None:
+        """Where there are too many, those of what was never here go first, and the oldest."""
+        kept = sorted(removals.items(), key=lambda item: (item[1].version is not None, item[1].at))
+        removals = dict(kept[-MOST:])
         write(self._removed, json.dumps(removals, sort_keys=True) + "\n")
 
     def _path(self, uuid: str) -> str:
@@ -164,8 +184,8 @@ class Kept:
 
 
 def of_what_was_here(removals: Removals) -> Removals:
-    """Without those of tunnels that the panel has deleted before anything of them came here."""
-    return {uuid: removal for uuid, removal in removals.items() if removal.version is not None}
+    """As they count for the panel's own calls, which come in their order: by the versions that were here only."""
+    return {uuid: gone._replace(called=False) for uuid, gone in removals.items() if gone.version is not None}
 
 
 def settings(path: str = SETTINGS) -> dict[str, Any] | None:
@@ -220,7 +240,7 @@ def check_not_older(view: View, versions: Iterable[int | None], removals: Remova
         hint += "database was restored. Run again, or, after a restore, with -e tunnels_accept_older=true."
         raise Older(view["version"], hint % (applied, view["version"]), applied)
     removal = removals.get(view["uuid"])
-    if removal and (removal.version is None or removal.version >= view["version"]):
+    if removal and (removal.called or removal.version is None or removal.version >= view["version"]):
         hint = "It was removed here %d min ago, and this record was read before, or the panel's database was restored. "
         hint += "Run again, or, after a restore, with -e tunnels_accept_older=true."
         raise Older(view["version"], hint % ((time.time() - removal.at) // 60), None)

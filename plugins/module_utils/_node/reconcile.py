@@ -135,7 +135,7 @@ class Apply:
         self._settle(tunnels, going)
         if not self.host.check:
             self.claims.keep(tunnels, remove, self.removed)
-            self.folders.drop_root()  # where nothing of ours is left, not even an empty folder
+            self.folders.drop_root(self.claims.kept.here)  # where nothing of ours is left, not even an empty folder
         names = list(dict.fromkeys(name for _packages, lacks in self.lacks for name in lacks))
         return {
             "changed": bool(self.removed or self.whole_host.diff or any(tunnel.changes for tunnel in tunnels)),

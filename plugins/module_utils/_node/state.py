@@ -186,12 +186,15 @@ class Folders:
                 )
             time.sleep(0.1)
 
-    def drop_root(self) -> None:
-        """Removes the place of the folders when none is left, and an empty ``marzban`` around it."""
+    def drop_root(self, service: bool = False) -> None:
+        """Removes the place of the folders when none is left, and an empty ``marzban`` around it.
+
+        ``service``: the node service is here. It can make them again only in what was there when it started.
+        """
         parent = os.path.dirname(self.root)
         with contextlib.suppress(OSError):
             os.rmdir(self.root)
-            if os.path.basename(parent) == "marzban":
+            if not service and os.path.basename(parent) == "marzban":
                 os.rmdir(parent)
 
 

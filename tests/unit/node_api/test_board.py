@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,9 @@ import pytest
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
 from marzban_node.board import Board
+from marzban_node.engine import Applied
+from marzban_node.panels import Panel
+from marzban_node.work import Worker
 from tests.support import views
 
 UUID = views.view()["uuid"]
@@ -64,6 +70,19 @@ def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_a
     assert world.sees("error", 0)["error"] == "it is dead", "small packets pass, and large ones don't"
 
 
+def test_an_answer_is_as_old_as_the_look_that_it_was_in():
+    """With many tunnels, or a narrow one, a look takes seconds."""
+    view: Any = views.view()
+    world = World(peer={**view["peer"], "endpoint": "fi.example"})
+    world.sees()
+    begun = world.now
+    world.sees()
+    world.now += 8
+    world.board.measured([world.tunnel], begun)
+    assert world.board.broken([world.tunnel], begun) == [], "it has answered"
+    assert world.sees("connecting", 100)["status"] == "connecting", "18 seconds later"
+
+
 def test_something_that_was_taken_away_shows_at_once():
     world = World()
     world.sees()
@@ -88,6 +107,82 @@ def test_repairs_come_less_often_until_the_tunnel_is_well():
     world.now += 20
     world.sees("error", None)
     assert world.broken() == [False], "it waits as if it had never been well"
+
+
+def dies(world: World, lacks: list[str]) -> dict[str, Any]:
+    """It is gone, is put back, and a moment later it is gone again; what is told at the end."""
+    world.now += 15  # it is due
+    world.sees("error", 0 if lacks else None, lacks=lacks)
+    assert world.broken() == [False]
+    world.tunnel.changes = ["started"]
+    world.board.applied(world.kept, world.tunnel, [], repaired=True)
+    return world.told()
+
+
+@pytest.mark.parametrize(("lacks", "words"), [([], "does not stay up"), (["the route R"], "the route R: put back 3")])
+def test_what_does_not_last_is_told_once_and_does_not_flap(lacks: list[str], words: str):
+    world = World()
+    world.sees()
+    assert [dies(world, lacks)["status"] for _ in range(3)] == ["connecting"] * 3, "it is repaired"
+    for _look in range(12):
+        told = dies(world, lacks)
+        assert (told["status"], words in told["error"], told["refused"]) == ("error", True, False), told
+        assert world.sees("connecting", 100, lacks=[])["status"] == "error", "it runs for a moment"
+    assert "journalctl -u '*mz3*'" in told["error"]
+    assert world.sees(lacks=[])["error"] is None
+    assert dies(world, lacks)["status"] == "connecting", "it was well, so this is the first time"
+
+
+def test_what_does_not_last_has_one_line_in_the_journal(caplog: pytest.LogCaptureFixture):
+    world = World()
+    applied: Any = Applied({"missing": [], "removed": []}, [world.tunnel])  # type: ignore[typeddict-item]
+    # FAKE engine, which starts what dies again
+    fake: Any = SimpleNamespace(apply=lambda *_given: applied, kept=SimpleNamespace(forget=lambda *_given: None))
+    worker, panel = Worker(fake, world.board, threading.Event()), Panel(views.PANEL, UUID, ())
+    worker.start()
+    world.tunnel.changes = ["started"]
+    with caplog.at_level(logging.INFO, "marzban_node.work"):
+        for _look in range(12):
+            world.now += 15
+            world.sees("error", None)
+            for entry, probe in world.board.broken([world.tunnel], world.now - 1):
+                assert worker.repair(panel, entry.kept, probe).done.wait(10)
+    worker.end()
+    worker.join()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 4, said
+    assert all("repaired in" in line for line in said[:3])
+    assert "mz3 was started 3 times in 60 s, and does not stay up" in said[3]
+
+
+def test_what_happens_rarely_or_to_something_else_is_repaired_each_time():
+    world = World()
+    for lost in ([], ["the route R"], ["the table T"], [], ["the route R"]):
+        assert dies(world, lost)["status"] == "connecting"
+    for _hour in range(4):
+        world.now += 3600
+        assert dies(world, [])["status"] == "connecting"
+
+
+def test_another_record_of_what_did_not_last_is_tried_again():
+    world = World()
+    for _time in range(5):
+        told = dies(world, [])
+    assert told["status"] == "error"
+    newer = KeptView({**world.kept.view, "version": world.kept.view["version"] + 1}, "r2")
+    world.board.want(newer)
+    assert world.told()["error"] != told["error"]
+
+
+def test_what_runs_again_without_an_answer_is_not_an_error_for_ever():
+    """Somebody has put it right by hand, and its peer is away."""
+    world = World()
+    for _time in range(5):
+        dies(world, [])
+    for _look in range(70):
+        world.sees("connecting", 100, lacks=[])
+        world.broken()
+    assert world.told()["status"] == "connecting"
 
 
 def test_a_silent_peer_is_looked_for_by_its_name_only():
@@ -133,6 +228,86 @@ def test_what_was_seen_before_a_change_says_nothing_after_it():
     assert world.told()["age"] is None
 
 
+def of(told: dict[str, Any]) -> tuple[Any, ...]:
+    return told["version"], told["active"], told["revision"], told["status"], told["error"]
+
+
+def test_a_record_that_waits_for_its_turn_is_not_told_as_the_one_that_is_here():
+    """A run has the host for minutes, so that the engine is given up."""
+    world = World(version=4)
+    world.sees()
+    newer = KeptView({**world.kept.view, "version": 5}, "r5")
+    world.board.want(newer)
+    assert of(world.told()) == (4, True, "r5", "active", None), "or it would be sent twice"
+    world.board.ended(UUID)
+    assert of(world.sees()) == (4, True, "r5", "active", None)
+    world.board.applied(newer, world.tunnel, [])
+    assert of(world.told()) == (5, True, "r5", "active", None), "there was nothing to change"
+
+
+def test_what_is_to_be_off_and_still_runs_is_not_told_as_off():
+    world = World(version=4)
+    age = world.sees()["age"]
+    off = KeptView({**world.kept.view, "version": 5, "active": False}, "r5")
+    world.board.want(off)
+    world.board.ended(UUID)
+    told = world.sees("inactive", None)
+    assert of(told) == (4, True, "r5", "active", None)
+    assert told["age"] == age + 5, "what runs was not looked for"
+    world.board.applied(off, world.tunnel, [])
+    assert of(world.sees("inactive", None)) == (5, False, "r5", "inactive", None)
+
+
+@pytest.mark.parametrize(
+    ("state", "active", "expected"),
+    [
+        (None, True, (0, True)),
+        ({"interface": "mz3", "version": 3}, True, (3, True)),
+        ({"interface": "mz3", "version": 3}, False, (3, True)),
+        ({"interface": None, "version": 3}, False, (3, False)),
+    ],
+)
+def test_a_service_that_has_just_begun_tells_what_is_on_the_host(state, active, expected):
+    world = World(active=active, version=4)
+    world.board.sync({})
+    world.board.sync({UUID: world.kept})
+    assert of(world.told())[:2] == (0, active)
+    told = world.sees("connecting", None, state=state)
+    assert of(told)[:2] == expected
+    assert told["status"] == (None if expected[1] and not active else "connecting" if active else "inactive")
+
+
+def test_what_could_not_even_begin_says_so_of_the_new_record():
+    world = World(version=4)
+    world.sees()
+    newer = KeptView({**world.kept.view, "version": 5}, "r5")
+    world.board.want(newer)
+    world.board.failed(newer, "the disk is full")
+    world.board.ended(UUID)
+    assert of(world.sees()) == (5, True, "r5", "error", "the disk is full")
+    assert world.broken() == [False]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_becomes_known_while_it_is_removed_is_watched_all_the_same(known):
+    """The service has just begun, and a removal waits for its turn until it is given up."""
+    world = World()
+    world.sees()
+    if not known:
+        world.board.sync({})
+    counted = world.board.begin(UUID)
+    assert counted is known
+    world.board.sync({UUID: world.kept})
+    assert world.told()["doing"] is known
+    world.board.ended(UUID, counted=counted)
+    assert not world.told()["doing"]
+    assert world.sees()["age"] == 0, "it was not looked at"
+    world.sees("error", None)
+    assert world.broken() == [False]
+    world.board.ended(UUID, removed=True, counted=False)
+    assert world.board.tunnel(UUID) is None
+
+
 def test_a_refusal_is_over_when_the_tunnel_is_well():
     """Somebody has unmasked the unit, and started it."""
     world = World()
@@ -172,6 +347,8 @@ def test_a_refused_tunnel_says_why_and_what_is_missing():
     assert (told["status"], told["refused"], told["missing"]) == ("error", True, ["openvpn"])
     assert "no openvpn" in told["error"]
     assert world.board.news(UUID, "no openvpn") is True
+    assert world.board.news(UUID, "no openvpn") is False
+    world.sees()  # what it was before still runs
     assert world.board.news(UUID, "no openvpn") is False
 
 

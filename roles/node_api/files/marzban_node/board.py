@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
 
 ANSWERED = 12.0  # seconds; a tunnel is active when a probe was answered at most that long before it was measured
 SOONEST, LATEST = 1.0, 15.0  # seconds between two attempts to repair a tunnel
+OFTEN, WITHIN = 3, 300.0  # repairs of one thing in these seconds, after which it is said that it does not last
+LINES = 20  # in the journal about one tunnel, until it is well
 RUN_FOR_KEY = (
     "It runs without the pre-shared key, on which both nodes can agree in a run only: run marzban.tunnels.apply with "
     "both."
@@ -31,6 +33,8 @@ class Entry:
 
     kept: KeptView
     applied: KeptView | None = None  # what the engine was last given
+    tried: KeptView | None = None  # what it was last given, or could not begin with
+    found: State | None = None  # what the last look found on the host
     public: Public | None = None
     peer_key: dict[str, str] | None = None
     missing: list[str] = field(default_factory=list)
@@ -47,19 +51,39 @@ class Entry:
     answered: float | None = None  # when a probe was answered last
     tries: int = 0  # repairs, since it was well
     next_try: float = 0.0
-    told: str | None = None  # the last line about it in the journal
+    told: set[str] = field(default_factory=set)  # the lines about what is wrong, in the journal
+    lacked: str = ""  # what was to be put back last
+    repairs: dict[str, list[float]] = field(default_factory=dict)  # since it was well: what was put back, and when
+    unsteady: str | None = None  # why it is an error although it was repaired a moment ago
 
     @property
     def view(self) -> View:
         """The view that is wanted."""
         return self.kept.view
 
+    @property
+    def here(self) -> tuple[int, bool]:
+        """The version of the record that the host has, or has refused, and whether it is on: what is told is about it.
+        What waits for its turn is not here yet."""
+        if self.tried:
+            return self.tried.view["version"], self.tried.view["active"]
+        if self.found:  # the service began a moment ago, or does not set up this type
+            return self.found["version"], self.view["active"] or self.found["interface"] is not None
+        return 0, self.view["active"]
+
     def take(self, wanted: KeptView) -> None:
         """Another view is wanted. What was seen of a tunnel of another type says nothing of this one."""
         if wanted.view["type"] != self.view["type"]:
             self.public = self.peer_key = self.measured = self.at = self.answered = None
             self.status, self.error, self.note = "connecting", None, None
+        if wanted != self.kept:
+            self.recovered()
         self.kept = wanted
+
+    def recovered(self) -> None:
+        """It is well, or something else is wanted: what did not last before is forgotten."""
+        self.repairs, self.unsteady = {}, None
+        self.told.clear()
 
 
 class Board:
@@ -91,47 +115,51 @@ class Board:
             entry.take(wanted)
             entry.doing += 1
 
-    def begin(self, uuid: str) -> None:
-        """A removal or a repair of a tunnel begins."""
+    def begin(self, uuid: str) -> bool:
+        """A removal or a repair of a tunnel begins. Whether that is counted: not where nothing is known of it."""
         with self._lock:
             if uuid in self._entries:
                 self._entries[uuid].doing += 1
+            return uuid in self._entries
 
-    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str]) -> None:
-        """The engine was given a tunnel, and left it like this."""
+    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repaired: bool = False) -> None:
+        """The engine was given a tunnel, and left it like this. ``repaired``: to put back what was taken from it."""
         with self._lock:
             entry = self._entries.get(wanted.view["uuid"])
             if entry is None:
                 return
-            entry.applied = wanted
+            entry.applied = entry.tried = wanted
             entry.peer_key = tunnel.peer_key
             entry.refusal = tunnel.error if tunnel.refused else None
             entry.missing = list(missing) if tunnel.refused else []
             entry.needs_run = tunnel.needs_peer and not tunnel.refused and tunnel.view["type"] == "wireguard"
             entry.waiting_for = tunnel.waiting_for
-            if not tunnel.refused:
-                entry.told = None
+            if not tunnel.refused and not entry.unsteady:
+                entry.told.clear()
+            if repaired and tunnel.changes and not tunnel.refused:
+                entry.repairs[entry.lacked] = [*entry.repairs.get(entry.lacked, []), self._clock()][-OFTEN:]
             if tunnel.public and (not tunnel.refused or tunnel.pending):
                 entry.public = tunnel.public
             if tunnel.changes:
                 entry.at = entry.answered = entry.measured = entry.error = entry.note = None
                 entry.status = "connecting"
 
-    def ended(self, uuid: str, removed: bool = False) -> None:
-        """A change of a tunnel has ended."""
+    def ended(self, uuid: str, removed: bool = False, counted: bool = True) -> None:
+        """A change of a tunnel has ended. ``counted``: when it began."""
         with self._lock:
             entry = self._entries.get(uuid)
             if entry:
-                entry.doing -= 1
+                entry.doing -= counted
                 entry.changed = self._clock()
                 if removed and entry.doing <= 0:
                     del self._entries[uuid]
 
-    def failed(self, uuid: str, why: str) -> None:
+    def failed(self, wanted: KeptView, why: str) -> None:
         """The engine could not even begin."""
         with self._lock:
-            if uuid in self._entries:
-                self._entries[uuid].refusal = why
+            entry = self._entries.get(wanted.view["uuid"])
+            if entry:
+                entry.tried, entry.refusal = wanted, why
 
     def measured(self, tunnels: Iterable[Tunnel], begun: float) -> None:
         """What a look that began at ``begun`` has found. Of what was changed meanwhile it says nothing."""
@@ -141,14 +169,19 @@ class Board:
                 entry = self._entries.get(tunnel.uuid)
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
+                entry.found = tunnel.state
+                if entry.here[1] and not entry.view["active"]:
+                    continue  # it was not looked for: it is to be stopped, and still runs
                 entry.at, entry.measured = now, tunnel.measured
                 entry.waiting_for = tunnel.waiting_for
                 loss = (tunnel.measured or {}).get("loss_percent")
                 if loss == 100 and not tunnel.lacks and self._lately(entry, now):
                     continue  # what was said when it was answered last still holds
                 entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
+                if entry.status == "active" and not entry.refusal:
+                    entry.recovered()
                 if loss is not None and loss < 100:
-                    entry.answered = now
+                    entry.answered = begun  # a look may take seconds, and this was in it
 
     @staticmethod
     def _lately(entry: Entry, now: float) -> bool:
@@ -160,8 +193,15 @@ class Board:
             entry = self._entries.get(uuid)
             if entry is None or problem is None:
                 return True
-            known, entry.told = entry.told, problem
-            return known != problem
+            if problem in entry.told or len(entry.told) >= LINES:
+                return False
+            entry.told.add(problem)
+            return True
+
+    def unsteady(self, uuid: str) -> str | None:
+        """Why a repair of this tunnel does not last, where that is known by now."""
+        with self._lock:
+            return self._entries[uuid].unsteady if uuid in self._entries else None
 
     # What has to be repaired
 
@@ -178,13 +218,34 @@ class Board:
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
                 lacks = self._lacks(entry, tunnel) or entry.refusal is not None
-                silent = not lacks and self._is_silent(entry, now)
+                silent = not lacks and self._is_silent(entry, begun)
                 if not lacks and not silent:
                     entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
+                    if all(now - times[-1] > WITHIN for times in entry.repairs.values()):
+                        entry.recovered()
                     continue
+                if lacks and entry.view["active"]:
+                    self._count_repairs(entry, tunnel, now)
                 if self._is_due(entry):
                     found.append((entry, silent))
         return found
+
+    @staticmethod
+    def _count_repairs(entry: Entry, tunnel: Tunnel, now: float) -> None:
+        """Something is to be put back. Where that was done often just now, the next time won't last either."""
+        entry.lacked = ", ".join(tunnel.lacks)
+        times = [at for at in entry.repairs.get(entry.lacked, []) if now - at <= WITHIN]
+        entry.repairs = {what: known for what, known in entry.repairs.items() if now - known[-1] <= WITHIN}
+        if len(times) < OFTEN or entry.unsteady:  # it is told once
+            return
+        interface = entry.view["interface"]
+        seen = f"{OFTEN} times in {now - times[0]:.0f} s, and"
+        if entry.lacked:
+            said = f"{entry.lacked}: put back {seen} gone again. See what else on this host takes it away, and "
+        else:
+            said = f"{interface} was started {seen} does not stay up. See "
+        units = f"-u '*{interface}*'" + (" -u strongswan" if entry.view["type"] == "ipsec" else "")
+        entry.unsteady = f"{said}journalctl {units}. The service tries again every {LATEST:.0f} s."
 
     def _is_due(self, entry: Entry) -> bool:
         """Whether the engine may be given it again; if so, the next time is later."""
@@ -239,16 +300,19 @@ class Board:
 
     def _told(self, entry: Entry) -> dict[str, Any]:
         view, status, error, note = entry.view, entry.status, entry.error, entry.note
-        if not view["active"]:
+        version, active = entry.here
+        if not active:
             status, error, note = "inactive", None, None
         elif status is None and entry.waiting_for:
             status = "connecting"
-        if entry.refusal:
-            status, error, note = "error", entry.refusal, None
+        if entry.refusal or entry.unsteady:
+            status, error, note = "error", entry.refusal or entry.unsteady, None
         if entry.needs_run and not error:
             note = note or RUN_FOR_KEY
         return {
-            **{key: view[key] for key in ("uuid", "id", "name", "type", "version", "active", "interface")},
+            **{key: view[key] for key in ("uuid", "id", "name", "type", "interface")},
+            "version": version,
+            "active": active,
             "revision": entry.kept.revision,
             "node": view["local"]["node"],
             "peer": view["peer"]["node"],

@@ -8,9 +8,9 @@ The front may be in wrong hands: all that it says is checked here again.
 from __future__ import annotations
 
 import logging
-import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error, FieldError
@@ -30,8 +30,10 @@ from marzban_node.work import Job, Worker
 
 _log = logging.getLogger(__name__)
 API = 1
-WAIT = 3.0  # seconds that a call waits for its change; the panel waits 5
+WAIT = 1.0  # seconds that a call waits for its change, most of which take less; then it answers that it goes on
 LONGEST = 100  # characters of a revision
+DOING: Mapping[str, Any] = {"doing": True}
+GOES_ON: Mapping[str, Any] = {"message": "is being removed", **DOING}
 FOREIGN = "This node has a tunnel with this uuid, and it belongs to another panel: remove it there first."
 Answer = tuple[int, dict[str, Any]]
 
@@ -41,6 +43,9 @@ class Calls:
 
     def __init__(self, engine: Engine, board: Board, panels: Panels, worker: Worker) -> None:
         self._engine, self._board, self._panels, self._worker = engine, board, panels, worker
+        self._turn = (
+            threading.Lock()
+        )  # from a call's number until its change waits for the worker: in the panel's order
         self._calls: dict[str, Callable[[Panel, dict[str, Any]], Answer]] = {
             "post": self._post,
             "delete": self._delete,
@@ -64,6 +69,11 @@ class Calls:
             return 503, {"detail": "The node service failed: see journalctl -u marzban-node-root.", "code": "failed"}
 
     def _post(self, panel: Panel, asked: dict[str, Any]) -> Answer:
+        with self._turn:
+            job = self._take(panel, asked)
+        return self._ended(job, lambda: self._board.tunnel(job.uuid) or {})
+
+    def _take(self, panel: Panel, asked: dict[str, Any]) -> Job:
         body = asked.get("body")
         if not isinstance(body, dict):
             raise Refused(422, "invalid", {"body": "Give a JSON object."})
@@ -82,9 +92,10 @@ class Calls:
             raise Refused(422, "invalid", {error.field: str(error)}) from None
         uuid = view["uuid"]
         state = self._engine.folders.state(uuid)
-        if state and state["panel"] != panel.id:
-            raise Refused(409, "foreign", FOREIGN)
         known = self._engine.kept.view(uuid)
+        others = {other.id for other in self._panels.all()} - {panel.id}  # what is left of one that is gone is nobody's
+        if (state and state["panel"] != panel.id) or (known and known.view["panel"] in others):
+            raise Refused(409, "foreign", FOREIGN)
         kept = known.view["version"] if known and known.view["panel"] == panel.id else None
         try:
             removals = of_what_was_here(self._engine.kept.removals())  # a call about what was not here came before this
@@ -94,33 +105,41 @@ class Calls:
             raise Refused(409, code, str(error), have=error.applied, got=view["version"]) from None
         wanted = KeptView(view, revision)
         self._engine.kept.keep([wanted])  # first, so that it is not lost when the node goes down
-        job = self._worker.apply(panel, wanted, trusted)
-        return self._ended(job, lambda: self._board.tunnel(uuid) or {})
+        return self._worker.apply(panel, wanted, trusted)
 
     def _delete(self, panel: Panel, asked: dict[str, Any]) -> Answer:
-        uuid = self._find(panel, asked)
-        self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
-        if uuid is None:
-            given = str(asked.get("id"))
-            if given in self._engine.kept.removals():
-                return 200, {"uuid": given, "message": "was removed before"}
-            return self._delete_unknown(panel, given)
-        return self._ended(self._worker.remove(panel, uuid), lambda: {"uuid": uuid, "message": "removed"})
+        with self._turn:
+            uuid = self._find(panel, asked)
+            self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
+            job = self._worker.remove(panel, uuid) if uuid else None
+        if job is None:
+            return self._delete_unknown(panel, str(asked.get("id")))
+        return self._ended(job, lambda: {"uuid": uuid, "message": "removed"}, GOES_ON)
 
     def _delete_unknown(self, panel: Panel, given: str) -> Answer:
-        """A run may be making it at this moment, with a record that it read before it was deleted: when that run has
-        ended it is taken down, and none makes it after this."""
+        """What was here and is gone is said to be; 404 is for what this panel never had here, or not for a day.
+
+        A run may be making it at this moment, with a record that it read before it was deleted: when that run has
+        ended it is taken down, and none makes it after this.
+        """
         unknown = Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
+        removals = self._engine.kept.removals()
+        its = {uuid: gone for uuid, gone in of_what_was_here(removals).items() if gone.panel in (None, panel.id)}
+        before = next((uuid for uuid, gone in its.items() if given in (uuid, str(gone.id))), None)
         try:
-            uuid = validators.uuid(given)
+            uuid = before or validators.uuid(given)
         except Error:
             raise unknown from None
         kept = self._engine.kept.view(uuid)
-        if os.path.lexists(self._engine.folders.path(uuid)) or (kept and kept.view["panel"] != panel.id):
+        state = self._engine.folders.state(uuid)  # a run may have made it a moment ago
+        owners = {state["panel"] if state else None, kept.view["panel"] if kept else None}
+        owners.add(removals[uuid].panel if uuid in removals else None)
+        if owners - {None, panel.id}:
             raise unknown  # another panel's
         job = self._worker.remove(panel, uuid)
-        answer = self._ended(job, lambda: {"uuid": uuid, "message": "removed"})
-        if answer[0] == 200 and not job.found:
+        words = {True: "removed", False: "was removed before"}
+        answer = self._ended(job, lambda: {"uuid": uuid, "message": words[job.found]}, GOES_ON)
+        if answer[0] == 200 and not job.found and not before:
             raise unknown
         return answer
 
@@ -174,9 +193,10 @@ class Calls:
                 raise Refused(503, "failed", f"{path} can't be read, so nobody can tell whose it is: see to it there.")
         return None
 
-    def _ended(self, job: Job, told: Callable[[], dict[str, Any]]) -> Answer:
+    def _ended(self, job: Job, told: Callable[[], dict[str, Any]], meanwhile: Mapping[str, Any] = DOING) -> Answer:
+        """``meanwhile``: what is told beside, or instead, while it goes on."""
         if not job.done.wait(WAIT):
-            return 202, {**told(), "doing": True}
+            return 202, {**told(), **meanwhile}
         if job.busy:
             raise Refused(503, "busy", job.error or "")
         if job.error:

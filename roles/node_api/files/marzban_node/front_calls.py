@@ -20,7 +20,7 @@ from .front_wrong_keys import WrongKeys
 
 BODY = 256 * 1024  # bytes, also of the line to the root half
 ANSWER = 16 * 1024 * 1024  # bytes of a line from it
-ROOT_TIME = 4.0  # seconds that it may take: slow work is answered by 202 at once
+ROOT_TIME = 4.0  # seconds that it may take: it answers slow work by 202 after one
 BODY_TIME = 10.0  # seconds that a client may take for a body
 LATE = 1.0  # seconds by which a wrong key is answered late
 MAX_ID = 2**31 - 1

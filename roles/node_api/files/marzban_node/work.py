@@ -40,6 +40,7 @@ class Job:
     error: str | None = None  # why nothing was done
     busy: bool = False  # because somebody else changes this host
     found: bool = False  # there was something to remove
+    counted: bool = True  # the board has counted that it began
 
 
 class Worker(threading.Thread):
@@ -58,13 +59,12 @@ class Worker(threading.Thread):
 
     def repair(self, panel: Panel, wanted: KeptView, probe: bool = False) -> Job:
         """Has what was taken from a tunnel put back, or what is kept applied."""
-        self._board.begin(wanted.view["uuid"])
-        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe))
+        counted = self._board.begin(wanted.view["uuid"])
+        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe, counted=counted))
 
     def remove(self, panel: Panel, uuid: str) -> Job:
         """Has a tunnel removed."""
-        self._board.begin(uuid)
-        return self._add(Job(panel, uuid))
+        return self._add(Job(panel, uuid, counted=self._board.begin(uuid)))
 
     def end(self) -> None:
         """Ends the thread, after what it is doing."""
@@ -92,7 +92,7 @@ class Worker(threading.Thread):
                     self._fail(its, error)
                 self.since = None
                 for job in its:
-                    self._board.ended(job.uuid, removed=job.wanted is None and job.error is None)
+                    self._board.ended(job.uuid, job.wanted is None and job.error is None, job.counted)
                     job.done.set()
                 if not all(job.error for job in its):
                     self._looked.set()
@@ -105,7 +105,7 @@ class Worker(threading.Thread):
         for job in jobs:
             job.error, job.busy = str(error) or type(error).__name__, isinstance(error, Busy)
             if job.wanted and not job.busy:
-                self._board.failed(job.uuid, job.error)
+                self._board.failed(job.wanted, job.error)
 
     def _do(self, jobs: list[Job]) -> None:
         """The last job of each tunnel counts: those before it wanted what is not wanted any more. Raises Error."""
@@ -122,8 +122,10 @@ class Worker(threading.Thread):
         views = {view.view["uuid"]: view for view in wanted}
         for tunnel in applied.tunnels:
             if tunnel.uuid in views:
-                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"])
-                self._log(last[tunnel.uuid], tunnel.error if tunnel.refused else None, tunnel.changes, took)
+                job = last[tunnel.uuid]
+                put_back = job.repair and not job.probe
+                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"], put_back)
+                self._log(job, tunnel.error if tunnel.refused else None, tunnel.changes, took)
         failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"]}
         for uuid in remove:
             last[uuid].error, last[uuid].found = failed.get(uuid), uuid in failed
@@ -136,25 +138,27 @@ class Worker(threading.Thread):
     def _forget(self, panel: Panel, uuids: list[str]) -> None:
         """First of all, so that what is removed is not made again after a crash. Raises Error.
 
-        Where a state can't be read, it is written again by the view that is kept, for the removal to know what is here.
+        Where a state is lost, it is written again by the view that is kept, for the removal to know what is here.
         """
         found = {uuid: self._engine.kept.view(uuid) for uuid in uuids}
         for uuid, kept in found.items():
-            lost = os.path.lexists(self._engine.folders.path(uuid)) and self._engine.folders.state(uuid) is None
-            if lost and kept:
+            if kept and self._engine.folders.state(uuid) is None:
                 view = kept.view.copy()
                 view["active"] = False
                 self._engine.apply(panel, [KeptView(view)])
-        self._engine.kept.forget(dict.fromkeys(uuid for uuid, kept in found.items() if kept))
+        self._engine.kept.forget(panel.id, {uuid: None for uuid, kept in found.items() if kept}, True)
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
         name = title(job.wanted.view) if job.wanted else job.uuid
         word = "repaired" if job.repair else "applied"
+        problem = refusal or (self._board.unsteady(job.uuid) if job.repair else None)
         if refusal:
             line = f"{'repair' if job.repair else 'apply'} refused: {refusal}"
+        elif problem:
+            line = problem
         elif changes:
             line = f"{word} in {took:.1f} s: {', '.join(changes)}"
         else:
             return
-        if self._board.news(job.uuid, line if refusal else None):
-            _log.log(logging.WARNING if refusal else logging.INFO, "tunnel %s: %s", name, line)
+        if self._board.news(job.uuid, line if problem else None):
+            _log.log(logging.WARNING if problem else logging.INFO, "tunnel %s: %s", name, line)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._installer import 
     package,
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from tests.support.front import make_certificate, pin_of
 
 A, B = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81", "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"
@@ -75,6 +77,57 @@ def test_what_the_controller_did_not_send_is_refused(files):
         node_files.Sent(package.pack(files) if files else None, "0" * 16)
 
 
+SETTINGS = {
+    "engine": "1",
+    "config_dir": "/etc/marzban/tunnels",
+    "post_quantum": "auto",
+    "ipsec_data_path": "auto",
+    "types": ["wireguard", "openvpn"],
+    "templates": {kind: hashlib.sha256(b"a").hexdigest() for kind in ("wireguard", "openvpn")},
+    "port": 62052,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, None),
+        ({"types": ["openvpn", "wireguard"]}, None),
+        ({"engine": "2", "template": b"b"}, None),  # an update
+        ({"template": b"b"}, "works with other templates"),
+        ({"port": 62053}, "works with port: 62052, and this run has 62053"),
+        ({"types": ["wireguard"]}, r"types: \['openvpn', 'wireguard'\], and this run has \['wireguard'\]"),
+        ({"post_quantum": "off"}, "post_quantum: auto, and this run has off"),
+        ({"ipsec_data_path": "kernel"}, "ipsec_data_path: auto, and this run has kernel"),
+        ({"config_dir": "/srv/tunnels"}, "config_dir: /etc/marzban/tunnels, and this run has /srv/tunnels"),
+    ],
+)
+def test_a_second_panel_does_not_change_what_the_first_has_chosen(tmp_path, monkeypatch, changes, why):
+    monkeypatch.setattr(node_files, "SETTINGS", str(tmp_path))
+    given = {**SETTINGS, **changes, "node": A, "hashes": ["0" * 64], "certificate": None, "panel_addresses": []}
+    given |= {"panel": B, "state": "present", "all_panels": False}
+    sent = node_files.Sent.__new__(node_files.Sent)
+    sent.templates = {f"{kind}.conf.j2": changes.get("template", b"a") for kind in ("wireguard", "openvpn")}
+
+    def wanted(**more):
+        return node_service.Run({**given, **more}, check=True)._wanted(sent)
+
+    wanted()  # nobody else is there
+    (tmp_path / "panels").mkdir()
+    (tmp_path / f"panels/{A}.json").write_text("{}")
+    (tmp_path / "settings.json").write_text(node_files.text_of(SETTINGS))
+    if why is None:
+        wanted()
+        return
+    with pytest.raises(Error, match=why) as refused:
+        wanted()
+    assert A in str(refused.value)
+    assert "-e node_api_all_panels=true" in str(refused.value)
+    wanted(all_panels=True)
+    (tmp_path / f"panels/{A}.json").rename(tmp_path / f"panels/{B}.json")
+    wanted()  # it is alone
+
+
 UFW = "Status: active\n\nTo                         Action      From\n--                         ------      ----\n"
 ROW = "62052/tcp                  ALLOW       "
 ALLOWED = f"{ROW}203.0.113.1\n"
@@ -128,6 +181,27 @@ def test_the_rule_that_a_firewall_lacks(tmp_path: Path, monkeypatch, programs, a
     told = firewall.rule(host, 62052, addresses)
     assert (told is None) == (expected is None)
     assert expected is None or expected in str(told)
+
+
+def test_the_place_of_the_folders_is_there_before_the_root_half_starts(tmp_path, monkeypatch):
+    """Or it is one that the root half may never write to, since it was not there."""
+    monkeypatch.setattr(node_files, "PENDING", str(tmp_path / "pending"))
+    place = tmp_path / "data/marzban"
+    given = {"panel": A, "state": "present", "config_dir": str(place / "tunnels")}
+    for check, there in ((True, False), (False, False), (False, True)):
+        run = node_service.Run(given, check)
+        run._make_place()
+        assert (run.changes, run._again) == (([], set()) if there else ([f"{place} made"], {node_files.ROOT}))
+        assert place.is_dir() is not check
+        assert node_files.pending() == (set() if check else {node_files.ROOT}), "also where this run is cut off"
+    run = node_service.Run({**given, "config_dir": "/etc/marzban/tunnels"}, check=True)
+    run._make_place()
+    assert run.changes == [], "it is made with the settings"
+    folders = Folders(given["config_dir"])
+    for service in (True, False):
+        with folders.locked():
+            folders.drop_root(service)
+        assert place.is_dir() is service
 
 
 def test_the_root_half_may_write_where_the_folders_are():

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import kept as kept_module
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import (
     DAY,
@@ -132,8 +133,26 @@ def test_a_view_is_kept_and_a_removal_is_remembered(tmp_path):
     run(0, remove=[UUID])
     assert not run(6)["tunnels"][0]["refused"], "its other end went to another node, and came back"
     assert kept.removals() == {}
+    run(0, remove=[UUID], in_order=True)
+    (tunnel,) = run(9)["tunnels"]
+    assert "It was removed here 0 min ago" in tunnel["error"], "read before the panel deleted it, and never applied"
+    assert not run(9, in_order=True)["tunnels"][0]["refused"], "the panel itself wants it again"
+    assert not run(9)["tunnels"][0]["refused"]
     (tmp_path / "kept/removed.json").write_text(json.dumps({UUID: [time.time() - DAY, 5]}))
     assert kept.removals() == {}
+
+
+def test_only_so_many_removals_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_module, "MOST", 3)
+    kept, uuids = Kept(str(tmp_path)), [UUID[:-1] + digit for digit in "01234"]
+    known = {uuids[0]: [time.time() - 9, 4], uuids[1]: [time.time() - 8, None], uuids[2]: [time.time() - 7, 4]}
+    (tmp_path / "removed.json").write_text(json.dumps(known))
+    kept.forget(PANEL, {uuids[3]: None})
+    assert list(kept.removals()) == [uuids[0], uuids[2], uuids[3]]
+    kept.forget(PANEL, {uuids[4]: new_state(view(1))})
+    assert list(kept.removals()) == [uuids[0], uuids[2], uuids[4]], "the others were never here"
+    kept.forget(PANEL, {uuids[3]: new_state(view(1))})
+    assert list(kept.removals()) == [uuids[2], uuids[3], uuids[4]]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"view": 3}', '{"view": {"panel": null}}', "x" * 9])
@@ -148,7 +167,7 @@ def test_what_is_kept_and_damaged_is_left_out(tmp_path, text):
 def test_without_the_service_nothing_is_kept(tmp_path):
     kept = Kept(str(tmp_path / "none"))
     kept.keep([KeptView(view(1))])
-    kept.forget({UUID: 1})
+    kept.forget(PANEL, {UUID: None})
     assert list(tmp_path.iterdir()) == []
 
 
