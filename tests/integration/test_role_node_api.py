@@ -216,6 +216,7 @@ def test_only_what_was_changed_is_started_again(service: Service) -> None:
         {"name": "come", NODE_SERVICE: {**other, "port": 62061}},
         {"name": "gone", NODE_SERVICE: {**other, "state": "absent"}},
         {"name": "would go", NODE_SERVICE: {**ours, "state": "absent"}, "check_mode": True},
+        {"name": "no tunnel is left", "shell": "rmdir /srv/data/tunnels"},
         {"name": "all gone", NODE_SERVICE: {**ours, "state": "absent"}},
     ]
     run = service.world.play(
@@ -251,4 +252,4 @@ def test_only_what_was_changed_is_started_again(service: Service) -> None:
     ]
     assert told["gone"]["panels"] == [PANEL]
     assert changes["would go"] == changes["all gone"]
-    assert service.on("b", OURS) == ""
+    assert service.on("b", f"{OURS}; ls /srv") == ""

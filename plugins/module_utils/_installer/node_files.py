@@ -24,6 +24,7 @@ MARZBAN = "/etc/marzban"
 SETTINGS, STATE = os.path.dirname(kept.SETTINGS), kept.PLACE
 RUN = "/run/marzban-node"
 PENDING = os.path.join(SETTINGS, "pending.json")  # units that what is in place now does not run in yet
+FOLDERS = os.path.join(SETTINGS, "folders.json")  # that were made for TUNNEL_CONFIG_DIR
 UNITS = ("marzban-node-root.socket", "marzban-node-root.service", "marzban-node-front.service")
 SOCKET, ROOT, FRONT = UNITS
 _FRONT_ONLY = re.compile(r"front\.py\Z|marzban_node/front[a-z_]*\.py\Z")

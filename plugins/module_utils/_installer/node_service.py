@@ -55,6 +55,7 @@ class Run:
         self.diff: list[Any] = []
         self._again: set[str] = set()  # units to be started again
         self._reload = False
+        self._made = package.Made(node_files.FOLDERS)
 
     def run(self) -> dict[str, Any]:
         """The module's answer, without what is about packages. Raises Error."""
@@ -111,7 +112,7 @@ class Run:
         self._restart(ROOT)
         if not self.check:
             try:
-                os.makedirs(place)
+                self._made.make(place)
             except OSError as error:
                 raise Error("%s can't be made: %s." % (place, error.strerror)) from None
 
@@ -339,6 +340,7 @@ class Run:
                 files.remove(path)
             self.host.run("systemctl", "daemon-reload")
             self.host.try_run("systemctl", "reset-failed", *UNITS)
+        self._made.remove()
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
             if os.path.lexists(folder):
