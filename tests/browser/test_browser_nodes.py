@@ -354,6 +354,7 @@ def test_what_services_measured_is_active_as_long_as_the_panel_says_so(open_page
     away = True
     screen.page.clock.run_for(31_000)
     expect(row.get_by_text("stale")).to_be_visible()
+    expect(row.get_by_text("stale")).to_have_attribute("title", re.compile("more than .22 sec"))
     expect(row.locator(".word")).to_have_text("connecting")
     away = False
     screen.page.clock.run_for(31_000)

@@ -90,9 +90,10 @@ export const percent = (value) =>
 
 export const seconds = (value) => (Number.isFinite(value) ? unit("second", 0).format(value) : "");
 
-/** 5 min, 2 hr, 1 day: as exact as it needs to be. */
+/** 22 sec, 5 min, 2 hr, 1 day: as exact as it needs to be. */
 export function duration(value) {
     if (!Number.isFinite(value)) return "";
+    if (value < 60) return seconds(value);
     const [size, name] = value < 3600 ? [60, "minute"] : value < 172_800 ? [3600, "hour"] : [86400, "day"];
     return unit(name, 0).format(value / size);
 }
