@@ -131,7 +131,7 @@ def test_two_panels_on_one_node(both: Both) -> None:
     assert both.hosts() == with_theirs, "our panel has touched the other's"
 
 
-@pytest.mark.variation  # with simulated nodes in test_panel_manager.py
+@pytest.mark.variation  # with simulated nodes in tests/panel/manager
 def test_a_copy_of_the_panel_beside_it(both: Both, tmp_path: Path) -> None:
     one = both.one
     clear(both)
@@ -159,7 +159,7 @@ def test_a_copy_of_the_panel_beside_it(both: Both, tmp_path: Path) -> None:
         both.agree()
 
 
-@pytest.mark.variation  # with simulated nodes in test_panel_manager.py
+@pytest.mark.variation  # with simulated nodes in tests/panel/manager
 def test_a_database_of_yesterday(both: Both, tmp_path: Path) -> None:
     one = both.one
     clear(both)
@@ -227,7 +227,7 @@ def changed_lines(
     return {host: lines for host, lines in found.items() if lines}
 
 
-@pytest.mark.variation  # with simulated nodes in test_panel_manager.py
+@pytest.mark.variation  # with simulated nodes in tests/panel/manager
 def test_a_node_deleted_while_it_is_off(both: Both) -> None:
     one, two = both.one, both.two
     clear(both)

@@ -1,74 +1,41 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""One node: it is asked again and again, and told what differs. Everything here runs in the manager's event loop; what
-other threads read is replaced as a whole, never changed in place."""
+"""One node: it is asked again and again, and told what differs. Everything here runs in the manager's event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from marzban_tunnels import responses
-from marzban_tunnels.live import STALE_BY_SERVICE
 from marzban_tunnels.manager import answers, problems, refusals
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
-from marzban_tunnels.manager.compare import Plan, Post, Removal, Wanted, compare, facts, lasting, learn, overdue
+from marzban_tunnels.manager.compare import Plan, Post, Removal, Wanted, compare, facts, learn, overdue
 from marzban_tunnels.manager.hub import DatabaseAway, Hub
+from marzban_tunnels.manager.known import Known, Seen, Try
 from marzban_tunnels.manager.problems import Place, Problem, Say
 from marzban_tunnels.manager.store import Target
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
 _LASTS = 3  # failures in a row for the same of these reasons, until the log says so
-_OLDEST = 366 * 86400  # seconds; what a node says may be any number
 
 
-@dataclass(frozen=True)
-class _Seen:
-    shown: Shown
-    at: float
-
-    @property
-    def age(self) -> float:
-        return time.monotonic() - self.at + (self.shown.age or 0.0)
-
-
-@dataclass(frozen=True)
-class _Try:
-    """A tunnel was told to the node, and is not there yet as it was told."""
-
-    what: tuple[str, str | None]
-    count: int
-    due: float
-    refusal: str | None = None
-
-
-class Watch:
-    """``target`` is replaced when the database changes."""
+class Watch(Known):
+    """The loop around what is known."""
 
     def __init__(self, target: Target, hub: Hub, client: Client) -> None:
-        self.target, self.client, self._hub, self._pace = target, client, hub, hub.pace
-        self.problem: Problem | None = None
-        self.contact: float | None = None
-        self.engine: str | None = None
-        self.orphans: list[Shown] = []
-        # uuid → a half that was not taken, with which record of the tunnel, and why
-        self._rejected: dict[str, tuple[dict[str, str], str, str]] = {}
+        super().__init__(target, hub)
+        self.client, self._pace = client, hub.pace
         self.node_counter = 0
         self.node_epoch: str | None = None
-        self._seen: dict[str, _Seen] = {}
-        self._tries: dict[str, _Try] = {}
-        self._not_removed: dict[str, _Try] = {}
-        self._reported: dict[str, tuple[Any, ...]] = {}
-        self._stale: dict[str, bool | None] = {}  # uuid → as the API says now; None: it has no report of ours
-        self._ageing = math.inf  # until then none becomes stale
+        self._not_removed: dict[str, Try] = {}
         # uuid → when the tunnel was deleted: removed, and the database has not been read since
         self._done: dict[str, datetime] = {}
         self._overdue: dict[str, float] = {}  # deletions that are too old by the clock, and since when
@@ -81,78 +48,6 @@ class Watch:
         self._settle_until = 0.0
         self._wake = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
-
-    # what other threads read
-
-    def end(self, uuid: str, role: str) -> dict[str, Any] | None:
-        """``Live.end`` of a tunnel at this node."""
-        wanted, seen, tried = self.target.wanted.get(uuid), self._seen.get(uuid), self._tries.get(uuid)
-        if wanted is None or wanted.role != role:
-            return None
-        refusal = (tried.refusal if tried else None) or self._rejection(uuid)
-        if refusal:
-            told = {"status": "error", "error": refusal, "version": wanted.version}
-            now = time.monotonic()  # without anything of it there, the last listing says that this is still so
-            age = seen.age if seen else now - (self.contact or now)
-            return told | {"measured": seen.shown.measured if seen else None, "age": int(age)}
-        if seen is None or seen.shown.status is None:
-            return None
-        if _unmeasured(seen.shown) and wanted.status is not None:
-            return None  # what was measured before it says more
-        told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
-        return told | {"measured": seen.shown.measured, "age": int(seen.age)}
-
-    def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
-        """The database did not take this half; it is not offered again with the record as it is now."""
-        self._rejected = {**self._rejected, uuid: (half, self.target.wanted[uuid].revision, why)}
-
-    def _rejection(self, uuid: str) -> str | None:
-        half, revision, why = self._rejected.get(uuid, (None, None, None))
-        seen, item = self.shown(uuid), self.target.wanted.get(uuid)
-        if seen is None or item is None or seen.public != half:
-            return None
-        return why if item.public is None and item.revision == revision else None
-
-    def shown(self, uuid: str) -> Shown | None:
-        """What the node said last about a tunnel."""
-        seen = self._seen.get(uuid)
-        return seen.shown if seen else None
-
-    def state(self) -> dict[str, Any]:
-        """``Live.node``."""
-        problem = self.problem
-        state = "problem" if problem else "asking" if self.contact is None else "ok"
-        missing = {name for uuid in self.target.wanted if (seen := self.shown(uuid)) for name in seen.missing}
-        orphans = [
-            {"uuid": item.uuid, "id": item.tunnel_id, "name": item.name, "type": item.tunnel_type,
-             "interface": item.interface}
-            for item in self.orphans
-        ]  # fmt: skip
-        return {
-            "state": state,
-            "problem": {"code": problem.code, "detail": problem.detail} if problem else None,
-            "contact_age": None if self.contact is None else int(time.monotonic() - self.contact),
-            "engine": self.engine,
-            "missing": sorted(missing)[:20],
-            "orphans": orphans,
-        }
-
-    # the loop
-
-    def tell_stale(self, looked: bool = False) -> None:
-        """A client whose list has the same ETag takes it that the same ends are stale: so it needs another one when an
-        end becomes stale, or is not any more. Cheap where no end's time has come, unless the node was ``looked`` at."""
-        now = time.monotonic()
-        if not looked and now < self._ageing:
-            return
-        ends = {uuid: self.end(uuid, item.role) for uuid, item in self.target.wanted.items()}
-        ages = {uuid: None if end is None else int(end["age"]) for uuid, end in ends.items()}
-        stale = {uuid: None if age is None else age > STALE_BY_SERVICE for uuid, age in ages.items()}
-        left = [STALE_BY_SERVICE - age for uuid, age in ages.items() if age is not None and not stale[uuid]]
-        self._ageing = now + min(left, default=math.inf)
-        if stale != self._stale:
-            self._stale = stale
-            self._hub.changed()
 
     def kick(self) -> None:
         """Look now, whatever went wrong before."""
@@ -294,7 +189,7 @@ class Watch:
         self.tell_stale()
         now = time.monotonic()
         before, orphans = self._seen, self.orphans
-        self._seen = {uuid: _Seen(item, now) for uuid, item in answer.tunnels.items()}
+        self._seen = {uuid: Seen(item, now) for uuid, item in answer.tunnels.items()}
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
         self.node_counter, self.node_epoch = answer.counter, answer.epoch
         self._tries = {
@@ -371,13 +266,13 @@ class Watch:
                     raise ValueError("another tunnel than the one that was sent")
             except ValueError as error:
                 raise self._say(problems.bad_answer(str(error))) from None
-            self._seen = {**self._seen, item.uuid: _Seen(seen, time.monotonic())}
+            self._seen = {**self._seen, item.uuid: Seen(seen, time.monotonic())}
             plan = Plan()
             learn(plan, item, seen)
             self._learn(plan)
         else:
             refusal = self._refusal(status, answer)
-        self._tries = {**self._tries, item.uuid: _Try(_what(post), count, self._later(count), refusal)}
+        self._tries = {**self._tries, item.uuid: Try(_what(post), count, self._later(count), refusal)}
         if refusal or status == 200:
             self._hub.changed()
 
@@ -428,28 +323,11 @@ class Watch:
         elif status != 202:
             tried = self._not_removed.get(uuid)
             count, said = tried.count + 1 if tried else 1, refusals.sentence(status, answer) or f"status {status}"
-            self._not_removed[uuid] = _Try(("", None), count, self._later(count), said)
+            self._not_removed[uuid] = Try(("", None), count, self._later(count), said)
 
     def _later(self, count: int) -> float:
         """When to try again what has failed so often."""
         return float(time.monotonic() + min(self._pace.retry * 2 ** min(count - 1, 10), self._pace.slow))
-
-    def _report(self, target: Target) -> None:
-        """Into the database comes only what has changed; measurements stay in memory."""
-        for uuid, item in target.wanted.items():
-            end = self.end(uuid, item.role)
-            if end is None or end["version"] != item.version:
-                continue
-            if end["status"] == "connecting" and (seen := self.shown(uuid)) and _unmeasured(seen):
-                continue
-            fact = (item.version, end["status"], lasting(end["error"]))
-            if fact[1:] != (item.status, lasting(item.error)) and self._reported.get(uuid) != fact:
-                self._reported[uuid] = fact
-                age = timedelta(seconds=min(end["age"], _OLDEST))
-                self._hub.changes.reports[item.key] = {**end, "reported_at": responses.now() - age}
-                self._hub.dirty()
-        for uuid in self._reported.keys() - target.wanted.keys():
-            del self._reported[uuid]
 
     def _next(self, target: Target, removing: bool) -> float:
         now = time.monotonic()
@@ -480,11 +358,6 @@ class Watch:
 
 def _what(post: Post) -> tuple[str, str | None]:
     return post.wanted.revision, post.accept_key
-
-
-def _unmeasured(item: Shown) -> bool:
-    """Whether the node has measured nothing since it was changed, or since its service began."""
-    return item.age is None and item.status == "connecting"
 
 
 def place_of(target: Target) -> Place:

@@ -15,7 +15,7 @@ import pytest
 
 from marzban_tunnels import responses
 from marzban_tunnels.live import STALE_BY_SERVICE
-from marzban_tunnels.manager import answers, problems, refusals, watch
+from marzban_tunnels.manager import answers, known, problems, refusals, watch
 from marzban_tunnels.manager.compare import Plan, Removal, Wanted, compare, facts, overdue, revision_of
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.store import Changes, Target
@@ -228,18 +228,18 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
         hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), dirty=lambda: None)
         client: Any = None
         one = Watch(target, hub, client)
-        one._seen = {"u1": watch._Seen(answers.tunnel(shown(status=status, age=age)), time.monotonic())}
+        one._seen = {"u1": known.Seen(answers.tunnel(shown(status=status, age=age)), time.monotonic())}
         end = one.end("u1", "source")
         assert (end["status"] if end else None) == told
         one._report(target)
         assert bool(hub.changes.reports) == (told is not None and stored is not None)
-    one._seen, one._tries = {}, {"u1": watch._Try(("revision", None), 1, 0.0, "mtu: 7 is too small")}
+    one._seen, one._tries = {}, {"u1": known.Try(("revision", None), 1, 0.0, "mtu: 7 is too small")}
     for one.contact in (time.monotonic() - 99, time.monotonic()):  # the node is away since, or still refuses it
         end = one.end("u1", "source")
         assert end is not None
         assert (end["status"], end["age"] >= 99) == ("error", time.monotonic() - one.contact >= 99)
     one._tries = {}
-    one._seen = {"u1": watch._Seen(answers.tunnel(shown(status="error", age=2.0**62)), time.monotonic())}
+    one._seen = {"u1": known.Seen(answers.tunnel(shown(status="error", age=2.0**62)), time.monotonic())}
     one._report(target)
     (report,) = hub.changes.reports.values()
     assert MOMENT - report["reported_at"] > timedelta(days=365), "it was measured then, whenever it is written"
