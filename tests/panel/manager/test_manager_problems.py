@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""What the panel says of nodes that can not be worked with, and of what they have measured."""
+"""Nodes that can't be worked with, and what is measured: what the panel answers about them."""
 
 from __future__ import annotations
 
