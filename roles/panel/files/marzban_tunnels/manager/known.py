@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""What the manager knows about one node, and the panel answers. Other threads read this: what they read is replaced as a
-whole, never changed in place."""
+"""What the manager knows about one node, and the panel answers. Other threads read it: what they read is replaced as
+a whole, never changed in place."""
 
 from __future__ import annotations
 
