@@ -43,9 +43,7 @@ class Calls:
 
     def __init__(self, engine: Engine, board: Board, panels: Panels, worker: Worker) -> None:
         self._engine, self._board, self._panels, self._worker = engine, board, panels, worker
-        self._turn = (
-            threading.Lock()
-        )  # from a call's number until its change waits for the worker: in the panel's order
+        self._turn = threading.Lock()  # held from a call's number until its change waits for the worker, in this order
         self._calls: dict[str, Callable[[Panel, dict[str, Any]], Answer]] = {
             "post": self._post,
             "delete": self._delete,
@@ -109,39 +107,37 @@ class Calls:
 
     def _delete(self, panel: Panel, asked: dict[str, Any]) -> Answer:
         with self._turn:
-            uuid = self._find(panel, asked)
+            here = self._find(panel, asked)
             self._panels.count(panel, asked.get("counter"), asked.get("epoch"))
-            job = self._worker.remove(panel, uuid) if uuid else None
-        if job is None:
-            return self._delete_unknown(panel, str(asked.get("id")))
-        return self._ended(job, lambda: {"uuid": uuid, "message": "removed"}, GOES_ON)
+            uuid, was_here = (here, True) if here else self._find_removed(panel, str(asked.get("id")))
+            job = self._worker.remove(panel, uuid)
+        words = {True: "removed", False: "was removed before"}
+        answer = self._ended(job, lambda: {"uuid": uuid, "message": words[bool(here) or job.found]}, GOES_ON)
+        if answer[0] == 200 and not job.found and not was_here:
+            raise _unknown()
+        return answer
 
-    def _delete_unknown(self, panel: Panel, given: str) -> Answer:
-        """What was here and is gone is said to be; 404 is for what this panel never had here, or not for a day.
+    def _find_removed(self, panel: Panel, given: str) -> tuple[str, bool]:
+        """``(uuid, was_here)`` of what is not here. What was here and is gone is said to be; 404 is for what this panel
+        never had here, or not for a day.
 
         A run may be making it at this moment, with a record that it read before it was deleted: when that run has
         ended it is taken down, and none makes it after this.
         """
-        unknown = Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
         removals = self._engine.kept.removals()
         its = {uuid: gone for uuid, gone in of_what_was_here(removals).items() if gone.panel in (None, panel.id)}
         before = next((uuid for uuid, gone in its.items() if given in (uuid, str(gone.id))), None)
         try:
             uuid = before or validators.uuid(given)
         except Error:
-            raise unknown from None
+            raise _unknown() from None
         kept = self._engine.kept.view(uuid)
         state = self._engine.folders.state(uuid)  # a run may have made it a moment ago
         owners = {state["panel"] if state else None, kept.view["panel"] if kept else None}
         owners.add(removals[uuid].panel if uuid in removals else None)
         if owners - {None, panel.id}:
-            raise unknown  # another panel's
-        job = self._worker.remove(panel, uuid)
-        words = {True: "removed", False: "was removed before"}
-        answer = self._ended(job, lambda: {"uuid": uuid, "message": words[job.found]}, GOES_ON)
-        if answer[0] == 200 and not job.found and not before:
-            raise unknown
-        return answer
+            raise _unknown()  # another panel's
+        return uuid, before is not None
 
     def _status(self, panel: Panel, asked: dict[str, Any]) -> Answer:
         uuid = self._find(panel, asked)
@@ -202,6 +198,10 @@ class Calls:
         if job.error:
             raise Refused(503, "failed", job.error)
         return 200, told()
+
+
+def _unknown() -> Refused:
+    return Refused(404, "unknown", "This node has no such tunnel, and has not removed one today.")
 
 
 def _text(value: object, field: str) -> str | None:
