@@ -58,7 +58,7 @@ panel-marzban: ## the contract in the stand-in for Marzban, and the migrations, 
 
 # On a network of its own: Chromium ends its requests when one of the machine's interfaces comes or goes, and labs have many.
 browser: ## the page, in a real Chromium
-	@"$(call venv,test)/bin/python" -c 'from tests.support import chromium; chromium.executable()'
+	@"$(call venv,test)/bin/python" -c 'from tests.support import chromium, marzban; chromium.executable(); marzban.source() and marzban.python()'
 	@unshare --net sh -c 'ip link set lo up && exec "$$@"' sh $(call pytest,test,tests/browser)
 
 screenshot: ## docs/page.png, out of the page with samples

@@ -32,7 +32,7 @@ CLIENT = """
 import http.client, json, statistics, sys, time, urllib.parse
 urls, tokens, form, method, path, pairs = json.load(sys.stdin)
 links = [http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc) for url in urls]
-taken = [[] for _ in links]
+taken = [[] for _link in links]
 for number in range(pairs):
     for place in (0, 1) if number % 2 else (1, 0):
         headers = {"Authorization": "Bearer " + tokens[place]}
@@ -69,9 +69,10 @@ class Scene:
             assert answer["rejected"] == [], answer["rejected"][:1]
             self.tunnels += answer["tunnels"]
         self.panel.stop()
-        with closing(sqlite3.connect(directory / "panel.db")) as connection, connection:
+        with closing(sqlite3.connect(directory / "panel.db")) as connection:
             # Else Marzban tries all the time to reach the Xray of a hundred nodes, which they don't have.
             connection.execute("UPDATE nodes SET status = 'disabled'")
+            connection.commit()
         shutil.copy(directory / "panel.db", directory / "twin.db")
 
     def body(self, source: int, target: int) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class Scene:
     def settled(self) -> None:
         """All is on the nodes, and the panel has shown it for a while."""
         until(lambda: all(self.agree(tunnel) for tunnel in self.tunnels), 180)
-        until(lambda: self.quiet(), 120)
+        until(self.quiet, 120)
 
     def quiet(self) -> bool:
         """Whether the panel and its twin use about as little as they will: the manager's looks at what was just changed
@@ -153,14 +154,14 @@ def test_manager(directory: Path, table: Table) -> None:
     for count, tunnels in ((10, 100), (100, 1000)):
         load = f"{count} nodes, {tunnels:,} tunnels"
         with scene(directory, count, tunnels) as made:
-            minutes[count] = [made.minute() for _ in range(max(1, REPEATS // 2))]
+            minutes[count] = [made.minute() for _time in range(max(1, REPEATS // 2))]
             table.add(Row(f"the manager in {called}, {load}, an idle minute", 6, minutes[count], "seconds of CPU"))
-            changes = [made.change() for _ in range(REPEATS)]
+            changes = [made.change() for _time in range(REPEATS)]
             table.add(Row(f"{load}, a new tunnel on both nodes", 5, changes, "seconds"))
             if count < 100:
                 continue
             for call in CALLS:
-                pairs = [made.medians(call) for _ in range(REPEATS)]
+                pairs = [made.medians(call) for _time in range(REPEATS)]
                 ratios = [above / below for above, below in pairs]
                 table.add(Row(f"{call} of {called}, manager on ÷ off, {load}", 1.1, ratios, seconds=pairs))
     growth = statistics.median(minutes[100]) / statistics.median(minutes[10])

@@ -99,7 +99,8 @@ def test_what_waits_for_a_run(world: World) -> None:
     for name in ("auto", "require"):
         until(f"{name} is active", partial(is_active, world, name))
         held = [end["public"].get("psk_fingerprint") for end in world.tunnels()[name]["ends"]]
-        assert held[0] == held[1] is not None
+        assert held[0] is not None
+        assert held[0] == held[1]
     for host in "ab":
         used = world.lab.host(host).run("wg show all preshared-keys").stdout
         assert used.count("\n") == 2

@@ -182,7 +182,7 @@ def test_a_certificate_that_changed_alone_waits_for_an_admin(pair: Pair) -> None
 
 
 def test_what_was_changed_just_now_does_not_wait_behind_the_rest(pair: Pair) -> None:
-    last = [pair.make() for _ in range(5)][-1]
+    last = [pair.make() for _time in range(5)][-1]
     until(lambda: pair.agree(last))
     until(settled(pair))
     pair.first.down()

@@ -48,7 +48,7 @@ def ask(
         header = {"Authorization": "Bearer secret"}
         one = Client(place, pin or node.pin, header, pins.context(certificate), connect=2, call=call)
         try:
-            for _ in range(times):
+            for _time in range(times):
                 found = await one.call("GET", "/health")
             return found
         finally:

@@ -82,7 +82,7 @@ def steps(database: Database, lease: Lease) -> bool:
 
 def test_the_second_takes_over_when_the_first_gives_no_sign_of_life(database: Database) -> None:
     clock = Clock()
-    first, second = (Lease(30, clock) for _ in range(2))
+    first, second = (Lease(30, clock) for _time in range(2))
     assert [steps(database, first), steps(database, second)] == [True, False]
     clock.now += 29
     assert not steps(database, second)

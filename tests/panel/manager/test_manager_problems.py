@@ -178,7 +178,7 @@ def test_without_a_key_the_manager_alone_is_off(
         state = panel.api.send("GET", "/api/tunnels/nodes")["manager"]
         assert state["state"] == "off"
         assert words in state["detail"]
-        made = [panel.api.node() for _ in range(2)]
+        made = [panel.api.node() for _time in range(2)]
         assert panel.api.tunnel(*made)["status"] == "connecting"
     warned = [line for line in caplog.messages if "the manager is off" in line]
     assert warned == ([] if secret is None else [f"marzban_tunnels: the manager is off: {state['detail']}"])

@@ -63,9 +63,9 @@ class Scene:
         """Seconds that a call for the panel's nodes takes: of many, in rounds, because others use this machine too."""
         api = client(self.panel)
         rounds = []
-        for _ in range(6):
+        for _time in range(6):
             taken = []
-            for _ in range(60):
+            for _time in range(60):
                 begun = time.monotonic()
                 api.send("GET", "/api/nodes")
                 taken.append(time.monotonic() - begun)

@@ -63,7 +63,7 @@ def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_a
     world = World()
     assert (world.told()["status"], world.told()["age"]) == (None, None)
     assert world.sees()["status"] == "active"
-    assert [world.sees("connecting", 100)["status"] for _ in range(3)] == ["active", "active", "connecting"]
+    assert [world.sees("connecting", 100)["status"] for _time in range(3)] == ["active", "active", "connecting"]
     world.now += 7
     assert world.told()["age"] == 7
     assert world.sees()["status"] == "active"
@@ -123,7 +123,7 @@ def dies(world: World, lacks: list[str]) -> dict[str, Any]:
 def test_what_does_not_last_is_told_once_and_does_not_flap(lacks: list[str], words: str):
     world = World()
     world.sees()
-    assert [dies(world, lacks)["status"] for _ in range(3)] == ["connecting"] * 3, "it is repaired"
+    assert [dies(world, lacks)["status"] for _time in range(3)] == ["connecting"] * 3, "it is repaired"
     for _look in range(12):
         told = dies(world, lacks)
         assert (told["status"], words in told["error"], told["refused"]) == ("error", True, False), told
@@ -323,7 +323,7 @@ def test_a_refusal_is_over_when_the_tunnel_is_well():
 def test_one_lost_probe_does_not_make_a_narrow_tunnel_a_good_one():
     world = World()
     world.sees("error", 0)
-    assert [world.sees("connecting", 100)["status"] for _ in range(2)] == ["error", "error"]
+    assert [world.sees("connecting", 100)["status"] for _time in range(2)] == ["error", "error"]
 
 
 def test_a_tunnel_of_another_type_has_not_been_seen_yet():

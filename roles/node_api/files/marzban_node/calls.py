@@ -69,7 +69,7 @@ class Calls:
     def _post(self, panel: Panel, asked: dict[str, Any]) -> Answer:
         with self._turn:
             job = self._take(panel, asked)
-        return self._ended(job, lambda: self._board.tunnel(job.uuid) or {})
+        return self._ended(job, lambda: self._board.tunnel(job.uuid) or {}, DOING)
 
     def _take(self, panel: Panel, asked: dict[str, Any]) -> Job:
         body = asked.get("body")
@@ -189,7 +189,7 @@ class Calls:
                 raise Refused(503, "failed", f"{path} can't be read, so nobody can tell whose it is: see to it there.")
         return None
 
-    def _ended(self, job: Job, told: Callable[[], dict[str, Any]], meanwhile: Mapping[str, Any] = DOING) -> Answer:
+    def _ended(self, job: Job, told: Callable[[], dict[str, Any]], meanwhile: Mapping[str, Any]) -> Answer:
         """``meanwhile``: what is told beside, or instead, while it goes on."""
         if not job.done.wait(WAIT):
             return 202, {**told(), **meanwhile}
