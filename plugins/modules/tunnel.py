@@ -11,7 +11,8 @@ short_description: Record, change or delete a tunnel on the panel
 version_added: 0.1.0
 description:
   - Makes the panel's record of one tunnel match what is declared. Options that are not given stay as on the panel.
-  - The nodes are not changed. The playbook C(marzban.tunnels.apply) or M(marzban.tunnels.tunnel_apply) does that.
+  - The module does not change the nodes. The playbook C(marzban.tunnels.apply) or M(marzban.tunnels.tunnel_apply) does
+    that; where nodes have the node service, the panel does it within seconds.
   - A record that somebody else changes at the same time is not overwritten. The task fails, and can be run again.
 author:
   - the marzban.tunnels authors (@marzban-tunnels)

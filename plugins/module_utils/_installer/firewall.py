@@ -19,6 +19,7 @@ _UFW = "ufw allow proto tcp from %s to any port %d"
 _FIREWALLD = (
     "firewall-cmd --permanent --add-rich-rule='rule family=%s source address=%s port port=%d protocol=tcp accept'"
 )
+_PORTS = r"\d+(?::\d+)?"  # one, or a range
 PLACEHOLDER = "THE_PANELS_ADDRESS"
 
 
@@ -50,7 +51,7 @@ def _ufw_lets_in(status: str, port: int, panel: Address | str) -> bool:
         columns = re.split(r"\s{2,}", line.strip())
         if len(columns) < 3 or columns[1] not in ("ALLOW", "ALLOW IN", "LIMIT", "LIMIT IN"):
             continue
-        to = re.fullmatch(r"(?:Anywhere|([\d:,]+)(?:/tcp)?)(?: \(v6\))?", columns[0])
+        to = re.fullmatch(r"(?:Anywhere|(%s(?:,%s)*)(?:/tcp)?)(?: \(v6\))?" % (_PORTS, _PORTS), columns[0])
         if to and _has(to.group(1), port) and _is_from(columns[2], panel, "(v6)" in line):
             return True
     return False
@@ -60,8 +61,8 @@ def _rich_rule_lets_in(rules: str, port: int, panel: Address | str) -> bool:
     for line in rules.splitlines():
         there = re.search(r'\bport port="([\d-]+)" protocol="tcp"', line)
         if there and line.rstrip().endswith("accept") and _has(there.group(1).replace("-", ":"), port):
-            source, is_v6 = re.search(r'source address="([^"]+)"', line), 'family="ipv6"' in line
-            if _is_from(source.group(1) if source else "Anywhere", panel, is_v6):
+            source, is_v6 = re.search(r'\bsource (?:address="([^"]+)")?', line), 'family="ipv6"' in line
+            if _is_from((source.group(1) or "") if source else "Anywhere", panel, is_v6):
                 return True
     return False
 

@@ -59,6 +59,8 @@ class Claims:
             return
         removals = self.kept.removals() if self.kept.here else {}
         removals = of_what_was_here(removals) if self.terms.in_order else removals
+        # What another panel has removed says nothing about this one's records
+        removals = {uuid: gone for uuid, gone in removals.items() if gone.panel in (None, self.panel)}
         for tunnel in tunnels:
             if tunnel.refused:
                 continue
@@ -111,9 +113,9 @@ class Claims:
             return
         # What was not here may still come, by a run that has read its record before it was deleted.
         absent = {uuid: None for uuid in remove if not self.memory.states.get(uuid)}
-        self.kept.forget(self.panel, absent, self.terms.in_order)
+        self.kept.forget(self.panel, absent, self.terms.in_order, begun=self.terms.in_order)
         done = [tunnel for tunnel in tunnels if not tunnel.refused]
         self.kept.keep(KeptView(tunnel.view, self.terms.revisions.get(tunnel.uuid)) for tunnel in done)
         gone = {entry["uuid"]: self.memory.states[entry["uuid"]] for entry in removed if not entry["error"]}
-        self.kept.forget(self.panel, gone, self.terms.in_order)
+        self.kept.forget(self.panel, gone, self.terms.in_order, begun=self.terms.in_order)
         self.kept.take_back(tunnel.uuid for tunnel in done)

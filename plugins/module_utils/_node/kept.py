@@ -121,11 +121,12 @@ class Kept:
                 if read(path) != text:
                     write(path, text)
 
-    def forget(self, panel: str, states: Mapping[str, State | None], called: bool = False) -> None:
+    def forget(self, panel: str, states: Mapping[str, State | None], called: bool = False, begun: bool = False) -> None:
         """Forgets the views of what a panel has removed, and remembers that it was. Raises Error.
 
         ``states``: ``{uuid: state}``, as far as it had one. What is another panel's is left as it is. ``called``: as in
-        ``Removal``.
+        ``Removal``. ``begun``: the views from before were forgotten when this removal began, so that one with a
+        revision is of a call that came later, and stays.
         """
         if not self.here or not states:
             return
@@ -135,12 +136,14 @@ class Kept:
                 kept, before = self.view(uuid), removals.get(uuid, Removal(now))
                 if before.panel not in (None, panel) or (kept and kept.view["panel"] != panel):
                     continue
-                known = [part for part in (state, kept.view if kept else None) if part]
+                later = begun and kept is not None and kept.revision is not None
+                known = [part for part in (state, kept.view if kept and not later else None) if part]
                 version = max((part["version"] for part in known), default=None)
                 version = max(filter(None, (version, before.version)), default=None)
                 number = known[0]["id"] if known else before.id
                 removals[uuid] = Removal(now, version, number, panel, called or before.called)
-                remove(self._path(uuid))
+                if not later:
+                    remove(self._path(uuid))
             self._write(removals)
 
     def removals(self) -> Removals:

@@ -72,7 +72,7 @@ class Panel(Transport):
         ``{"manager": {"state", "detail"}, "nodes": [dict], "rejected": [dict]}``, what is inside unchecked."""
         self._need_node_services()
         path = TUNNELS_PATH + "/nodes/access"
-        answer = self.ask_object("POST", path, body={"nodes": names, "check": check}, again=True)
+        answer = self.ask_object("POST", path, body={"nodes": names, **({"check": True} if check else {})}, again=True)
         manager = answer.get("manager")
         found = {name: answer.get(name) for name in ("nodes", "rejected")}
         listed = all(isinstance(items, list) and all(isinstance(i, dict) for i in items) for items in found.values())

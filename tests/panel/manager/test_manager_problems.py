@@ -119,6 +119,16 @@ def test_a_tunnel_that_a_node_can_not_do_holds_up_no_other(pair: Pair) -> None:
     until(lambda: pair.panel.problem(pair.first) is None)
 
 
+def test_a_removal_that_goes_on_for_ever_is_a_problem(pair: Pair) -> None:
+    pair.first.instead = lambda method, path: (202, {"message": "is being removed"}) if method == "DELETE" else None
+    pair.call("DELETE")
+    until(lambda: pair.panel.problem(pair.first) == "bad_answer")
+    assert "does not remove a tunnel that was deleted" in pair.panel.service(pair.first)["problem"]["detail"]
+    pair.first.instead = lambda method, path: None
+    until(lambda: pair.panel.problem(pair.first) is None)
+    assert pair.first.tunnels == {}
+
+
 def test_one_dead_node_delays_no_other(pair: Pair) -> None:
     pair.second.slow = 30.0
     until(lambda: pair.panel.problem(pair.second) == "timed_out")

@@ -133,6 +133,27 @@ def test_what_does_not_last_is_told_once_and_does_not_flap(lacks: list[str], wor
     assert dies(world, lacks)["status"] == "connecting", "it was well, so this is the first time"
 
 
+def test_what_is_taken_away_again_and_again_is_told_though_it_is_well_between() -> None:
+    world = World()
+    world.sees()
+    for _time in range(3):
+        assert dies(world, ["the route R"])["status"] == "connecting"
+        assert world.sees(lacks=[])["status"] == "active"
+    assert "the route R: put back 3 times" in dies(world, ["the route R"])["error"]
+
+
+def test_what_stays_up_has_no_error_though_a_peer_with_a_name_is_away() -> None:
+    world = World()
+    world.kept.view["peer"]["endpoint"] = "peer.example.com"
+    for _time in range(4):
+        dies(world, [])
+    assert world.told()["status"] == "error"
+    world.now += 301
+    world.sees("connecting", 100, lacks=[])
+    world.broken()
+    assert world.told()["status"] == "connecting"
+
+
 def test_what_does_not_last_has_one_line_in_the_journal(caplog: pytest.LogCaptureFixture):
     world = World()
     applied: Any = Applied({"missing": [], "removed": []}, [world.tunnel])  # type: ignore[typeddict-item]

@@ -80,6 +80,10 @@ class Entry:
             self.recovered()
         self.kept = wanted
 
+    def is_steady(self, now: float) -> bool:
+        """Whether nothing was to be put back for long."""
+        return all(now - times[-1] > WITHIN for times in self.repairs.values())
+
     def recovered(self) -> None:
         """It is well, or something else is wanted: what did not last before is forgotten."""
         self.repairs, self.unsteady = {}, None
@@ -179,7 +183,9 @@ class Board:
                     continue  # what was said when it was answered last still holds
                 entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
                 if entry.status == "active" and not entry.refusal:
-                    entry.recovered()
+                    entry.told.clear()
+                    if entry.unsteady or entry.is_steady(now):  # else it may be taken away again soon
+                        entry.recovered()
                 if loss is not None and loss < 100:
                     entry.answered = begun  # a look may take seconds, and this was in it
 
@@ -219,10 +225,10 @@ class Board:
                     continue
                 lacks = self._lacks(entry, tunnel) or entry.refusal is not None
                 silent = not lacks and self._is_silent(entry, begun)
+                if not lacks and entry.is_steady(now):
+                    entry.recovered()
                 if not lacks and not silent:
                     entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
-                    if all(now - times[-1] > WITHIN for times in entry.repairs.values()):
-                        entry.recovered()
                     continue
                 if lacks and entry.view["active"]:
                     self._count_repairs(entry, tunnel, now)

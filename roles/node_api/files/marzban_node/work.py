@@ -115,7 +115,7 @@ class Worker(threading.Thread):
         remove = [uuid for uuid, job in last.items() if not job.wanted]
         trusted = {job.uuid: job.trusted for job in jobs if job.trusted}
         begun = time.monotonic()
-        self._forget(jobs[0].panel, remove)
+        names = self._forget(jobs[0].panel, remove)
         probe = any(job.probe for job in last.values())
         applied = self._engine.apply(jobs[0].panel, wanted, remove, trusted, probe)
         took = time.monotonic() - begun
@@ -133,10 +133,10 @@ class Worker(threading.Thread):
                 last[uuid].error = f"{self._engine.folders.path(uuid)} could not be removed: its state can't be read"
             why = last[uuid].error
             if why or last[uuid].found:
-                _log.info("tunnel %s: %s", uuid, f"could not be removed: {why}" if why else "removed")
+                _log.info("tunnel %s: %s", names.get(uuid, uuid), f"could not be removed: {why}" if why else "removed")
 
-    def _forget(self, panel: Panel, uuids: list[str]) -> None:
-        """First of all, so that what is removed is not made again after a crash. Raises Error.
+    def _forget(self, panel: Panel, uuids: list[str]) -> dict[str, str]:
+        """First of all, so that what is removed is not made again after a crash. Answers their names. Raises Error.
 
         Where a state is lost, it is written again by the view that is kept, for the removal to know what is here.
         """
@@ -147,6 +147,7 @@ class Worker(threading.Thread):
                 view["active"] = False
                 self._engine.apply(panel, [KeptView(view)])
         self._engine.kept.forget(panel.id, {uuid: None for uuid, kept in found.items() if kept}, True)
+        return {uuid: title(kept.view) for uuid, kept in found.items() if kept}
 
     def _log(self, job: Job, refusal: str | None, changes: list[str], took: float) -> None:
         name = title(job.wanted.view) if job.wanted else job.uuid

@@ -32,6 +32,7 @@ class Problem(Exception):
 
     code: str
     detail: str
+    passes: bool = False  # it may be over at any moment, without anybody doing something
 
     def __str__(self) -> str:
         return self.detail
@@ -165,6 +166,7 @@ def failed(said: str) -> Say:
         "bad_answer",
         f"{at} can't say what it has ({shown(said, 300)}). On the node: systemctl status marzban-node-root, and "
         f"journalctl -u {SERVICE} -u marzban-node-root",
+        passes=True,  # systemd starts it again
     )
 
 

@@ -24,6 +24,7 @@ from marzban_tunnels.manager.store import Target
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 _AWAY = ("refused", "timed_out", "busy")  # it may be back at any moment
+_ENDLESS = "it says each time that this goes on, so it fails there: its journal says why"
 _LASTS = 3  # failures in a row for the same of these reasons, until the log says so
 
 
@@ -36,6 +37,7 @@ class Watch(Known):
         self.node_counter = 0
         self.node_epoch: str | None = None
         self._not_removed: dict[str, Try] = {}
+        self._not_yet: dict[str, int] = {}  # how often a removal was said to go on
         # uuid → when the tunnel was deleted: removed, and the database has not been read since
         self._done: dict[str, datetime] = {}
         self._overdue: dict[str, float] = {}  # deletions that are too old by the clock, and since when
@@ -82,7 +84,7 @@ class Watch(Known):
         except Problem as problem:
             self._failures += 1
             self._set(problem)
-            most = self._pace.away if problem.code in _AWAY else self._pace.slow
+            most = self._pace.away if problem.code in _AWAY or problem.passes else self._pace.slow
             return float(min(self._pace.retry * 2 ** min(self._failures - 1, 10), most))
         except Exception as error:  # a mistake of ours; or the database, which the manager reports
             if isinstance(error, DatabaseAway):
@@ -135,6 +137,7 @@ class Watch(Known):
         self._done = {uuid: moment for uuid, moment in self._done.items() if gone.get(uuid) == moment}
         waiting = [uuid for uuid in plan.removals if uuid not in self._done]
         self._not_removed = {uuid: tried for uuid, tried in self._not_removed.items() if uuid in waiting}
+        self._not_yet = {uuid: often for uuid, often in self._not_yet.items() if uuid in waiting}
         now = time.monotonic()
         removals = [uuid for uuid in waiting if uuid not in self._not_removed or self._not_removed[uuid].due <= now]
         if posts or removals:
@@ -320,10 +323,16 @@ class Watch(Known):
         self._check_there(status, answer)
         if refusals.is_older(status, answer):
             self._older(answer)
-        elif status != 202:
+        elif status != 202 or self._goes_on(uuid):
             tried = self._not_removed.get(uuid)
-            count, said = tried.count + 1 if tried else 1, refusals.sentence(status, answer) or f"status {status}"
+            said = _ENDLESS if status == 202 else refusals.sentence(status, answer) or f"status {status}"
+            count = tried.count + 1 if tried else 1
             self._not_removed[uuid] = Try(("", None), count, self._later(count), said)
+
+    def _goes_on(self, uuid: str) -> bool:
+        """Whether the node has said so often that a removal goes on that the one before must have failed."""
+        self._not_yet[uuid] = self._not_yet.get(uuid, 0) + 1
+        return self._not_yet[uuid] >= _LASTS
 
     def _later(self, count: int) -> float:
         """When to try again what has failed so often."""

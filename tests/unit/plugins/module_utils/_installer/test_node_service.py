@@ -160,6 +160,7 @@ RICH = (
         ({"ufw": f"cat <<END\n{UFW}{ROW}198.51.100.7\nEND"}, ["203.0.113.1"], "from 203.0.113.1 to any"),
         ({"ufw": f"cat <<END\n{UFW}{ROW.replace('ALLOW', 'DENY ')}Anywhere\nEND"}, ["203.0.113.1"], "port 62052"),
         ({"ufw": f"cat <<END\n{UFW}62000:62100/tcp (v6)  ALLOW  Anywhere (v6)\nEND"}, ["2001:db8::1"], None),
+        ({"ufw": f"cat <<END\n{UFW}2001:470:1::5  ALLOW  Anywhere\nEND"}, ["203.0.113.1"], "port 62052"),
         ({"firewall-cmd": RICH.format("203.0.113.1")}, ["203.0.113.1"], None),
         ({"firewall-cmd": RICH.format("198.51.100.7")}, ["203.0.113.1"], "source address=203.0.113.1 port"),
         (

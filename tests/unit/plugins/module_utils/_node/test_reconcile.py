@@ -30,6 +30,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import
 
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+OTHER = "9d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a89"  # another panel
 
 
 class Deaf(Host):
@@ -140,6 +141,26 @@ def test_a_view_is_kept_and_a_removal_is_remembered(tmp_path):
     assert not run(9)["tunnels"][0]["refused"]
     (tmp_path / "kept/removed.json").write_text(json.dumps({UUID: [time.time() - DAY, 5]}))
     assert kept.removals() == {}
+
+
+def test_a_removal_leaves_what_was_wanted_after_it_had_begun(tmp_path):
+    """The panel moved an end away and back, while a run held the host up."""
+    (tmp_path / "kept").mkdir()
+    kept, folders = Kept(str(tmp_path / "kept")), Folders(str(tmp_path / "tunnels"))
+
+    def do(views, remove=(), panel=PANEL, in_order=True):
+        apply = Apply(Deaf(), folders, panel, ["wireguard"], terms=Terms(in_order=in_order), kept=kept)
+        return apply.run(views, [{"text": ""}] * len(views), remove=list(remove))
+
+    kept.keep([KeptView(view(5), "r")])
+    do([], [UUID])
+    assert kept.views()[UUID].revision == "r"
+    assert not do([view(5)])["tunnels"][0]["refused"]
+    do([], [UUID])
+    assert kept.views() == {}, "a run had made that one"
+    kept.forget(OTHER, {UUID[:-1] + "9": None}, called=True)
+    elsewhere = {**view(1), "uuid": UUID[:-1] + "9"}
+    assert not do([elsewhere], in_order=False)["tunnels"][0]["refused"], "only another panel had it removed"
 
 
 def test_only_so_many_removals_are_remembered(tmp_path, monkeypatch):
