@@ -356,9 +356,7 @@ class Manager:
                 else:
                     self._tell(error)
                     changes.reserve, changes.epochs = {}, {}
-                    if (
-                        self._held and self.epoch == epoch
-                    ):  # else it was found without the lease, or with an earlier one
+                    if self._held and self.epoch == epoch:  # else it is from an earlier lease, or from none
                         self.changes = _together(changes, self.changes)
                     await asyncio.sleep(self.pace.tick)
                     self.dirty()
