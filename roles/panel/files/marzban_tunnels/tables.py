@@ -117,10 +117,8 @@ class NodeService(Base):
     port: Mapped[int | None]
     pin: Mapped[str | None] = mapped_column(exact(64))  # sha256:<base64> of the certificate's public key
     counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that was given out to the node
-    seen_counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that the node has answered
-    epochs: Mapped[str | None] = mapped_column(
-        String(512)
-    )  # of leases that wrote to it: what the node shows, and later
+    seen_counter: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one that the node has taken
+    epochs: Mapped[str | None] = mapped_column(String(512))  # of leases that wrote to it: the node shows one of them
     addresses: Mapped[str | None] = mapped_column(String(4096))  # JSON; null until a later version
     name: Mapped[str | None] = mapped_column(exact(256))
     address: Mapped[str | None] = mapped_column(String(256))
