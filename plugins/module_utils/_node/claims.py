@@ -60,7 +60,7 @@ class Claims:
         removals = self.kept.removals() if self.kept.here else {}
         removals = of_what_was_here(removals) if self.terms.in_order else removals
         # What another panel has removed says nothing about this one's records
-        removals = {uuid: gone for uuid, gone in removals.items() if gone.panel in (None, self.panel)}
+        removals = {uuid: gone for uuid, gone in removals.items() if gone.may_be_of(self.panel)}
         for tunnel in tunnels:
             if tunnel.refused:
                 continue

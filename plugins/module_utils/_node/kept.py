@@ -47,6 +47,10 @@ class Removal(NamedTuple):
     panel: "str | None" = None
     called: bool = False
 
+    def may_be_of(self, panel: str) -> bool:
+        """Whether it was this panel's, as far as that is known."""
+        return self.panel in (None, panel)
+
 
 Removals = Dict[str, Removal]  # by uuid
 
@@ -134,7 +138,7 @@ class Kept:
             now, removals = time.time(), self.removals()
             for uuid, state in states.items():
                 kept, before = self.view(uuid), removals.get(uuid, Removal(now))
-                if before.panel not in (None, panel) or (kept and kept.view["panel"] != panel):
+                if not before.may_be_of(panel) or (kept and kept.view["panel"] != panel):
                     continue
                 later = begun and kept is not None and kept.revision is not None
                 known = [part for part in (state, kept.view if kept and not later else None) if part]

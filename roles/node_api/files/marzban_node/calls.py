@@ -125,7 +125,7 @@ class Calls:
         ended it is taken down, and none makes it after this.
         """
         removals = self._engine.kept.removals()
-        its = {uuid: gone for uuid, gone in of_what_was_here(removals).items() if gone.panel in (None, panel.id)}
+        its = {uuid: gone for uuid, gone in of_what_was_here(removals).items() if gone.may_be_of(panel.id)}
         before = next((uuid for uuid, gone in its.items() if given in (uuid, str(gone.id))), None)
         try:
             uuid = before or validators.uuid(given)

@@ -44,14 +44,6 @@ _CHANGED = (
 )
 
 
-class _Checked(Exception):
-    """Ends a write of which nothing is to stay, with what it would have made."""
-
-    def __init__(self, rows: dict[int, Any]) -> None:
-        super().__init__()
-        self.rows = rows
-
-
 class NodeServices:
     """The nodes' services, for one panel."""
 
@@ -85,17 +77,7 @@ class NodeServices:
             numbers = self._numbers(session, body.nodes)
             return node_rows.current(session.execute, self._tunnels.nodes, numbers.values())
 
-        def only_check(panel: Any) -> None:
-            raise _Checked(work(panel))
-
-        rows: dict[int, Any] = {}
-        try:
-            if body.check:
-                self._tunnels.write(session, only_check)
-            else:
-                rows = self._tunnels.write(session, work)
-        except _Checked as checked:
-            rows = checked.rows
+        rows = self._tunnels.write(session, work, keep=not body.check)
         certificate = None
         if self._tunnels.access.state == "unset" and self._tunnels.certificate:
             certificate = self._tunnels.certificate(session)

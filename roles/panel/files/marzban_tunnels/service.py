@@ -218,12 +218,12 @@ class Tunnels:
     ) -> list[dict[str, Any]]:
         return self._reader.read(session, self.live, *where, skip=skip, limit=limit)
 
-    def write(self, session: Session, work: Callable[[Panel], T]) -> T:
+    def write(self, session: Session, work: Callable[[Panel], T], keep: bool = True) -> T:
         """Run ``work`` in a transaction that no other write of ours overlaps.
 
         The first statement locks the panel's row (on SQLite: the database), after whatever the session has read for the
         login was let go: what ``work`` reads is then the newest. What still collides is a node that goes away at the
-        same moment, or a database that is busy: tried again.
+        same moment, or a database that is busy: tried again. Without ``keep`` nothing of it stays: what it would do.
         """
         for attempt in range(_ATTEMPTS):
             session.rollback()
@@ -233,7 +233,10 @@ class Tunnels:
                 with session.no_autoflush:  # else each allocation writes the panel's row, for its cursors
                     result = work(panel)
                 session.flush()
-                session.commit()
+                if keep:
+                    session.commit()
+                else:
+                    session.rollback()
                 return result
             except (IntegrityError, OperationalError) as error:
                 session.rollback()

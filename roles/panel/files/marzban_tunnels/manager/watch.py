@@ -166,7 +166,7 @@ class Watch(Known):
             raise self._say(problems.version_older("it does not know GET /api/tunnels"))
         self._check_there(status, body)
         if status == 503:
-            raise self._say(problems.failed(refusals.sentence(status, body) or "it does not say why"))
+            raise self._failed(status, body)
         try:
             if status != 200:
                 raise ValueError(f"status {status}")
@@ -293,7 +293,10 @@ class Watch(Known):
         if refusals.is_busy(status, answer):
             raise self._say(problems.busy())
         if refusals.is_unanswered(status, answer):
-            raise self._say(problems.failed(refusals.sentence(status, answer) or "it does not say why"))
+            raise self._failed(status, answer)
+
+    def _failed(self, status: int, answer: Any) -> Problem:
+        return self._say(problems.failed(refusals.sentence(status, answer) or "it does not say why"))
 
     def _older(self, body: Mapping[str, Any]) -> None:
         """Where the node's counter is one of ours, an earlier call came late: the next number is a good one."""
