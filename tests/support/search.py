@@ -16,7 +16,9 @@ import threading
 import weakref
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from urllib.parse import quote
 
@@ -134,26 +136,50 @@ class Searcher:
 
     def _holds_any(self, blob: bytes) -> bool:
         """Whether any secret is in it: a tenth of the time that the search for one after the other takes."""
-        command = ["grep", "--quiet", "--text", "--fixed-strings", f"--file=/proc/self/fd/{self._lines}"]
+        return bool(self._grep(blob, "--max-count=1")) or any(data in blob for data in self._odd)
+
+    def _grep(self, blob: bytes, *options: str) -> bytes:
+        command = ["grep", "--text", "--fixed-strings", f"--file=/proc/self/fd/{self._lines}", *options]
         env = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
-        done = subprocess.run(command, input=blob, env=env, pass_fds=[self._lines], check=False, stderr=subprocess.PIPE)
+        done = subprocess.run(command, input=blob, env=env, pass_fds=[self._lines], check=False, capture_output=True)
         assert done.returncode in (0, 1), done.stderr
-        return done.returncode == 0 or any(data in blob for data in self._odd)
+        return done.stdout
 
     def find_in(self, *folders: Path, since: float = 0, leave_out: Iterable[Path] = ()) -> dict[Path, set[str]]:
         """The plain files below ``folders`` that hold a secret, in their name or their content.
 
         Those last changed before ``since`` are left out, and what is below ``leave_out``.
         """
+        return self.find_in_files(files(folders, since, leave_out))
+
+    def find_in_files(self, paths: Iterable[Path]) -> dict[Path, set[str]]:
+        """The same of these files."""
         found = {}
-        for batch in _batches(files(folders, since, leave_out)):
-            if not self._holds_any(b"\n".join(blob for blobs in batch.values() for blob in blobs)):
-                continue
-            for path, (name, content, *_unpacked) in batch.items():
+        for batch in _batches(paths):
+            for path in self._suspects(batch):
+                name, content, *_unpacked = batch[path]
                 there = self.find(name) | self.find(content)
                 if there:
                     found[path] = there
         return found
+
+    def _suspects(self, batch: dict[Path, list[bytes]]) -> set[Path]:
+        """The files of a batch that hold any secret. One search goes through all of them; a search of each file for one
+        secret after the other takes a hundred times as long."""
+        owners = [path for path, blobs in batch.items() for _blob in blobs]
+        blobs = [blob for blobs in batch.values() for blob in blobs]
+        ends = list(accumulate(len(blob) + 1 for blob in blobs))
+        return {owners[bisect_right(ends, place)] for place in self._places(b"\n".join(blobs))}
+
+    def _places(self, text: bytes) -> Iterator[int]:
+        """Where in the text a secret begins; of those that overlap, the first one at least."""
+        for line in self._grep(text, "--only-matching", "--byte-offset").splitlines():
+            yield int(line.partition(b":")[0])
+        for data in self._odd:
+            place = text.find(data)
+            while place >= 0:
+                yield place
+                place = text.find(data, place + 1)
 
 
 def _batches(paths: Iterable[Path]) -> Iterator[dict[Path, list[bytes]]]:
