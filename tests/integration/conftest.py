@@ -39,7 +39,6 @@ LONG = [
     "role_wireguard",
     "marzban",
     "playbooks",
-    "mesh",
     "role_panel",
     "role_node_api",
     "panel_runs",

@@ -3,7 +3,7 @@
 
 """The collection against the add-on in a Marzban: inventory, modules and playbooks are those for the standalone panel.
 
-With the stand-in for Marzban always, with a real one where MARZBAN_SRC names a checkout.
+With the stand-in for Marzban in `make test-all`, with a real one where MARZBAN_SRC names a checkout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tests.support.world import World
 pytestmark = pytest.mark.lab
 
 
-@pytest.fixture(scope="module", params=["standin", "marzban"])
+# With the stand-in it is the same API, which tests/contract show, and the same runs as with the standalone panel.
+@pytest.fixture(scope="module", params=[pytest.param("standin", marks=pytest.mark.variation), "marzban"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Two hosts, and a panel that knows neither."""
     real = request.param == "marzban"
