@@ -1,23 +1,29 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The inventory plugin, by ansible-inventory, against an embedded panel and a faulty one in front of it."""
+"""The inventory plugin, by ansible-inventory, against an embedded panel and a faulty one in front of it.
+
+Most calls are forks of one process (forked_inventory); names of files, and what -vvvv says, are the program's itself.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.faulty import HTML_404, Faulty, answer
-from tests.support.world import World
+from tests.support.forked_inventory import ForkedInventory
+from tests.support.world import TOP, World
+
+FORKED: dict[World, ForkedInventory] = {}
 
 
 @pytest.fixture(scope="module")
-def world(make_world: Callable[..., World]) -> World:
+def world(make_world: Callable[..., World]) -> Iterator[World]:
     world = make_world()
     for number, name in enumerate(("de-1", "fi-1", "us-1"), 1):
         body = {"name": name, "address": f"203.0.113.{number}", "add_as_new_host": False}
@@ -25,7 +31,8 @@ def world(make_world: Callable[..., World]) -> World:
     world.tunnel("de-fi", "de-1", "fi-1")
     off = next(node["id"] for node in world.api("GET", "/nodes") if node["name"] == "us-1")
     world.api("PUT", f"/node/{off}", json={"status": "disabled"})
-    return world
+    with ForkedInventory(world.directory, world.environment(), TOP) as FORKED[world]:
+        yield world
 
 
 @pytest.fixture
@@ -70,8 +77,8 @@ def read(world: World, config: dict[str, Any] | None = None, *words: str, **env:
     """The inventory that a file with this ``config`` gives. Groups are asked of ``--list``, empty ones are left out."""
     path = world.directory / "test.marzban.yml"
     path.write_text(json.dumps({"plugin": "marzban.tunnels.nodes", **(config or {})}))
-    env = {"MARZBAN_TOKEN": str(world.session.headers["Authorization"]).split()[1], **env}  # saves a login
-    return Inventory(world.command("ansible-inventory", "-i", str(path), "--list", *words, **env))
+    env = {"MARZBAN_TOKEN": world.token, **env}  # saves a login
+    return Inventory(FORKED[world].run("-i", str(path), "--list", *words, **env))
 
 
 def test_nodes_are_hosts(world: World) -> None:
@@ -264,9 +271,7 @@ def test_a_hostname_that_fails(world: World) -> None:
 def failure(world: World, config: dict[str, Any] | None = None, **env: str) -> str:
     path = world.directory / "failing.marzban.yml"
     path.write_text(json.dumps({"plugin": "marzban.tunnels.nodes", **(config or {})}))
-    done = world.command(
-        "ansible-inventory", "-i", str(path), "--list", **{"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1", **env}
-    )
+    done = FORKED[world].run("-i", str(path), "--list", **env)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert world.panel.password not in done.stderr
@@ -374,5 +379,8 @@ def test_a_snapshot_gives_the_same_hosts(world: World) -> None:
 
 
 def test_no_secret_in_the_output(world: World) -> None:
-    found = read(world, {"password": world.panel.password}, "-vvvv")
+    path = world.directory / "secret.marzban.yml"
+    path.write_text(json.dumps({"plugin": "marzban.tunnels.nodes", "password": world.panel.password}))
+    found = Inventory(world.command("ansible-inventory", "-i", str(path), "--list", "-vvvv"))
+    assert sorted(found.hosts) == ["de-1", "fi-1", "us-1"]
     assert world.panel.password not in json.dumps(found.hosts) + found.text
