@@ -421,7 +421,7 @@ def test_hosts_that_are_one_machine_are_named(world: World) -> None:
     ("strategy", "playbook", "words"),
     [
         pytest.param("free", "status", (), marks=pytest.mark.variation),
-        ("ansible.builtin.host_pinned", "apply", ()),
+        pytest.param("ansible.builtin.host_pinned", "apply", (), marks=pytest.mark.variation),
         ("free", "remove", ("-e", "marzban_tunnel=de-fi")),
     ],
 )

@@ -117,6 +117,7 @@ def test_full_mesh(reader: Reader) -> None:
     assert reader.world.tunnels() == tunnels
 
 
+@pytest.mark.variation  # each recipe is run by test-all
 def test_tunnels_as_code(reader: Reader) -> None:
     world = reader.world
     export, read_in = reader.section("Tunnels as code", "export.yml", "import.yml")
