@@ -104,6 +104,9 @@ class Manager:
             else {"state": "elsewhere", "detail": _ELSEWHERE}
         )
 
+    def leads(self) -> bool:
+        return self._held
+
     def node(self, node_id: int) -> dict[str, Any]:
         return self.deleted(self._snapshot.by_node_id.get(node_id, ""))
 
