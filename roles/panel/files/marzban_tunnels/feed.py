@@ -138,6 +138,12 @@ class Feed:
             self._woken = True
             self._condition.notify()
 
+    def wake(self) -> None:
+        """Look now whether somebody needs a step."""
+        with self._condition:
+            self._woken = True
+            self._condition.notify()
+
     def start(self) -> None:
         """Begin; once."""
         with self._condition:
