@@ -141,7 +141,11 @@ class Events:
 
     def is_full(self) -> bool:
         """Whether as many streams are open as there may be."""
-        return self._open >= self.most_streams
+        return self.open_streams() >= self.most_streams
+
+    def open_streams(self) -> int:
+        """How many there are."""
+        return self._open
 
     async def ready(self, reader: Reader, seconds: float) -> bool:
         """Wait until the feed has looked: what changes from then on is told."""
