@@ -38,7 +38,7 @@ FAST = Pace(
 PASSWORD = "correct horse battery"
 
 
-class _NoLines(Lines):
+class NoLines(Lines):
     def write(self, **fields: Any) -> None:
         """Nothing is kept of what was asked."""
 
@@ -102,7 +102,7 @@ class ManagedPanel(Services):
         self.admins = admins = Admins(self._database, 60)
         if not admins.exist():
             admins.put("admin", PASSWORD, is_sudo=True)
-        lines = _NoLines(None)
+        lines = NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
         app, self.manager, self.events = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
         bound = listen("127.0.0.1", 0)
