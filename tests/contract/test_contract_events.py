@@ -23,7 +23,7 @@ from tests.support.panel import Panel
 from tests.support.panel_api import Api, client
 
 STREAMS = 50
-LONGEST = 3.0  # seconds; without streams it is 0.2 to 1
+LONGEST = 8.0  # seconds; it is 0.2 to 1, on a busy machine 4, and without an end of the streams there is none
 
 
 def test_what_changes_is_told(api: Api, pair: tuple[Any, Any]) -> None:

@@ -72,7 +72,7 @@ class EventStream:
                 return event
 
     def tunnel(self, number: int, what: Callable[[Any], bool] = lambda tunnel: True) -> Any:
-        """Skip events, up to one that tells of this tunnel, as it should be."""
+        """Skip events, up to one about this tunnel, as it should be."""
         found: list[Any] = []
 
         def tells(data: Any) -> bool:
