@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,16 @@ def test_a_client_that_does_not_read_does_not_hold_up_its_end(door: tuple[Any, A
     config = json.dumps({"note": "x" * 60_000})
     tunnels = [api.tunnel(first, second, config=config) for _ in range(40)]
     with stalled(api), EventStream(api) as stream:
-        for number in range(5):
-            api.own("PUT", f"/api/node/{first['id']}", {"name": f"again-{number}"})
-            stream.tunnel(tunnels[-1]["id"], lambda item, name=f"again-{number}": item["source_node_name"] == name)
+        for name in ("again-1", "again-2", "again-3", "again-4", "again-5"):
+            api.own("PUT", f"/api/node/{first['id']}", {"name": name})
+            stream.tunnel(tunnels[-1]["id"], named(name))
         taken = ended(running, api)
     print(f"it ends within {taken:.2f} s (at most {longest:.2f}) with a client that does not read")
     assert taken < longest
+
+
+def named(name: str) -> Callable[[Any], bool]:
+    return lambda item: bool(item["source_node_name"] == name)
 
 
 def ended(running: Any, api: Api) -> float:

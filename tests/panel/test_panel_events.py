@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,10 @@ def test_the_buffer_is_bounded_in_number_and_bytes() -> None:
     assert small.after(small.last) == (b"", small.last)
 
 
+def named(name: str) -> Callable[[Any], bool]:
+    return lambda item: bool(item["source_node_name"] == name)
+
+
 def test_who_is_too_slow_is_told_to_read_again_and_holds_up_nobody(tmp_path: Path) -> None:
     with ManagedPanel(tmp_path / "panel.db", key=None) as panel, socket.socket() as slow:
         api = panel.api
@@ -175,7 +179,7 @@ def test_who_is_too_slow_is_told_to_read_again_and_holds_up_nobody(tmp_path: Pat
         with EventStream(api) as stream:
             for number in range(5):
                 api.own("PUT", f"/api/node/{first['id']}", {"name": f"again-{number}"})
-                stream.tunnel(tunnels[-1]["id"], lambda item, name=f"again-{number}": item["source_node_name"] == name)
+                stream.tunnel(tunnels[-1]["id"], named(f"again-{number}"))
         got, read = b"", 0
         while b'"resumed":false' not in got:
             part = slow.recv(65536)
@@ -297,4 +301,3 @@ def test_a_database_that_is_away_ends_nothing(
             tunnel = panel.api.tunnel(first, second)
             stream.tunnel(tunnel["id"])
         assert caplog.text.count("can't be told") == 1
-

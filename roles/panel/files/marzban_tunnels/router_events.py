@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Admission:
     as long as the stream does, in one version of FastAPI or another."""
 
     def __init__(self, require_sudo: Callable[..., Any]) -> None:
+        self.turn = asyncio.Semaphore(1)  # of streams that look again: together they use one thread at a time
         self._app = FastAPI(openapi_url=None)
         self._app.add_api_route("/", lambda: None, dependencies=[Depends(require_sudo)], response_model=None)
 
@@ -116,38 +118,46 @@ class Stream(Response):
                 leaving.cancel()
 
     async def _serve(self, scope: Scope, reader: Reader, send: Send) -> None:
-        clock = self._events.clock
-        data, position = self._events.hello(self._last_event_id)
-        look_at = clock() + self._events.recheck * random.uniform(0.5, 1)  # not that of all streams at the same moment
-        said_at = clock()
-        while not (self._events.ending or reader.gone):
-            if clock() >= look_at:
-                allowed = await self._is_allowed(scope)
-                if allowed is False:
-                    return
-                look_at = clock() + (self._events.recheck if allowed else min(_AGAIN, self._events.recheck))
-            if not data:
-                found = self._events.after(position)
-                data, position = self._events.hello(None) if found is None else found
-            if not data and clock() >= said_at + _QUIET:
-                data = b":\n\n"
-            if data:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                data, said_at = b"", clock()
-                continue
-            reader.wake.clear()
-            try:
-                async with asyncio.timeout(min(look_at, said_at + _QUIET) - clock()):
-                    await reader.wake.wait()
-            except TimeoutError:
-                continue
+        events, clock = self._events, self._events.clock
+        data, position = events.hello(self._last_event_id)
+        look_at = clock() + events.recheck * random.uniform(0.5, 1)  # not that of all streams at the same moment
+        said_at, looking = clock(), None
+        try:
+            while not (events.ending or reader.gone):
+                if looking is None and clock() >= look_at:
+                    looking = asyncio.create_task(self._is_allowed(scope, reader))
+                if looking is not None and looking.done():
+                    if (allowed := looking.result()) is False:
+                        return
+                    look_at = clock() + (events.recheck if allowed else min(_AGAIN, events.recheck))
+                    looking = None
+                if not data:
+                    found = events.after(position)
+                    data, position = events.hello(None) if found is None else found
+                if not data and clock() >= said_at + _QUIET:
+                    data = b":\n\n"
+                if data:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    data, said_at = b"", clock()
+                    continue
+                reader.wake.clear()
+                until = said_at + _QUIET if looking else min(look_at, said_at + _QUIET)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(until - clock()):
+                        await reader.wake.wait()
+        finally:
+            if looking is not None:
+                looking.cancel()
 
-    async def _is_allowed(self, scope: Scope) -> bool | None:
+    async def _is_allowed(self, scope: Scope, reader: Reader) -> bool | None:
         """Whether the token still opens this; None where that can't be seen now, such as while the database is away."""
         try:
-            status, _body, _headers = await self._admission.check(scope)
+            async with self._admission.turn:
+                status, _body, _headers = await self._admission.check(scope)
         except Exception:
             return None
+        finally:
+            reader.wake.set()
         return None if status >= 500 else status == 200
 
 
