@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 TICK = 1.0  # seconds between two looks at the database
 SOON = 0.15  # seconds between two steps, so that what changes together is told together
-_BUSY = 5  # times as long as a step takes nothing is done after it, so that it takes a sixth of the time at most
+_BUSY = 5  # times as long as a step has kept a processor, nothing is done after it: a sixth of one at most
 _IDLE = 5.0  # seconds between two looks whether somebody needs it
 _SILENT = 60.0  # seconds between two lines in the log
 
@@ -234,7 +234,7 @@ class Feed:
 
     def _run(self) -> None:
         while not self._ended:
-            begun = time.monotonic()
+            begun = time.thread_time()
             needed = False
             try:
                 needed = self.needed()
@@ -244,7 +244,7 @@ class Feed:
                     self._known = self._nothing()
             except Exception as error:
                 self._tell(error)
-            taken = time.monotonic() - begun
+            taken = time.thread_time() - begun
             self._wait(max(SOON, _BUSY * taken), TICK if needed else _IDLE)
 
     def _wait(self, least: float, most: float) -> None:

@@ -54,7 +54,7 @@ class Hub(Protocol):
         """What the API answers is different now."""
 
     def touch(self, uuids: Iterable[str] = (), nodes: bool = False) -> None:
-        """What a node answers about these tunnels is different now or was said again; ``nodes``: or how it is itself."""
+        """What a node answers about these tunnels may be different now; with ``nodes`` also how it is itself."""
 
     def shown_at(self, uuid: str, role: str) -> Shown | None:
         """What the node at this end says about this tunnel."""
