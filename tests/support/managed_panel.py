@@ -38,7 +38,7 @@ FAST = Pace(
 PASSWORD = "correct horse battery"
 
 
-class _NoLines(Lines):
+class NoLines(Lines):
     def write(self, **fields: Any) -> None:
         """Nothing is kept of what was asked."""
 
@@ -98,23 +98,27 @@ class ManagedPanel(Services):
     def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
         self._database = Database(str(database))
         self._database.upgrade()
-        admins = Admins(self._database, 60)
+        self.engine = self._database.engine
+        self.admins = admins = Admins(self._database, 60)
         if not admins.exist():
             admins.put("admin", PASSWORD, is_sudo=True)
-        lines = _NoLines(None)
+        lines = NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
-        app, self.manager = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
+        app, self.manager, self.events = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
         bound = listen("127.0.0.1", 0)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})
         bound.listen()
         self._thread.start()
         self.manager.start()
+        self.events.feed.start()
         self.writing = self._database.writing  # for what the API does not do
         super().__init__(Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login())
 
     def stop(self) -> None:
         """End it; the database stays."""
+        self.events.end()
+        self.events.feed.stop()
         self.manager.stop()
         self.api.session.close()
         self._server.should_exit = True
