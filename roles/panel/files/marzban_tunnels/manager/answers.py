@@ -17,6 +17,7 @@ from marzban_tunnels.errors import shown
 from marzban_tunnels.schemas import Measured, Public, Status
 
 _EPOCH = re.compile(r"[0-9a-f]{16}")
+_NEWS = re.compile(r"[0-9A-Za-z_-]{1,64}")  # it is sent back as a part of an address
 MOST = 10_000  # tunnels of a node
 _STATUSES = get_args(Status)
 _LARGEST = 2**63 - 1
@@ -56,6 +57,7 @@ class Listing:
     counter: int
     tunnels: Mapping[str, Shown] = field(default_factory=dict)
     epoch: str | None = None  # of the last write
+    news: str | None = None  # None: an older service, which can't be listened to
 
 
 def api_of(body: Any) -> int:
@@ -80,7 +82,8 @@ def listing(body: Any) -> Listing:
         time=_number(raw.get("time"), "time"),
         counter=counter(raw.get("counter")),
         tunnels=found,
-        epoch=_epoch(raw.get("epoch")),
+        epoch=_like(_EPOCH, raw.get("epoch"), "epoch"),
+        news=_like(_NEWS, raw.get("news"), "news"),
     )
 
 
@@ -89,9 +92,9 @@ def counter(value: Any) -> int:
     return _integer(value, "counter", _HIGHEST)
 
 
-def _epoch(value: Any) -> str | None:
-    if value is not None and (not isinstance(value, str) or not _EPOCH.fullmatch(value)):
-        raise ValueError(f"epoch: {shown(value, 40)} is not one of a panel's")
+def _like(pattern: re.Pattern[str], value: Any, name: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
+        raise ValueError(f"{name}: {shown(value, 40)} is not like {pattern.pattern}")
     return value
 
 
