@@ -140,7 +140,7 @@ class SimulatedNode:
         """There is something new. In the nodes' thread."""
         self._news += 1
         for waiting in self._waiting:
-            if not waiting.done():
+            if not waiting.done() and not self.deaf:
                 waiting.set_result(None)
 
     async def _up(self) -> None:
@@ -185,28 +185,32 @@ class SimulatedNode:
             await writer.drain()
             return False
         if found is None and query and self._knows(headers):
-            await self._listen(**urllib.parse.parse_qs(query))
+            await self._listen(reader, **urllib.parse.parse_qs(query))
         status, answer = found or self._answer(method, path, headers, body)
         content = json.dumps(answer).encode()
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
         await writer.drain()
         return True
 
-    async def _listen(self, after: list[str], wait: list[str]) -> None:
-        """Until there are other news than these."""
+    async def _listen(self, reader: asyncio.StreamReader, after: list[str], wait: list[str]) -> None:
+        """Until there are other news than these. Raises EOFError where the panel has gone."""
         self.listened += 1
         if self.old or (after != [self._text()] and not self.deaf):
             return
-        news = asyncio.get_running_loop().create_future()
-        self._waiting |= set() if self.deaf else {news}
+        news, gone = asyncio.get_running_loop().create_future(), asyncio.ensure_future(reader.read(1))
+        self._waiting.add(news)
         self.listening += 1
         try:
-            await asyncio.wait_for(news, None if self.deaf else float(wait[0]))
-        except TimeoutError:
-            return
+            seconds = None if self.deaf else float(wait[0])
+            await asyncio.wait({news, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise EOFError
         finally:
             self.listening -= 1
             self._waiting.discard(news)
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await gone
 
     def _text(self) -> str:
         return f"{self._start}-{self._news}"

@@ -168,6 +168,8 @@ HOSTILE: list[Any] = [
     {"tunnels": [shown()] * (answers.MOST + 1)}, {"counter": 2**53}, {"engine": "\ud800"},
     {"tunnels": [shown(uuid="a\nb")]}, {"tunnels": [shown(type="\u202e")]}, {"tunnels": [shown(missing=["\x00"])]},
     {"tunnels": [shown(name=7)]},
+    {"news": 7}, {"news": ""}, {"news": "a b"}, {"news": "1 HTTP/1.1\r\nX: y"}, {"news": "x" * 65},
+    {"news": "1&wait=9"},
 ]  # fmt: skip
 
 

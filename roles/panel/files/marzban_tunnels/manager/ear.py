@@ -20,7 +20,7 @@ _LATEST = 60.0  # seconds until the next try, where listening fails again and ag
 
 
 class Ear:
-    """``heard`` is called when there is an answer to ``take``, and when listening fails the first time.
+    """``heard`` is called when there is an answer to ``take``, and when listening fails.
 
     An answer counts only where the call was sent after the last visit of the node: else the visit has seen later things
     than it has. Then the call is sent again with what the visit knows, and is answered at once where there is more.
@@ -83,7 +83,7 @@ class Ear:
             status, body = 0, None
         if status != 200:  # the watch asks in the same way, and says what is wrong
             self.failures += 1
-            if self.failures == 1 and visits == self._visits:
+            if visits == self._visits:
                 self._may.clear()
                 self._heard()
             await asyncio.sleep(min(2.0 ** (self.failures - 1), _LATEST))

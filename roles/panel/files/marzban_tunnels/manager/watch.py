@@ -72,6 +72,8 @@ class Watch(Known):
             for client in (self.client, self._ear.client):
                 client.place, client.pin, client.headers = place, pin, headers
             self._ear.aim()
+            self._ask = True
+            self._wake.set()
 
     async def run(self) -> None:
         """Until it is cancelled."""
