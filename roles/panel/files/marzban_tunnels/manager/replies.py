@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from marzban_tunnels.manager import answers, problems, refusals
-from marzban_tunnels.manager.answers import Listing
+from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.problems import Place, Problem
 
 
-def listing(at: Place, status: int, body: Any, node: str, panel: str) -> Listing:
-    """The reply to ``GET /api/tunnels`` of this node to this panel, by our uuids. Raises Problem."""
+def listing(at: Place, status: int, body: Any, node: str, panel: str, before: Callable[[str], Shown | None]) -> Listing:
+    """The reply to ``GET /api/tunnels`` of this node to this panel, by our uuids; ``before``: what the node said before
+    about a tunnel. Raises Problem."""
     if status == 404:
         raise problems.version_older("it does not know GET /api/tunnels")(at)
     check_there(at, status, body)
@@ -26,7 +28,7 @@ def listing(at: Place, status: int, body: Any, node: str, panel: str) -> Listing
         if api != 1:
             old = problems.version_older(f"node API {api}")
             raise (old if api < 1 else problems.version_newer(api))(at)
-        found = answers.listing(body)
+        found = answers.listing(body, before)
         if (found.node, found.panel) != (node, panel):
             raise ValueError("it takes itself or this panel for another one")
     except ValueError as error:

@@ -189,7 +189,7 @@ class Watch(Known):
         return self._read(200, heard)
 
     def _read(self, status: int, body: Any) -> Listing:
-        return replies.listing(self.client.place, status, body, self.target.uuid, self._hub.panel_id)
+        return replies.listing(self.client.place, status, body, self.target.uuid, self._hub.panel_id, self.shown)
 
     def _peer_shows(self, item: Wanted) -> dict[str, str] | None:
         seen = self._hub.shown_at(item.uuid, "target" if item.role == "source" else "source")
