@@ -70,7 +70,9 @@ class Ear:
     async def _run(self) -> None:
         while True:
             await self._may.wait()
-            await asyncio.sleep(max(self._pause, self._tunnels / _TUNNELS))
+            pause = max(self._pause, self._tunnels / _TUNNELS)
+            if pause >= _FIRST_PAUSE:
+                await asyncio.sleep(pause)
             if self._may.is_set():
                 await self._once()
 
