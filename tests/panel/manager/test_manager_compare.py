@@ -299,3 +299,6 @@ def test_a_node_is_asked_soon_where_a_peer_has_stopped_to_answer() -> None:
     for status, loss, delay in (("active", 0, 10.0), ("active", 100, 2.0), ("error", 100, 10.0)):
         one._remember(target, listed(shown(status=status, measured={"loss_percent": loss}, age=1)), Plan())
         assert one._next(target, False) == delay
+        one._news = "a-1"
+        assert one._next(target, False) == 7.5, "it says so by itself, unless it is cut off"
+        one._news = None

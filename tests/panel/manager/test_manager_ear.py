@@ -134,7 +134,7 @@ def test_a_node_that_can_not_be_listened_to_is_asked(nodes: Nodes, database: Pat
         setattr(pair.first, kind, True)
         until(lambda: pair.first.listening or panel.manager._watches[pair.first.uuid]._news is None)
         listened = pair.first.listened
-        for number in range(10):
+        for number in range(4):
             measures(pair.first, number)
             until(sees(pair, pair.first, number), BUSY)
             assert panel.problem(pair.first) is None
@@ -188,7 +188,7 @@ def test_what_was_asked_before_a_visit_is_older_than_the_visit() -> None:
     async def hearing() -> None:
         client: Any = FakeClient()
         heard = asyncio.Event()
-        ear = Ear(client, 6.0, heard.set)
+        ear = Ear(client, SELDOM, heard.set)
         ear.start()
         ear.listen("a-1", 0)
         await asyncio.sleep(0.05)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from marzban_tunnels.manager.client import Client
+from marzban_tunnels.manager.hub import Pace
 
 _QUICK = 1.0  # seconds; after answers that come sooner the next call waits longer and longer, up to as long
 _FIRST_PAUSE = 0.1
 _TUNNELS = 1000  # of a node, read in a second: a large listing costs time
-_LATEST = 60.0  # seconds until the next try, where listening fails again and again
 
 
 class Ear:
@@ -26,8 +26,8 @@ class Ear:
     than it has. Then the call is sent again with what the visit knows, and is answered at once where there is more.
     """
 
-    def __init__(self, client: Client, seconds: float, heard: Callable[[], None]) -> None:
-        self.client, self._seconds, self._heard = client, seconds, heard
+    def __init__(self, client: Client, pace: Pace, heard: Callable[[], None]) -> None:
+        self.client, self._pace, self._heard = client, pace, heard
         self.failures = 0  # in a row
         self._may = asyncio.Event()
         self._visits = 0
@@ -79,7 +79,7 @@ class Ear:
     async def _once(self) -> None:
         visits, begun = self._visits, time.monotonic()
         try:
-            path = f"/api/tunnels?after={self._news}&wait={self._seconds:g}"
+            path = f"/api/tunnels?after={self._news}&wait={self._pace.listen:g}"
             status, body = await self.client.call("GET", path)
         except Exception:
             status, body = 0, None
@@ -88,7 +88,7 @@ class Ear:
             if visits == self._visits:
                 self._may.clear()
                 self._heard()
-            await asyncio.sleep(min(2.0 ** (self.failures - 1), _LATEST))
+            await asyncio.sleep(min(self._pace.retry * 2 ** min(self.failures - 1, 10), self._pace.slow))
             return
         self.failures = 0
         quick = time.monotonic() - begun < _QUICK

@@ -36,7 +36,7 @@ class Watch(Known):
         super().__init__(target, hub)
         self.client, self._pace = client, hub.pace
         self._wake = asyncio.Event()
-        self._ear = Ear(listening, hub.pace.listen, self._wake.set)
+        self._ear = Ear(listening, hub.pace, self._wake.set)
         self._ask = False  # what was heard is not enough: somebody wants to know how it is now
         self._news: str | None = None
         self.node_counter = 0
