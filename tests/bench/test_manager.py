@@ -142,6 +142,7 @@ def scene(directory: Path, count: int, tunnels: int) -> Iterator[Scene]:
     folder.mkdir()
     with Nodes() as nodes:
         made = Scene(folder, nodes, count, tunnels)
+        nodes.measure(5.0)
         with made.panel, made.twin:
             made.api = Services(made.panel.api())
             made.settled()

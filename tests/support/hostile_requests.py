@@ -16,6 +16,8 @@ IDS: list[Any] = [
 TEXTS: list[Any] = ["../../x", "/etc/x", "a\nb", "a\0b", "\ud800", "x" * 100_000, "", 7, [], {"a": {}}, None, True]
 CALLS: list[Any] = ["__class__", "_post", "POST", "", None, [], {"a": 1}]
 EPOCHS: list[Any] = ["\ud800", "a\nb", "x" * 101, 7, []]
+NEWS: list[Any] = ["\ud800", "a\nb", "x" * 101, 7, [], {}]
+WAITS: list[Any] = [-1, 20.1, 2**70, 1e400, float("nan"), "1", [], {}, True]
 NUMBERS: list[Any] = [-1, 2**70, -(2**70), 1e400, "1", [], {"a": 1}]
 DEEP = "[" * 50_000 + "]" * 50_000
 
@@ -50,6 +52,10 @@ def calls(record: Callable[[], dict[str, Any]], body: Callable[[dict[str, Any]],
         yield {"call": "post", "body": value}
     for call in CALLS:
         yield {"call": call}
+    for after in NEWS:
+        yield {"call": "list", "after": after, "wait": 20}
+    for wait in WAITS:
+        yield {"call": "list", "after": "x", "wait": wait}
 
 
 def lines() -> list[bytes]:

@@ -33,7 +33,7 @@ from tests.support.simulated_node import SimulatedNode
 KEY = "0123456789abcdef0123456789abcdef"
 FAST = Pace(
     poll=0.2, tick=0.1, beat=0.2, patience=1.0, soon=0.05, settle=0.1, settling=1.0, flush=0.02, connect=1.0, call=1.0,
-    retry=0.1, doubtful=0.1, idle=0.1, away=0.2, slow=0.2, measured=0.1, sure=0.1,
+    retry=0.1, doubtful=0.1, idle=0.1, away=0.2, slow=0.2, measured=0.1, sure=0.1, listen=0.2, silent=0.3,
 )  # fmt: skip
 PASSWORD = "correct horse battery"
 

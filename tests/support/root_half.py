@@ -46,6 +46,7 @@ LIST = {
     "node": UUID,
     "time": 1.5,
     "counter": 7,
+    "news": "0a1b-7",
     "types": ["wireguard"],
     "tunnels": [TUNNEL],
 }

@@ -2,7 +2,7 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """STAND-INS for the node service: they speak its API (docs/development/node-service.md) over real TLS, and have no
 tunnels. They keep what they are told, invent a public half for each tunnel, and say that it is active once they know
-the peer's. Many of them run in one thread.
+the peer's. Many of them run in one thread. They measure when a test says so (``look``), or all of them again and again.
 
     with Nodes() as nodes:
         node = nodes.add("de-1")
@@ -22,6 +22,7 @@ import ssl
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -76,7 +77,12 @@ class SimulatedNode:
         self.fails: set[str] = set()  # tunnels that it can't do, nor remove
         self.posted: list[tuple[str, bool]] = []  # uuid of a record, and whether it was active
         self.age: float | None = 0.5  # of its measurements
+        self.measured: dict[str, Any] | None = None  # of each tunnel; None: always something else
         self.requests: list[tuple[str, str]] = []  # method and path
+        self.old = False  # a service that can't be listened to
+        self.deaf = False  # one that never answers who listens
+        self.listened = 0  # calls that wait for news, so far
+        self.listening = 0  # and those that wait now
         self.bytes = 0  # of HTTP that came
         self.connections = 0
         self.slow = 0.0  # seconds before each answer
@@ -86,6 +92,9 @@ class SimulatedNode:
         self.trusts = False  # takes those without a key, whose client certificate its TLS has checked
         self.instead: Callable[[str, str], Answer | bytes | None] = lambda method, path: None
         self._nodes = nodes
+        self._news = 0
+        self._start = os.urandom(8).hex()
+        self._waiting: set[asyncio.Future[None]] = set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -98,6 +107,16 @@ class SimulatedNode:
         self.tls.load_verify_locations(cadata=certificate)
         self.tls.verify_mode = ssl.CERT_REQUIRED
         self.trusts = True
+
+    def look(self) -> None:
+        """It has measured. From any thread."""
+        self._nodes.soon(self.tell)
+
+    def restart(self) -> None:
+        """End all connections, and serve again at once with what is kept."""
+        self.down()
+        self._start = os.urandom(8).hex()
+        self.up()
 
     def up(self) -> None:
         """Listen, on the port that it had before."""
@@ -116,6 +135,13 @@ class SimulatedNode:
     def wrote(self) -> list[tuple[str, str]]:
         """The requests that change something."""
         return [request for request in self.requests if request[0] != "GET"]
+
+    def tell(self) -> None:
+        """There is something new. In the nodes' thread."""
+        self._news += 1
+        for waiting in self._waiting:
+            if not waiting.done() and not self.deaf:
+                waiting.set_result(None)
 
     async def _up(self) -> None:
         self._server = await asyncio.start_server(self._serve, self.address, self.port, ssl=self.tls)
@@ -143,7 +169,8 @@ class SimulatedNode:
         if not first:
             return False
         self.bytes += len(first)
-        method, path = first.decode().split()[:2]
+        method, address = first.decode().split()[:2]
+        path, _mark, query = address.partition("?")
         headers = {}
         while line := (await reader.readline()).strip():
             name, _colon, value = line.decode().partition(":")
@@ -157,16 +184,44 @@ class SimulatedNode:
             writer.write(found)
             await writer.drain()
             return False
+        if found is None and query and self._knows(headers):
+            await self._listen(reader, **urllib.parse.parse_qs(query))
         status, answer = found or self._answer(method, path, headers, body)
         content = json.dumps(answer).encode()
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
         await writer.drain()
         return True
 
-    def _answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def _listen(self, reader: asyncio.StreamReader, after: list[str], wait: list[str]) -> None:
+        """Until there are other news than these. Raises EOFError where the panel has gone."""
+        self.listened += 1
+        if self.old or (after != [self._text()] and not self.deaf):
+            return
+        news, gone = asyncio.get_running_loop().create_future(), asyncio.ensure_future(reader.read(1))
+        self._waiting.add(news)
+        self.listening += 1
+        try:
+            seconds = None if self.deaf else float(wait[0])
+            await asyncio.wait({news, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise EOFError
+        finally:
+            self.listening -= 1
+            self._waiting.discard(news)
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await gone
+
+    def _text(self) -> str:
+        return f"{self._start}-{self._news}"
+
+    def _knows(self, headers: dict[str, str]) -> bool:
         key = headers.get("authorization", "").removeprefix("Bearer ")
-        if not self.trusts and hashlib.sha256(key.encode()).hexdigest() not in self.hashes:
-            return (403 if key else 401), {"detail": "wrong key", "code": "key"}
+        return self.trusts or hashlib.sha256(key.encode()).hexdigest() in self.hashes
+
+    def _answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        if not self._knows(headers):
+            return (403 if "authorization" in headers else 401), {"detail": "wrong key", "code": "key"}
         parts = path.strip("/").split("/")
         if (method, path) == ("GET", "/api/tunnels"):
             told = [self.told(uuid) for uuid in self.tunnels]
@@ -174,7 +229,7 @@ class SimulatedNode:
                 "api": self.api, "engine": "simulated", "panel": self.panel, "node": self.uuid,
                 "time": time.time() + self.ahead, "counter": self.counter, "epoch": self.epoch,
                 "types": ["wireguard"], "tunnels": told,
-            }  # fmt: skip
+            } | ({} if self.old else {"news": self._text()})  # fmt: skip
         if (method, path) == ("POST", "/api/tunnel"):
             return self._post(json.loads(body))
         if method == "DELETE" and parts[:2] == ["api", "tunnel"]:
@@ -185,6 +240,7 @@ class SimulatedNode:
         if counter <= self.counter:
             return 409, {"detail": "older", "code": "older_database", "have": self.counter, "got": counter}
         self.counter, self.epoch = counter, epoch
+        self.tell()
         return None
 
     def _post(self, sent: dict[str, Any]) -> Answer:
@@ -212,6 +268,8 @@ class SimulatedNode:
             "tunnel": tunnel, "revision": sent["revision"], "seen": seen if different else None,
             "until": time.monotonic() + self.doing,
         }  # fmt: skip
+        if self.doing:
+            asyncio.get_running_loop().call_later(self.doing, self.tell)
         return (202 if self.doing else 200), self.told(uuid)
 
     def _delete(self, uuid: str, counter: int, epoch: str) -> Answer:
@@ -237,7 +295,7 @@ class SimulatedNode:
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
             "error": held.get("error"), "note": None, "refused": False, "missing": [],
             "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
-            "measured": {"rx_bytes": int(time.monotonic() * 1000)},
+            "measured": self.measured or {"rx_bytes": int(time.monotonic() * 1000)},
             "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip
@@ -260,6 +318,21 @@ class Nodes:
         node.up()
         self.all.append(node)
         return node
+
+    def measure(self, seconds: float) -> None:
+        """From now on each of them measures so often, as real ones do, and not all at the same moment."""
+
+        async def always() -> None:
+            while True:
+                for node in self.all:
+                    await asyncio.sleep(seconds / len(self.all))
+                    node.tell()
+
+        self._measuring = asyncio.run_coroutine_threadsafe(always(), self._loop)
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Have the thread do something."""
+        self._loop.call_soon_threadsafe(work)
 
     def run(self, work: Any) -> Any:
         """Have the thread do something, and wait for it."""

@@ -150,7 +150,7 @@ def test_nothing_is_given_up_by_a_clock_that_is_wrong_for_a_while(monkeypatch: p
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, removals={"u1": Removal("u1", MOMENT)})
     hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), dirty=lambda: None)
     client: Any = None
-    one, begun = Watch(target, hub, client), time.monotonic()
+    one, begun = Watch(target, hub, client, client), time.monotonic()
     for days, seconds, given_up in ((99, 0, 0), (0, 1800, 0), (99, 3601, 0), (99, 7200, 0), (99, 7202, 1)):
         monkeypatch.setattr(responses, "now", lambda days=days: MOMENT + timedelta(days=days))
         monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: begun + seconds)
@@ -169,6 +169,8 @@ HOSTILE: list[Any] = [
     {"tunnels": [shown()] * (answers.MOST + 1)}, {"counter": 2**53}, {"engine": "\ud800"},
     {"tunnels": [shown(uuid="a\nb")]}, {"tunnels": [shown(type="\u202e")]}, {"tunnels": [shown(missing=["\x00"])]},
     {"tunnels": [shown(name=7)]},
+    {"news": 7}, {"news": ""}, {"news": "a b"}, {"news": "1 HTTP/1.1\r\nX: y"}, {"news": "x" * 65},
+    {"news": "1&wait=9"},
 ]  # fmt: skip
 
 
@@ -228,7 +230,7 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
         target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": item})
         hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), dirty=lambda: None)
         client: Any = None
-        one = Watch(target, hub, client)
+        one = Watch(target, hub, client, client)
         one._seen = {"u1": known.Seen(answers.tunnel(shown(status=status, age=age)), time.monotonic())}
         end = one.end("u1", "source")
         assert (end["status"] if end else None) == told
@@ -254,7 +256,7 @@ def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixtu
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0)
     hub: Any = SimpleNamespace(pace=Pace(), touch=untouched, changed=lambda: None)
     client: Any = SimpleNamespace(place=watch.place_of(target))
-    one = Watch(target, hub, client)
+    one = Watch(target, hub, client, client)
     at = client.place
     refused, silent, busy = problems.refused()(at), problems.timed_out(5, False)(at), problems.busy()(at)
     for problem in (refused, silent, refused, refused, silent, busy, None, refused, refused, None):
@@ -274,7 +276,7 @@ def test_a_watch_says_when_what_it_knows_gets_stale_and_when_it_is_known_again()
     )
     client: Any = None
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
-    one = Watch(target, hub, client)
+    one = Watch(target, hub, client, client)
 
     def asked(age: float) -> bool:
         counted.clear()
@@ -300,7 +302,10 @@ def test_a_node_is_asked_soon_where_a_peer_has_stopped_to_answer() -> None:
     hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), touch=untouched, changed=lambda soon=True: None)
     client: Any = None
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
-    one = Watch(target, hub, client)
+    one = Watch(target, hub, client, client)
     for status, loss, delay in (("active", 0, 10.0), ("active", 100, 2.0), ("error", 100, 10.0)):
         one._remember(target, listed(shown(status=status, measured={"loss_percent": loss}, age=1)), Plan())
         assert one._next(target, False) == delay
+        one._news = "a-1"
+        assert one._next(target, False) == 7.5, "it says so by itself, unless it is cut off"
+        one._news = None

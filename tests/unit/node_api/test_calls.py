@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Node:
         self.folders = Folders(str(place / "tunnels"))
         self.kept = Kept(str(place / "kept"))
         settings = Settings(str(place), DIGEST, self.folders.root, "auto", "auto", ("wireguard",))
-        engine, board = Engine(settings, self.kept), Board()
+        self.place, self.board = place, Board()
+        engine, board = Engine(settings, self.kept), self.board
         self.worker = Worker(engine, board, threading.Event())
         self.worker.start()
         panels = Panels(str(place / "panels"), str(place / "kept/counters.json"))
@@ -150,6 +152,31 @@ def test_slow_work_is_told_to_go_on(node: Node, monkeypatch: pytest.MonkeyPatch)
         assert node.delete(NEVER) == (202, "is being removed"), "a run may be making it"
     until("it is gone", lambda: node.call("status", id=number)[0] == 404, 10)
     until("a call about what was never here has ended", lambda: node.delete(NEVER) == (404, "unknown"), 10)
+
+
+def test_a_list_comes_when_there_is_news(node: Node) -> None:
+    assert node.post()[0] == 200
+    known = node.call("list")[1]["news"]
+    begun = time.monotonic()
+    assert node.call("list", after=known, wait=0.2)[1]["news"] == known
+    assert time.monotonic() - begun >= 0.2
+    for key, status in ((OTHER, 200), ("w" * 43, 403)):
+        before = time.monotonic()
+        assert node.ask({"call": "list", "after": "old", "wait": 20}, key)[0] == status
+        assert time.monotonic() - before < 3
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(node.ask, {"call": "list", "after": known, "wait": 20})
+        until("it waits", lambda: node.board.latest._waiting[OURS])
+        assert node.delete(records.tunnel()["id"]) == (200, "removed"), "who waits holds up no other call"
+        status, told = waiting.result(5)
+        assert (status, told["news"] != known) == (200, True)
+        until("nothing goes on", lambda: node.call("list")[1]["tunnels"] == [])
+        known = node.call("list")[1]["news"]
+        waiting = pool.submit(node.ask, {"call": "list", "after": known, "wait": 20})
+        until("it waits", lambda: node.board.latest._waiting[OURS])
+        (node.place / f"panels/{OURS}.json").unlink()
+        node.board.latest.tell([OURS])
+        assert waiting.result(5)[0] == 403, "its key was revoked meanwhile"
 
 
 def test_hostile_requests_are_refused_and_leave_no_file(node: Node, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import random
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support.root_half import KEY, LIST, PANEL, TUNNEL, UUID, StandIn
 from tests.support.world import until
 
 pytest.importorskip("aiohttp", reason="the environments for other versions of ansible-core do not have it")
+BUSY = 3  # times as long it may take here, where other tests share the machine
 POST = {"panel": PANEL, "node": "de-1", "counter": 7, "revision": "r", "tunnel": {"name": "é😀"}}
 
 
@@ -56,6 +58,14 @@ def test_the_calls_reach_the_root_half_and_its_answers_the_panel(front: Front, r
     with front.connect() as client:  # one connection for all
         calls: list[tuple[str, str, Any, dict[str, str], Any, dict[str, Any]]] = [
             ("GET", "/api/tunnels?x=1", None, {}, LIST, {"call": "list"}),
+            (
+                "GET",
+                "/api/tunnels?after=0a-7&x&wait=0.25",
+                None,
+                {},
+                LIST,
+                {"call": "list", "after": "0a-7", "wait": 0.25},
+            ),
             ("POST", "/api/tunnel", POST, {}, TUNNEL, {"call": "post", "body": POST}),
             ("GET", f"/api/tunnel/{UUID.upper()}/status", None, {}, TUNNEL, {"call": "status", "id": UUID}),
             ("GET", "/api/tunnel/1/status", None, {}, TUNNEL, {"call": "status", "id": 1}),
@@ -86,6 +96,14 @@ def test_the_calls_reach_the_root_half_and_its_answers_the_panel(front: Front, r
         ("GET", "/api/tunnel/0/status", {"Authorization": f"Bearer {KEY}"}, 422, "invalid"),
         ("GET", "/api/tunnel/2147483648/status", {"Authorization": f"Bearer {KEY}"}, 422, "invalid"),
         ("GET", "/api/tunnel/..%2f..%2fetc/status", {"Authorization": f"Bearer {KEY}"}, 422, "invalid"),
+        *(
+            ("GET", f"/api/tunnels?{query}", {"Authorization": f"Bearer {KEY}"}, 422, "invalid")
+            for query in (
+                *("after=", "after", "after=%0a", "after=a+b", f"after={'x' * 65}", "after=1&after=1"),
+                *("wait=", "wait=-1", "wait=21", "wait=20.1", "wait=1e1", "wait=inf", "wait=nan", "wait=1&wait=1"),
+                *("wait=0x1", "wait=1_0", "wait=" + "1" * 5000),
+            )
+        ),
         ("DELETE", "/api/tunnel/1", {"Authorization": f"Bearer {KEY}"}, 422, "invalid"),
         ("DELETE", "/api/tunnel/1", {"Authorization": f"Bearer {KEY}", "Marzban-Counter": "-1"}, 422, "invalid"),
     ],
@@ -169,6 +187,33 @@ def test_a_root_half_that_is_slow_is_busy_before_the_panel_gives_up(front: Front
     finally:
         root_half.delay.set()
     assert 3.5 < time.monotonic() - start < 15
+
+
+@pytest.mark.variation
+def test_a_call_that_waits_has_its_time_and_that_of_any_call(front: Front, root_half: StandIn) -> None:
+    root_half.delay.clear()
+    start = time.monotonic()
+    try:
+        status, _headers, told = front.ask("GET", "/api/tunnels?after=a&wait=1.5", KEY)
+        assert (status, told["code"]) == (503, "busy")
+    finally:
+        root_half.delay.set()
+    assert 5.0 < time.monotonic() - start < 16
+
+
+def test_a_front_that_ends_ends_calls_that_wait(root_half: StandIn, tmp_path: Path) -> None:
+    other = Front(tmp_path, str(root_half._server.server_address))
+    root_half.delay.clear()
+    try:
+        with other.connect() as client, ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(other.ask, "GET", "/api/tunnels?after=a&wait=20", KEY, None, client)
+            until("it has come", lambda: root_half.calls)
+            start = time.monotonic()
+            other.close()
+            assert time.monotonic() - start < 1.5 * BUSY
+            assert (waiting.result(5)[0], waiting.result()[2]["code"]) == (503, "unanswered")
+    finally:
+        root_half.delay.set()
 
 
 def test_wrong_keys_are_late_after_ten_and_a_right_one_never_is(front: Front) -> None:

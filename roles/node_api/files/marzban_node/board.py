@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.ping import is_address
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
+from marzban_node.news import News
 
 if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
     from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Measured, Public, State, View
@@ -91,10 +92,10 @@ class Entry:
 
 
 class Board:
-    """All tunnels of this node, of all panels."""
+    """All tunnels of this node, of all panels. ``latest``: who waits for something new is told there."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self._clock, self.latest = clock, News()
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
 
@@ -104,7 +105,7 @@ class Board:
         """Takes over what is kept on the host; answers those that the engine has not been given yet."""
         with self._lock:
             for uuid in [uuid for uuid, entry in self._entries.items() if uuid not in kept and not entry.doing]:
-                del self._entries[uuid]
+                self._tell(self._entries.pop(uuid))
             for uuid, wanted in kept.items():
                 entry = self._entries.setdefault(uuid, Entry(wanted))
                 if not entry.doing:
@@ -118,12 +119,14 @@ class Board:
             entry = self._entries.setdefault(wanted.view["uuid"], Entry(wanted))
             entry.take(wanted)
             entry.doing += 1
+            self._tell(entry)
 
     def begin(self, uuid: str) -> bool:
         """A removal or a repair of a tunnel begins. Whether that is counted: not where nothing is known of it."""
         with self._lock:
             if uuid in self._entries:
                 self._entries[uuid].doing += 1
+                self._tell(self._entries[uuid])
             return uuid in self._entries
 
     def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repaired: bool = False) -> None:
@@ -157,6 +160,7 @@ class Board:
                 entry.changed = self._clock()
                 if removed and entry.doing <= 0:
                     del self._entries[uuid]
+                self._tell(entry)
 
     def failed(self, wanted: KeptView, why: str) -> None:
         """The engine could not even begin."""
@@ -168,11 +172,13 @@ class Board:
     def measured(self, tunnels: Iterable[Tunnel], begun: float) -> None:
         """What a look that began at ``begun`` has found. Of what was changed meanwhile it says nothing."""
         now = self._clock()
+        seen = []
         with self._lock:
             for tunnel in tunnels:
                 entry = self._entries.get(tunnel.uuid)
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
+                seen.append(entry)
                 entry.found = tunnel.state
                 if entry.here[1] and not entry.view["active"]:
                     continue  # it was not looked for: it is to be stopped, and still runs
@@ -188,6 +194,10 @@ class Board:
                         entry.recovered()
                 if loss is not None and loss < 100:
                     entry.answered = begun  # a look may take seconds, and this was in it
+            self._tell(*seen)
+
+    def _tell(self, *entries: Entry) -> None:
+        self.latest.tell(entry.view["panel"] for entry in entries)
 
     @staticmethod
     def _lately(entry: Entry, now: float) -> bool:

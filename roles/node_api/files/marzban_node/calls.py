@@ -25,6 +25,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import
 from marzban_node.board import Board
 from marzban_node.engine import Engine
 from marzban_node.errors import Refused
+from marzban_node.news import LONGEST as LONGEST_WAIT
 from marzban_node.panels import Panel, Panels
 from marzban_node.work import Job, Worker
 
@@ -148,6 +149,15 @@ class Calls:
         return 200, told
 
     def _list(self, panel: Panel, asked: dict[str, Any]) -> Answer:
+        """At once; or, where a panel knows the latest news already, when there are others or its time is over."""
+        try:
+            after, seconds = _text(asked.get("after"), "after"), _seconds(asked.get("wait"))
+        except FieldError as error:
+            raise Refused(422, "invalid", {error.field: str(error)}) from None
+        if after is not None and seconds:
+            self._board.latest.wait(panel.id, after, seconds)
+            panel = self._panels.caller(asked.get("key"), asked.get("certificate"))  # it may have been revoked
+        news = self._board.latest.of(panel.id)  # first: what is new after this is told the next time
         told, counted = self._board.tunnels(panel.id), self._panels.counted(panel)
         return 200, {
             "api": API,
@@ -157,6 +167,7 @@ class Calls:
             "time": time.time(),
             "counter": counted.counter,
             "epoch": counted.epoch,
+            "news": news,
             "types": list(self._engine.settings.types),
             "tunnels": told + self._unwatched(panel, {tunnel["uuid"] for tunnel in told}),
         }
@@ -210,3 +221,11 @@ def _text(value: object, field: str) -> str | None:
     if not isinstance(value, str) or len(value) > LONGEST or not value.isprintable():
         raise FieldError(field, value, f"Give a text of at most {LONGEST} characters.")
     return value
+
+
+def _seconds(value: object) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_WAIT:
+        return float(value)
+    raise FieldError("wait", value, f"Give a number of seconds from 0 to {LONGEST_WAIT:.0f}.")

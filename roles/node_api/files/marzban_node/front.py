@@ -99,6 +99,7 @@ async def serve(listener: socket.socket, context: ssl.SSLContext, root_half: str
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    calls.end()
     await door.close()
     if not stopped.is_set():
         sys.exit("The front does not take connections any more, and ends; systemd starts it again.")

@@ -23,12 +23,15 @@ ANSWER = 16 * 1024 * 1024  # bytes of a line from it
 ROOT_TIME = 4.0  # seconds that it may take: it answers slow work by 202 after one
 BODY_TIME = 10.0  # seconds that a client may take for a body
 LATE = 1.0  # seconds by which a wrong key is answered late
+LONGEST_WAIT = 20.0  # seconds that a call may wait for news, before ROOT_TIME
 MAX_ID = 2**31 - 1
 MAX_COUNTER = 2**53
 
 _KEY = re.compile(r"Bearer +([!-~]{1,256}) *\Z", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
+_NEWS = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+_SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?\Z")
 _STATUSES = {200, 202, 401, 403, 404, 409, 413, 422, 503}
 
 log = logging.getLogger("marzban_node")
@@ -70,6 +73,11 @@ class Calls:
         self._root_half = root_half
         self._wrong = WrongKeys()
         self._silent = False  # whether the root half did not answer the last time: that is logged once
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """The front ends: calls that wait for news are over."""
+        self._ending.set()
 
     async def answer(self, request: BaseRequest) -> StreamResponse:
         """The answer, whatever was sent."""
@@ -92,7 +100,7 @@ class Calls:
         return answer
 
     async def _answer(self, request: BaseRequest, connection: Connection) -> Response:
-        path = request.raw_path.partition("?")[0]
+        path, _mark, query = request.raw_path.partition("?")
         found = [(match, calls) for pattern, calls in _PATTERNS for match in [pattern.match(path)] if match]
         if not found:
             raise Refused(refusal(404, "no_such_path", "There is no such path: docs/node-api.openapi.json has all."))
@@ -107,20 +115,22 @@ class Calls:
         given = _access(request)
         if match.groups():
             given["id"] = _tunnel_id(match[1])
+        if call == "list":
+            given |= _waiting(query)
         if call == "delete":
             given["counter"] = _counter(request.headers.get("Marzban-Counter", ""))
             given["epoch"] = request.headers.get("Marzban-Epoch")
         content = await _content(request, connection)
         if call == "post":
             given["body"] = _object(content)
-        return await self._ask(request, {"call": call, **given})
+        return await self._ask(request, {"call": call, **given}, given.get("wait", 0.0))
 
-    async def _ask(self, request: BaseRequest, call: dict[str, Any]) -> Response:
+    async def _ask(self, request: BaseRequest, call: dict[str, Any], wait: float) -> Response:
         line = json.dumps(call, separators=(",", ":")).encode("ascii") + b"\n"
         if len(line) > BODY:
             raise Refused(_too_large())
         try:
-            status, body = await asyncio.wait_for(self._exchange(line), ROOT_TIME)
+            status, body = await (self._wait(line, wait) if wait else asyncio.wait_for(self._exchange(line), ROOT_TIME))
         except (TimeoutError, OSError, EOFError, ValueError, RecursionError) as error:
             if not self._silent:
                 log.warning("The root half did not answer (%s): see marzban-node-root.service.", type(error).__name__)
@@ -134,6 +144,20 @@ class Calls:
             await self._was_wrong(request)
         headers = {"WWW_Authenticate": "Bearer"} if status == 401 else {}
         return answered(status, body, **headers)
+
+    async def _wait(self, line: bytes, seconds: float) -> tuple[int, dict[str, Any]]:
+        """The same for a call that may wait so long before it is answered. Raises Refused where the front ends."""
+        exchange, ending = asyncio.create_task(self._exchange(line)), asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({exchange, ending}, timeout=seconds + ROOT_TIME, return_when=asyncio.FIRST_COMPLETED)
+            if exchange.done():
+                return exchange.result()
+            if ending.done():
+                raise Refused(refusal(503, "unanswered", "The node service ends at this moment. Ask again."))
+            raise TimeoutError
+        finally:
+            exchange.cancel()
+            ending.cancel()
 
     async def _exchange(self, line: bytes) -> tuple[int, dict[str, Any]]:
         """What the root half answers to a line. Raises OSError, EOFError or ValueError."""
@@ -228,6 +252,26 @@ def _tunnel_id(text: str) -> str | int:
     if _NUMBER.match(text) and 1 <= int(text) <= MAX_ID:
         return int(text)
     raise Refused(refusal(422, "invalid", {"id": "Give the tunnel's uuid, or its number from 1 to %d." % MAX_ID}))
+
+
+def _waiting(query: str) -> dict[str, Any]:
+    """``after`` and ``wait`` of a query, as far as they are there; what else is in it is left alone. Raises Refused."""
+    given: dict[str, Any] = {}
+    for part in query.split("&"):
+        name, _equals, text = part.partition("=")
+        if name not in ("after", "wait"):
+            continue
+        sentence = None
+        if name in given:
+            sentence = "%s: give it once." % name
+        elif name == "after" and not _NEWS.match(text):
+            sentence = "after: give what the last answer has as news."
+        elif name == "wait" and not (_SECONDS.match(text) and float(text) <= LONGEST_WAIT):
+            sentence = "wait: give a number of seconds from 0 to %d." % LONGEST_WAIT
+        if sentence:
+            raise Refused(refusal(422, "invalid", {name: sentence}))
+        given[name] = float(text) if name == "wait" else text
+    return given
 
 
 def _counter(text: str) -> int:

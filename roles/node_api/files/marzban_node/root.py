@@ -65,6 +65,7 @@ def main() -> int:
         if not stuck:
             tell("WATCHDOG=1")
     tell("STOPPING=1")
+    board.latest.end()
     worker.end()  # what it is doing is done to its end
     worker.join()
     return 0

@@ -26,4 +26,4 @@ def fingerprint(half: Mapping[str, Any] | None) -> str | None:
 
 def differ(known: Mapping[str, Any] | None, seen: Mapping[str, Any] | None) -> bool:
     """Whether these halves of an end prove different things. What they have besides (a next key) does not count."""
-    return fingerprint(known) != fingerprint(seen)
+    return known != seen and fingerprint(known) != fingerprint(seen)

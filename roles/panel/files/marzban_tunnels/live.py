@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 # Seconds after which what a node's service has measured is stale. It measures every 5 s, which takes some, and is asked
-# every 10 s; a page that reads every 5 s must not show `active` by it when it is 30 s old.
+# every 10 s where it can't be listened to; a page that reads every 5 s must not show `active` by it at 30 s.
 STALE_BY_SERVICE = 22
 
 

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -17,6 +19,7 @@ from marzban_tunnels.errors import shown
 from marzban_tunnels.schemas import Measured, Public, Status
 
 _EPOCH = re.compile(r"[0-9a-f]{16}")
+_NEWS = re.compile(r"[0-9A-Za-z_-]{1,64}")  # it is sent back as a part of an address
 MOST = 10_000  # tunnels of a node
 _STATUSES = get_args(Status)
 _LARGEST = 2**63 - 1
@@ -43,6 +46,7 @@ class Shown:
     measured: dict[str, Any] | None
     age: float | None
     doing: bool
+    digest: bytes = field(default=b"", compare=False)  # of all that was said, but for what was measured
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Listing:
     counter: int
     tunnels: Mapping[str, Shown] = field(default_factory=dict)
     epoch: str | None = None  # of the last write
+    news: str | None = None  # None: an older service, which can't be listened to
 
 
 def api_of(body: Any) -> int:
@@ -63,13 +68,13 @@ def api_of(body: Any) -> int:
     return _integer(_object(body, "the answer").get("api", 0), "api")
 
 
-def listing(body: Any) -> Listing:
-    """A whole listing. Raises ValueError with what is wrong."""
+def listing(body: Any, before: Callable[[str], Shown | None] = lambda uuid: None) -> Listing:
+    """A whole listing. ``before``: what the node said before about a tunnel. Raises ValueError with what is wrong."""
     raw = _object(body, "the answer")
     items = raw.get("tunnels")
     if not isinstance(items, list) or len(items) > MOST:
         raise ValueError(f"tunnels: {shown(items, 20)}; a list of at most {MOST}")
-    tunnels = [tunnel(item) for item in items]
+    tunnels = [_again(item, before) for item in items]
     found = {item.uuid: item for item in tunnels}
     if len(found) != len(tunnels):
         raise ValueError("tunnels: one is there twice")
@@ -80,7 +85,8 @@ def listing(body: Any) -> Listing:
         time=_number(raw.get("time"), "time"),
         counter=counter(raw.get("counter")),
         tunnels=found,
-        epoch=_epoch(raw.get("epoch")),
+        epoch=_like(_EPOCH, raw.get("epoch"), "epoch"),
+        news=_like(_NEWS, raw.get("news"), "news"),
     )
 
 
@@ -89,10 +95,25 @@ def counter(value: Any) -> int:
     return _integer(value, "counter", _HIGHEST)
 
 
-def _epoch(value: Any) -> str | None:
-    if value is not None and (not isinstance(value, str) or not _EPOCH.fullmatch(value)):
-        raise ValueError(f"epoch: {shown(value, 40)} is not one of a panel's")
+def _like(pattern: re.Pattern[str], value: Any, name: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
+        raise ValueError(f"{name}: {shown(value, 40)} is not like {pattern.pattern}")
     return value
+
+
+def _again(body: Any, before: Callable[[str], Shown | None]) -> Shown:
+    """A node says every few seconds about all its tunnels what it said before; only the measurements are others."""
+    raw = _object(body, "a tunnel")
+    uuid = raw.get("uuid")
+    known = before(uuid) if isinstance(uuid, str) else None
+    try:
+        text = marshal.dumps({name: value for name, value in raw.items() if name not in ("measured", "age")}, 2)
+    except ValueError:  # too deep
+        return tunnel(raw)
+    digest = hashlib.sha256(text).digest()
+    if known is None or known.digest != digest:
+        return replace(tunnel(raw), digest=digest)
+    return replace(known, measured=_measured(raw.get("measured")), age=_age(raw.get("age")))
 
 
 def tunnel(body: Any) -> Shown:
@@ -108,7 +129,6 @@ def tunnel(body: Any) -> Shown:
     if not isinstance(missing, list) or len(missing) > 20:
         raise ValueError(f"missing: {shown(missing, 40)} is not a short list")
     peer = _object(raw.get("peer_key") or {}, "peer_key")
-    age = raw.get("age")
     return Shown(
         uuid=_text(raw.get("uuid"), "uuid", 64),
         tunnel_id=_integer(raw.get("id"), "id"),
@@ -124,9 +144,13 @@ def tunnel(body: Any) -> Shown:
         peer_known=_maybe_text(peer.get("known"), "peer_key.known", 128),
         peer_seen=_maybe_text(peer.get("seen"), "peer_key.seen", 128),
         measured=_measured(raw.get("measured")),
-        age=None if age is None else _number(age, "age"),
+        age=_age(raw.get("age")),
         doing=raw.get("doing") is True,
     )
+
+
+def _age(value: Any) -> float | None:
+    return None if value is None else _number(value, "age")
 
 
 def _public(value: Any) -> dict[str, str] | None:

@@ -10,12 +10,14 @@ import json
 import re
 import socket
 import ssl
+import time
 from typing import Any
 
 from marzban_tunnels.manager import pins, problems, threads
 from marzban_tunnels.manager.problems import Place, Problem, Say
 
 LARGEST = 4 * 2**20  # bytes of an answer
+UNUSED = 20.0  # seconds after which a connection is let go; a node ends it after 30
 _HEAD = 16384
 _STATUS = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: [^\r\n]*)?")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
@@ -38,6 +40,7 @@ class Client:
         self._tls, self._connect, self._call = tls, connect, call
         self._turn = asyncio.Lock()
         self._kept: tuple[asyncio.StreamReader, asyncio.StreamWriter, tuple[str, int, str]] | None = None
+        self._used = 0.0
 
     async def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -45,7 +48,9 @@ class Client:
         """Status and JSON of an answer. Raises Problem."""
         try:
             async with self._turn:
-                return await self._in_turn(method, path, body, headers or {})
+                answer = await self._in_turn(method, path, body, headers or {})
+                self._used = time.monotonic()
+                return answer
         except BaseException:
             self.close()
             raise
@@ -55,6 +60,11 @@ class Client:
         if self._kept is not None:
             self._kept[1].transport.abort()
             self._kept = None
+
+    def let_go_unused(self) -> None:
+        """A connection takes memory here and there; and a change that is sent on one that just ends is not repeated."""
+        if time.monotonic() - self._used > UNUSED and not self._turn.locked():
+            self.close()
 
     async def _in_turn(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
         content = b"" if body is None else json.dumps(body).encode()

@@ -16,7 +16,9 @@ from marzban_tunnels.manager.store import Changes
 class Pace:
     """Seconds. Tests are in more of a hurry."""
 
-    poll: float = 10.0  # between two looks at a node
+    poll: float = 10.0  # between two looks at a node that does not say by itself what is new
+    listen: float = 6.0  # the longest that one that does waits with its answer; it measures every 5 s
+    silent: float = 7.5  # after which it is asked, where it has not answered
     tick: float = 1.0  # between two looks at the database
     idle: float = 5.0  # the same while no node has a service
     beat: float = 10.0  # between two signs of life in the lease

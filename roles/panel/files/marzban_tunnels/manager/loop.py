@@ -268,22 +268,23 @@ class Manager:
         for number, (uuid, target) in enumerate(snapshot.targets.items()):
             watch = self._watches.get(uuid)
             if watch is None:
-                self._watches[uuid] = watch = Watch(target, self, self._client(target))
+                clients = self._client(target), self._client(target, self.pace.listen)
+                self._watches[uuid] = watch = Watch(target, self, *clients)
                 delay = self.pace.tick * number / len(snapshot.targets)  # not all at the same moment, nor later
                 self._tasks[uuid] = asyncio.create_task(_later(delay, watch))
                 continue
             old, watch.target = watch.target, target
-            watch.client.place, watch.client.pin = place_of(target), target.pin
-            watch.client.headers = self._headers(target)
+            watch.aim(target.pin, self._headers(target))
             if uuid in kicked or old.work() != target.work() or (old.counter < target.counter and watch.problem):
                 watch.kick()
         if before.by_node_id != snapshot.by_node_id:
             self.changed()
         self.touch(_different(before, snapshot))
 
-    def _client(self, target: Target) -> Client:
-        pace = self.pace
-        return Client(place_of(target), target.pin, self._headers(target), self._context, pace.connect, pace.call)
+    def _client(self, target: Target, waits: float = 0.0) -> Client:
+        """``waits``: seconds that the node may wait before it answers."""
+        place, headers, call = place_of(target), self._headers(target), self.pace.call + waits
+        return Client(place, target.pin, headers, self._context, self.pace.connect, call)
 
     def _headers(self, target: Target) -> dict[str, str]:
         if self._access.state != "key":

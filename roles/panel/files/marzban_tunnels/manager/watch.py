@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import Any
 
 from marzban_tunnels import responses
-from marzban_tunnels.manager import answers, problems, refusals
+from marzban_tunnels.manager import answers, problems, refusals, replies
 from marzban_tunnels.manager.answers import Listing, Shown
 from marzban_tunnels.manager.client import Client
 from marzban_tunnels.manager.compare import Plan, Post, Removal, Wanted, compare, facts, learn, overdue
+from marzban_tunnels.manager.ear import Ear
 from marzban_tunnels.manager.hub import DatabaseAway, Hub
 from marzban_tunnels.manager.known import Known, Seen, Try
 from marzban_tunnels.manager.problems import Place, Problem, Say
@@ -29,11 +30,15 @@ _LASTS = 3  # failures in a row for the same of these reasons, until the log say
 
 
 class Watch(Known):
-    """The loop around what is known."""
+    """The loop around what is known. ``listening``: the client on whose connection the node says what is new."""
 
-    def __init__(self, target: Target, hub: Hub, client: Client) -> None:
+    def __init__(self, target: Target, hub: Hub, client: Client, listening: Client) -> None:
         super().__init__(target, hub)
         self.client, self._pace = client, hub.pace
+        self._wake = asyncio.Event()
+        self._ear = Ear(listening, hub.pace, self._wake.set)
+        self._ask = False  # what was heard is not enough: somebody wants to know how it is now
+        self._news: str | None = None
         self.node_counter = 0
         self.node_epoch: str | None = None
         self._not_removed: dict[str, Try] = {}
@@ -48,7 +53,6 @@ class Watch(Known):
         self._logged: str | None = None  # the reason that the log has said last
         self._quick = 0
         self._settle_until = 0.0
-        self._wake = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
 
     def kick(self) -> None:
@@ -58,10 +62,22 @@ class Watch(Known):
             {uuid: replace(tried, due=0.0) for uuid, tried in tries.items()}
             for tries in (self._tries, self._not_removed)
         )
+        self._ask = True
         self._wake.set()
+
+    def aim(self, pin: str, headers: dict[str, str]) -> None:
+        """``target`` is another one, and maybe its place, its pin or the key that it takes."""
+        place = place_of(self.target)
+        if (place, pin, headers) != (self.client.place, self.client.pin, self.client.headers):
+            for client in (self.client, self._ear.client):
+                client.place, client.pin, client.headers = place, pin, headers
+            self._ear.aim()
+            self._ask = True
+            self._wake.set()
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        self._ear.start()
         try:
             while True:
                 self._wake.clear()
@@ -76,6 +92,7 @@ class Watch(Known):
                     continue
         finally:
             self.client.close()
+            await self._ear.end()
 
     async def _once(self) -> float:
         """One visit; answers the seconds until the next. No answer of a node can end the loop."""
@@ -92,6 +109,8 @@ class Watch(Known):
             self._set(self._say(problems.bad_answer(f"{type(error).__name__} in the panel's manager")), error)
             return self._pace.away
         self._failures = 0
+        if self._news is not None:
+            self._ear.listen(self._news, len(self._seen))
         refusal = next((tried.refusal for tried in self._not_removed.values() if tried.refusal), None)
         self._set(self._say(problems.not_removed(refusal)) if refusal else None)
         return delay
@@ -123,6 +142,7 @@ class Watch(Known):
         target = self.target
         self._give_up(target)  # also where the node is never reached again
         answer = await self._list()
+        self._news = answer.news
         plan = compare(target.wanted, target.removals, answer, self._peer_shows)
         self._remember(target, answer, plan)
         known = max(target.counter, self._given)
@@ -162,28 +182,15 @@ class Watch(Known):
         return not removing and now.removals.keys() != target.removals.keys()
 
     async def _list(self) -> Listing:
-        status, body = await self.client.call("GET", "/api/tunnels")
-        if status == 404:
-            raise self._say(problems.version_older("it does not know GET /api/tunnels"))
-        self._check_there(status, body)
-        if status == 503:
-            raise self._failed(status, body)
-        try:
-            if status != 200:
-                raise ValueError(f"status {status}")
-            api = answers.api_of(body)
-            if api != 1:
-                old = problems.version_older(f"node API {api}")
-                raise self._say(old if api < 1 else problems.version_newer(api))
-            found = answers.listing(body)
-            if (found.node, found.panel) != (self.target.uuid, self._hub.panel_id):
-                raise ValueError("it takes itself or this panel for another one")
-        except ValueError as error:
-            raise self._say(problems.bad_answer(str(error))) from None
-        ahead = found.time - time.time()
-        if abs(ahead) > problems.CLOCK:
-            raise self._say(problems.clock_wrong(ahead))
-        return found
+        heard = self._ear.take()
+        if self._ask or heard is None:
+            self._ask = False
+            return self._read(*await self.client.call("GET", "/api/tunnels"))
+        self.client.let_go_unused()
+        return self._read(200, heard)
+
+    def _read(self, status: int, body: Any) -> Listing:
+        return replies.listing(self.client.place, status, body, self.target.uuid, self._hub.panel_id, self.shown)
 
     def _peer_shows(self, item: Wanted) -> dict[str, str] | None:
         seen = self._hub.shown_at(item.uuid, "target" if item.role == "source" else "source")
@@ -286,22 +293,13 @@ class Watch(Known):
 
     def _refusal(self, status: int, answer: Any) -> str | None:
         """Why the node did not take one tunnel. Raises Problem where it is about the node."""
-        self._check_there(status, answer)
+        replies.check_there(self.client.place, status, answer)
         if refusals.is_older(status, answer):
             self._older(answer)
             return None
         if said := refusals.sentence(status, answer):
             return said
         raise self._say(problems.bad_answer(f"status {status} to a tunnel"))
-
-    def _check_there(self, status: int, answer: Any) -> None:
-        if refusals.is_busy(status, answer):
-            raise self._say(problems.busy())
-        if refusals.is_unanswered(status, answer):
-            raise self._failed(status, answer)
-
-    def _failed(self, status: int, answer: Any) -> Problem:
-        return self._say(problems.failed(refusals.sentence(status, answer) or "it does not say why"))
 
     def _older(self, body: Mapping[str, Any]) -> None:
         """Where the node's counter is one of ours, an earlier call came late: the next number is a good one."""
@@ -328,7 +326,7 @@ class Watch(Known):
             self._done[uuid] = removal.deleted_at
             self._seen = {known: seen for known, seen in self._seen.items() if known != uuid}
             return
-        self._check_there(status, answer)
+        replies.check_there(self.client.place, status, answer)
         if refusals.is_older(status, answer):
             self._older(answer)
         elif status != 202 or self._goes_on(uuid):
@@ -351,13 +349,15 @@ class Watch(Known):
         seen = [found for uuid in target.wanted if (found := self.shown(uuid))]
         going_on = any(item.doing for item in self._shown()) or removing
         self._quick = self._quick + 1 if going_on else 0
-        waits = [self._pace.poll]
-        if any(item.status == "active" and (item.measured or {}).get("loss_percent") == 100 for item in seen):
-            waits.append(self._pace.doubtful)
+        listening = self._news is not None and not self._ear.failures
+        waits = [self._pace.silent if listening else self._pace.poll]
         if going_on:
             waits.append(self._pace.soon * 2 ** min(self._quick - 1, 10))
-        if now < self._settle_until and any(item.status not in ("active", "inactive") for item in seen):
-            waits.append(self._pace.settle)
+        if not listening:  # else it says when it has measured
+            if any(item.status == "active" and (item.measured or {}).get("loss_percent") == 100 for item in seen):
+                waits.append(self._pace.doubtful)
+            if now < self._settle_until and any(item.status not in ("active", "inactive") for item in seen):
+                waits.append(self._pace.settle)
         tries = (*self._tries.values(), *self._not_removed.values())
         waits += [max(self._pace.soon, tried.due - now) for tried in tries]
         return min(waits)
@@ -369,6 +369,7 @@ class Watch(Known):
         """Until a visit is over that has begun after this call."""
         looked = asyncio.get_running_loop().create_future()
         self._lookers.append(looked)
+        self._ask = True
         self._wake.set()
         await looked
 
