@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from marzban_tunnels import checks
 from marzban_tunnels.node_rows import Execute
-from marzban_tunnels.sums import DAY, HOUR, KEPT, PERIOD, Row, combined, starts
+from marzban_tunnels.sums import DAY, HOUR, PERIOD, Row, combined, starts
 from marzban_tunnels.tables import CHANGES, SUMS, TUNNELS
 
 CHANGES_KEPT = 200  # of each tunnel

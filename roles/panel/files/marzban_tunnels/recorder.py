@@ -246,7 +246,7 @@ class _Work:
         tunnel = CHANGES.c.tunnel_id
         last = connection.scalar(select(tunnel).where(tunnel > self._swept).order_by(tunnel).limit(1))
         self._swept = last or 0
-        statements += _of_deleted(CHANGES, {last} - {None} - self._known.keys())
+        statements += _of_deleted(CHANGES, {self._swept} - {0} - self._known.keys())
         connection.rollback()
         return statements
 
