@@ -9,7 +9,7 @@ one hold the lock of the panel's row, so that nobody writes what another one has
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -45,15 +45,13 @@ class Seen(NamedTuple):
     at: datetime
 
 
-def error_of(ends: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a tunnel with these ends is in error, as a change of its status has it."""
-    lately = [end for end in ends if not end["stale"]] or ends
-    errors = (end["error"] for end in lately if end["status"] == "error" and end["error"])
-    return short(next(errors, None))
-
-
-def short(error: str | None) -> str | None:
-    """An error as it is kept."""
+def error_of(status: str, ends: Iterable[Mapping[str, Any]]) -> str | None:
+    """Why a tunnel of this status, with these ends, is in error, as a change of its status has it: what an end says
+    that was heard lately, rather than another."""
+    if status != "error":
+        return None
+    lately = sorted(ends, key=lambda end: bool(end["stale"]))
+    error = next((end["error"] for end in lately if end["status"] == "error" and end["error"]), None)
     return None if error is None else checks.one_line(error, LONGEST_ERROR)
 
 

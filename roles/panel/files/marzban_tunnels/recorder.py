@@ -10,7 +10,7 @@ everybody would read the whole list again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from marzban_tunnels import history
+from marzban_tunnels.feed import Step
 from marzban_tunnels.sums import DAY, HOUR, KEPT, LONGEST, PERIOD, Period, Row, Track, combined, starts
 from marzban_tunnels.tables import CHANGES, SUMS, TUNNELS, Panel
 
@@ -44,10 +45,12 @@ class _Lost(Exception):
 class Recorder:
     """A listener of the feed."""
 
-    def __init__(self) -> None:
+    def __init__(self, written: Callable[[], object] = lambda: None) -> None:
+        """``written`` is called when a change was written: answers have another ``since`` then."""
         self._work: _Work | None = None
+        self._written = written
 
-    def step(self, step: Any) -> None:
+    def step(self, step: Step) -> None:
         """A step of the feed. What fails because the database is busy is tried again with a later one."""
         if not step.leads:
             self._work = None
@@ -59,7 +62,8 @@ class Recorder:
                     if self._work is not None:
                         self._work.end(connection)
                     self._work = _Work(connection, now)
-            self._work.step(step, now)
+            if self._work.step(step, now):
+                self._written()
         except _Lost:
             self._work = None
         except (DBAPIError, PoolTimeout) as error:
@@ -98,32 +102,38 @@ class _Work:
         """Write what is not written yet."""
         self._store(connection, self._unwritten(), [], [])
 
-    def step(self, step: Any, now: int) -> None:
+    def step(self, step: Step, now: int) -> bool:
+        """Whether a change was written."""
         self._last = now
         for tunnel_id in step.deleted:
             self._tracks.pop(tunnel_id, None)
             self._doubtful.pop(tunnel_id, None)
-        for tunnel_id in step.measured | step.told:
+        roles: dict[int, list[str]] = {tunnel_id: [] for tunnel_id in step.told}
+        for tunnel_id, role in step.measured_ends:
+            roles.setdefault(tunnel_id, []).append(role)
+        for tunnel_id, ends in roles.items():
             if (record := step.records.get(tunnel_id)) is not None:
-                self._take(tunnel_id, record, now)
+                self._take(tunnel_id, record, ends, now)
         due = not 0 <= now - self._tried < EVERY
         seen = self._changes(step, now)
         if not seen and not due:
-            return
+            return False
         with _connected(step.engine) as connection:
-            if seen:
-                self._note(connection, seen)
+            written = bool(seen) and self._note(connection, seen)
             if due:
                 self._tried = now
                 self._minute(connection, now)
+        return written
 
     # samples
 
-    def _take(self, tunnel_id: int, record: Mapping[str, Any], now: int) -> None:
+    def _take(self, tunnel_id: int, record: Mapping[str, Any], ends: Collection[str], now: int) -> None:
         track = self._tracks.get(tunnel_id)
         if track is None:
-            track = self._tracks[tunnel_id] = Track(Period(now - now % PERIOD, self._base.pop(tunnel_id, None)))
-        for period in track.take(record, now):
+            start = now - now % PERIOD
+            base = self._base.pop(tunnel_id, None) if start == self._begun - self._begun % PERIOD else None
+            track = self._tracks[tunnel_id] = Track(Period(start, base))
+        for period in track.take(record, ends, now):
             if (row := period.row()) is not None:
                 self._over[period.start, tunnel_id] = row
         if len(self._over) > _WAITING * max(1, len(self._tracks)):
@@ -138,7 +148,7 @@ class _Work:
 
     # changes of status
 
-    def _changes(self, step: Any, now: int) -> dict[int, history.Seen]:
+    def _changes(self, step: Step, now: int) -> dict[int, history.Seen]:
         """What may have to be written."""
         for tunnel_id in step.records if self._all else step.told:
             self._doubtful.setdefault(tunnel_id, None)
@@ -151,13 +161,13 @@ class _Work:
             elif record["stale"] and record["status"] != "inactive" and now < self._begun + GRACE:
                 continue  # its nodes may not have been asked yet
             elif len(found) < _MOST_CHANGES:
-                seen = history.Seen(record["status"], history.error_of(record["ends"]), step.moment)
+                seen = history.Seen(record["status"], history.error_of(record["status"], record["ends"]), step.moment)
                 # Where it could not be written at once, it is still told since when it is so
                 late = before is not None and before.status == seen.status
                 self._doubtful[tunnel_id] = found[tunnel_id] = before if late and before is not None else seen
         return found
 
-    def _note(self, connection: Connection, seen: dict[int, history.Seen]) -> None:
+    def _note(self, connection: Connection, seen: dict[int, history.Seen]) -> bool:
         stored = history.known(connection.execute, sorted(seen))
         connection.rollback()
         different = {tunnel: seen[tunnel] for tunnel, status in stored.items() if status != seen[tunnel].status}
@@ -170,6 +180,7 @@ class _Work:
         self._known.update((tunnel, seen[tunnel].status) for tunnel in stored)
         for tunnel in seen:
             self._doubtful.pop(tunnel, None)
+        return bool(different)
 
     def _check(self, connection: Connection) -> None:
         if connection.scalar(_HOLDER) != self._holder:

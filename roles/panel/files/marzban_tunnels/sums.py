@@ -9,7 +9,7 @@ another one. Times are seconds since 1970. What a sample says comes from nodes: 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ LONGEST = STALE_BY_SERVICE  # seconds between two samples; what was in between a
 # Samples of one end in one period that the median is made of. A node measures every 5 s, so that these are all of them;
 # where there are more, the last ones count.
 SAMPLES = 60
-_SAME = 3  # seconds: the age of a measurement is rounded, so one that is seen twice may seem to be of two moments
 _INTEGER, _BIG = 2**31 - 1, 2**63 - 1  # what the columns hold
 # Which way the bytes go that an end counts
 _WAYS = {("source", "tx_bytes"): 0, ("target", "rx_bytes"): 0, ("source", "rx_bytes"): 1, ("target", "tx_bytes"): 1}
@@ -157,8 +156,8 @@ class Track:
         self._up: bool | None = None
         self._ends = {"source": _End(), "target": _End()}
 
-    def take(self, record: Mapping[str, Any], now: int) -> Iterator[Period]:
-        """A sample. Answers the periods that are over now."""
+    def take(self, record: Mapping[str, Any], measured: Collection[str], now: int) -> Iterator[Period]:
+        """A sample; the ends with these roles were measured just now. Answers the periods that are over now."""
         since, self._at = self._at, now
         if since is not None and 0 <= now - since <= LONGEST:
             yield from self._count(since, now)
@@ -167,9 +166,8 @@ class Track:
         if record["status"] == "inactive":
             return
         for end in record["ends"]:
-            lately = end["age"] is not None and end["age"] <= LONGEST and not end["stale"]
-            if lately and end["measured"] is not None and end["role"] in self._ends:
-                self._measured(self._ends[end["role"]], end, now - end["age"])
+            if end["role"] in measured and end["measured"] is not None and (end["age"] or 0) <= LONGEST:
+                self._measured(self._ends[end["role"]], end, now)
 
     def _count(self, since: int, now: int) -> Iterator[Period]:
         """The time between two samples counts as what the first one was."""
@@ -193,11 +191,9 @@ class Track:
                 yield self.period
             self.period, self.changed = Period(start), False
 
-    def _measured(self, end: _End, seen: Mapping[str, Any], at: int) -> None:
-        gap = None if end.at is None else at - end.at
-        if gap is not None and abs(gap) < _SAME:
-            return
-        end.at, end.number = at, end.number + 1
+    def _measured(self, end: _End, seen: Mapping[str, Any], now: int) -> None:
+        gap = None if end.at is None else now - end.at
+        end.at, end.number = now, end.number + 1
         self.changed = True
         measured = seen["measured"]
         self.period.measured(seen["role"], measured, end.number)
@@ -207,6 +203,6 @@ class Track:
                 end.counters.pop(counter, None)
                 continue
             end.counters[counter] = number
-            if before is not None and gap is not None and 0 < gap <= PERIOD:
+            if before is not None and gap is not None and 0 <= gap <= PERIOD:
                 # A counter that has become smaller began again
                 self.period.counted(seen["role"], counter, number - before if number >= before else number)
