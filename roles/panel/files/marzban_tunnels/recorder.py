@@ -10,6 +10,7 @@ everybody would read the whole list again.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,7 +30,10 @@ _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
 EVERY = 60  # seconds between two writes of sums
 # Seconds after which a tunnel whose ends have not answered is `connecting`: before, they may not have been asked yet
 GRACE = 60
+_LEASE = 30  # seconds in which a process surely learns that it does not have the lease any more
 _MOST_CHANGES = 500  # in one transaction
+_LEAST_ROWS = 500  # that one transaction may write; or two periods of each tunnel
+_BREATH = 0.002  # seconds between two reads of many rows: other threads get their turn
 _WAITING = 20  # sums of one tunnel that wait for a database that is away; then the oldest are lost
 PATIENCE = 100  # milliseconds that a lock is waited for
 _PANEL = Panel.id == 1
@@ -48,24 +52,26 @@ class Recorder:
     def __init__(self, written: Callable[[], object] = lambda: None) -> None:
         """``written`` is called when a change was written: answers have another ``since`` then."""
         self._work: _Work | None = None
+        self._again = 0  # when it begins again, after another process had the lease
         self._written = written
 
     def step(self, step: Step) -> None:
         """A step of the feed. What fails because the database is busy is tried again with a later one."""
-        if not step.leads:
-            self._work = None
-            return
         now = seconds_of(step.moment)
+        if not step.leads:
+            self._work, self._again = None, 0
+        if not step.leads or self._again - _LEASE <= now < self._again:
+            return
         try:
             if self._work is None or not self._work.goes_on(now):
                 with _connected(step.engine) as connection:
-                    if self._work is not None:
+                    if self._work is not None and self._work.is_before(now):
                         self._work.end(connection)
                     self._work = _Work(connection, now)
             if self._work.step(step, now):
                 self._written()
         except _Lost:
-            self._work = None
+            self._work, self._again = None, now + _LEASE
         except (DBAPIError, PoolTimeout) as error:
             _log.info("marzban_tunnels: the history waits for the database: %s", type(error).__name__)
 
@@ -94,13 +100,18 @@ class _Work:
         self._sweep, self._swept = dict.fromkeys(KEPT, 0), 0
 
     def goes_on(self, now: int) -> bool:
-        """Whether this is the next moment. Another process may have written meanwhile, if this one was stopped; and
-        where the clock was put back, the period is there already."""
-        return now - now % PERIOD >= self._last - self._last % PERIOD and now - self._last <= LONGEST
+        """Whether this moment follows the last one. Another process may have written meanwhile, if this one was
+        stopped; and where the clock was put back, there are sums of this period already."""
+        return now - self._last <= LONGEST and not self.is_before(now)
+
+    def is_before(self, now: int) -> bool:
+        """Whether the clock was put back to an earlier period. What is measured twice then counts once, as it was the
+        second time."""
+        return now - now % PERIOD < self._last - self._last % PERIOD
 
     def end(self, connection: Connection) -> None:
         """Write what is not written yet."""
-        self._store(connection, self._unwritten(), [], [])
+        self._store(connection, dict(sorted(self._unwritten().items())), [], [])
 
     def step(self, step: Step, now: int) -> bool:
         """Whether a change was written."""
@@ -190,17 +201,19 @@ class _Work:
     # once a minute
 
     def _minute(self, connection: Connection, now: int) -> None:
+        """Sums, and beside them one thing more, so that no transaction becomes long."""
         self._known = _known(connection)  # a database may have been restored, and others write as well
         self._all = True
         rows = self._unwritten()
-        hours = self._hour(connection, now, rows)
-        self._store(connection, rows, hours, self._old(connection, now))
+        some = dict(sorted(rows.items())[: max(_LEAST_ROWS, 2 * len(self._tracks))])
+        hours = [] if self._over else self._hour(connection, now, rows)
+        self._store(connection, some, hours, [] if self._over or hours else self._old(connection, now))
 
     def _store(
         self, connection: Connection, rows: Mapping[tuple[int, int], Row], hours: list[Any], old: list[Any]
     ) -> None:
         """All of it in one transaction."""
-        values = [_values(PERIOD, start, tunnel, row) for (start, tunnel), row in sorted(rows.items())] + hours
+        values = [_values(PERIOD, start, tunnel, row) for (start, tunnel), row in rows.items()] + hours
         if not values and not old:
             return
         if values:
@@ -209,9 +222,9 @@ class _Work:
             connection.execute(statement)
         self._check(connection)
         connection.commit()
-        self._over = {}
-        for track in self._tracks.values():
-            track.changed = False
+        for start, tunnel in rows:
+            if self._over.pop((start, tunnel), None) is None:
+                self._tracks[tunnel].changed = False
         self._built.update(value["start"] for value in hours)
 
     def _hour(self, connection: Connection, now: int, waiting: Mapping[tuple[int, int], Row]) -> list[dict[str, Any]]:
@@ -229,6 +242,7 @@ class _Work:
                 for start in range(hour, hour + HOUR, PERIOD):
                     for tunnel, row in _rows_of(connection, PERIOD, start):
                         periods.setdefault(tunnel, []).append(row)
+                    time.sleep(_BREATH)
             if periods:
                 return [_values(HOUR, hour, tunnel, combined(rows, HOUR)) for tunnel, rows in sorted(periods.items())]
             self._built.add(hour)
