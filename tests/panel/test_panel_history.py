@@ -393,7 +393,7 @@ def test_a_day_of_a_thousand_tunnels(tmp_path: Path, request: pytest.FixtureRequ
             for tunnel in chance.sample(range(1, 1001), 5):
                 world.status[tunnel] = chance.choice(("active", "active", "error", "connecting"))
             if (world.now - BEGIN).total_seconds() % HOUR == 1800:  # all nodes are away at once
-                world.status = {tunnel: "error" if world.status[1] == "active" else "active" for tunnel in world.status}
+                world.status = dict.fromkeys(world.status, "error" if world.status[1] == "active" else "active")
             for tunnel in world.status:
                 for role in ROLES:
                     world.rtt[tunnel, role] = 5 + chance.random() * 40
