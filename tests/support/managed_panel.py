@@ -98,7 +98,8 @@ class ManagedPanel(Services):
     def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
         self._database = Database(str(database))
         self._database.upgrade()
-        admins = Admins(self._database, 60)
+        self.engine = self._database.engine
+        self.admins = admins = Admins(self._database, 60)
         if not admins.exist():
             admins.put("admin", PASSWORD, is_sudo=True)
         lines = _NoLines(None)
