@@ -253,6 +253,7 @@ def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, sta
     nodes = {"source_name": "a", "target_name": "b", "source_address": "x", "target_address": "y"}
     ids = {"id": 3, "uuid": "u", "version": 1, "source_node_id": 1, "target_node_id": 2, "name": None}
     rest = {"tunnel_type": "wireguard", "config": "{}", "is_active": True}
+    rest |= {"last_status": "connecting", "status_since": None}
     changed = datetime(2026, 11, 22, 17, 0)
     row = SimpleNamespace(**ids, **nodes, **rest, created_at=changed, updated_at=changed)
     empty = dict.fromkeys(("public", "changed_public", "error", "measured", "gaps", "reported_by"))

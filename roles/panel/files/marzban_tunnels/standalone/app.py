@@ -16,6 +16,7 @@ from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
+from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
 from marzban_tunnels.service import Tunnels
@@ -48,6 +49,7 @@ def build(
     tunnels.live = manager = Manager(database.engine, tunnels, pace=pace)
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
+    feed.add(Recorder(feed.read_again), tunnels.live.leads)
     app = FastAPI(title="marzban_tunnels", version=__version__, docs_url=None, redoc_url=None)
     current, sudo = admins.current(), admins.sudo()
     app.include_router(admins.router())
