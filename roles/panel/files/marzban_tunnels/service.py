@@ -344,7 +344,7 @@ class Tunnels:
         record.version += 1
         record.updated_at = responses.now()
         session.flush()
-        session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None))
+        session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None, symptom=None))
 
     def _clean_up(self, session: Session) -> None:
         """What happened while this version was not there: nodes went away, an older version gave names."""
