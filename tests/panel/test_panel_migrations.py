@@ -124,7 +124,7 @@ def test_a_migration_that_was_cut_off_begins_again(request: pytest.FixtureReques
     with connected(database) as connection:
         connection.execute(text("DELETE FROM alembic_version_tunnels"))
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN next_id"))
-        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps"))
+        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps, DROP COLUMN symptom"))
         connection.execute(text("ALTER TABLE tunnels DROP COLUMN alike"))
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN lease_beat, DROP COLUMN lease_holder"))
         connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN changed_public, DROP COLUMN reported_by"))
