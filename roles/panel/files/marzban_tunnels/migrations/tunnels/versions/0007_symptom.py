@@ -7,8 +7,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006_symptom"
-down_revision = "0005_nodes"
+revision = "0007_symptom"
+down_revision = "0006_history"
 branch_labels = None
 depends_on = None
 
