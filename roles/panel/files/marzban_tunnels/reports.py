@@ -103,8 +103,8 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
                 f"version: {item.version} isn't the record's, which is at {end.version}; run the playbook again"
             )
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
-        told = {"status": item.status, "error": item.error, "symptom": item.symptom, "measured": measured}
-        told["reported_at"] = moment
+        told: dict[str, Any] = {"status": item.status, "error": item.error, "symptom": item.symptom}
+        told |= {"measured": measured, "reported_at": moment}
         told["reported_by"] = responses.RUN
         told["gaps"] = responses.gaps(end.gaps, end.reported_at, moment)
         changes.append({**end.key, **told})
