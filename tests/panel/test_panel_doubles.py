@@ -402,7 +402,7 @@ def test_both_know_the_same_of_an_end() -> None:
 def test_both_put_a_tunnels_status_together_alike(reported: tuple[str, str]) -> None:
     active = "inactive" not in reported  # a node reports that of an inactive record only
     ends = [{"status": status, "stale": False, "by": "run", "age": 0} for status in reported]
-    assert responses._overall(active, ends) == table.status([{"status": status} for status in reported])
+    assert responses.overall(active, ends) == table.status([{"status": status} for status in reported])
 
 
 def test_both_know_the_same_pools() -> None:

@@ -30,6 +30,7 @@ from marzban_tunnels.events import Events
 from marzban_tunnels.feed import Feed
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.page import page_router, place
+from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
 from marzban_tunnels.service import Tunnels
@@ -62,6 +63,7 @@ def mount() -> None:
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
     webhook.add(feed, tunnels, os.environ)
+    feed.add(Recorder(feed.read_again), tunnels.live.leads)
 
     def started() -> None:
         manager.start()

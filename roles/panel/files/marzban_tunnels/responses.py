@@ -37,6 +37,7 @@ def tunnel(
     its nodes' services have measured since."""
     chosen = tunnel_config.lenient(row.config)
     shown = [_end(row, end, addresses.get(end.role, []), chosen, moment, live) for end in ends]
+    status_now = overall(row.is_active, shown)
     return {
         "id": row.id,
         "uuid": row.uuid,
@@ -49,7 +50,8 @@ def tunnel(
         "name": row.name,
         "config": row.config,
         "is_active": bool(row.is_active),
-        "status": _overall(row.is_active, shown),
+        "status": status_now,
+        "since": row.status_since.isoformat() if row.status_since and row.last_status == status_now else None,
         "stale": all(end["stale"] for end in shown),
         "created_at": row.created_at.isoformat(),
         "updated_at": row.updated_at.isoformat(),
@@ -107,12 +109,12 @@ def _end(
         "interface": end.interface,
         "routes": tunnel_config.routes_of(chosen, end.role),
         "public": object_in(end.public),
-        **_told(row, end, moment, live),
+        **reported(row, end, moment, live),
         "changed_key": changed_key(end.public, end.changed_public),
     }
 
 
-def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
+def reported(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
     """What was reported of an end: by its node's service where that is the newer one, else what is in the database."""
     age = None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds()))
     told = {"status": end.status, "error": end.error, "symptom": symptom(end.symptom)}
@@ -158,7 +160,7 @@ def stale_after(known: str | None) -> int:
     return max(STALE_AFTER, 2 * min(usual, _LATEST))
 
 
-def _overall(active: bool, ends: list[dict[str, Any]]) -> str:
+def overall(active: bool, ends: list[dict[str, Any]]) -> str:
     """What the ends say that have reported lately; where none has, what they said last. With a service at either end,
     ``active`` is not taken from what is too old for a service's, a run's report neither."""
     if not active:

@@ -190,6 +190,7 @@ class TunnelOut(BaseModel):
     config: str
     is_active: bool
     status: Status
+    since: Moment | None = Field(description="When its status became this one; null where that is not known")
     stale: bool = Field(description="Nothing newer is known of either end")
     created_at: Moment
     updated_at: Moment
@@ -220,6 +221,34 @@ class StatusOut(BaseModel):
     stale: bool
     age: int | None
     ends: list[EndStatus]
+
+
+class StatusChange(BaseModel):
+    """A tunnel's status became this one."""
+
+    at: Moment
+    status: Status
+    error: str | None = Field(description="Of an end; at most 200 characters")
+
+
+class SumsOut(BaseModel):
+    """Sums of periods, the oldest first. A period in which nothing was known has no row."""
+
+    seconds: int = Field(description="How long a period is")
+    columns: list[str] = Field(description="What is in a row, in this order")
+    rows: list[list[int | float | None]]
+
+
+class HistoryOut(BaseModel):
+    """``GET /api/tunnels/{id}/history``."""
+
+    tunnel_id: int
+    uuid: str
+    status: Status
+    since: Moment | None
+    changes: list[StatusChange] = Field(description="The last 200, the oldest first")
+    day: SumsOut
+    month: SumsOut
 
 
 class Rejected(BaseModel):

@@ -18,6 +18,7 @@ from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
+from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
 from marzban_tunnels.service import Tunnels
@@ -52,6 +53,7 @@ def build(
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
     webhook.add(feed, tunnels, environ)
+    feed.add(Recorder(feed.read_again), tunnels.live.leads)
     app = FastAPI(title="marzban_tunnels", version=__version__, docs_url=None, redoc_url=None)
     current, sudo = admins.current(), admins.sudo()
     app.include_router(admins.router())
