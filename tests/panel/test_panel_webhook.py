@@ -6,6 +6,10 @@ panel and a simulated node."""
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -150,6 +155,47 @@ def test_the_check_of_a_signature_in_the_docs(receiver: Receiver) -> None:
     resent = headers | {"Marzban-Timestamp": old, "Marzban-Signature": "sha256=" + webhook.sign(secret, old, body)}
     assert not found["is_genuine"](secret, resent, body), "somebody sends it again"
     assert not found["is_genuine"](secret, headers | {"Marzban-Timestamp": old}, body)
+
+
+def test_the_relay_in_the_docs(receiver: Receiver, tmp_path: Path) -> None:
+    """As a process, between a webhook and what is STAND-IN here for Telegram: a failure there is sent again."""
+    page = recipes.read("webhook.md")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    here = {"https://api.telegram.org/bot": f"{receiver.url.partition('/hook')[0]}/bot", "8765": port}
+    for heading in ("Check who sent it", "To Telegram"):
+        for name, text in page[heading].files.items():
+            for example, real in here.items():
+                text = text.replace(example, real)
+            (tmp_path / name).write_text(text)
+    env = os.environ | {"TUNNEL_WEBHOOK_SECRET": KEY_OF_HOOK, "BOT_TOKEN": "7:abc", "CHAT_ID": "42"}
+    receiver.answers = [500]
+    with subprocess.Popen([sys.executable, "relay.py"], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as relay:
+        try:
+            until(lambda: listens(port))
+            world = World({URL: f"http://127.0.0.1:{port}/", SECRET: KEY_OF_HOOK})
+            world.step(t1="active", t2="active")
+            world.step(t1="error", t2="inactive")
+            until(lambda: len(receiver.bodies) == 2)
+            until(lambda: world.hook._thread is None)
+            forged = requests.post(f"http://127.0.0.1:{port}/", b"{}", headers={"Marzban-Timestamp": "1"}, timeout=10)
+            assert forged.status_code == 403
+        finally:
+            relay.kill()
+    assert receiver.paths == ["/bot7:abc/sendMessage"] * 2
+    first, second = receiver.messages
+    assert first == second
+    assert first["chat_id"] == "42"
+    assert first["text"].splitlines() == [
+        "t1 (de-1 - fi-1): error, was active. no handshake",
+        "t2 (de-1 - fi-1): inactive, was active. ",
+    ]
+
+
+def listens(port: str) -> bool:
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 def test_it_is_sent_again_until_it_is_taken(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
