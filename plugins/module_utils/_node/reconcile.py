@@ -30,9 +30,10 @@ from .host import Host
 from .kept import Kept, Terms
 from .keyring import Keyring
 from .machine import machine
-from .measure import Work, had_session, measure
+from .measure import Work, had_session, inside, measure
 from .memory import Memory
 from .observation import Observation
+from .ping import ping_all
 from .plans import Part, Plans
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer
@@ -168,7 +169,7 @@ class Apply:
     def _protocol(self, kind: str) -> Protocol:
         if kind not in self._protocols:
             made = registry.protocol(kind)(self.host, self.folders, **self.options.get(kind, {}))
-            made.paired, made.new_keys = self.paired, self.new_keys
+            made.paired, made.new_keys, made.renew = self.paired, self.new_keys, self.claims.terms.renew
             self._protocols[kind] = made
         return self._protocols[kind]
 
@@ -204,13 +205,16 @@ class Apply:
         runnable = [tunnel for tunnel in tunnels if not tunnel.refused and tunnel.view["active"]]
         resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
         endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), resolved)
+        if any([self._end_hung(part, observation, resolved) for part in parts]):
+            observation = self._observe(parts, parts)
         for part in parts:
             self.keyring.load(part.protocol, part.tunnels)
         for tunnel in runnable:
             if not tunnel.refused:  # its key may be broken
                 find_peer(tunnel, self.claims.terms.trusted_keys)
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
-        self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
+        paths = self.claims.terms.paths
+        self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines, paths)
         for part in parts:
             waits = self.plans.try_out(part, parts, observation)
             if waits:
@@ -231,6 +235,28 @@ class Apply:
                 if tunnel.public and tunnel.state:
                     tunnel.public = part.protocol.acknowledge(tunnel.public, tunnel.state)
                 self.keyring.complete(tunnel)
+
+    def _end_hung(self, part: Part, observation: Observation, resolved: dict[str, list[str]]) -> bool:
+        """Ends processes that run and do not answer: what is missing then is started as if they had ended by themselves.
+
+        Where they carry packets, those of a tunnel have to fail as well. A name that can't be resolved keeps a process
+        busy, and the next one as well. Whether this host has to be observed again.
+        """
+        protocol = part.protocol
+        its = {t.view["interface"]: t for t in part.tunnels if not t.refused and t.view["active"] and t.last_interface}
+        hung = protocol.find_hung(observation, part.interfaces) & set(its) if its else set()
+        hung = {name for name in hung if not protocol.carries or resolved.get(its[name].view["peer"]["endpoint"], True)}
+        if hung and protocol.carries:
+            targets = {name: (protocol.ping_from(its[name].view), inside(its[name].view)) for name in hung}
+            answers = ping_all(targets).answers
+            hung = {name for name in hung if answers[name]["loss_percent"] in (None, 100)}
+        for name in sorted(hung):
+            its[name].changes.append("%s ended: it did not answer" % protocol.process(name))
+            if self.host.check:
+                observation.units.setdefault(protocol.process(name), {})["active"] = "failed"
+        if hung and not self.host.check:
+            protocol.end_hung(hung)
+        return bool(hung) and not self.host.check
 
     def _observe(self, parts: list[Part], ahead: list[Part]) -> Observation:
         """A new observation; what the protocols of ``ahead`` will ask of it is asked at once."""
@@ -259,7 +285,10 @@ class Apply:
             live, changed = protocol.observe(self._observe(parts, ahead), interfaces), True
         for tunnel in tunnels:
             if tunnel.wanted and tunnel.plan:
-                self.memory.remember(tunnel, protocol.applied(tunnel.view, live))
+                applied = protocol.applied(tunnel.view, live)
+                if tunnel.plan.narrow:
+                    applied["narrow"] = tunnel.plan.narrow
+                self.memory.remember(tunnel, applied)
         return Work(protocol, tunnels, live, changed)
 
     def _preflight(self, part: Part) -> None:
