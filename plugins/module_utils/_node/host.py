@@ -16,7 +16,7 @@ from .._errors import Error, printable
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 30  # seconds that a command may take
-PATIENCE = 3.0  # seconds that a process which may hang has for an answer
+PATIENCE = 10.0  # seconds that a process which may hang has for an answer
 
 
 class CommandError(Error):
@@ -73,10 +73,13 @@ class Host:
         except CommandError:
             return None
 
-    def ask(self, *argv: str, lenient: bool = False) -> str | None:
-        """``query`` of a process that may hang, so that it has ``patience`` seconds since the question. Raises Hangs."""
+    def ask(self, *argv: str, lenient: bool = False, share: float = 1.0) -> str | None:
+        """``query`` of a process that may hang. Raises Hangs.
+
+        It has ``patience`` seconds since the question, or a ``share`` of them.
+        """
         try:
-            return self._run(argv, timeout=self.patience, lenient=lenient)
+            return self._run(argv, timeout=self.patience * share, lenient=lenient)
         except Hangs:
             raise
         except CommandError:

@@ -76,6 +76,12 @@ def ping_all(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int] | 
     return Pinged(answers, found, passed)
 
 
+def takes(source: str, address: str, size: int, patience: float) -> bool:
+    """Whether packets of ``size`` bytes pass as small ones do. ``source`` is an interface or an own address."""
+    probes = _ping({"": (source, address)}, {"": (size,)}, patience)
+    return bool(probes) and bool(probes[""].rtts) and bool(probes[""].passed)
+
+
 def _largest(targets: Mapping[Any, tuple[str, str]], failing: Mapping[Any, Probe]) -> dict[Any, int | None]:
     """``{key: bytes of the largest packet that passes}``, None where not even LEAST does. All at the same time."""
     passes: dict[Any, int | None] = dict.fromkeys(failing)

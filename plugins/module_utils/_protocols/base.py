@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
+ENDED, RENEWED = "ended: it did not answer", "session made again"  # of ``changes``
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
 HELD = (
     "It is lost, and what runs would have to be started again, which needs it. What runs goes on as it is, until %s "

@@ -15,9 +15,10 @@ import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
-from marzban_node.board import Board
+from marzban_node.board import Board, Entry
 from marzban_node.engine import Applied
 from marzban_node.panels import Panel
+from marzban_node.recoveries import Repair
 from marzban_node.work import Worker
 from tests.support import views
 
@@ -34,7 +35,7 @@ class World:
         self.kept = KeptView(view, "r")
         self.tunnel = Tunnel(view)
         self.tunnel.checked = view
-        state: Any = {"interface": view["interface"], "version": view["version"]}
+        state: Any = {"interface": view["interface"], "version": view["version"], "applied": {}}
         self.tunnel.state = state
         self.board.sync({UUID: self.kept})
         self.board.applied(self.kept, self.tunnel, [])
@@ -56,7 +57,10 @@ class World:
         return told
 
     def broken(self) -> list[bool]:
-        return [probe for _entry, probe in self.board.broken([self.tunnel], self.now - 1)]
+        return [repair.probe for _entry, repair in self.repairs()]
+
+    def repairs(self) -> list[tuple[Entry, Repair]]:
+        return self.board.broken([self.tunnel], self.now - 1)
 
 
 def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_ago():
@@ -115,7 +119,7 @@ def dies(world: World, lacks: list[str]) -> dict[str, Any]:
     world.sees("error", 0 if lacks else None, lacks=lacks)
     assert world.broken() == [False]
     world.tunnel.changes = ["started"]
-    world.board.applied(world.kept, world.tunnel, [], repaired=True)
+    world.board.applied(world.kept, world.tunnel, [], Repair())
     return world.told()
 
 
@@ -166,8 +170,8 @@ def test_what_does_not_last_has_one_line_in_the_journal(caplog: pytest.LogCaptur
         for _look in range(12):
             world.now += 15
             world.sees("error", None)
-            for entry, probe in world.board.broken([world.tunnel], world.now - 1):
-                assert worker.repair(panel, entry.kept, probe).done.wait(10)
+            for entry, repair in world.repairs():
+                assert worker.repair(panel, entry.kept, repair).done.wait(10)
     worker.end()
     worker.join()
     said = [record.getMessage() for record in caplog.records]
@@ -220,9 +224,9 @@ def test_a_silent_peer_is_looked_for_by_its_name_only():
     ("active", "changes", "expected"),
     [
         (False, {}, [False]),  # something of it is still here
-        (False, {"state": {"interface": None, "version": 4}}, []),
+        (False, {"state": {"interface": None, "version": 4, "applied": {}}}, []),
         (True, {"state": None}, [False]),
-        (True, {"state": {"interface": "mz3", "version": 0}}, [False]),  # an older one was applied
+        (True, {"state": {"interface": "mz3", "version": 0, "applied": {}}}, [False]),  # an older one was applied
         (True, {"waiting_for": "fi-1", "measured": None}, []),
     ],
 )
@@ -283,9 +287,9 @@ def test_what_is_to_be_off_and_still_runs_is_not_told_as_off():
     ("state", "active", "expected"),
     [
         (None, True, (0, True)),
-        ({"interface": "mz3", "version": 3}, True, (3, True)),
-        ({"interface": "mz3", "version": 3}, False, (3, True)),
-        ({"interface": None, "version": 3}, False, (3, False)),
+        ({"interface": "mz3", "version": 3, "applied": {}}, True, (3, True)),
+        ({"interface": "mz3", "version": 3, "applied": {}}, False, (3, True)),
+        ({"interface": None, "version": 3, "applied": {}}, False, (3, False)),
     ],
 )
 def test_a_service_that_has_just_begun_tells_what_is_on_the_host(state, active, expected):

@@ -27,7 +27,7 @@ from ..._node.netdev import Live
 from ..._node.observation import Observation
 from ..._node.state import Folders
 from .. import x25519
-from ..base import RULES, Held, Protocol, Situation, ipv6_is_off
+from ..base import RENEWED, RULES, Held, Protocol, Situation, ipv6_is_off
 from . import charon_routes, ed25519, swanctl
 from . import plan as planning
 from .charon import Charon, command, conf_path, etc, key_copy
@@ -262,7 +262,7 @@ class IPsec(Protocol):
         planning.compare(plan, before, situation, mtu)
         if uuid in self.renew and not plan.renew:
             plan.renew = True
-            plan.changes.append("session made again")
+            plan.changes.append(RENEWED)
         if situation.held and (plan.give or plan.start or plan.charon):
             raise Held(self.key_path(uuid), view["peer"]["node"])
         if plan.give:  # what charon has already, it keeps

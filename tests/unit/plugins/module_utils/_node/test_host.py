@@ -159,8 +159,8 @@ def test_pings_of_this_machine():
         "no such interface": ("no-such0", "127.0.0.1"),
         "no such address": ("203.0.113.77", "127.0.0.1"),
     }
-    found, narrow = ping.ping_all(targets, {"here": 1500, "address": 1280, "no such interface": 1500})
-    assert narrow == {}
+    found, narrow, passed = ping.ping_all(targets, {"here": 1500, "address": 1280, "no such interface": 1500})
+    assert (narrow, passed) == ({}, {"here": 1500, "address": 1280})
     for name in ("here", "address"):
         assert found[name]["loss_percent"] == 0
         assert 0 <= found[name]["rtt_ms"] < 1000
@@ -170,7 +170,7 @@ def test_pings_of_this_machine():
 
 def test_the_largest_packet_that_passes_is_found():
     """The largest packet of IP has 65,535 bytes."""
-    found, narrow = ping.ping_all(
+    found, narrow, passed = ping.ping_all(
         {"wide": ("lo", "127.0.0.1"), "narrow": ("lo", "127.0.0.1")}, {"wide": 9000, "narrow": 66000}
     )
     assert {name: answer["loss_percent"] for name, answer in found.items()} == {"wide": 0, "narrow": 0}
@@ -178,6 +178,8 @@ def test_the_largest_packet_that_passes_is_found():
     size, passes = narrow["narrow"]
     assert size == 66000
     assert 65535 - ping.CLOSE_ENOUGH <= (passes or 0) <= 65535
+    assert passed == {"wide": 9000, "narrow": passes}
+    assert [ping.takes("lo", "127.0.0.1", size, 0.3) for size in (65535, 65536)] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+# Copyright (c) 2026 the marzban.tunnels authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the node service recovers from, beside what others take away: on real hosts, without a panel, each one timed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.support import labs
+from tests.support.nodes import Directly, View, no_packet_lost
+from tests.support.service import Service, bring_up, tunnel
+from tests.support.world import until
+
+pytestmark = pytest.mark.lab
+KINDS = {1: "wireguard", 2: "openvpn", 3: "ipsec"}
+SOON = 30  # seconds within which the service recovers
+PROCESSES = {  # how the process of a tunnel is found
+    1: "pgrep -f 'wireguard-go mz1$'",
+    2: "systemctl show --property=MainPID --value openvpn-server@mz2",
+    3: "systemctl show --property=MainPID --value strongswan",
+}
+NARROW = (
+    "nft add table inet narrow; nft 'add chain inet narrow in { type filter hook input priority 0; }';"
+    " nft add rule inet narrow in meta l4proto udp meta length '>' 1400 drop"
+)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.up(labs.named("recoveries"), {"a": "bookworm+tunnels", "b": "trixie+tunnels"}) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def pair(served: Directly) -> list[Service]:
+    """The services of a and b, with a tunnel of each type, and tunnel 4, which nothing happens to."""
+    services = [Service(served, name) for name in "ab"]
+    for service in services:
+        service.install()
+    for number, kind in KINDS.items():
+        bring_up(services, number, type=kind)
+    bring_up(services, 4)
+    return services
+
+
+def counted(service: Service, number: int) -> dict[str, int]:
+    return {kind: times for kind, times in service.tunnel(number)["recoveries"].items() if times}
+
+
+def timed(begun: float, nodes: Directly, numbers: list[int]) -> dict[str, float]:
+    """Waits until packets pass in these tunnels again; the seconds that it took, by type."""
+    took = {}
+    for number in numbers:
+        until(f"packets in tunnel {number}", partial(nodes.reaches, "a", number, 1), 2 * SOON, 0.2)
+        took[KINDS[number]] = round(time.monotonic() - begun, 1)
+    return took
+
+
+def mtus(nodes: Directly, host: str) -> dict[int, int]:
+    said = nodes.sh(host, "ip -br link show >/dev/null; ip link")
+    return {int(number): int(mtu) for number, mtu in re.findall(r": mz(\d+): .* mtu (\d+)", said)}
+
+
+def test_processes_that_hang_are_started_again(pair: list[Service]) -> None:
+    a, nodes = pair[0], pair[0].nodes
+    before = {number: counted(a, number) for number in (1, 2, 3, 4)}
+    oldest: list[float] = []
+
+    def ages() -> bool:
+        oldest.append(a.tunnel(4)["age"])
+        return all(counted(a, number).get("process") for number in KINDS)
+
+    with no_packet_lost(nodes, 4, apart=0.05):
+        begun = time.monotonic()
+        nodes.sh("a", "; ".join(f"kill -STOP $({found})" for found in PROCESSES.values()))
+        until("no packet passes", lambda: not any(nodes.reaches("a", number, 1) for number in KINDS))
+        until("they are started again", ages, 2 * SOON, 0.3)
+        took = timed(begun, nodes, list(KINDS))
+    print("seconds until packets passed after a process hung:", took)
+    print("the oldest measurement of another tunnel meanwhile, seconds:", max(oldest))
+    assert max(took.values()) < SOON
+    assert max(oldest) < 12, "what hangs delays the looks at others"
+    for number in KINDS:
+        assert counted(a, number) == {**before[number], "process": 1}, a.said()
+    assert counted(a, 4) == before[4]
+    said = [line for line in a.said().splitlines() if "did not answer" in line]
+    print("\n".join(said))
+    assert [line.split(":")[0] for line in sorted(said)] == ["tunnel t1", "tunnel t2", "tunnel t3"]
+    for number in KINDS:
+        a.waits_for(number, "active")
+
+
+def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
+    """IPsec's on one end, while nothing else calls; WireGuard's keys out of step; OpenVPN's ended by its process."""
+    a, nodes = pair[0], pair[0].nodes
+    before = {number: counted(a, number) for number in (1, 2, 3, 4)}
+    for host in "ab":
+        nodes.sh(host, "systemctl stop marzban-ipsec")
+    losses: list[tuple[int, str, str]] = [
+        (3, "b", "swanctl --terminate --ike mz3 --timeout 3"),
+        (1, "a", "umask 077; wg genkey > /root/another; wg set mz1 private-key /root/another; rm /root/another"),
+        (2, "b", "systemctl kill --signal=USR1 openvpn-server@mz2"),
+    ]
+    with no_packet_lost(nodes, 4, apart=0.05):
+        begun = time.monotonic()
+        for _number, host, command in losses:
+            nodes.sh(host, command)
+        took = timed(begun, nodes, [number for number, _host, _command in losses])
+    print("seconds until packets passed after a session was lost:", took)
+    assert max(took.values()) < SOON
+    for number in (1, 3):
+        until(f"tunnel {number} is counted", lambda number=number: counted(a, number) != before[number], SOON)  # type: ignore[misc]
+        assert counted(a, number)["session"] == before[number].get("session", 0) + 1, a.said()
+    assert counted(a, 4) == before[4]
+    print("\n".join(line for line in a.said().splitlines()[-8:]))
+    for service in pair:
+        service.nodes.sh(service.name, "systemctl start marzban-ipsec")
+        for number in KINDS:
+            service.waits_for(number, "active")
+
+
+def same_as_a_run(nodes: Directly) -> bool:
+    """Whether a run, and its check mode, would leave a as it is."""
+    views: list[View] = nodes.views(*(nodes.pair(number, type=kind) for number, kind in KINDS.items()))["a"]
+    ran = [nodes.run_on("a", "tunnel_apply", views, check=check).answer for check in (True, False)]
+    return not any(answer["changed"] for answer in ran)
+
+
+def wait_for(what: str, holds: Callable[[], bool]) -> float:
+    begun = time.monotonic()
+    until(what, holds, 2 * SOON, 0.3)
+    return round(time.monotonic() - begun, 1)
+
+
+def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
+    a, b = pair
+    nodes = a.nodes
+    wide = mtus(nodes, "a")
+    address = nodes.lab.host("b").address
+    second = nodes.lab.host("a").address.rpartition(".")[0] + ".210"
+
+    def is_lowered(service: Service, number: int) -> bool:
+        told = service.tunnel(number)
+        return told["status"] == "active" and "the MTU was lowered" in (told["note"] or "")
+
+    with no_packet_lost(nodes, 1, 2, 3, 4, apart=0.05):
+        nodes.sh("b", NARROW)
+        begun = time.monotonic()
+        took = {}
+        for number, kind in KINDS.items():
+            for service in pair:
+                until(f"{kind} on {service.name}", partial(is_lowered, service, number), 2 * SOON, 0.3)
+            took[kind] = round(time.monotonic() - begun, 1)
+        print("seconds until the MTU was lowered:", took, "from", wide, "to", mtus(nodes, "a"), a.tunnel(1)["note"])
+        assert max(took.values()) < SOON
+        lower = mtus(nodes, "a")
+        for number in KINDS:
+            told = a.tunnel(number)
+            assert told["measured"]["mtu"] == lower[number] < wide[number]
+            assert told["note"].startswith(f"its path takes packets of {lower[number]:,} bytes at most, {wide[number]:,}")
+            assert f"set {lower[number] - 40}" in nodes.sh("a", f"nft list table inet marzban-{told['uuid']}")
+        assert same_as_a_run(nodes)
+        assert mtus(nodes, "a") == lower
+
+        # Another route: larger packets are tried once, and they do not pass yet.
+        trials = len(re.findall("ip link set", a.said()))
+        nodes.sh("a", f"ip addr add {second}/24 dev eth0; ip route add {address} dev eth0 src {second}")
+        time.sleep(12)
+        assert mtus(nodes, "a") == lower, trials
+        nodes.sh("b", "nft delete table inet narrow")
+        nodes.sh("a", f"ip route del {address}")
+        took_back = wait_for("larger packets are used again", lambda: mtus(nodes, "a") == wide)
+        print("seconds until the MTU was raised after the route had changed:", took_back)
+        nodes.sh("a", f"ip addr del {second}/24 dev eth0")
+    assert same_as_a_run(nodes)
+    assert "narrow" not in nodes.sh("a", "cat /etc/marzban/tunnels/*/state.json")
+    assert [counted(a, number)["mtu"] for number in KINDS] == [1, 1, 1]
+    print(a.said())
+
+    # Where the record says the MTU, the service only says what passes.
+    for service in pair:
+        service.post(tunnel(nodes, 1, version=2, config={"mtu": wide[1]}, mtu=wide[1]))
+    nodes.sh("b", NARROW)
+    told = a.waits_for(1, "error")
+    assert "set mtu to" in told["error"]
+    nodes.sh("b", "nft delete table inet narrow")
+    a.waits_for(1, "active")
+    assert b.tunnel(4)["recoveries"]["put_back"] == 0
