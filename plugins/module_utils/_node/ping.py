@@ -76,10 +76,10 @@ def ping_all(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int] | 
     return Pinged(answers, found, passed)
 
 
-def takes(source: str, address: str, size: int, patience: float) -> bool:
-    """Whether packets of ``size`` bytes pass as small ones do. ``source`` is an interface or an own address."""
-    probes = _ping({"": (source, address)}, {"": (size,)}, patience)
-    return bool(probes) and bool(probes[""].rtts) and bool(probes[""].passed)
+def takes(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int], patience: float) -> set[Any]:
+    """The keys of which packets of that size pass as small ones do, as in ``ping_all``. After ``patience`` seconds."""
+    probes = _ping(targets, {key: (size,) for key, size in sizes.items()}, patience)
+    return {key for key, probe in probes.items() if probe.rtts and probe.passed}
 
 
 def _largest(targets: Mapping[Any, tuple[str, str]], failing: Mapping[Any, Probe]) -> dict[Any, int | None]:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Collection, Sequence
 from .._errors import Error, FieldError, not_none
 from .._model import validators, views
 from .._protocols import registry
-from .._protocols.base import ENDED, Protocol
-from . import lifelines, net, packages
+from .._protocols.base import Protocol
+from . import hung, lifelines, net, packages
 from .claims import Claims
 from .files import read
 from .guard import endpoints_of
@@ -30,10 +30,9 @@ from .host import Host
 from .kept import Kept, Terms
 from .keyring import Keyring
 from .machine import machine
-from .measure import Work, had_session, inside, measure
+from .measure import Work, had_session, measure
 from .memory import Memory
 from .observation import Observation
-from .ping import ping_all
 from .plans import Part, Plans
 from .state import Folders
 from .tunnel import Tunnel, accept, find_peer
@@ -205,7 +204,7 @@ class Apply:
         runnable = [tunnel for tunnel in tunnels if not tunnel.refused and tunnel.view["active"]]
         resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
         endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), resolved)
-        if self._end_hung(parts, observation, resolved):
+        if hung.end(self.host, parts, observation, resolved):
             observation = self._observe(parts, parts)
         for part in parts:
             self.keyring.load(part.protocol, part.tunnels)
@@ -235,33 +234,6 @@ class Apply:
                 if tunnel.public and tunnel.state:
                     tunnel.public = part.protocol.acknowledge(tunnel.public, tunnel.state)
                 self.keyring.complete(tunnel)
-
-    def _end_hung(self, parts: list[Part], observation: Observation, resolved: dict[str, list[str]]) -> bool:
-        """Ends processes that run and do not answer: what is missing then is started as if they had ended by themselves.
-
-        Where they carry packets, those of a tunnel have to fail as well. A name that can't be resolved keeps a process
-        busy, and the next one as well. Whether this host has to be observed again.
-        """
-        hung: dict[str, tuple[Protocol, Tunnel]] = {}
-        for part in parts:
-            here = [t for t in part.tunnels if not t.refused and t.view["active"] and t.last_interface]
-            names = part.protocol.find_hung(observation, part.interfaces) if here else set()
-            for tunnel in here:
-                known = resolved.get(tunnel.view["peer"]["endpoint"], True)
-                if tunnel.view["interface"] in names and (known or not part.protocol.carries):
-                    hung[tunnel.view["interface"]] = (part.protocol, tunnel)
-        asked = {name: (p.ping_from(t.view), inside(t.view)) for name, (p, t) in hung.items() if p.carries}
-        answers = ping_all(asked).answers if asked else {}
-        hung = {n: found for n, found in hung.items() if n not in asked or answers[n]["loss_percent"] in (None, 100)}
-        for name, (protocol, tunnel) in hung.items():
-            tunnel.changes.append("%s %s" % (protocol.process(name), ENDED))
-            if self.host.check:
-                observation.units.setdefault(protocol.process(name), {})["active"] = "failed"
-        for part in () if self.host.check else parts:
-            its = sorted(name for name, (protocol, _tunnel) in hung.items() if protocol is part.protocol)
-            if its:
-                part.protocol.end_hung(its)
-        return bool(hung) and not self.host.check
 
     def _observe(self, parts: list[Part], ahead: list[Part]) -> Observation:
         """A new observation; what the protocols of ``ahead`` will ask of it is asked at once."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -124,25 +124,30 @@ class Engine:
         found = net.ways(Host(), (address for address in peers.values() if is_address(address)))
         return {uuid: found[address] for uuid, address in peers.items() if address in found}
 
-    def takes(self, view: View, size: int, patience: float) -> bool:
-        """Whether the path takes packets of ``size`` bytes by now: then the interface takes them from here on.
+    def widened(self, tried: Sequence[tuple[View, int]], patience: float) -> set[str]:
+        """The uuids of those whose path takes packets of that size by now: their interfaces take them from here on.
 
-        Else it does so for ``patience`` seconds only, in which no small packet is lost. Raises Error.
+        The others do so for ``patience`` seconds, in which no smaller packet is lost. Raises Error.
         """
-        host, name = Host(), view["interface"]
-        protocol = registry.protocol(view["type"])(host, self.folders)
+        host, before, sizes = Host(), {}, {}
+        targets: dict[Hashable, tuple[str, str]] = {}
+        taken: set[Hashable] = set()
         with self.folders.locked():
-            before = read(f"/sys/class/net/{name}/mtu")
-            if before is None:
-                return False
-            host.run("ip", "link", "set", "dev", name, "mtu", str(size))
-            taken = False
+            for view, size in tried:
+                found = read(f"/sys/class/net/{view['interface']}/mtu")
+                if found:
+                    protocol = registry.protocol(view["type"])(host, self.folders)
+                    targets[view["uuid"]] = protocol.ping_from(view), measure.inside(view)
+                    before[view["uuid"]], sizes[view["uuid"]] = (view["interface"], found.strip()), size
             try:
-                taken = ping.takes(protocol.ping_from(view), measure.inside(view), size, patience)
+                for uuid, (name, _mtu) in before.items():
+                    host.try_run("ip", "link", "set", "dev", name, "mtu", str(sizes[uuid]))
+                taken = ping.takes(targets, sizes, patience)
             finally:
-                if not taken:
-                    host.run("ip", "link", "set", "dev", name, "mtu", before.strip())
-        return taken
+                for uuid, (name, mtu) in before.items():
+                    if uuid not in taken:
+                        host.try_run("ip", "link", "set", "dev", name, "mtu", mtu)
+        return {str(uuid) for uuid in taken}
 
     def _rendered(self, view: View) -> dict[str, Any]:
         try:

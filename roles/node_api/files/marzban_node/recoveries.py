@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.views import title
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.measure import passes
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.path import narrow_path, narrower
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.path import LOWERED, narrow_path, narrower
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.base import ENDED, RENEWED
 
@@ -48,6 +48,14 @@ class Repair:
     def is_quiet(self) -> bool:
         """Whether the tunnel is told as before until it was looked at again."""
         return self.widen or self.kind in ("session", "mtu", "peer")
+
+    @property
+    def path_words(self) -> str:
+        """What was done because of the path, for a person."""
+        if self.path is None:
+            return ""
+        mtu, before = self.path["mtu"], self.path["before"]
+        return f"packets of {before:,} bytes pass again: the MTU was raised" if self.widen else LOWERED.format(mtu, before)
 
 
 @dataclass

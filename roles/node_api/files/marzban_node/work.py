@@ -151,13 +151,12 @@ class Worker(threading.Thread):
 
     def _paths(self, jobs: Iterable[Job]) -> dict[str, NarrowPath | None]:
         """What is to be remembered of paths: nothing where larger packets pass by now. Raises Error."""
-        paths: dict[str, NarrowPath | None] = {}
-        for job in jobs:
-            if job.repair and job.wanted and job.repair.path:
-                if not job.is_trial:
-                    paths[job.uuid] = job.repair.path
-                elif self._engine.takes(job.wanted.view, job.repair.path["before"], TRIAL):
-                    paths[job.uuid] = None
+        found = {job.uuid: (job.wanted.view, job.repair) for job in jobs if job.repair and job.wanted}
+        tried = [(view, repair.path["before"]) for view, repair in found.values() if repair.widen and repair.path]
+        paths: dict[str, NarrowPath | None] = {
+            uuid: repair.path for uuid, (_view, repair) in found.items() if repair.path and not repair.widen
+        }
+        paths.update(dict.fromkeys(self._engine.widened(tried, TRIAL)) if tried else {})
         return paths
 
     def _forget(self, panel: Panel, uuids: list[str]) -> dict[str, str]:
@@ -184,6 +183,8 @@ class Worker(threading.Thread):
             line = problem
         elif changes and changes != [RENEWED]:
             line = f"{word} in {took:.1f} s: {', '.join(changes)}"
+            if job.repair and job.repair.path:
+                line = f"{job.repair.path_words}, in {took:.1f} s"
         else:
             return
         if self._board.news(job.uuid, line if problem else None):
