@@ -98,11 +98,10 @@ def test_processes_that_hang_are_started_again(pair: list[Service]) -> None:
         oldest.append(a.tunnel(4)["age"])
         return all(counted(a, number) != before[number] for number in KINDS) and all_active(a)
 
-    with no_packet_lost(nodes, 4, apart=0.05):
-        with outages(nodes) as took:
-            nodes.sh("a", "; ".join(f"kill -STOP $({found})" for found in PROCESSES.values()))
-            wait("no packet passes", lambda: not any(nodes.reaches("a", number, 1) for number in KINDS))
-            wait("they are started again", is_over)
+    with no_packet_lost(nodes, 4, apart=0.05), outages(nodes) as took:
+        nodes.sh("a", "; ".join(f"kill -STOP $({found})" for found in PROCESSES.values()))
+        wait("no packet passes", lambda: not any(nodes.reaches("a", number, 1) for number in KINDS))
+        wait("they are started again", is_over)
     print("seconds without packets after a process hung:", took)
     print("the oldest measurement of another tunnel meanwhile, seconds:", max(oldest))
     assert max(took.values()) < SOON
@@ -126,11 +125,10 @@ def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
         ("a", "umask 077; wg genkey > /root/another; wg set mz1 private-key /root/another; rm /root/another"),
         ("b", "systemctl kill --signal=USR1 openvpn-server@mz2"),
     ]
-    with no_packet_lost(nodes, 4, apart=0.05):
-        with outages(nodes) as took:
-            for host, command in losses:
-                nodes.sh(host, command)
-            wait("they are made again", lambda: all(counted(a, n) != before[n] for n in (1, 3)) and all_active(a))
+    with no_packet_lost(nodes, 4, apart=0.05), outages(nodes) as took:
+        for host, command in losses:
+            nodes.sh(host, command)
+        wait("they are made again", lambda: all(counted(a, n) != before[n] for n in (1, 3)) and all_active(a))
     print("seconds without packets after a session was lost:", took)
     assert max(took.values()) < SOON
     for number in (1, 3):
@@ -169,7 +167,9 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
         for number in KINDS:
             told = a.tunnel(number)
             assert told["measured"]["mtu"] == lower[number] < wide[number]
-            assert told["note"].startswith(f"its path takes packets of {lower[number]:,} bytes at most, {wide[number]:,}")
+            assert told["note"].startswith(
+                f"its path takes packets of {lower[number]:,} bytes at most, {wide[number]:,}"
+            )
             assert f"set {lower[number] - 40}" in nodes.sh("a", f"nft list table inet marzban-{told['uuid']}")
         assert same_as_a_run(nodes)
         assert mtus(nodes, "a") == lower

@@ -16,6 +16,7 @@ from .._errors import Error, printable
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 30  # seconds that a command may take
+LEAST = 0.5  # seconds to read what a command has said by then: the pipe holds 64 KiB of it
 PATIENCE = 10.0  # seconds that a process which may hang has for an answer
 
 
@@ -134,12 +135,13 @@ class Host:
     ) -> str:
         name = " ".join(argv)
         try:
-            process, begun = self._started.pop(argv, None) or (self._start(argv), time.monotonic())
+            started = self._started.pop(argv) if argv in self._started else (self._start(argv), time.monotonic())
         except OSError as error:
             raise CommandError("%s can't be run: %s" % (printable(name), error.strerror)) from None
+        process, begun = started
         with process:
             try:
-                left = max(0.05, begun + timeout - time.monotonic())
+                left = max(LEAST, begun + timeout - time.monotonic())
                 output, said = process.communicate("" if stdin is None else stdin, left)
             except subprocess.TimeoutExpired:
                 process.kill()

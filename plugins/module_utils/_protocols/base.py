@@ -18,7 +18,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
   ``observe_applied`` adds what ``lacking`` compares, and ``observe`` what a plan needs
 - ``brief_queries()``, ``applied_queries()``, ``queries()`` → the commands that these three ask
 - ``make_plan(situation)`` → a ``netdev.Plan`` (or a subclass)
-- ``find_hung(observation, interfaces)`` → those whose process runs and does not answer, ``end_hung(interfaces)`` ends it
+- ``find_hung(observation, interfaces)`` → those whose process runs and does not answer; ``end_hung(interfaces)``
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
 and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``lacking``,

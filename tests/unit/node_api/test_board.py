@@ -211,13 +211,52 @@ def test_what_runs_again_without_an_answer_is_not_an_error_for_ever():
 
 
 def test_a_silent_peer_is_looked_for_by_its_name_only():
-    for endpoint, expected in (("fi.example", [True]), ("203.0.113.4", [])):
+    for endpoint, expected in (("fi.example", [("peer", True)]), ("203.0.113.4", [("session", False)])):
         view: Any = views.view()
         world = World(peer={**view["peer"], "endpoint": endpoint})
         world.sees()
         for _look in range(3):
             world.sees("connecting", 100)
-        assert world.broken() == expected, endpoint
+        assert [(repair.kind, repair.probe) for _entry, repair in world.repairs()] == expected, endpoint
+
+
+def test_a_process_that_hangs_is_ended_after_two_looks_and_told() -> None:
+    world = World()
+    world.sees()
+    assert world.sees("error", None, hangs="wg-quick@mz3.service")["status"] == "active", "it may be busy"
+    assert world.broken() == []
+    told = world.sees("error", None, hangs="wg-quick@mz3.service")
+    assert (told["status"], told["error"]) == ("error", "it is dead")
+    assert [repair.kind for _entry, repair in world.repairs()] == ["process"]
+    world.tunnel.changes = ["wg-quick@mz3.service ended: it did not answer", "started"]
+    world.board.applied(world.kept, world.tunnel, [], Repair("process"))
+    assert world.told()["recoveries"] == {"put_back": 0, "process": 1, "session": 0, "mtu": 0, "peer": 0}
+    assert world.sees(hangs=None)["status"] == "active"
+
+
+def test_a_link_that_flaps_is_never_active_and_never_repaired() -> None:
+    world = World()
+    told = []
+    for _time in range(12):
+        told.append(world.sees())
+        for _look in range(3):
+            told.append(world.sees("connecting", 100))
+            assert not (told[-1]["error"] and world.repairs())
+    said = [answer["error"] for answer in told]
+    first = said.index(told[-1]["error"])
+    assert set(said[first:]) == {told[-1]["error"]}
+    assert "the path between" in said[-1]
+    assert {answer["status"] for answer in told[first:]} == {"error"}
+
+
+def test_the_key_of_a_peer_that_was_set_up_again_is_counted_when_it_is_accepted() -> None:
+    world = World()
+    world.tunnel.peer_key = {"known": "k", "seen": "s"}
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.told()["recoveries"]["peer"] == 0
+    world.tunnel.peer_key = None
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.told()["recoveries"]["peer"] == 1
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,7 @@ class Board:
                 self._entries[uuid].doing += 1
             return uuid in self._entries
 
-    def applied(
-        self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repair: Repair | None = None
-    ) -> None:
+    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repair: Repair | None = None) -> None:
         """The engine was given a tunnel, and left it like this. ``repair``: None where somebody has asked for it."""
         with self._lock:
             entry = self._entries.get(wanted.view["uuid"])
@@ -186,7 +184,9 @@ class Board:
                 entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
                 if entry.status == "active" and not entry.refusal:
                     entry.told.clear()
-                    if entry.recoveries.unsteady or entry.recoveries.is_steady(now):  # else it may be taken away again soon
+                    if entry.recoveries.unsteady or entry.recoveries.is_steady(
+                        now
+                    ):  # else it may be taken away again soon
                         entry.recovered()
                 if loss is not None and loss < 100:
                     entry.answered = begun  # a look may take seconds, and this was in it

@@ -55,7 +55,9 @@ class Repair:
         if self.path is None:
             return ""
         mtu, before = self.path["mtu"], self.path["before"]
-        return f"packets of {before:,} bytes pass again: the MTU was raised" if self.widen else LOWERED.format(mtu, before)
+        return (
+            f"packets of {before:,} bytes pass again: the MTU was raised" if self.widen else LOWERED.format(mtu, before)
+        )
 
 
 @dataclass
@@ -155,22 +157,22 @@ class Recoveries:
         self.lost, self.attempts, self.next_attempt, self.had_session = None, 0, 0.0, True
 
     def _stops(self, view: View, begun: float) -> None:
-        self.stops = [at for at in self.stops if begun - at <= WITHIN][-COUNTED:] + [begun]
+        self.stops = [*[at for at in self.stops if begun - at <= WITHIN][-COUNTED:], begun]
         if len(self.stops) < UNSTABLE or self.unstable:
             return
         seconds = begun - self.stops[0]
         span = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
         ends = f"{view['local']['node']} and {view['peer']['node']}"
         self.unstable = (
-            f"its packets came and went {len(self.stops)} times in {span}: the path between {ends} is unstable. Nothing "
-            "is restarted because of it: see what is between them."
+            f"its packets came and went {len(self.stops)} times in {span}: the path between {ends} is unstable. "
+            "See what is between them; nothing is restarted because of it."
         )
         _log.warning("tunnel %s: %s", title(view), self.unstable)
 
     # What is to be done
 
     def silence(self, tunnel: Tunnel, now: float) -> Repair | None:
-        """What to do where packets have not passed for long though all of the tunnel is there. Called once for a look."""
+        """What to do where packets have not passed for long though nothing is missing. Called once a look."""
         view = tunnel.view
         patience = SILENT if view["local"]["role"] == "source" else SILENT + YIELDS  # one end is enough
         if self.lost is None or self.unstable or now - self.lost < patience or now < self.next_attempt:

@@ -152,6 +152,19 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
 # Probes
 
 
+def test_what_hangs_is_waited_for_once():
+    """All that was asked at the same time has the same time."""
+    host, argv = node_host.Host(patience=0.6), [("sleep", "60"), ("sleep", "61")]
+    host.prefetch(*argv)
+    begun = time.monotonic()
+    for command in argv:
+        with pytest.raises(node_host.Hangs):
+            host.ask(*command)
+    assert time.monotonic() - begun < 1.8, "0.6, and 0.5 to read what was said"
+    assert host.ask("echo", "x") == "x\n"
+    assert host.ask("false") is None
+
+
 def test_pings_of_this_machine():
     targets = {
         "here": ("lo", "127.0.0.1"),
