@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Directly, View, no_packet_lost
+from tests.support.nodes import Directly, View, no_packet_lost, uuid
 from tests.support.service import Service, bring_up, tunnel
 from tests.support.world import until
 
@@ -141,6 +141,28 @@ def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
             service.waits_for(number, "active")
 
 
+def test_a_peer_that_was_set_up_again_is_taken_on_an_admins_word(pair: list[Service]) -> None:
+    """With a panel, and for the certificates of OpenVPN, in test_node_service.py and test_service_hosts.py."""
+    a, b = pair
+    nodes, known = a.nodes, a.nodes.publics[uuid(1), "b"]
+    before = counted(a, 1).get("peer", 0)
+    b.delete(1)
+    b.forget()
+    for _round in range(2):
+        b.post(tunnel(nodes, 1))
+    seen = nodes.publics[uuid(1), "b"]["public_key"]
+    waits = a.post(tunnel(nodes, 1))
+    assert waits["peer_key"] == {"known": known["public_key"], "seen": seen}
+    assert not nodes.reaches("a", 1, 1)
+    begun = time.monotonic()
+    a.post(tunnel(nodes, 1), accept_key=seen)
+    wait("packets", partial(nodes.reaches, "a", 1, 1))
+    print("seconds from the word to packets:", round(time.monotonic() - begun, 1))
+    assert counted(a, 1)["peer"] == before + 1
+    for service in pair:
+        service.waits_for(1, "active")
+
+
 def same_as_a_run(nodes: Directly) -> bool:
     """Whether a run, and its check mode, would leave a as it is."""
     views: list[View] = nodes.views(*(nodes.pair(number, type=kind) for number, kind in KINDS.items()))["a"]
@@ -196,3 +218,42 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
     nodes.sh("b", "nft delete table inet narrow")
     a.waits_for(1, "active")
     assert b.tunnel(4)["recoveries"]["put_back"] == 0
+
+
+@pytest.mark.variation  # without a host in test_recoveries.py and test_board.py
+def test_a_link_that_flaps_is_told_and_left_alone(pair: list[Service]) -> None:
+    a, nodes = pair[0], pair[0].nodes
+    for number in KINDS:
+        a.waits_for(number, "active")
+    processes = {number: nodes.sh("a", found) for number, found in PROCESSES.items()}
+    cut = "nft add table inet cut; nft 'add chain inet cut in { type filter hook input priority -300; }';"
+    ports = "{ 4500, 20001, 20002 }"
+    script = (
+        f"while :; do {cut} nft add rule inet cut in udp dport '{ports}' drop; sleep 7; nft delete table inet cut;"
+        " sleep 6; done"
+    )
+    (a.host.root / "root/flap.sh").write_text(script + "\n")
+    with no_packet_lost(nodes, 4, apart=0.05):
+        begun = time.monotonic()
+        nodes.sh("a", "systemd-run --quiet --unit=flapping sh /root/flap.sh")
+        until("it is told", lambda: all("unstable" in (a.tunnel(n)["error"] or "") for n in KINDS), 180, 0.5)
+        print("seconds until it was told:", round(time.monotonic() - begun, 1))
+        before = {number: (a.tunnel(number)["recoveries"], a.tunnel(number)["error"]) for number in KINDS}
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            for number in KINDS:
+                told = a.tunnel(number)
+                assert (told["status"], told["error"], told["recoveries"]) == (
+                    "error",
+                    before[number][1],
+                    before[number][0],
+                )
+            time.sleep(0.5)
+        nodes.sh("a", "systemctl stop flapping; nft delete table inet cut 2>/dev/null || true")
+        begun = time.monotonic()
+        until("it is over", lambda: all_active(a), 120, 0.5)
+        print("seconds until it was over:", round(time.monotonic() - begun, 1))
+    assert {number: nodes.sh("a", found) for number, found in PROCESSES.items()} == processes
+    said = [line for line in a.said().splitlines() if "came and went" in line]
+    print("\n".join(said))
+    assert sorted(line.split(":")[0] for line in said) == ["tunnel t1", "tunnel t2", "tunnel t3"]

@@ -249,14 +249,16 @@ def test_a_link_that_flaps_is_never_active_and_never_repaired() -> None:
     assert {answer["status"] for answer in told[first:]} == {"error"}
 
 
-def test_the_key_of_a_peer_that_was_set_up_again_is_counted_when_it_is_accepted() -> None:
+@pytest.mark.parametrize(("taken", "counted"), [("s", 1), ("k", 0)])
+def test_the_key_of_a_peer_that_was_set_up_again_is_counted_when_it_is_accepted(taken: str, counted: int) -> None:
     world = World()
     world.tunnel.peer_key = {"known": "k", "seen": "s"}
     world.board.applied(world.kept, world.tunnel, [])
     assert world.told()["recoveries"]["peer"] == 0
     world.tunnel.peer_key = None
+    world.tunnel.view["peer"] = {**world.tunnel.view["peer"], "public": {"public_key": taken}}  # type: ignore[typeddict-item]
     world.board.applied(world.kept, world.tunnel, [])
-    assert world.told()["recoveries"]["peer"] == 1
+    assert world.told()["recoveries"]["peer"] == counted
 
 
 @pytest.mark.parametrize(

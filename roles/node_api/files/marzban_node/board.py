@@ -129,7 +129,8 @@ class Board:
                 return
             entry.applied = entry.tried = wanted
             if entry.peer_key and not tunnel.peer_key and not tunnel.refused:
-                entry.recoveries.accepted()
+                if (tunnel.view["peer"]["public"] or {}).get("public_key") == entry.peer_key["seen"]:
+                    entry.recoveries.accepted()
             entry.peer_key = tunnel.peer_key
             entry.refusal = tunnel.error if tunnel.refused else None
             entry.missing = list(missing) if tunnel.refused else []
