@@ -256,7 +256,7 @@ def test_the_key_of_a_peer_that_was_set_up_again_is_counted_when_it_is_accepted(
     world.board.applied(world.kept, world.tunnel, [])
     assert world.told()["recoveries"]["peer"] == 0
     world.tunnel.peer_key = None
-    world.tunnel.view["peer"] = {**world.tunnel.view["peer"], "public": {"public_key": taken}}  # type: ignore[typeddict-item]
+    world.tunnel.view["peer"] = {**world.tunnel.view["peer"], "public": {"public_key": taken}}
     world.board.applied(world.kept, world.tunnel, [])
     assert world.told()["recoveries"]["peer"] == counted
 

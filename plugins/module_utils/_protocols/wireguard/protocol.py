@@ -308,7 +308,7 @@ class WireGuard(Protocol):
         if not self._hangs:
             try:  # lenient, because wg reports the other interfaces even if it fails on one
                 return self.host.ask(*DUMP, lenient=True, share=0.5) or ""
-            except Hangs:  # one process holds up what is said of all
+            except Hangs:  # one process delays the answer about all
                 pass
         names = (self.host.query("wg", "show", "interfaces") or "").split()
         asked = {name: ("wg", "show", name, "dump") for name in names if name not in self._hangs}

@@ -128,9 +128,13 @@ class Board:
             if entry is None:
                 return
             entry.applied = entry.tried = wanted
-            if entry.peer_key and not tunnel.peer_key and not tunnel.refused:
-                if (tunnel.view["peer"]["public"] or {}).get("public_key") == entry.peer_key["seen"]:
-                    entry.recoveries.accepted()
+            shown = (tunnel.checked["peer"]["public"] if tunnel.checked else None) or {}
+            if (
+                entry.peer_key
+                and not (tunnel.peer_key or tunnel.refused)
+                and shown.get("public_key") == entry.peer_key["seen"]
+            ):
+                entry.recoveries.accepted()
             entry.peer_key = tunnel.peer_key
             entry.refusal = tunnel.error if tunnel.refused else None
             entry.missing = list(missing) if tunnel.refused else []

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 KINDS = ("put_back", "process", "session", "mtu", "peer")
 LATEST = 15.0  # seconds between two attempts to put something back, at most
 OFTEN, WITHIN = 3, 300.0  # repairs of one thing in these seconds, after which it is said that it does not last
-LOOKS = 2  # in a row, of which one alone is no reason: a busy host may answer late, and lose packets
+LOOKS = 2  # in a row that show the same: a busy host may answer late once, or lose packets
 SILENT, YIELDS = 7.0, 6.0  # seconds without an answer until a session is made again; those of the second end beside
 AGAIN, SELDOM = 15.0, 300.0  # seconds until that is done once more; twice as many each time, and at most
 UNSTABLE, CALM = 4, 60.0  # times that packets stopped ``WITHIN``, and seconds without a change after which that is over
@@ -32,7 +32,7 @@ COUNTED = 20  # times that packets stopped which are remembered
 
 @dataclass(frozen=True)
 class Repair:
-    """What the engine is to do for a tunnel. ``kind``: one of KINDS, or "" where that is no recovery.
+    """What the engine is to do for a tunnel. ``kind``: one of KINDS, or "" for what is not counted.
 
     ``probe``: the engine finds out by pings whether the peer has moved. ``renew``: the session is made again. ``path``:
     what was found of the path. ``widen``: larger packets are tried, and used if they pass.
