@@ -107,6 +107,15 @@ tunnels:
       type: str
       sample: active
     error: {description: "What was expected, what was seen, and what to do. Null if nothing is wrong.", type: str}
+    symptom:
+      description:
+        - What is wrong, in one word, which is the anchor of its row in docs/trouble.md. Null if nothing is wrong, or
+          where the error says all there is.
+        - One of V(not-installed), V(no-answer), V(keys), V(connecting), V(no-packets), V(large-packets), V(flapping),
+          V(dies), V(taken-away), V(reinstalled), V(unreachable).
+      type: str
+      sample: no-answer
+      version_added: 0.3.0
     refused: {description: Whether the view can't be used., type: bool}
     waiting_for: {description: "The node whose public half nobody knows yet, or null.", type: str}
     note:
@@ -127,6 +136,7 @@ tunnels:
         post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
         data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
         certificate_days: {description: "Days until this end's certificate ends, or null where it has none.", type: int}
+        mtu: {description: "Bytes of the largest packet that passed in the last probe, or null.", type: int}
 """
 
 from typing import Any

@@ -212,7 +212,7 @@ def test_status(api: Api, pair: Pair) -> None:
         "loss_percent": 12.5,
     }
     measured |= {"cipher": "AES_GCM_16-256", "key_exchange": "CURVE_25519/KE1_ML_KEM_768", "post_quantum": True}
-    measured |= {"data_path": "userspace", "certificate_days": -3}
+    measured |= {"data_path": "userspace", "certificate_days": -3, "mtu": 1340}
     assert report(api, tunnel, pair[0], measured=measured) == {"updated": 1, "rejected": []}
     seen = api.send("GET", path + "/status")
     assert (seen["status"], seen["stale"]) == ("active", False)
@@ -319,6 +319,7 @@ def test_reports_about_another_version(api: Api, pair: Pair) -> None:
         ({"measured": {"data_path": "hyperspace"}}, "reports.0.measured.data_path"),
         ({"measured": {"certificate_days": 1.5}}, "reports.0.measured.certificate_days"),
         ({"measured": {"certificate_days": 10**6}}, "reports.0.measured.certificate_days"),
+        ({"measured": {"mtu": 65536}}, "reports.0.measured.mtu"),
         ({"private_key": "x"}, "reports.0.private_key"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_migration_that_was_cut_off_begins_again(request: pytest.FixtureReques
     with connected(database) as connection:
         connection.execute(text("DELETE FROM alembic_version_tunnels"))
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN next_id"))
-        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps"))
+        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps, DROP COLUMN symptom"))
         connection.execute(text("ALTER TABLE tunnels DROP COLUMN alike"))
         for column in ("last_status", "status_since", "status_changes"):
             connection.execute(text(f"ALTER TABLE tunnels DROP COLUMN {column}"))
@@ -169,7 +169,9 @@ def test_every_varchar_has_a_length() -> None:
 def test_one_head_per_tree_and_unknown_revisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {tree: migrate.revisions(tree) for tree in migrate.TREES} == {
         "standalone": {"0001_standalone"},
-        "tunnels": {"0001_tunnels", "0002_next_id", "0003_gaps", "0004_alike", "0005_nodes", "0006_history"},
+        "tunnels": {
+            *("0001_tunnels", "0002_next_id", "0003_gaps", "0004_alike", "0005_nodes", "0006_history", "0007_symptom"),
+        },
     }
     for tree, head in migrate.HEADS.items():
         script = Config()

@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import __version__, exits, migrate, node_access, nodes
+from marzban_tunnels import __version__, exits, migrate, node_access, nodes, webhook
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.events import Events
 from marzban_tunnels.feed import Feed
@@ -62,6 +62,7 @@ def mount() -> None:
     tunnels.live = manager = Manager(database.engine, tunnels, _client_certificate(database))
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
+    webhook.add(feed, tunnels, os.environ)
     feed.add(Recorder(feed.read_again), tunnels.live.leads)
 
     def started() -> None:

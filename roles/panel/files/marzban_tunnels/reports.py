@@ -55,7 +55,9 @@ class _End:
     is_active: bool
     uuid: str
     last_status: str | None
-    measured: str | None = None  # what the tunnel's status is does not depend on it
+    # What the tunnel's status is does not depend on these
+    measured: str | None = None
+    symptom: str | None = None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -118,7 +120,8 @@ def store_reports(
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
         end.gaps = responses.gaps(end.gaps, end.reported_at, moment)
         end.status, end.error, end.reported_at, end.reported_by = item.status, item.error, moment, responses.RUN
-        told = {"status": item.status, "error": item.error, "measured": measured, "reported_at": moment}
+        told: dict[str, Any] = {"status": item.status, "error": item.error, "symptom": item.symptom}
+        told |= {"measured": measured, "reported_at": moment}
         changes.append({**end.key, **told, "reported_by": responses.RUN, "gaps": end.gaps})
         ends = [responses.reported(other, other, moment, _NOTHING) for other in found.values()]
         status = responses.overall(end.is_active, ends)

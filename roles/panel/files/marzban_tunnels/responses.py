@@ -15,7 +15,7 @@ from typing import Any
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.halves import fingerprint
-from marzban_tunnels.live import STALE_BY_SERVICE, Live
+from marzban_tunnels.live import STALE_BY_SERVICE, Live, symptom
 
 STALE_AFTER = 300  # seconds; the least after which a run's report is stale
 RUN, SERVICE = "run", "service"  # who has reported an end
@@ -72,7 +72,7 @@ def created(made: Sequence[dict[str, Any] | Refused]) -> dict[str, Any]:
 
 def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
     """A tunnel's status, out of its answer."""
-    names = ("role", "node", "status", "error", "measured", "age", "stale", "by")
+    names = ("role", "node", "status", "error", "symptom", "measured", "age", "stale", "by")
     ends = [{name: end[name] for name in names} for end in record["ends"]]
     ages = [end["age"] for end in ends if end["age"] is not None]
     age = min(ages, default=None)
@@ -117,14 +117,15 @@ def _end(
 def reported(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
     """What was reported of an end: by its node's service where that is the newer one, else what is in the database."""
     age = None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds()))
-    told = {"status": end.status, "error": end.error, "measured": object_in(end.measured), "age": age}
+    told = {"status": end.status, "error": end.error, "symptom": symptom(end.symptom)}
+    told |= {"measured": object_in(end.measured), "age": age}
     by = None if age is None else SERVICE if end.reported_by == SERVICE else RUN
     now = live.end(row.uuid, end.role)
     # The manager knows better than what it has stored itself; and a run's report of a later time than now has none
     if now is not None and (by != RUN or age is None or end.reported_at > moment or int(now["age"]) <= age):
         # What was measured with an earlier record says nothing of how this one works
         same = now.get("version", row.version) == row.version
-        told = {"status": now["status"] if same else None, "error": now["error"] if same else None}
+        told = {name: now.get(name) if same else None for name in ("status", "error", "symptom")}
         told |= {"measured": now["measured"], "age": int(now["age"])}
         by = SERVICE
     limit = STALE_BY_SERVICE if by == SERVICE else stale_after(end.gaps)

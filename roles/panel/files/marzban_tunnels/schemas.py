@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from marzban_tunnels import checks
-from marzban_tunnels.live import STALE_BY_SERVICE
+from marzban_tunnels import checks, live
+from marzban_tunnels.live import STALE_BY_SERVICE, SYMPTOMS
 
 TunnelType = Literal["wireguard", "openvpn", "ipsec"]
 Status = Literal["active", "inactive", "error", "connecting"]
+Symptom = Annotated[
+    str, Field(json_schema_extra={"enum": list(SYMPTOMS)}, description="What is wrong: an anchor of docs/trouble.md")
+]
 Name = Annotated[str, AfterValidator(checks.name), Field(json_schema_extra={"minLength": 1, "maxLength": 128})]
 NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on this panel")]
 Config = Annotated[
@@ -115,6 +118,7 @@ class Measured(Body):
     post_quantum: bool | None = None
     data_path: Literal["kernel", "userspace"] | None = None
     certificate_days: Annotated[int, Field(ge=-36500, le=36500, description="Below 0: it has ended")] | None = None
+    mtu: Annotated[int, Field(ge=1, le=65535, description="Bytes of the largest packet that passed")] | None = None
 
 
 class Report(Body):
@@ -125,6 +129,7 @@ class Report(Body):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)]
     status: Status
     error: Annotated[str, AfterValidator(lambda text: checks.one_line(text, 1000))] | None = None
+    symptom: Annotated[str, AfterValidator(live.symptom), Field(max_length=64)] | None = None
     measured: Measured | None = None
 
 
@@ -159,6 +164,7 @@ class EndOut(BaseModel):
     public: dict[str, str] | None
     status: str | None
     error: str | None
+    symptom: Symptom | None
     measured: Measured | None
     age: int | None = Field(description="Seconds since it was reported")
     stale_after: int = Field(
@@ -199,6 +205,7 @@ class EndStatus(BaseModel):
     node: str
     status: str | None
     error: str | None
+    symptom: Symptom | None
     measured: Measured | None
     age: int | None
     stale: bool

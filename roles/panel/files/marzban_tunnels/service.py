@@ -368,7 +368,7 @@ class Tunnels:
         record.version += 1
         record.updated_at = responses.now()
         session.flush()
-        session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None))
+        session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None, symptom=None))
         status = responses.overall(record.is_active, [])
         seen = {record.id: history.Seen(status, None, record.updated_at)}
         history.write(session.execute, seen, decided=True)

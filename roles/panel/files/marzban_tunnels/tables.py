@@ -83,6 +83,7 @@ class End(Base):
     public: Mapped[str | None] = mapped_column(String(4096))  # JSON
     status: Mapped[str | None] = mapped_column(String(16))
     error: Mapped[str | None] = mapped_column(String(1024))
+    symptom: Mapped[str | None] = mapped_column(String(16))  # of that error, one of live.SYMPTOMS
     measured: Mapped[str | None] = mapped_column(String(1024))  # JSON
     reported_at: Mapped[datetime | None]
     gaps: Mapped[str | None] = mapped_column(String(64))  # seconds between the last reports, the newest first
