@@ -6,7 +6,7 @@ import { call } from "./api.js";
 import { ask } from "./changes.js";
 import { $, bdi, el, mark, setAttribute, setMark, setText, show } from "./dom.js";
 import { ago, collator, english, isEnglish, number, t } from "./i18n.js";
-import { ageNow, TYPES } from "./model.js";
+import { TYPES } from "./model.js";
 import { STATES } from "./services.js";
 
 const MOST = 50; // of one list that are shown
@@ -62,7 +62,7 @@ function listing(sentence, items, line, unsent = 0) {
 
 class View {
     #known = "";
-    #ages = []; // [element, function of the node that gives seconds, function of "5s ago" that gives words]
+    #ages = []; // [element, function of the node that gives a moment, function of "5s ago" that gives words]
     #act;
 
     constructor(act) {
@@ -70,8 +70,8 @@ class View {
         this.li = el("li", { tabindex: "-1" });
     }
 
-    update(node, received, now) {
-        const ageless = (key, value) => (key === "age" || key === "contact_age" ? undefined : value);
+    update(node, now) {
+        const ageless = (key, value) => (["age", "contact_age", "received", "heard"].includes(key) ? undefined : value);
         const known = JSON.stringify([document.documentElement.lang, node], ageless);
         if (known !== this.#known) {
             this.#known = known;
@@ -79,21 +79,21 @@ class View {
             this.#build(node);
             if (focused) (this.li.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? this.li).focus({ preventScroll: true });
         }
-        for (const [element, age, words] of this.#ages) {
-            const seconds = ageNow(age(node), received, now);
-            setText(element, seconds === null ? "" : words(ago(Math.max(0, seconds))));
+        for (const [element, moment, words] of this.#ages) {
+            const at = moment(node);
+            setText(element, Number.isFinite(at) ? words(ago(Math.max(0, (now - at) / 1000))) : "");
         }
     }
 
-    #age(age, words) {
+    #age(moment, words) {
         const element = el("span", { class: "age" });
-        this.#ages.push([element, age, words]);
+        this.#ages.push([element, moment, words]);
         return element;
     }
 
     #build(node) {
         this.#ages = [];
-        const contact = this.#age(({ contact_age: age }) => age, (when) => t("nodes.contact", { ago: when }));
+        const contact = this.#age(({ heard }) => heard, (when) => t("nodes.contact", { ago: when }));
         const state = el("span", { class: "state", "data-status": MARKS[node.state] }, mark(MARKS[node.state]), el("span", {}, t(node.deleted ? "service.deleted" : STATES[node.state])));
         setAttribute(this.li, "data-state", node.state);
         setAttribute(this.li, "aria-label", node.node);
@@ -109,7 +109,7 @@ class View {
     }
 
     #deletion(tunnel, place) {
-        const age = this.#age((node) => node.deletions[place]?.age, (when) => t("nodes.deleted", { ago: when }));
+        const age = this.#age((node) => node.received - node.deletions[place]?.age * 1000, (when) => t("nodes.deleted", { ago: when }));
         const state = tunnel.given_up ? el("b", { class: "given-up" }, t("nodes.given_up")) : el("span", {}, t("nodes.waits"));
         return [bdi(nameOf(tunnel)), ` ${typeOf(tunnel)} `, state, " ", age];
     }
@@ -153,11 +153,13 @@ export class Nodes {
     #services;
     #views = new Map(); // by the node's key
     #changed;
+    #opened;
     #sign = mark("inactive");
 
-    /** `changed` is called with a node as the panel answers it after a decision. */
-    constructor(changed) {
+    /** `changed` is called with a node as the panel answers it after a decision, `opened` when somebody looks. */
+    constructor(changed, opened) {
         this.#changed = changed;
+        this.#opened = opened;
         this.dialog = $("nodes");
         this.dialog.querySelector(".close").addEventListener("click", () => this.dialog.close());
         this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -174,6 +176,11 @@ export class Nodes {
         const view = this.#views.get(id);
         view?.li.scrollIntoView({ block: "nearest" });
         view?.li.focus();
+        this.#opened();
+    }
+
+    get isOpen() {
+        return this.dialog.open;
     }
 
     /** `node`: the one that the list is filtered by, if any. */
@@ -213,7 +220,7 @@ export class Nodes {
     }
 
     #fill(now) {
-        const { manager, nodes, received, trouble } = this.#services;
+        const { manager, nodes, trouble } = this.#services;
         if (!manager) {
             this.dialog.close(); // somebody has logged out
             return;
@@ -228,7 +235,7 @@ export class Nodes {
         const kept = new Map();
         order.forEach((node) => {
             const view = this.#views.get(node.key) ?? new View((question, path, body) => this.#decide(question, path, body));
-            view.update(node, received, now);
+            view.update(node, now);
             kept.set(node.key, view);
         });
         this.#views = kept;
