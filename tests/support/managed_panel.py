@@ -103,18 +103,21 @@ class ManagedPanel(Services):
             admins.put("admin", PASSWORD, is_sudo=True)
         lines = _NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
-        app, self.manager = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
+        app, self.manager, self.events = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
         bound = listen("127.0.0.1", 0)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})
         bound.listen()
         self._thread.start()
         self.manager.start()
+        self.events.feed.start()
         self.writing = self._database.writing  # for what the API does not do
         super().__init__(Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login())
 
     def stop(self) -> None:
         """End it; the database stays."""
+        self.events.end()
+        self.events.feed.stop()
         self.manager.stop()
         self.api.session.close()
         self._server.should_exit = True
