@@ -6,6 +6,8 @@ import { Problem, stream } from "./api.js";
 
 const HEARD = 25_000; // milliseconds; the panel says something each ten seconds at least
 const GREETED = 3000; // without a first word by then, the page asks as it did before, and still waits
+const RESUMED = 10_000; // after a longer break all is read: what was missed does not say when it was so
+const REPEATED = 1000; // for so long after the first word comes what was missed in a shorter one
 const SOON = 1000; // the least until the next attempt, and
 const SPREAD = 4000; // the time after it in which pages come back that one restart has cut off; twice that after each attempt, up to
 const LONGEST = 60_000;
@@ -52,13 +54,16 @@ export class Events {
     #take;
     #state;
     #last = ""; // the id of the last event that was taken
+    #heard = 0; // when something came
+    #ended = -Infinity; // when the last stream did
+    #missed = [0, 0]; // until the first moment, what comes is taken as if it had come at the second
     #run = 0; // the loop that counts; 0 for none
     #stop = new AbortController(); // of the stream that is open
     #wake = () => {};
     #absent = false;
     on = false; // whether what the page knows comes by the stream
 
-    /** `take` is called with the name of an event and its data, `state` with whether events come. */
+    /** `take` is called with the name of an event, its data and the moment at which it came, `state` with whether events come. */
     constructor(take, state) {
         this.#take = take;
         this.#state = state;
@@ -106,7 +111,9 @@ export class Events {
         const parser = new Parser();
         const decoder = new TextDecoder();
         const patience = setTimeout(() => this.#tell(false), GREETED);
-        let heard = Date.now();
+        if (Date.now() - this.#ended > RESUMED) this.#last = "";
+        const before = this.#heard;
+        this.#heard = Date.now();
         let silence = setTimeout(() => stop.abort(), HEARD);
         let beats = 0;
         try {
@@ -119,12 +126,12 @@ export class Events {
             for (const reader = answer.body.getReader(); ; ) {
                 const { done, value } = await reader.read();
                 // A computer that slept has what came before that still in its buffers: it is not news any more
-                if (done || run !== this.#run || stop.signal.aborted || Date.now() - heard > HEARD) return beats > 1;
-                heard = Date.now();
+                if (done || run !== this.#run || stop.signal.aborted || Date.now() - this.#heard > HEARD) return beats > 1;
+                this.#heard = Date.now();
                 clearTimeout(silence);
                 silence = setTimeout(() => stop.abort(), HEARD);
                 for (const event of parser.push(decoder.decode(value, { stream: true }))) {
-                    this.#got(event, patience);
+                    this.#got(event, before, patience);
                     beats += 1;
                 }
             }
@@ -138,17 +145,22 @@ export class Events {
             clearTimeout(patience);
             clearTimeout(silence);
             stop.abort();
+            this.#ended = beats ? Date.now() : this.#ended;
+            if (!beats) this.#heard = before;
         }
     }
 
-    #got({ name, data, id }, patience) {
+    #got({ name, data, id }, before, patience) {
         const told = JSON.parse(data);
+        const now = Date.now();
         if (name === "hello") {
             clearTimeout(patience);
+            this.#missed = told.resumed ? [now + REPEATED, before] : [0, 0];
             this.#tell(true);
         }
-        this.#take(name, told);
-        if (id !== undefined) this.#last = id;
+        const [until, moment] = this.#missed;
+        this.#take(name, told, now < until ? moment : now);
+        this.#last = id ?? this.#last;
     }
 
     #sleep(time) {

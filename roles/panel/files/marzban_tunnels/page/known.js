@@ -70,8 +70,8 @@ export class Known {
 
     /** The panel says that all is as it has told. */
     confirmed(now) {
-        for (const row of this.rows.values()) row.confirmed = now;
-        this.received = now;
+        for (const row of this.rows.values()) row.confirmed = Math.max(row.confirmed, now);
+        this.received = Math.max(this.received, now);
     }
 
     /** A record that the panel has just given. */

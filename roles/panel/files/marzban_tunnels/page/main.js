@@ -79,8 +79,7 @@ const poll = new Poll(
 );
 const soon = new Soon(draw);
 const events = new Events(
-    (name, told) => {
-        const now = Date.now();
+    (name, told, now) => {
         if (name === "hello" && !told?.resumed) readAll();
         else if (name === "beat") known.confirmed(now);
         else if (name === "tunnels") learn(known.changed(told ?? {}, now));

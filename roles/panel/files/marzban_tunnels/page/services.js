@@ -71,8 +71,8 @@ export class Services {
         if (!this.manager) return; // the first read brings all
         if (told?.manager) this.#lead(told.manager);
         const fresh = new Map(list(told?.nodes).map((node) => clean(node, this.manager, now)).map((node) => [node.key, node]));
-        const gone = new Set(list(told?.gone));
-        const kept = this.nodes.filter((node) => !gone.has(node.key)).map((node) => fresh.get(node.key) ?? node);
+        const gone = new Set(list(told?.gone).map(String));
+        const kept = this.nodes.filter((node) => !gone.has(String(node.deleted ? node.uuid : node.node_id))).map((node) => fresh.get(node.key) ?? node);
         const added = [...fresh.values()].filter((node) => !this.#byKey.has(node.key));
         this.#put([...kept, ...added].filter((node) => !node.deleted || node.deletions.length));
         this.#changes += 1;
