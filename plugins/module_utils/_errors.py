@@ -40,6 +40,8 @@ def not_none(value: Optional[T], why: str) -> T:
 class Error(Exception):
     """What a module reports with ``fail_json``: its text is for the operator."""
 
+    symptom: Optional[str] = None  # of a tunnel that is refused by it, where _model/symptoms.py has one
+
 
 class FieldError(Error):
     """A value that can't be used, or one that is missing (None). ``hint``: a sentence that says what to write."""

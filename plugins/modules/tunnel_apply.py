@@ -260,6 +260,15 @@ tunnels:
     role: {description: "V(source) or V(target), this end's role in the record.", type: str}
     status: {description: "V(active) (a ping came back), V(inactive), V(connecting) or V(error).", type: str}
     error: {description: "What was expected, what was seen, and what to do. Null if nothing is wrong.", type: str}
+    symptom:
+      description:
+        - What is wrong, in one word, which is the anchor of its row in docs/trouble.md. Null if nothing is wrong, or
+          where the error says all there is.
+        - One of V(not-installed), V(no-answer), V(keys), V(connecting), V(no-packets), V(large-packets), V(flapping),
+          V(dies), V(taken-away), V(reinstalled), V(unreachable).
+      type: str
+      sample: no-answer
+      version_added: 0.3.0
     refused: {description: Whether it could not be applied. Without that an error is about the traffic., type: bool}
     waiting_for: {description: "The node whose public half nobody knows yet, or null.", type: str}
     note:

@@ -99,9 +99,9 @@ class ControllerAction(ActionBase):
         """
         panel = self.panel() if post and not self.check_mode else None
         made = _panel_steps.report(panel, told, wide=self._display.verbosity > 0)
-        problems = ["! %s" % problem for problem in made.problems]
-        self._display.display("\n%s\n" % "\n".join([*made.table, *told.done, *problems]))
+        self._display.display("\n%s\n" % "\n".join([*made.table, *told.done, *made.lines]))
         answer = dict(made._asdict())
+        del answer["lines"]
         error, strict = answer.pop("error"), answer.pop("strict")
         if error:
             answer.update(failed=True, msg="The panel was not told: %s" % error)

@@ -259,7 +259,8 @@ class Told(NamedTuple):
 class Reported(NamedTuple):
     """What the operator reads, and what the panel took. ``error``: why the panel could not be told.
 
-    ``strict``: by host, the sentences about tunnels with a status that is a failure.
+    ``strict``: by host, the sentences about tunnels with a status that is a failure. ``lines``: the problems as they
+    are printed.
     """
 
     table: list[str]
@@ -268,6 +269,7 @@ class Reported(NamedTuple):
     rejected: list[Any]
     error: Error | None
     strict: dict[str, list[str]]
+    lines: list[str]
 
 
 def report(panel: Panel | None, told: Told, wide: bool = False) -> Reported:
@@ -288,4 +290,5 @@ def report(panel: Panel | None, told: Told, wide: bool = False) -> Reported:
     for refused in rejected:
         problems.append("The panel did not take the report of {node} about {uuid}: {detail}".format(**refused))
     strict = summary.strict(checked, told.strict, broken, told.nodes or {})
-    return Reported(lines, problems, reported, rejected, failure, strict)
+    printed = list(table.guided(problems, checked, told.lost, told.nodes))
+    return Reported(lines, problems, reported, rejected, failure, strict, printed)

@@ -23,9 +23,16 @@ from pydantic import BaseModel, ValidationError
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._installer import dotenv, probe
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import config as model_config
-from ansible_collections.marzban.tunnels.plugins.module_utils._model import names, shapes, table, types, validators
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
+    names,
+    shapes,
+    symptoms,
+    table,
+    types,
+    validators,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel import api, transport
-from marzban_tunnels import checks, reports, responses, router, schemas, service, tunnel_config
+from marzban_tunnels import checks, live, reports, responses, router, schemas, service, tunnel_config
 from marzban_tunnels import settings as panel_settings
 from marzban_tunnels.errors import Refused
 from tests.lab import machine
@@ -352,6 +359,7 @@ def _choices(model: type[BaseModel], field: str) -> tuple[str, ...]:
 def test_both_know_the_same_words() -> None:
     assert get_args(schemas.TunnelType) == validators.TYPES == tuple(types.BY_TYPE) == KINDS
     assert get_args(schemas.Status) == validators.STATUSES
+    assert live.SYMPTOMS == symptoms.SYMPTOMS
     assert tunnel_config.ROLES == validators.ROLES
     assert _choices(tunnel_config.TunnelConfig, "dial") == validators.DIALS
     assert _choices(tunnel_config.TunnelConfig, "transport") == validators.TRANSPORTS
@@ -379,6 +387,7 @@ def test_both_have_the_same_bounds() -> None:
 
 def test_both_know_the_same_of_an_end() -> None:
     assert set(schemas.Measured.model_fields) == set(validators.MEASURES) == set(shapes.Measured.__annotations__)
+    assert set(schemas.Report.model_fields) == set(shapes.Report.__annotations__)
     assert set(reports._HALVES) == set(types.BY_TYPE)
     for kind, (required, optional, characters) in reports._HALVES.items():
         fields = types.BY_TYPE[kind].public
@@ -393,7 +402,7 @@ def test_both_know_the_same_of_an_end() -> None:
 def test_both_put_a_tunnels_status_together_alike(reported: tuple[str, str]) -> None:
     active = "inactive" not in reported  # a node reports that of an inactive record only
     ends = [{"status": status, "stale": False, "by": "run", "age": 0} for status in reported]
-    assert responses._overall(active, ends) == table.status([{"status": status} for status in reported])
+    assert responses.overall(active, ends) == table.status([{"status": status} for status in reported])
 
 
 def test_both_know_the_same_pools() -> None:

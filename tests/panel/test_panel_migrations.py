@@ -25,6 +25,7 @@ from tests.support.servers import PostgreSQL, Server
 VERSIONS = {"alembic_version_standalone", "alembic_version_tunnels"}
 OWN = set(tables.Base.metadata.tables)
 NODES = {"tunnel_nodes", "tunnel_deletions"}
+HISTORY = {"tunnel_changes", "tunnel_sums"}
 ALL = OWN | set(standalone.Base.metadata.tables) | VERSIONS
 
 
@@ -75,15 +76,21 @@ def test_the_tunnels_alone_come_and_go(database: str) -> None:
     run(database, "upgrade", "0001_standalone")
     assert not found(database) & OWN
     run(database, "upgrade", "0001_tunnels")
-    assert found(database) & OWN == OWN - NODES
+    assert found(database) & OWN == OWN - NODES - HISTORY
     run(database, "upgrade", "0005_nodes")
+    assert found(database) & OWN == OWN - HISTORY
+    run(database, "upgrade", "0006_history")
     assert found(database) >= OWN
     run(database, "downgrade", "0004_alike")
-    assert found(database) & OWN == OWN - NODES
+    assert found(database) & OWN == OWN - NODES - HISTORY
 
 
 def test_models_and_migrations_agree(database: str) -> None:
     run(database, "upgrade", "head")
+    if database.startswith("sqlite"):  # else each sum would be stored twice: once in the table, once in its index
+        with connected(database) as connection:
+            made = "SELECT count(*) FROM sqlite_master WHERE sql LIKE '%WITHOUT ROWID%' AND name IN {}"
+            assert connection.scalar(text(made.format(tuple(sorted(HISTORY))))) == len(HISTORY)
     for base in (tables.Base, standalone.Base):
         with connected(database) as connection:
             options = {"compare_type": True, "include_object": partial(_ours, base.metadata)}
@@ -124,8 +131,10 @@ def test_a_migration_that_was_cut_off_begins_again(request: pytest.FixtureReques
     with connected(database) as connection:
         connection.execute(text("DELETE FROM alembic_version_tunnels"))
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN next_id"))
-        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps"))
+        connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN gaps, DROP COLUMN symptom"))
         connection.execute(text("ALTER TABLE tunnels DROP COLUMN alike"))
+        for column in ("last_status", "status_since", "status_changes"):
+            connection.execute(text(f"ALTER TABLE tunnels DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN lease_beat, DROP COLUMN lease_holder"))
         connection.execute(text("ALTER TABLE tunnel_ends DROP COLUMN changed_public, DROP COLUMN reported_by"))
         connection.execute(text("DROP INDEX ix_tunnel_addresses_first ON tunnel_addresses"))
@@ -135,10 +144,13 @@ def test_a_migration_that_was_cut_off_begins_again(request: pytest.FixtureReques
         connection.execute(text("UPDATE alembic_version_tunnels SET version_num = '0004_alike'"))
         connection.execute(text("ALTER TABLE tunnel_panel DROP COLUMN lease_beat"))
         connection.execute(text("DROP INDEX ix_tunnel_deletions_node_uuid ON tunnel_deletions"))
+        connection.execute(text("ALTER TABLE tunnels DROP COLUMN status_since"))
+        connection.execute(text("DROP TABLE tunnel_sums"))
     run(database, "upgrade", "head")
     with connected(database) as connection:
         seen = inspect(connection)
         assert "lease_beat" in {column["name"] for column in seen.get_columns("tunnel_panel")}
+        assert "status_since" in {column["name"] for column in seen.get_columns("tunnels")}
         assert "changed_public" in {column["name"] for column in seen.get_columns("tunnel_ends")}
         assert "ix_tunnel_deletions_node_uuid" in {index["name"] for index in seen.get_indexes("tunnel_deletions")}
         indexes = {index["name"] for index in seen.get_indexes("tunnel_addresses")}
@@ -157,7 +169,9 @@ def test_every_varchar_has_a_length() -> None:
 def test_one_head_per_tree_and_unknown_revisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {tree: migrate.revisions(tree) for tree in migrate.TREES} == {
         "standalone": {"0001_standalone"},
-        "tunnels": {"0001_tunnels", "0002_next_id", "0003_gaps", "0004_alike", "0005_nodes"},
+        "tunnels": {
+            *("0001_tunnels", "0002_next_id", "0003_gaps", "0004_alike", "0005_nodes", "0006_history", "0007_symptom"),
+        },
     }
     for tree, head in migrate.HEADS.items():
         script = Config()

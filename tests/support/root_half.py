@@ -22,7 +22,7 @@ HASH = hashlib.sha256(KEY.encode()).hexdigest()
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 UUID = "1b4e28ba-2fa1-41d2-883f-000000000001"
 TUNNEL: dict[str, Any] = dict.fromkeys(
-    ("revision", "error", "note", "waiting_for", "public", "peer_key", "measured", "age")
+    ("revision", "error", "symptom", "note", "waiting_for", "public", "peer_key", "measured", "age")
 ) | {
     "uuid": UUID,
     "id": 1,

@@ -235,7 +235,7 @@ class SimulatedNode:
             "uuid": uuid, "id": tunnel["id"], "name": tunnel["name"], "type": tunnel["tunnel_type"],
             "version": tunnel["version"], "revision": held["revision"], "active": tunnel["is_active"],
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
-            "error": held.get("error"), "note": None, "refused": False, "missing": [],
+            "error": held.get("error"), "symptom": held.get("symptom"), "note": None, "refused": False, "missing": [],
             "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
             "measured": {"rx_bytes": int(time.monotonic() * 1000)},
             "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,

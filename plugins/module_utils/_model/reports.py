@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from .._errors import FieldError
-from . import answers, table, validators, views
+from . import answers, symptoms, table, validators, views
 from .answers import words
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def checked_end(value: object, field: str, own: str | None) -> Raw:
         "role": None if end.get("role") is None else validators.choice(end["role"], field + ".role", validators.ROLES),
         "status": validators.choice(end.get("status"), field + ".status", validators.STATUSES),
         "error": words(end.get("error") or None),
+        "symptom": symptoms.known(end.get("symptom")),
         "note": words(end.get("note") or None, 200),
         "refused": bool(end.get("refused")),
         "waiting_for": words(end.get("waiting_for") or None, 128),
@@ -88,7 +89,10 @@ def checked_results(results: Mapping[str, object], nodes: Mapping[str, str] | No
 def reports_of(results: _Results) -> list[Raw]:
     """The body of the panel's call."""
     return [
-        dict({key: end[key] for key in ("uuid", "node", "version", "status", "error")}, measured=end["measured"])
+        dict(
+            {key: end[key] for key in ("uuid", "node", "version", "status", "error", "symptom")},
+            measured=end["measured"],
+        )
         for ends in table.merge(results)
         for end in ends
     ]

@@ -220,11 +220,12 @@ class Seen(TypedDict):
 class Health(Seen):
     """One tunnel in an answer of tunnel_health. ``waiting_for``: the node whose public half is not known yet.
 
-    ``note``: what else a tunnel that is connecting waits for.
+    ``note``: what else a tunnel that is connecting waits for. ``symptom``: one of ``symptoms.SYMPTOMS``.
     """
 
     status: str
     error: str | None
+    symptom: str | None
     refused: bool
     waiting_for: str | None
     note: str | None
@@ -358,6 +359,7 @@ class Report(TypedDict):
     version: int
     status: str
     error: str | None
+    symptom: str | None
     measured: Measured | None
 
 

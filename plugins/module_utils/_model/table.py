@@ -10,6 +10,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Collection, Iterable, Iterator, Mapping, Sequence
 
 from .._errors import printable
+from . import symptoms
 
 if TYPE_CHECKING:
     from .shapes import Health, Lost, View
@@ -297,10 +298,34 @@ def errors(ends: Sequence[Health]) -> list[str]:
     return ["%s: %s" % (end["node"], printable(_words(end))) for end in ends if end.get("error")]
 
 
+def _sentence(end: Health) -> str:
+    """The one about an end's error."""
+    return "%s on %s: %s" % (_name(end), end["node"], printable(_words(end)))
+
+
+def guided(
+    problems: Iterable[str],
+    results: Mapping[str, Any],
+    lost: Iterable[str] = (),
+    nodes: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The lines of ``report``'s problems. Below the first one of a symptom is the row of the guide that it leads to."""
+    ends = [end for ends in merge(results) for end in ends if end.get("error")]
+    symptom_of = {_sentence(end): end.get("symptom") for end in ends}
+    away = tuple("%s could not be reached" % ((nodes or {}).get(host) or host) for host in lost)
+    told = set()
+    for problem in problems:
+        yield "! " + problem
+        symptom = symptoms.UNREACHABLE if problem.startswith(away) else symptom_of.get(problem)
+        if symptom and symptom not in told:
+            told.add(symptom)
+            yield " " * INDENT + "see " + symptoms.link(symptom)
+
+
 def _problems_of_ends(ends: Sequence[Health], lost: Collection[str]) -> Iterator[str]:
     for end in ends:
         if end.get("error") and not _explained(end, lost):
-            yield "%s on %s: %s" % (_name(end), end["node"], printable(_words(end)))
+            yield _sentence(end)
     for end in ends:
         when = _certificate_ends(end)
         if when:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Collection, Dict, NamedTuple, Sequence
 
 from .._errors import Error
+from .._model import symptoms
 from .._protocols import registry
 from .._protocols.base import Protocol
 from .host import Host
@@ -114,7 +115,8 @@ def _explain_gaps(protocols: dict[str, Protocol], running: list[Tunnel], seen: S
         tunnel.lacks = lacks
         if lacks:
             who = "this host's node service" if kind in repaired else "run marzban.tunnels.apply, which"
-            tunnel.fail("something else on this host has taken away %s: %s puts it back" % (", ".join(lacks), who))
+            said = "something else on this host has taken away %s: %s puts it back" % (", ".join(lacks), who)
+            tunnel.fail(said, symptoms.TAKEN_AWAY)
             tunnel.note = None
 
 
@@ -130,11 +132,11 @@ def _explain(protocol: Protocol, tunnel: Tunnel, repaired: bool) -> None:
     advice = "this host's node service sees to it" if repaired else "run marzban.tunnels.apply"
     late = "it was not applied on this host yet: %s" % advice
     if tunnel.state is None:
-        tunnel.fail(late)
+        tunnel.fail(late, symptoms.NOT_INSTALLED)
     elif tunnel.last_interface is None:
         tunnel.note = late
     elif tunnel.last_interface != interface:
         hint = "its record has the interface %s, and %s runs here: %s"
-        tunnel.fail(hint % (interface, tunnel.last_interface, advice))
+        tunnel.fail(hint % (interface, tunnel.last_interface, advice), symptoms.NOT_INSTALLED)
     else:
-        tunnel.fail("%s is not running: %s" % (protocol.service(interface), advice))
+        tunnel.fail("%s is not running: %s" % (protocol.service(interface), advice), symptoms.DIES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Iterable, List, NamedTuple
 
 from .._errors import Error
+from .._model import symptoms
 from .._protocols.base import Protocol, ipv6_is_off
 from .files import read
 from .host import Host
@@ -55,7 +56,7 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
             if tunnel.refused:
                 continue
             tunnel.status = "connecting" if tunnel.view["active"] else "inactive"
-            tunnel.error = tunnel.note = None
+            tunnel.error = tunnel.symptom = tunnel.note = None
             if tunnel.wanted and work.protocol.up(tunnel.view, seen[work.protocol.name])[0]:
                 running[tunnel.uuid] = (work, tunnel)
     pings: dict[str, Any] = {}
@@ -84,7 +85,7 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
         up = protocol.up(tunnel.view, seen[protocol.name])[1]
         tunnel.status, said = status(tunnel.view, found, up, protocol, heard, narrow.get(uuid))
         if tunnel.status == "error":
-            tunnel.fail(said or "no traffic")
+            tunnel.fail(said or "no traffic", symptoms.of_probe("error", found, protocol.session_limit))
         else:
             tunnel.note = said
 

@@ -13,6 +13,9 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._errors import Error
+from .._model import symptoms
+
 if TYPE_CHECKING:
     from .._model.shapes import Choice
 
@@ -71,6 +74,12 @@ def family(settings: dict[str, str]) -> str | None:
     """``Debian`` or ``RedHat``, or None for another system; ``settings`` as parse_os_release answers them."""
     words = [settings.get("ID", ""), *settings.get("ID_LIKE", "").split()]
     return next((_FAMILIES[word] for word in words if word in _FAMILIES), None)
+
+
+class Lacking(Error):
+    """A tunnel can't be set up here, because a capability is missing."""
+
+    symptom = symptoms.NOT_INSTALLED
 
 
 def own_python() -> str | None:

@@ -275,7 +275,7 @@ class Apply:
         if lacks and not self.host.check:
             for tunnel in wanted:
                 role = part.protocol.role or part.protocol.name
-                tunnel.refuse(Error(packages.advice(lacks, role, packages.own_python())))
+                tunnel.refuse(packages.Lacking(packages.advice(lacks, role, packages.own_python())))
 
     def _retire(self, tunnels: list[Tunnel]) -> None:
         """Takes down what a tunnel was before its type changed, now that it is known that the new type can run here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Collection, Iterable, Mapping, Sequence
 
 from .._errors import Error, FieldError, not_none
-from .._model import views
+from .._model import symptoms, views
 from .netdev import Plan
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Tunnel:
         self.public: Public | None = None
         self.peer_public: Public | None = None
         self.error: str | None = None
+        self.symptom: str | None = None  # of symptoms.SYMPTOMS: what is wrong, in one word
         self.note: str | None = None  # what it waits for while it is connecting
         self.waiting_for: str | None = None
         self.peer_key: dict[str, str] | None = None  # the peer shows another key than the one that is used
@@ -60,8 +61,9 @@ class Tunnel:
         self.refused = True
         self.fail(error)
 
-    def fail(self, error: Error | str) -> None:
+    def fail(self, error: Error | str, symptom: str | None = None) -> None:
         """Something is wrong with this tunnel."""
+        self.symptom = error.symptom if isinstance(error, Error) else symptom
         name = views.title(self.checked) if self.checked else self.seen["name"] or self.uuid or "?"
         where = " on %s" % self.seen["node"] if self.seen["node"] else ""
         self.status, self.error = "error", "tunnel %s%s: %s" % (name, where, error)
@@ -82,10 +84,12 @@ class Tunnel:
         # Nobody learns of the key of a tunnel that was refused: what runs here does not use it.
         withheld = self.refused and not self.pending
         public = None if withheld else self.public
+        symptom = self.symptom if self.error else symptoms.CONNECTING if self.status == "connecting" else None
         answer: Outcome = dict(
             self.seen,
             status=self.status,
             error=self.error,
+            symptom=symptom,
             refused=self.refused,
             waiting_for=self.waiting_for,
             note=self.note,

@@ -16,13 +16,14 @@ from typing import Any, Iterable, Mapping
 from .._errors import FieldError
 
 HEADER = "Marzban-Tunnels-Api"
-VERSION = 5  # the newest version that this collection knows
+VERSION = 6  # the newest version that this collection knows
 BULK = 3  # the first version that creates many tunnels in one call
 LARGE_PAGES = 3  # the first version that gives 2000 tunnels at once, and not 1000
 ENDPOINT_PORT = 4  # the first version that knows the port at which an end is dialed, where that is not its own
 ALIKE_NAMES = 4  # the first version that refuses a new name which looks like another tunnel's
 NEXT_KEYS = 4  # the first version whose public halves have a next key, and the peer's next key that is accepted
 NODE_SERVICES = 5  # the first version that knows the nodes' services
+SYMPTOMS = 6  # the first version whose reports have the symptom of an end
 # A panel of version 1 refuses all reports of a call when one of them has a measurement that is not in this list.
 # Later versions ignore what they do not know. So this list never changes.
 MEASURED_IN_1 = (
@@ -72,6 +73,11 @@ def unknown_in_1(reports: Iterable[Mapping[str, Any]]) -> list[str]:
     """The measurements in ``reports`` (contract.md) that a panel of version 1 does not know, sorted."""
     found = {key for report in reports for key in report.get("measured") or ()}
     return sorted(found - set(MEASURED_IN_1))
+
+
+def without_symptoms(reports: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """``reports`` for a panel before version 6, which refuses what it does not know in a report."""
+    return [{key: value for key, value in report.items() if key != "symptom"} for report in reports]
 
 
 def reports_for_1(reports: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

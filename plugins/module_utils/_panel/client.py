@@ -223,7 +223,10 @@ class Panel(Transport):
         """``(updated, rejected)`` as ``_post_all``; ``reports`` are Reports, maybe with measurements of later versions.
 
         A panel of version 1 gets the measurements that it knows. The others are left out with a warning.
+        Symptoms are for a page that links by them: where the panel does not know them, nothing is missing.
         """
+        if any("symptom" in report for report in reports) and (self._version() or 1) < api.SYMPTOMS:
+            reports = api.without_symptoms(reports)
         unknown = api.unknown_in_1(reports)
         if unknown and self._version() == 1:
             self._warn(

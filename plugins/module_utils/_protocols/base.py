@@ -34,6 +34,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Iterable, List, NamedTuple, Sequence
 
 from .._errors import Error, FieldError
+from .._model import symptoms
 from .._node import files as node_files
 from .._node import netdev
 from .._node import units as node_units
@@ -58,8 +59,16 @@ HELD = (
 )
 
 
+class DidNotStart(Error):
+    """A unit that ended at once."""
+
+    symptom = symptoms.DIES
+
+
 class Pending(FieldError):
     """What can't be applied until both ends have the same key: they have to go on exchanging it."""
+
+    symptom = symptoms.KEYS
 
 
 class Held(Pending):
@@ -347,7 +356,7 @@ class Protocol(Keys):
             for plan in starts:
                 if units.get(plan.unit, {}).get("active") != "active":
                     said = node_units.last_words(self.host, plan.unit, self.program)
-                    failed.setdefault(plan.view["uuid"], Error("%s did not start: %s" % (plan.unit, said)))
+                    failed.setdefault(plan.view["uuid"], DidNotStart("%s did not start: %s" % (plan.unit, said)))
         return failed
 
     def _enable(self, names: list[str]) -> dict[str, Error]:

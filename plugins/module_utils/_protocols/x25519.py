@@ -13,6 +13,7 @@ import importlib.util
 import os
 
 from .._errors import Error
+from .._model import symptoms
 from .._node import files
 
 #: Whether there is the library. It is imported only where a key is made or read: that takes longer than the rest of a
@@ -24,6 +25,8 @@ NEXT = "private.next"  # will be used once both ends know it
 
 class BrokenKey(Error):
     """A private key that is not valid. Its text never holds what was read."""
+
+    symptom = symptoms.KEYS
 
 
 def generate() -> str:

@@ -27,7 +27,7 @@ from ..._node.netdev import Live
 from ..._node.observation import Observation
 from ..._node.state import Folders
 from .. import x25519
-from ..base import RULES, Held, Protocol, Situation, ipv6_is_off
+from ..base import RULES, DidNotStart, Held, Protocol, Situation, ipv6_is_off
 from . import charon_routes, ed25519, swanctl
 from . import plan as planning
 from .charon import Charon, command, conf_path, etc, key_copy
@@ -301,7 +301,7 @@ class IPsec(Protocol):
         except Error as error:
             # systemctl says that it failed, and charon says why.
             said = node_units.last_words(self.host, CHARON, PROGRAM) if actions else error
-            return {plan.view["uuid"]: Error("strongSwan does not run: %s" % said) for plan in plans}
+            return {plan.view["uuid"]: DidNotStart("strongSwan does not run: %s" % said) for plan in plans}
         return {}
 
     def change(self, plan: netdev.Plan) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._model import symptoms
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.ping import is_address
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
@@ -39,12 +40,14 @@ class Entry:
     peer_key: dict[str, str] | None = None
     missing: list[str] = field(default_factory=list)
     refusal: str | None = None  # why it could not be applied
+    refusal_symptom: str | None = None  # the same in one word, where there is one
     needs_run: bool = False
     waiting_for: str | None = None
     doing: int = 0  # changes that go on, or wait for their turn
     changed: float = 0.0  # when the last one ended
     status: str | None = None  # not known yet
     error: str | None = None
+    symptom: str | None = None  # of that error
     note: str | None = None
     measured: Measured | None = None
     at: float | None = None  # when it was measured
@@ -75,7 +78,7 @@ class Entry:
         """Another view is wanted. What was seen of a tunnel of another type says nothing of this one."""
         if wanted.view["type"] != self.view["type"]:
             self.public = self.peer_key = self.measured = self.at = self.answered = None
-            self.status, self.error, self.note = "connecting", None, None
+            self.status, self.error, self.symptom, self.note = "connecting", None, None, None
         if wanted != self.kept:
             self.recovered()
         self.kept = wanted
@@ -134,7 +137,7 @@ class Board:
                 return
             entry.applied = entry.tried = wanted
             entry.peer_key = tunnel.peer_key
-            entry.refusal = tunnel.error if tunnel.refused else None
+            entry.refusal, entry.refusal_symptom = (tunnel.error, tunnel.symptom) if tunnel.refused else (None, None)
             entry.missing = list(missing) if tunnel.refused else []
             entry.needs_run = tunnel.needs_peer and not tunnel.refused and tunnel.view["type"] == "wireguard"
             entry.waiting_for = tunnel.waiting_for
@@ -145,7 +148,7 @@ class Board:
             if tunnel.public and (not tunnel.refused or tunnel.pending):
                 entry.public = tunnel.public
             if tunnel.changes:
-                entry.at = entry.answered = entry.measured = entry.error = entry.note = None
+                entry.at = entry.answered = entry.measured = entry.error = entry.symptom = entry.note = None
                 entry.status = "connecting"
 
     def ended(self, uuid: str, removed: bool = False, counted: bool = True) -> None:
@@ -163,7 +166,7 @@ class Board:
         with self._lock:
             entry = self._entries.get(wanted.view["uuid"])
             if entry:
-                entry.tried, entry.refusal = wanted, why
+                entry.tried, entry.refusal, entry.refusal_symptom = wanted, why, None
 
     def measured(self, tunnels: Iterable[Tunnel], begun: float) -> None:
         """What a look that began at ``begun`` has found. Of what was changed meanwhile it says nothing."""
@@ -182,6 +185,7 @@ class Board:
                 if loss == 100 and not tunnel.lacks and self._lately(entry, now):
                     continue  # what was said when it was answered last still holds
                 entry.status, entry.error, entry.note = tunnel.status, tunnel.error, tunnel.note
+                entry.symptom = tunnel.symptom
                 if entry.status == "active" and not entry.refusal:
                     entry.told.clear()
                     if entry.unsteady or entry.is_steady(now):  # else it may be taken away again soon
@@ -304,6 +308,19 @@ class Board:
         with self._lock:
             return [self._told(entry) for entry in self._entries.values() if entry.view["panel"] == panel]
 
+    @staticmethod
+    def _symptom(entry: Entry, status: str | None) -> str | None:
+        """Of an end that is told with this status. A peer that shows another key explains what else is seen of it."""
+        if status not in ("error", "connecting"):
+            return None
+        if entry.refusal:
+            return entry.refusal_symptom
+        if entry.unsteady:
+            return symptoms.TAKEN_AWAY if entry.lacked else symptoms.DIES
+        if entry.peer_key:
+            return symptoms.REINSTALLED
+        return entry.symptom if entry.error else symptoms.CONNECTING
+
     def _told(self, entry: Entry) -> dict[str, Any]:
         view, status, error, note = entry.view, entry.status, entry.error, entry.note
         version, active = entry.here
@@ -325,6 +342,7 @@ class Board:
             "role": view["local"]["role"],
             "status": status,
             "error": error,
+            "symptom": self._symptom(entry, status),
             "note": note,
             "waiting_for": entry.waiting_for,
             "refused": entry.refusal is not None,

@@ -168,7 +168,7 @@ class Calls:
             if uuid in known or not state or state["panel"] != panel.id:
                 continue
             about = {key: state[key] for key in ("uuid", "id", "name", "type", "version", "interface", "node")}
-            nothing = ("revision", "error", "waiting_for", "role", "public", "peer_key", "measured", "age")
+            nothing = ("revision", "error", "symptom", "waiting_for", "role", "public", "peer_key", "measured", "age")
             told = {"note": "A run has made it; the service does not know its record yet.", "status": "connecting"}
             flags = {"active": state["interface"] is not None, "refused": False, "doing": False, "missing": []}
             peer = state["peer"]["node"] if state["peer"] else None

@@ -18,7 +18,7 @@ from sqlalchemy import Table, and_, delete, insert, or_, select, update
 
 from marzban_tunnels import node_rows, responses
 from marzban_tunnels.node_rows import Execute
-from marzban_tunnels.tables import ADDRESSES, DELETIONS, ENDS, NODE_SERVICES, TUNNELS
+from marzban_tunnels.tables import ADDRESSES, CHANGES, DELETIONS, ENDS, NODE_SERVICES, TUNNELS
 
 KEPT = timedelta(days=30)  # after which the record of a deleted node is given up
 _SHOWN = timedelta(days=30)  # for which it is shown after that
@@ -36,6 +36,7 @@ def remove(execute: Execute, nodes: Table, tunnel_ids: list[int]) -> set[int]:
         some = tunnel_ids[start : start + _CHUNK]
         query = _ENDS.join_from(TUNNELS, ENDS, ENDS.c.tunnel_id == TUNNELS.c.id).where(TUNNELS.c.id.in_(some))
         concerned |= _record(execute, nodes, execute(node_rows.latest(query)).all())
+        execute(delete(CHANGES).where(CHANGES.c.tunnel_id.in_(some)))  # its sums go later: see recorder.py
         execute(delete(ADDRESSES).where(ADDRESSES.c.tunnel_id.in_(some)))
         execute(delete(ENDS).where(ENDS.c.tunnel_id.in_(some)))
         execute(delete(TUNNELS).where(TUNNELS.c.id.in_(some)))

@@ -144,6 +144,11 @@ class Feed:
             self._woken = True
             self._condition.notify()
 
+    def read_again(self) -> None:
+        """Rows of tunnels have changed without a write that others are told of: for a listener, in its ``step``."""
+        self._known.revision = None
+        self.wake()
+
     def start(self) -> None:
         """Begin; once."""
         with self._condition:

@@ -27,7 +27,10 @@ _PAGE = 100  # tunnels in one query
 _AT_ONCE, _BREATH = 10, 0.0002
 _AGAIN = 60.0  # seconds after which an answer is made again, whatever is known of it: its ages are not older than that
 _MEASURED = ("measured", "age")  # of an end: what changes all the time
-_STATES = select(TUNNELS.c.id, TUNNELS.c.version, TUNNELS.c.source_node_id, TUNNELS.c.target_node_id)
+_STATES = select(
+    TUNNELS.c.id, TUNNELS.c.version, TUNNELS.c.source_node_id, TUNNELS.c.target_node_id,
+    TUNNELS.c.last_status, TUNNELS.c.status_since,
+)  # fmt: skip
 _ALL_ENDS = select(ENDS).order_by(ENDS.c.tunnel_id, ENDS.c.role)
 _WRITES = select(Panel.writes).where(Panel.id == 1)
 
@@ -83,7 +86,7 @@ class Kept:
             if source is None or target is None:  # a node goes away just now, and its tunnels with it
                 continue
             known = self._rows.get(row.id)
-            if known is None or self._states[row.id] != (row.version, source, target):
+            if known is None or self._states[row.id] != (_state(row), source, target):
                 missing.append(row.id)
             elif known.ends != ends[row.id]:
                 self._rows[row.id] = Rows(known.row, ends[row.id], known.addresses)
@@ -95,7 +98,7 @@ class Kept:
             for rows in self._reader.rows(session, TUNNELS.c.id.in_(some), limit=len(some)):
                 row = rows.row
                 names = (row.source_name, row.source_address), (row.target_name, row.target_address)
-                self._rows[row.id], self._states[row.id] = rows, (row.version, *names)
+                self._rows[row.id], self._states[row.id] = rows, (_state(row), *names)
                 self._ids[row.uuid] = row.id
         there = {row.id for row in tunnels if row.id in self._rows}
         for number in self._rows.keys() - there:
@@ -153,6 +156,11 @@ class Kept:
         self._due.pop(number, None)
         for end in before["ends"]:
             self._at.pop((number, end["role"]), None)
+
+
+def _state(row: Any) -> tuple[Any, ...]:
+    """Another one when a tunnel's row is another one."""
+    return row.version, row.last_status, row.status_since
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -12,6 +12,19 @@ from typing import Any, Protocol
 STALE_BY_SERVICE = 22
 
 
+# What is wrong with an end, in one word, as node services and runs say it: the anchors of docs/trouble.md. The
+# collection has the same list, and what each word means, in module_utils/_model/symptoms.py.
+SYMPTOMS = (
+    *("not-installed", "no-answer", "keys", "connecting", "no-packets", "large-packets"),
+    *("flapping", "dies", "taken-away", "reinstalled", "unreachable"),
+)
+
+
+def symptom(value: object) -> str | None:
+    """``value`` where it is a symptom that this panel knows; else None, because a later version may know more."""
+    return value if isinstance(value, str) and value in SYMPTOMS else None
+
+
 class Live(Protocol):
     """Called from any thread. None of it raises, and none but ``refresh`` waits."""
 
@@ -28,8 +41,8 @@ class Live(Protocol):
         """The same of a node that is deleted, by our uuid of it."""
 
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
-        """What the node of this end has measured: ``{"status", "error", "measured", "age"}``, the age in seconds, and
-        ``version``, that of the record that it was about. None where nothing is known."""
+        """What the node of this end has measured: ``{"status", "error", "symptom", "measured", "age"}``, the age in
+        seconds, and ``version``, that of the record that it was about. None where nothing is known."""
 
     def revision(self) -> int:
         """Grows when any answer of this object is another one than before, but for ages; also when one gets stale."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 # The newest revisions, in the order of an upgrade, because tunnels point to nodes. A start that finds them needs no
 # Alembic, which would stay in the panel's memory.
-HEADS = {"standalone": "0001_standalone", "tunnels": "0005_nodes"}
+HEADS = {"standalone": "0001_standalone", "tunnels": "0007_symptom"}
 TREES = tuple(HEADS)
 LOCK_TIMEOUT = 30  # seconds; SQLite waits as long as its connections do (5 s on Marzban)
 _LOCK = 0x6D7A  # "mz"

@@ -24,12 +24,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import __version__, exits, migrate, node_access, nodes
+from marzban_tunnels import __version__, exits, migrate, node_access, nodes, webhook
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.events import Events
 from marzban_tunnels.feed import Feed
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.page import page_router, place
+from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
 from marzban_tunnels.service import Tunnels
@@ -61,6 +62,8 @@ def mount() -> None:
     tunnels.live = manager = Manager(database.engine, tunnels, _client_certificate(database))
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
+    webhook.add(feed, tunnels, os.environ)
+    feed.add(Recorder(feed.read_again), tunnels.live.leads)
 
     def started() -> None:
         manager.start()

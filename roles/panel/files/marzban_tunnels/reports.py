@@ -13,12 +13,14 @@ from typing import Any
 from sqlalchemy import Table, select, update
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import responses
+from marzban_tunnels import history, responses
 from marzban_tunnels.errors import shown
+from marzban_tunnels.live import Nothing
 from marzban_tunnels.schemas import EndKey, Report
 from marzban_tunnels.tables import End, Tunnel
 
 _CHUNK = 500  # uuids in one query
+_NOTHING = Nothing()
 _NEXT = ("next_public_key", "accepts_public_key")
 # What an end of a type has to show, what it may show besides, and the characters of its keys
 _HALVES: dict[str, tuple[set[str], set[str], int]] = {
@@ -47,6 +49,15 @@ class _End:
     gaps: str | None
     changed_public: str | None
     node_id: int
+    status: str | None
+    error: str | None
+    reported_by: str | None
+    is_active: bool
+    uuid: str
+    last_status: str | None
+    # What the tunnel's status is does not depend on these
+    measured: str | None = None
+    symptom: str | None = None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -92,9 +103,13 @@ def store_keys(
     return answer
 
 
-def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> dict[str, Any]:
-    """Store what was measured. A report about an older version of the record is rejected."""
+def store_reports(
+    session: Session, nodes: Table, reports: Sequence[Report]
+) -> tuple[dict[str, Any], dict[int, history.Seen]]:
+    """Store what was measured. A report about an older version of the record is rejected. Answers also the tunnels that
+    have another status by it than the history has, as far as no manager knows more."""
     moment = responses.now()
+    seen: dict[int, history.Seen] = {}
 
     def store(found: dict[str, _End], item: Report) -> bool:
         end = found[item.node]
@@ -103,16 +118,22 @@ def store_reports(session: Session, nodes: Table, reports: Sequence[Report]) -> 
                 f"version: {item.version} isn't the record's, which is at {end.version}; run the playbook again"
             )
         measured = json.dumps(item.measured.model_dump(exclude_unset=True)) if item.measured else None
-        told = {"status": item.status, "error": item.error, "measured": measured, "reported_at": moment}
-        told["reported_by"] = responses.RUN
-        told["gaps"] = responses.gaps(end.gaps, end.reported_at, moment)
-        changes.append({**end.key, **told})
+        end.gaps = responses.gaps(end.gaps, end.reported_at, moment)
+        end.status, end.error, end.reported_at, end.reported_by = item.status, item.error, moment, responses.RUN
+        told: dict[str, Any] = {"status": item.status, "error": item.error, "symptom": item.symptom}
+        told |= {"measured": measured, "reported_at": moment}
+        changes.append({**end.key, **told, "reported_by": responses.RUN, "gaps": end.gaps})
+        ends = [responses.reported(other, other, moment, _NOTHING) for other in found.values()]
+        status = responses.overall(end.is_active, ends)
+        seen[end.tunnel_id] = history.Seen(status, history.error_of(status, ends), moment)
+        if status == end.last_status:
+            del seen[end.tunnel_id]
         return True
 
     changes: list[dict[str, Any]] = []
     answer = _each(session, nodes, reports, store)
     _write(session, changes)
-    return answer
+    return answer, seen
 
 
 def _check_half(tunnel_type: str, half: dict[str, str]) -> None:
@@ -156,6 +177,7 @@ def _find(session: Session, nodes: Table, uuids: set[str]) -> dict[str, dict[str
     wanted = sorted(uuids)
     columns: tuple[Any, ...] = (Tunnel.uuid, nodes.c.name, Tunnel.id, End.role, Tunnel.version, Tunnel.tunnel_type)
     columns += (End.public, End.reported_at, End.gaps, End.changed_public, End.node_id)
+    columns += (End.status, End.error, End.reported_by, Tunnel.is_active, Tunnel.uuid, Tunnel.last_status)
     query = select(*columns).join_from(Tunnel, End, End.tunnel_id == Tunnel.id).join(nodes, nodes.c.id == End.node_id)
     for start in range(0, len(wanted), _CHUNK):
         for row in session.execute(query.where(Tunnel.uuid.in_(wanted[start : start + _CHUNK]))):

@@ -15,7 +15,7 @@ from typing import Any
 from marzban_tunnels import tunnel_config
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.halves import fingerprint
-from marzban_tunnels.live import STALE_BY_SERVICE, Live
+from marzban_tunnels.live import STALE_BY_SERVICE, Live, symptom
 
 STALE_AFTER = 300  # seconds; the least after which a run's report is stale
 RUN, SERVICE = "run", "service"  # who has reported an end
@@ -37,6 +37,7 @@ def tunnel(
     its nodes' services have measured since."""
     chosen = tunnel_config.lenient(row.config)
     shown = [_end(row, end, addresses.get(end.role, []), chosen, moment, live) for end in ends]
+    status_now = overall(row.is_active, shown)
     return {
         "id": row.id,
         "uuid": row.uuid,
@@ -49,7 +50,8 @@ def tunnel(
         "name": row.name,
         "config": row.config,
         "is_active": bool(row.is_active),
-        "status": _overall(row.is_active, shown),
+        "status": status_now,
+        "since": row.status_since.isoformat() if row.status_since and row.last_status == status_now else None,
         "stale": all(end["stale"] for end in shown),
         "created_at": row.created_at.isoformat(),
         "updated_at": row.updated_at.isoformat(),
@@ -70,7 +72,7 @@ def created(made: Sequence[dict[str, Any] | Refused]) -> dict[str, Any]:
 
 def status(record: dict[str, Any], moment: datetime) -> dict[str, Any]:
     """A tunnel's status, out of its answer."""
-    names = ("role", "node", "status", "error", "measured", "age", "stale", "by")
+    names = ("role", "node", "status", "error", "symptom", "measured", "age", "stale", "by")
     ends = [{name: end[name] for name in names} for end in record["ends"]]
     ages = [end["age"] for end in ends if end["age"] is not None]
     age = min(ages, default=None)
@@ -107,22 +109,23 @@ def _end(
         "interface": end.interface,
         "routes": tunnel_config.routes_of(chosen, end.role),
         "public": object_in(end.public),
-        **_told(row, end, moment, live),
+        **reported(row, end, moment, live),
         "changed_key": changed_key(end.public, end.changed_public),
     }
 
 
-def _told(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
+def reported(row: Any, end: Any, moment: datetime, live: Live) -> dict[str, Any]:
     """What was reported of an end: by its node's service where that is the newer one, else what is in the database."""
     age = None if end.reported_at is None else max(0, int((moment - end.reported_at).total_seconds()))
-    told = {"status": end.status, "error": end.error, "measured": object_in(end.measured), "age": age}
+    told = {"status": end.status, "error": end.error, "symptom": symptom(end.symptom)}
+    told |= {"measured": object_in(end.measured), "age": age}
     by = None if age is None else SERVICE if end.reported_by == SERVICE else RUN
     now = live.end(row.uuid, end.role)
     # The manager knows better than what it has stored itself; and a run's report of a later time than now has none
     if now is not None and (by != RUN or age is None or end.reported_at > moment or int(now["age"]) <= age):
         # What was measured with an earlier record says nothing of how this one works
         same = now.get("version", row.version) == row.version
-        told = {"status": now["status"] if same else None, "error": now["error"] if same else None}
+        told = {name: now.get(name) if same else None for name in ("status", "error", "symptom")}
         told |= {"measured": now["measured"], "age": int(now["age"])}
         by = SERVICE
     limit = STALE_BY_SERVICE if by == SERVICE else stale_after(end.gaps)
@@ -157,7 +160,7 @@ def stale_after(known: str | None) -> int:
     return max(STALE_AFTER, 2 * min(usual, _LATEST))
 
 
-def _overall(active: bool, ends: list[dict[str, Any]]) -> str:
+def overall(active: bool, ends: list[dict[str, Any]]) -> str:
     """What the ends say that have reported lately; where none has, what they said last. With a service at either end,
     ``active`` is not taken from what is too old for a service's, a run's report neither."""
     if not active:

@@ -124,6 +124,17 @@ def tunnels_router(
         """A tunnel's status, with the measurements of both ends and their age."""
         return answer(tunnels.status(session, tunnel_id))
 
+    def tunnel_history(
+        tunnel_id: int,
+        session: Session = given,
+        accept_encoding: str | None = Header(None, include_in_schema=False),
+    ) -> Response:
+        """When a tunnel's status has changed, and how the tunnel was in the last day and in the last month."""
+        response = answer(tunnels.history(session, tunnel_id))
+        response.body, headers = polling.compressed(bytes(response.body), accept_encoding)
+        response.headers.update({"Content-Length": str(len(response.body)), **headers})
+        return response
+
     router_nodes.add(router, tunnels, given)  # before the calls whose paths begin with a number
     unknown, changed = errors(404), errors(404, 412)
     for method, path, endpoint, model, told in (
@@ -138,6 +149,7 @@ def tunnels_router(
         ("POST", "/{tunnel_id}/activate", activate_tunnel, schemas.Message, errors(404, 409, 412)),
         ("POST", "/{tunnel_id}/deactivate", deactivate_tunnel, schemas.Message, changed),
         ("GET", "/{tunnel_id}/status", tunnel_status, schemas.StatusOut, unknown),
+        ("GET", "/{tunnel_id}/history", tunnel_history, schemas.HistoryOut, unknown),
     ):
         router.add_api_route(
             path, endpoint, methods=[method], response_model=model, responses=told, name=endpoint.__name__

@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from marzban_tunnels import checks
-from marzban_tunnels.live import STALE_BY_SERVICE
+from marzban_tunnels import checks, live
+from marzban_tunnels.live import STALE_BY_SERVICE, SYMPTOMS
 
 TunnelType = Literal["wireguard", "openvpn", "ipsec"]
 Status = Literal["active", "inactive", "error", "connecting"]
+Symptom = Annotated[
+    str, Field(json_schema_extra={"enum": list(SYMPTOMS)}, description="What is wrong: an anchor of docs/trouble.md")
+]
 Name = Annotated[str, AfterValidator(checks.name), Field(json_schema_extra={"minLength": 1, "maxLength": 128})]
 NodeId = Annotated[int, Field(ge=1, le=2**31 - 1, description="A node's id on this panel")]
 Config = Annotated[
@@ -125,6 +128,7 @@ class Report(Body):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)]
     status: Status
     error: Annotated[str, AfterValidator(lambda text: checks.one_line(text, 1000))] | None = None
+    symptom: Annotated[str, AfterValidator(live.symptom), Field(max_length=64)] | None = None
     measured: Measured | None = None
 
 
@@ -159,6 +163,7 @@ class EndOut(BaseModel):
     public: dict[str, str] | None
     status: str | None
     error: str | None
+    symptom: Symptom | None
     measured: Measured | None
     age: int | None = Field(description="Seconds since it was reported")
     stale_after: int = Field(
@@ -185,6 +190,7 @@ class TunnelOut(BaseModel):
     config: str
     is_active: bool
     status: Status
+    since: Moment | None = Field(description="When its status became this one; null where that is not known")
     stale: bool = Field(description="Nothing newer is known of either end")
     created_at: Moment
     updated_at: Moment
@@ -198,6 +204,7 @@ class EndStatus(BaseModel):
     node: str
     status: str | None
     error: str | None
+    symptom: Symptom | None
     measured: Measured | None
     age: int | None
     stale: bool
@@ -214,6 +221,34 @@ class StatusOut(BaseModel):
     stale: bool
     age: int | None
     ends: list[EndStatus]
+
+
+class StatusChange(BaseModel):
+    """A tunnel's status became this one."""
+
+    at: Moment
+    status: Status
+    error: str | None = Field(description="Of an end; at most 200 characters")
+
+
+class SumsOut(BaseModel):
+    """Sums of periods, the oldest first. A period in which nothing was known has no row."""
+
+    seconds: int = Field(description="How long a period is")
+    columns: list[str] = Field(description="What is in a row, in this order")
+    rows: list[list[int | float | None]]
+
+
+class HistoryOut(BaseModel):
+    """``GET /api/tunnels/{id}/history``."""
+
+    tunnel_id: int
+    uuid: str
+    status: Status
+    since: Moment | None
+    changes: list[StatusChange] = Field(description="The last 200, the oldest first")
+    day: SumsOut
+    month: SumsOut
 
 
 class Rejected(BaseModel):

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, in
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import deletions, naming, node_rows, polling, reports, responses, tunnel_config
+from marzban_tunnels import deletions, history, naming, node_rows, polling, reports, responses, tunnel_config
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
 from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
@@ -29,7 +29,7 @@ from marzban_tunnels.reading import Reader
 from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
-from marzban_tunnels.tables import ADDRESSES, ENDS, TUNNELS, Address, End, Panel, Tunnel
+from marzban_tunnels.tables import ADDRESSES, ENDS, NODE_SERVICES, TUNNELS, Address, End, Panel, Tunnel
 from marzban_tunnels.tunnel_config import ROLES, TunnelConfig
 
 _log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ Record = dict[str, Any]
 _New = tuple[TunnelCreate, TunnelConfig]
 # Made once, and over tables: see allocate.py
 _HIGHEST = select(func.max(TUNNELS.c.id))
+_SERVED = select(NODE_SERVICES.c.node_id).where(NODE_SERVICES.c.port.is_not(None)).limit(1)
 
 
 class Tunnels:
@@ -105,6 +106,10 @@ class Tunnels:
         record = self.get(session, tunnel_id)
         self.live.refresh({record[f"{role}_node_id"] for role in ROLES}, LONGEST_ASKING)
         return responses.status(self.get(session, tunnel_id), responses.now())
+
+    def history(self, session: Session, tunnel_id: int) -> dict[str, Any]:
+        """When one tunnel's status has changed, and how it was."""
+        return history.read(session, self.get(session, tunnel_id), responses.now())
 
     # writing
 
@@ -203,9 +208,22 @@ class Tunnels:
 
     def store_reports(self, session: Session, body: Reports) -> dict[str, Any]:
         """Take in what a run measured at many ends, all in one transaction."""
-        return self.write(session, lambda panel: reports.store_reports(session, self.nodes, body.reports))
+
+        def work(panel: Panel) -> dict[str, Any]:
+            answer, statuses = reports.store_reports(session, self.nodes, body.reports)
+            if not self._is_managed(session):  # else the manager knows more, and its process writes the history
+                history.write(session.execute, statuses)
+            return answer
+
+        return self.write(session, work)
 
     # within
+
+    def _is_managed(self, session: Session) -> bool:
+        """Whether a manager works with this database, here or in another process."""
+        if self.live.manager_state()["state"] == "off":
+            return False
+        return session.execute(_SERVED).first() is not None
 
     def _wake(self, node_ids: Collection[int]) -> None:
         if node_ids:
@@ -295,11 +313,13 @@ class Tunnels:
         row["alike"] = naming.digest(body.name)
         row |= {"created_at": moment, "updated_at": moment}
         record = Tunnel(**row)
+        status = responses.overall(record.is_active, [])
         nodes = self._check(session, record, True)
         tunnel_config.check_endpoints(chosen, nodes)
         check_dialed(session, self.nodes, record, chosen, nodes)
         sent.check(record)
         places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, {}, TunnelConfig())
+        row |= history.begun(session.execute, record.id, history.Seen(status, None, moment))
         session.execute(insert(TUNNELS), row)
         _place(session, record, nodes, places, [])
         sent.add(record)
@@ -348,7 +368,10 @@ class Tunnels:
         record.version += 1
         record.updated_at = responses.now()
         session.flush()
-        session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None))
+        session.execute(update(End).where(End.tunnel_id == record.id).values(status=None, error=None, symptom=None))
+        status = responses.overall(record.is_active, [])
+        seen = {record.id: history.Seen(status, None, record.updated_at)}
+        history.write(session.execute, seen, decided=True)
 
     def _clean_up(self, session: Session) -> None:
         """What happened while this version was not there: nodes went away, an older version gave names."""

@@ -59,6 +59,10 @@ class Tunnel(Base):
     is_active: Mapped[bool]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    # The history's: see history.py. An older version leaves them as they are.
+    last_status: Mapped[str | None] = mapped_column(String(16))
+    status_since: Mapped[datetime | None]
+    status_changes: Mapped[int] = mapped_column(default=0)  # how many were ever written
 
 
 class End(Base):
@@ -79,6 +83,7 @@ class End(Base):
     public: Mapped[str | None] = mapped_column(String(4096))  # JSON
     status: Mapped[str | None] = mapped_column(String(16))
     error: Mapped[str | None] = mapped_column(String(1024))
+    symptom: Mapped[str | None] = mapped_column(String(16))  # of that error, one of live.SYMPTOMS
     measured: Mapped[str | None] = mapped_column(String(1024))  # JSON
     reported_at: Mapped[datetime | None]
     gaps: Mapped[str | None] = mapped_column(String(64))  # seconds between the last reports, the newest first
@@ -146,6 +151,42 @@ class Deletion(Base):
     given_up: Mapped[bool] = mapped_column(default=False)
 
 
+class Change(Base):
+    """A tunnel's status became another one. ``number`` counts them for each tunnel; the last ones are kept. There may
+    be rows of tunnels that are deleted: they go within some hours."""
+
+    __tablename__ = "tunnel_changes"
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    tunnel_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    status: Mapped[str] = mapped_column(String(16))
+    error: Mapped[str | None] = mapped_column(String(200))
+
+
+class Sums(Base):
+    """How a tunnel was in a period of ``level`` seconds that began at ``start`` (seconds since 1970). The key is in the
+    order in which rows are written and deleted, so that both touch few pages. There may be rows of tunnels that are
+    deleted: they go within some hours."""
+
+    __tablename__ = "tunnel_sums"
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tunnel_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    up: Mapped[int]  # seconds
+    down: Mapped[int]
+    samples: Mapped[int]  # how many measurements there were, of both ends
+    rtt_us: Mapped[int | None]  # the median, in microseconds
+    rtt_worst_us: Mapped[int | None]
+    loss: Mapped[int | None]  # hundredths of a percent
+    to_target: Mapped[int | None] = mapped_column(BigInteger)  # bytes
+    to_source: Mapped[int | None] = mapped_column(BigInteger)
+
+
 # The same as tables, for statements that don't pass through classes
 TUNNELS, ENDS, ADDRESSES = (cast(Table, table.__table__) for table in (Tunnel, End, Address))
 NODE_SERVICES, DELETIONS = (cast(Table, table.__table__) for table in (NodeService, Deletion))
+CHANGES, SUMS = (cast(Table, table.__table__) for table in (Change, Sums))

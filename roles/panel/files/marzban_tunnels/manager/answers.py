@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from marzban_tunnels import checks
+from marzban_tunnels import checks, live
 from marzban_tunnels.errors import shown
 from marzban_tunnels.schemas import Measured, Public, Status
 
@@ -36,6 +36,7 @@ class Shown:
     interface: str | None
     status: str | None
     error: str | None  # also what it only wants to be known
+    symptom: str | None
     missing: tuple[str, ...]
     public: dict[str, str] | None
     peer_known: str | None
@@ -119,6 +120,7 @@ def tunnel(body: Any) -> Shown:
         interface=_maybe_text(raw.get("interface"), "interface", 64),
         status=status,
         error=said or None,
+        symptom=live.symptom(raw.get("symptom")),
         missing=tuple(_text(item, "missing", 64) for item in missing),
         public=_public(raw.get("public")),
         peer_known=_maybe_text(peer.get("known"), "peer_key.known", 128),

@@ -66,7 +66,7 @@ class Known:
             return None
         refusal = (tried.refusal if tried else None) or self._rejection(uuid)
         if refusal:
-            told = {"status": "error", "error": refusal, "version": wanted.version}
+            told = {"status": "error", "error": refusal, "symptom": None, "version": wanted.version}
             now = time.monotonic()  # without anything of it there, the last listing says that this is still so
             age = seen.age if seen else now - (self.contact or now)
             return told | {"measured": seen.shown.measured if seen else None, "age": int(age)}
@@ -75,7 +75,7 @@ class Known:
         if _unmeasured(seen.shown) and wanted.status is not None:
             return None  # what was measured before it says more
         told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
-        return told | {"measured": seen.shown.measured, "age": int(seen.age)}
+        return told | {"symptom": seen.shown.symptom, "measured": seen.shown.measured, "age": int(seen.age)}
 
     def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
         """The database did not take this half; it is not offered again with the record as it is now."""

@@ -215,6 +215,7 @@ class Store:
         for (tunnel_id, role), report in changes.reports.items():
             measured = None if report["measured"] is None else json.dumps(report["measured"])
             values = {"status": report["status"], "error": report["error"], "measured": measured}
+            values["symptom"] = report["symptom"]
             about = select(TUNNELS.c.id).where(TUNNELS.c.id == tunnel_id, TUNNELS.c.version == report["version"])
             one = _end(tunnel_id, role).where(about.exists())  # else it is about an older record
             session.execute(one.values(**values, reported_at=report["reported_at"], reported_by="service"))

@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from marzban_tunnels import __version__, nodes
+from marzban_tunnels import __version__, nodes, webhook
 from marzban_tunnels.events import Events
 from marzban_tunnels.feed import Feed
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
+from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
 from marzban_tunnels.service import Tunnels
@@ -38,9 +41,10 @@ def build(
     certificate: str,
     dashboard_path: str,
     pace: Pace = Pace(),
+    environ: Mapping[str, str] = {},
 ) -> tuple[ASGIApp, Manager, Events]:
     """The application over a database whose tables are up to date, and the manager and the events' feed, to be started
-    with it. There is no dashboard, only the tunnels page."""
+    with it. There is no dashboard, only the tunnels page. ``environ`` may name a webhook."""
     admins.start()
     tunnels = Tunnels(Node.__table__, settings, access)  # type: ignore[arg-type]
     with database.reading() as session:
@@ -48,6 +52,8 @@ def build(
     tunnels.live = manager = Manager(database.engine, tunnels, pace=pace)
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
+    webhook.add(feed, tunnels, environ)
+    feed.add(Recorder(feed.read_again), tunnels.live.leads)
     app = FastAPI(title="marzban_tunnels", version=__version__, docs_url=None, redoc_url=None)
     current, sudo = admins.current(), admins.sudo()
     app.include_router(admins.router())

@@ -127,7 +127,7 @@ def _serve(options: argparse.Namespace) -> None:
             admins.put(username, password, is_sudo=True)
         if not admins.exist():
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
-        app, manager, events = build(database, admins, settings, access, lines, pem, dashboard_path)
+        app, manager, events = build(database, admins, settings, access, lines, pem, dashboard_path, environ=os.environ)
         bound = listen(options.host, options.port)
         log_to(lines)
         with manager, events.feed:

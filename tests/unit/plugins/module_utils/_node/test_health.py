@@ -23,16 +23,16 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._node import healt
     ],
 )
 def test_who_puts_right_what_is_wrong(repaired: tuple[str, ...], taken: str, stopped: str) -> None:
-    said: list[str] = []
+    said: list[tuple[str, str]] = []
     view, state = {"type": "wireguard", "interface": "mz1"}, {"applied": {}}
     protocol: Any = SimpleNamespace(lacking=lambda *looked: ["a route"], service=lambda interface: f"unit {interface}")
     tunnel: Any = SimpleNamespace(
-        view=view, state=state, fail=said.append, wanted=True, measured=None, last_interface="mz1"
+        view=view, state=state, fail=lambda *told: said.append(told), wanted=True, measured=None, last_interface="mz1"
     )
     observed: Any = health.Seen(SimpleNamespace(), {"wireguard": SimpleNamespace()})  # type: ignore[dict-item]
     health._explain_gaps({"wireguard": protocol}, [tunnel], observed, repaired)
     health._explain(protocol, tunnel, "wireguard" in repaired)
     assert said == [
-        f"something else on this host has taken away a route: {taken}",
-        f"unit mz1 is not running: {stopped}",
+        (f"something else on this host has taken away a route: {taken}", "taken-away"),
+        (f"unit mz1 is not running: {stopped}", "dies"),
     ]
