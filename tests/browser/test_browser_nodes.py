@@ -239,7 +239,7 @@ def test_on_a_phone_in_persian_and_in_both_themes(open_page: Opener, panel: Pane
 
 def test_a_panel_of_an_older_api_shows_nothing_of_it(open_page: Opener, panel: Panel) -> None:
     screen = open_page(panel)
-    screen.watched.expect(*refused(404))
+    screen.without_events()
     screen.page.clock.install()
     fake = Fake(screen, None)
     expect(screen.row("de-fi")).to_be_visible()
@@ -285,6 +285,7 @@ def test_who_measured_an_end_and_what_is_stale(open_page: Opener, panel: Panel) 
 
 def test_after_a_change_the_page_looks_often(open_page: Opener, panel: Panel) -> None:
     screen = open_page(panel)
+    screen.without_events()
     Fake(screen, {"state": "on"}, service(1, "de-1", "ok"), service(2, "fi-1", "asking"), service(3, "nl-1", "none"))
     expect(screen.page.locator("#services")).to_be_visible()
 
@@ -325,6 +326,7 @@ def test_after_a_change_the_page_looks_often(open_page: Opener, panel: Panel) ->
 def test_what_services_measured_is_active_as_long_as_the_panel_says_so(open_page: Opener, panel: Panel) -> None:
     screen = open_page(panel)
     screen.watched.expect(*refused(503))
+    screen.without_events()
     screen.page.clock.install()
     away = False
     asked: list[bool] = []

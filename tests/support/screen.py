@@ -84,6 +84,11 @@ class Screen:
         """What a function in the page answers."""
         return self.page.evaluate(script, argument)
 
+    def without_events(self) -> None:
+        """The panel is one of an older version from now on: it has no stream of events, and the page polls."""
+        self.watched.expect(*refused(404))
+        self.page.route("**/api/tunnels/events", lambda route: route.fulfill(status=404, json={"detail": "Not Found"}))
+
     def log_in(self, password: str | None = None) -> None:
         """Fill in the page's own login."""
         expect(self.login).to_be_visible()

@@ -5,6 +5,7 @@ import { others, parseConfig } from "./config.js";
 import { $, bdi, el, setAttribute, setText, show } from "./dom.js";
 import { History } from "./history.js";
 import { ago, bytes, chosen, date, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
+import { guideLink, lead } from "./guide.js";
 import { StatusView } from "./list.js";
 import { ageNow, reportOf, sinceOf, staleAfter } from "./model.js";
 
@@ -77,7 +78,7 @@ export class Detail {
     #endFacts = {};
     #status = new StatusView();
     #ends = [new StatusView(), new StatusView()];
-    #errors = [0, 1].map(() => [el("b"), el("bdi", { dir: "auto" })]);
+    #errors = [0, 1].map(() => [el("b"), el("bdi", { dir: "auto" }), guideLink()]);
     #heads = [0, 1].map(() => [el("small"), bdi()]);
     #history = new History();
     #row;
@@ -146,10 +147,12 @@ export class Detail {
             setText(role, t(ROLES[place]));
             setText(name, row.nodes[place]);
             this.#ends[place].update(end.status ?? null, reportOf(end, row), now);
-            const [who, what] = this.#errors[place];
+            const [who, what, guide] = this.#errors[place];
             setText(who, row.nodes[place]);
             setText(what, text(end.error));
-            who.parentElement.hidden = !end.error;
+            lead(guide, end.symptom);
+            setAttribute(who.parentElement, "class", end.error ? "problem" : "hint");
+            who.parentElement.hidden = !end.error && guide.hidden;
         });
         setText(this.#endFacts["field.status"].head, t("field.status"));
         for (const [key, fact] of Object.entries(END_FACTS)) this.#put(this.#endFacts[key], key, row.ends.map((end) => fact(end, row, now)));

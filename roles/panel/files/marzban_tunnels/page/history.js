@@ -4,7 +4,7 @@
 import { callTimed, Problem } from "./api.js";
 import { Chart, share } from "./chart.js";
 import { $, el, mark, setAttribute, setText } from "./dom.js";
-import { bytes, date, duration, english, milliseconds, number, percent, t } from "./i18n.js";
+import { bytes, date, duration, english, lasting, milliseconds, number, percent, t } from "./i18n.js";
 import { STATUS_WORDS } from "./list.js";
 import { changesOf, spanOf, totalOf } from "./past.js";
 import { explain } from "./problems.js";
@@ -123,13 +123,13 @@ export class History {
         const { now } = this.#drawn;
         const last = breaks.at(-1);
         const words = [];
-        if (last?.to === null) words.push(t("history.broken", { moment: date(last.from * 1000, "short"), time: duration(now - last.from) }));
+        if (last?.to === null) words.push(t("history.broken", { moment: date(last.from * 1000, "short"), time: lasting(now - last.from) }));
         if (up + down <= 0) words.push(t("history.nothing"));
         else if (down <= 0) words.push(t("history.well"));
-        else words.push(t("history.was", { share: share(up, up + down), time: duration(down) }));
-        if (last && last.to !== null) words.push(t("history.broke", { count: number(breaks.length), moment: date(last.from * 1000, "short"), time: duration(last.to - last.from) }));
-        if (up + down > 0 && gap > (now - this.#drawn.from) / 50) words.push(t("history.unmeasured", { time: duration(gap) }));
-        if (off > 0) words.push(t("history.was_off", { time: duration(off) }));
+        else words.push(t("history.was", { share: share(up, up + down), time: lasting(down) }));
+        if (last && last.to !== null) words.push(t("history.broke", { count: number(breaks.length), moment: date(last.from * 1000, "short"), time: lasting(last.to - last.from) }));
+        if (up + down > 0 && gap > (now - this.#drawn.from) / 50) words.push(t("history.unmeasured", { time: lasting(gap) }));
+        if (off > 0) words.push(t("history.was_off", { time: lasting(off) }));
         return words.join(" ");
     }
 
@@ -171,7 +171,7 @@ export class History {
         $("history-changes").replaceChildren(...shown.map(({ status, error, from, to }) => {
             const known = Object.hasOwn(STATUS_WORDS, status);
             const sign = known ? status : "connecting";
-            const lasted = duration(Math.max(0, (to ?? now) - from));
+            const lasted = lasting(Math.max(0, (to ?? now) - from));
             return el(
                 "li", {},
                 el("time", { datetime: new Date(from * 1000).toISOString() }, date(from * 1000, "short")),

@@ -5,11 +5,13 @@
 import { call } from "./api.js";
 import { ask } from "./changes.js";
 import { $, bdi, el, mark, setAttribute, setMark, setText, show } from "./dom.js";
+import { guideLink, lead } from "./guide.js";
 import { ago, collator, english, isEnglish, number, t } from "./i18n.js";
 import { TYPES } from "./model.js";
 import { STATES } from "./services.js";
 
 const MOST = 50; // of one list that are shown
+const ENGINE = 12; // digits of the version, which is a digest
 const MARKS = { ok: "active", asking: "connecting", problem: "error", idle: "stale", none: "inactive" };
 const ORDER = Object.keys(STATES);
 const MANAGER = { on: "manager.on", off: "manager.off", elsewhere: "manager.elsewhere" };
@@ -29,6 +31,11 @@ const PROBLEMS = {
     bad_answer: ["problem.bad_answer", "advice.bad_answer"],
 };
 
+// Rows of the guide, by the code of a problem
+const GUIDED = { refused: "unreachable", timed_out: "unreachable" };
+// What the node's service has brought back by itself, by kind
+const RECOVERIES = { put_back: "recovery.put_back", process: "recovery.process", session: "recovery.session", mtu: "recovery.mtu", peer: "recovery.peer" };
+
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const code = (value) => el("code", { dir: "ltr" }, text(value));
 
@@ -40,7 +47,15 @@ function problemOf({ problem }) {
     if (words) parts.push(el("b", {}, words[0]));
     if (words && (!isEnglish() || !detail)) parts.push(el("span", {}, words[1]));
     if (detail || !words) parts.push(el("bdi", { dir: "auto" }, detail ? english(detail) : text(problem?.code)));
-    return el("p", { class: "problem" }, ...parts);
+    const guide = guideLink();
+    lead(guide, Object.hasOwn(GUIDED, problem?.code) ? GUIDED[problem.code] : null);
+    return el("p", { class: "problem" }, ...parts, guide);
+}
+
+/** How often its service has brought something back, in one line. */
+function recoveriesOf({ recoveries }) {
+    const known = Object.entries(RECOVERIES).filter(([kind]) => recoveries?.[kind] > 0);
+    return known.map(([kind, key]) => `${t(key)} ${number(recoveries[kind])}`).join(" · ");
 }
 
 const nameOf = (tunnel) => text(tunnel.name) || `#${text(tunnel.id ?? tunnel.tunnel_id)}`;
@@ -99,6 +114,7 @@ class View {
         setAttribute(this.li, "aria-label", node.node);
         this.li.replaceChildren(
             el("div", { class: "head" }, el("h3", {}, bdi(node.node)), state, ...(node.state === "none" ? [] : [contact]), ...this.#revoke(node)),
+            ...this.#about(node),
             ...(node.state === "problem" ? [problemOf(node)] : []),
             ...(node.missing.length ? [el("p", {}, t("nodes.missing", { what: node.missing.map(text).join(", ") }), " ", code(PLAYBOOK))] : []),
             ...node.changed_keys.flatMap((change, place) => this.#changed(node, change, place)),
@@ -106,6 +122,16 @@ class View {
             ...listing(t("nodes.deletions"), node.deletions, (tunnel, place) => this.#deletion(tunnel, place)),
             ...this.#rightDatabase(node),
         );
+    }
+
+    /** What is known of a service that is there: its version, and what it has brought back since it began. */
+    #about(node) {
+        const version = text(node.engine).slice(0, ENGINE);
+        const recovered = recoveriesOf(node);
+        const parts = [];
+        if (version) parts.push(el("span", {}, t("nodes.version"), " ", code(version)));
+        if (recovered) parts.push(el("span", {}, t("nodes.recovered", { what: recovered })));
+        return parts.length ? [el("p", { class: "about" }, ...parts)] : [];
     }
 
     #deletion(tunnel, place) {
@@ -122,9 +148,11 @@ class View {
             yes: t("nodes.renewed"),
         };
         const body = { tunnel_id: change.tunnel_id, fingerprint: change.seen_fingerprint };
+        const guide = guideLink();
+        lead(guide, "reinstalled");
         return [el(
             "div", { class: "problem" },
-            el("p", {}, t("nodes.changed", { node: node.node, name })),
+            el("p", {}, t("nodes.changed", { node: node.node, name }), " ", guide),
             el("dl", {}, ...halfOf("nodes.known", change.known, change.known_fingerprint), ...halfOf("nodes.seen", change.seen, change.seen_fingerprint)),
             this.#button(`renewed ${text(change.tunnel_id)} ${place}`, question, node, "confirm", body),
         )];
