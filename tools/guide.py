@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 
 TOP = Path(__file__).resolve().parents[1]
 GUIDE = TOP / "docs/trouble.md"
@@ -45,39 +45,33 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _reference(tokens: Sequence[Token], place: int, after: str) -> str:
-    """What is said of a link to another page of the documentation, which the panel doesn't serve."""
-    opened = next(token for token in reversed(tokens[:place]) if token.type == "link_open")
-    target = str(opened.attrs["href"])
-    return after if re.match(r"https?://|#", target) else f" ({os.path.normpath(f'docs/{target}')})"
+class _Renderer(RendererHTML):
+    """Says where a link to another page of the documentation leads: the panel doesn't serve those."""
+
+    def link_open(self, tokens: Sequence[Token], place: int, options: OptionsDict, env: EnvType) -> str:
+        return self.renderToken(tokens, place, options, env) if _is_served(tokens[place]) else ""
+
+    def link_close(self, tokens: Sequence[Token], place: int, options: OptionsDict, env: EnvType) -> str:
+        opened = next(token for token in reversed(tokens[:place]) if token.type == "link_open")
+        return "</a>" if _is_served(opened) else " (" + os.path.normpath(f"docs/{opened.attrs['href']}") + ")"
+
+
+def _is_served(link: Token) -> bool:
+    return re.match(r"https?://|#", str(link.attrs["href"])) is not None
 
 
 def render(text: str) -> str:
     """The page, out of the guide's Markdown."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    renderer = markdown.renderer
-    assert isinstance(renderer, RendererHTML)
+    markdown = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     tokens = markdown.parse(text)
     for place, token in enumerate(tokens):
         if token.type == "heading_open":
             token.attrSet("id", anchor(tokens[place + 1].content))
-        # Links to other pages of the documentation are said, because the panel doesn't serve those
         for child in token.children or ():
             if child.type == "link_open" and str(child.attrs["href"]).startswith("http"):
                 child.attrs |= {"rel": "noreferrer", "target": "_blank"}
-
-    def link_open(tokens: Sequence[Token], place: int, options: Any, env: Any) -> str:
-        target = str(tokens[place].attrs["href"])
-        return (
-            str(markdown.renderer.renderToken(tokens, place, options, env)) if re.match("https?://|#", target) else ""
-        )
-
-    def link_close(tokens: Sequence[Token], place: int, options: Any, env: Any) -> str:
-        return _reference(tokens, place, "</a>")
-
-    renderer.rules.update(link_open=link_open, link_close=link_close)
     title = next(tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open")
-    return _FRAME % (title, renderer.render(tokens, markdown.options, {}))
+    return _FRAME % (title, markdown.renderer.render(tokens, markdown.options, {}))
 
 
 if __name__ == "__main__":
