@@ -71,7 +71,6 @@ def test_search_keeps_up_with_typing(screen: Screen) -> None:
 
 
 def test_a_poll_moves_neither_focus_nor_selection_nor_scroll(screen: Screen, panel: Panel) -> None:
-    page = screen.page
     screen.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")  # a key takes its time
     row = screen.rows.nth(60)
     expect(row).to_be_visible()

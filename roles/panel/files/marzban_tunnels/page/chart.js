@@ -50,6 +50,7 @@ export class Chart {
     #ticks = svg("g", { class: "ticks" });
     #span;
     #width;
+    rtl = false;
 
     constructor() {
         const path = (name) => (this.#parts[name] = svg("path", { class: name }));
@@ -77,12 +78,9 @@ export class Chart {
         return Math.floor((this.rtl ? 1 - share : share) * this.#span.periods.length);
     }
 
-    get rtl() {
-        return document.documentElement.dir === "rtl";
-    }
-
     draw(span, name, width) {
         [this.#span, this.#width] = [span, width];
+        this.rtl = document.documentElement.dir === "rtl";
         setAttribute(this.svg, "viewBox", `0 0 ${width} ${HEIGHT}`);
         setAttribute(this.svg, "width", width);
         this.#strip();

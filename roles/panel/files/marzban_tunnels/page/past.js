@@ -9,7 +9,7 @@ const MOST = 400; // periods that are drawn; there are not more pixels to be tol
 const CALM = ["active", "inactive"];
 
 const list = (value) => (Array.isArray(value) ? value : []);
-const seconds = (value) => (Number.isFinite(value) ? Math.max(0, value) : 0);
+const known = (value) => (Number.isFinite(value) ? Math.max(0, value) : 0);
 
 /** Changes of the status, the oldest first: {status, error, from, to}; `to` is null for the one that lasts. */
 export function changesOf(history) {
@@ -35,14 +35,8 @@ export function breaksOf(changes, from) {
     return found.filter(({ to }) => to === null || to > from);
 }
 
-/** The rows of a span, by the names of their columns. */
-function* rowsOf(sums) {
-    const places = Object.fromEntries(list(sums?.columns).map((name, place) => [name, place]));
-    for (const row of list(sums?.rows)) {
-        if (!Array.isArray(row) || !Number.isFinite(row[places.at])) continue;
-        yield Object.fromEntries(Object.entries(places).map(([name, place]) => [name, row[place]]));
-    }
-}
+/** Where each column of a row is. */
+const placesOf = (sums) => Object.fromEntries(list(sums?.columns).map((name, place) => [name, place]));
 
 class Mean {
     #sum = 0;
@@ -69,15 +63,17 @@ export function spanOf(history, name, now) {
         from: from + place * size, to: Math.min(now, from + (place + 1) * size),
         up: 0, down: 0, off: 0, gap: 0, rtts: new Mean(), losses: new Mean(), worst: undefined, bytes: 0,
     }));
-    for (const row of rowsOf(sums)) {
-        const period = periods[Math.floor((row.at - from) / size)];
+    const places = placesOf(sums);
+    for (const row of list(sums?.rows)) {
+        const period = periods[Math.floor((row?.[places.at] - from) / size)];
         if (!period) continue;
-        period.up += seconds(row.up);
-        period.down += seconds(row.down);
-        period.bytes += seconds(row.to_target) + seconds(row.to_source);
-        period.rtts.add(row.rtt_ms);
-        period.losses.add(row.loss_percent);
-        if (Number.isFinite(row.rtt_worst_ms)) period.worst = Math.max(period.worst ?? 0, row.rtt_worst_ms);
+        period.up += known(row[places.up]);
+        period.down += known(row[places.down]);
+        period.bytes += known(row[places.to_target]) + known(row[places.to_source]);
+        period.rtts.add(row[places.rtt_ms]);
+        period.losses.add(row[places.loss_percent]);
+        const worst = row[places.rtt_worst_ms];
+        if (Number.isFinite(worst)) period.worst = Math.max(period.worst ?? 0, worst);
     }
     const off = changesOf(history).filter(({ status }) => status === "inactive");
     for (const period of periods) {
