@@ -239,7 +239,7 @@ def test_on_a_phone_in_persian_and_in_both_themes(open_page: Opener, panel: Pane
 
 def test_a_panel_of_an_older_api_shows_nothing_of_it(open_page: Opener, panel: Panel) -> None:
     screen = open_page(panel)
-    screen.without_events()
+    asked = screen.without_events()
     screen.page.clock.install()
     fake = Fake(screen, None)
     expect(screen.row("de-fi")).to_be_visible()
@@ -247,6 +247,7 @@ def test_a_panel_of_an_older_api_shows_nothing_of_it(open_page: Opener, panel: P
         with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
             screen.page.clock.run_for(31_000)
     assert fake.reads == 1, "it is not asked again"
+    assert len(asked) == 1, "nor for events"
     expect(screen.page.locator("#services")).to_be_hidden()
     screen.page.locator("#graph .node").first.dispatch_event("click")
     expect(screen.page.locator("#graph-service")).to_be_hidden()
