@@ -233,6 +233,25 @@ def test_schedule_and_alarm(joined: Reader, cut: Callable[[], None]) -> None:
     assert "tunnel fi-1_de-1 (fi-1 -> de-1): " in mailed
     assert not [name for name, *_ends in ALL[1:] if f"tunnel {name} (" in mailed], "nothing about the others"
     assert "office_de-1" in mailed, "the table"
+    watched(joined, env)
+
+
+def watched(joined: Reader, env: dict[str, str]) -> None:
+    """The other recipe for cron, while a tunnel is cut: it prints when something broke, and when it is well again."""
+    assert joined.section("Watch, and change nothing", "watch.sh", "/etc/cron.d/tunnels-watch") == []
+    *settings, job = PAGE["Watch, and change nothing"].files["/etc/cron.d/tunnels-watch"].splitlines()
+    assert [line.partition("=")[0] for line in settings] == ["MAILTO", "PATH"]
+    command = job.split(maxsplit=6)[-1]
+    broke = joined.shell(command, joined.home, env)
+    assert broke.returncode == 2
+    assert broke.stdout.startswith("exit code 2\n")
+    assert "tunnel fi-1_de-1 (fi-1 -> de-1): " in broke.stdout
+    still = joined.shell(command, joined.home, env)
+    assert (still.returncode, still.stdout) == (2, ""), "it is not mailed each five minutes"
+    joined.world.lab.host("de-1").run("nft delete table inet cut")
+    joined.world.expect_traffic(*ALL)
+    well = joined.shell(command, joined.home, env)
+    assert (well.returncode, well.stdout.partition("\n")[0]) == (0, "exit code 0")
 
 
 @pytest.mark.lab

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,7 +95,9 @@ class Services:
 class ManagedPanel(Services):
     """``api`` is a client of it."""
 
-    def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
+    def __init__(
+        self, database: Path | str, key: str | None = KEY, pace: Pace = FAST, environ: Mapping[str, str] = {}
+    ) -> None:
         self._database = Database(str(database))
         self._database.upgrade()
         admins = Admins(self._database, 60)
@@ -103,7 +105,9 @@ class ManagedPanel(Services):
             admins.put("admin", PASSWORD, is_sudo=True)
         lines = _NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
-        app, self.manager, self.events = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
+        app, self.manager, self.events = build(
+            self._database, admins, settings, access, lines, "", "/dashboard/", pace, environ
+        )
         bound = listen("127.0.0.1", 0)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})

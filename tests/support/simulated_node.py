@@ -234,7 +234,8 @@ class SimulatedNode:
         return {
             "uuid": uuid, "id": tunnel["id"], "name": tunnel["name"], "type": tunnel["tunnel_type"],
             "version": tunnel["version"], "revision": held["revision"], "active": tunnel["is_active"],
-            "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
+            "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"],
+            "status": held.get("status", status),
             "error": held.get("error"), "symptom": held.get("symptom"), "note": None, "refused": False, "missing": [],
             "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
             "measured": {"rx_bytes": int(time.monotonic() * 1000)},

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Tells a URL when a tunnel's status has changed. One thread, which is there from the first change on.
+"""Tells a URL when a tunnel's status has changed, in one thread, which is there while something is to be told.
 
 No line of the log has more of the URL than its host: the rest may be a token. docs/webhook.md says what is sent.
 """
@@ -75,8 +75,10 @@ def check(environ: Mapping[str, str]) -> Target | str | None:
     if ca:
         try:
             ssl.create_default_context(cafile=ca)
-        except OSError as error:  # ssl.SSLError is one too
-            why = error.strerror if error.errno and error.strerror else "it has no certificate"
+        except ssl.SSLError:
+            return f"{CA} can't be used: it has no certificate; give the file with the CA's certificate in PEM"
+        except OSError as error:
+            why = error.strerror or type(error).__name__
             return f"{CA} can't be used: {why}; give the file with the CA's certificate in PEM"
     parts = urlsplit(url)
     verify = (ca or _system_cas()) if parts.scheme == "https" else True
@@ -147,7 +149,8 @@ class Webhook:
         self._late: set[int] = set()  # tunnels of which nothing is known yet
         self._pending, self._condition = Pending(), threading.Condition()
         self._thread: threading.Thread | None = None
-        # Only in the thread:
+        # Only in its thread:
+        self._not_before = 0.0  # of the next attempt
         self._failures = 0
         self._said: set[str] = set()  # problems in the log, until it works again
 
@@ -208,30 +211,35 @@ class Webhook:
         import requests
 
         logging.getLogger("urllib3.connectionpool").addFilter(_not_ours)  # its lines have the URL's path
-        session = requests.Session()
-        wait_until = 0.0
-        while True:
-            with self._condition:
-                due = self._pending.due()
-                now = self._clock()
-                if due is None or max(due, wait_until) > now:
-                    self._condition.wait(None if due is None else max(due, wait_until) - now)
-                    continue
-                items = self._pending.take(now)
-            delay = None
-            if items:
+        with requests.Session() as session:
+            while (items := self._next()) is not None:
+                delay = None
                 try:
-                    delay = self._send(session, items)
+                    delay = self._send(session, items) if items else None
                 except Exception:  # a mistake of ours: it must not end the thread, nor come again and again
                     _log.exception("marzban_tunnels: the webhook failed")
-            now = self._clock()
-            with self._condition:
-                if delay is None:
-                    self._pending.delivered(items, now)
-                    continue
-                wait_until = now + delay
-                if dropped := self._pending.put_back(items, now):
-                    self._say("dropped", "%d changes could not be told within a day and are dropped", dropped)
+                self._sent(items, delay)
+
+    def _next(self) -> list[Waiting] | None:
+        """Waits until a message is due, and answers what is in it; None: nothing waits, and the thread ends."""
+        with self._condition:
+            while (due := self._pending.due()) is not None:
+                now, due = self._clock(), max(due, self._not_before)
+                if due <= now:
+                    return self._pending.take(now)
+                self._condition.wait(due - now)
+            self._thread = None
+            return None
+
+    def _sent(self, items: list[Waiting], delay: float | None) -> None:
+        now = self._clock()
+        with self._condition:
+            if delay is None:
+                self._pending.delivered(items, now)
+                return
+            self._not_before = now + delay
+            if dropped := self._pending.put_back(items, now):
+                self._say("dropped", "%d changes could not be told within a day and are dropped", dropped)
 
     def _send(self, session: requests.Session, items: list[Waiting]) -> float | None:
         """Send one message. Answers in how many seconds to try again; None: there is nothing more to do about it."""

@@ -26,7 +26,13 @@ class Waiting:
     times: int  # how many changes are in it
     first: float  # when the first of them came
     last: float
+    quiet: bool = True  # in between it was nothing else than `connecting`
     tried: bool = False  # it was sent, and nobody knows whether it has arrived
+
+    @property
+    def blip(self) -> bool:
+        """Whether it was `connecting` for a moment, and is again what it was."""
+        return self.change["status"] == self.before and self.quiet and self.times == 2 and not self.tried
 
     @property
     def settled(self) -> float:
@@ -40,6 +46,7 @@ class Pending:
     def __init__(self) -> None:
         self._waiting: dict[int, Waiting] = {}
         self._held: dict[int, float] = {}  # until then nothing is told about this tunnel
+        self._blips: dict[int, float] = {}  # until then another one is told
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -51,12 +58,14 @@ class Pending:
         if known is None:
             self._waiting[number] = Waiting(change, before, 1, now, now)
         else:
-            self._waiting[number] = replace(known, change=change, times=known.times + 1, last=now)
+            quiet = known.quiet and known.change["status"] == CONNECTING
+            self._waiting[number] = replace(known, change=change, times=known.times + 1, last=now, quiet=quiet)
 
     def forget(self, number: int) -> None:
         """There is no such tunnel any more."""
         self._waiting.pop(number, None)
         self._held.pop(number, None)
+        self._blips.pop(number, None)
 
     def due(self) -> float | None:
         """When the next message has to be sent; None: nothing waits."""
@@ -73,8 +82,10 @@ class Pending:
             if len(found) == MOST:
                 break
             del self._waiting[number]
-            if item.change["status"] != item.before or item.times > 2 or item.tried:
-                found.append(item)  # else it went away and came back at once
+            if item.blip and self._blips.get(number, now) <= now:
+                self._blips[number] = now + APART
+            else:
+                found.append(item)
         return found
 
     def put_back(self, items: list[Waiting], now: float) -> int:
@@ -94,7 +105,9 @@ class Pending:
 
     def delivered(self, items: list[Waiting], now: float) -> None:
         """These have arrived: nothing is told about these tunnels for a while."""
-        self._held = {number: until for number, until in self._held.items() if until > now}
+        for times in (self._held, self._blips):
+            for number in [number for number, until in times.items() if until <= now]:
+                del times[number]
         self._held.update((item.change["id"], now + APART) for item in items)
 
     def _ready(self, number: int) -> float:
