@@ -120,6 +120,14 @@ def test_the_map_bundles_and_filters(screen: Screen) -> None:
     assert page.locator("#graph .node").count() == 30
     bundles = page.locator("#graph .bundle")
     assert 0 < page.locator("#graph .edge").count() <= 30 * 29 / 2
+    order = """(kind) => {
+        const parts = [...document.querySelectorAll(`#graph .${kind}`)].map((part) => part.classList.contains("wrong"));
+        return [parts.indexOf(true), parts.lastIndexOf(false), parts.length];
+    }"""
+    for kind in ("edge", "node"):
+        wrong, right, every = screen.evaluate(order, kind)
+        assert 0 < right < wrong < every, "what is wrong is on top"
+    assert "error" in (page.locator("#graph [tabindex='0']").get_attribute("aria-label") or ""), "and first"
     many_at_once = bundles.first
     label = many_at_once.get_attribute("aria-label") or ""
     many_at_once.dispatch_event("click")
