@@ -161,7 +161,7 @@ def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel)
             known.changed({ tunnels: [record(1, 1)] }, now + 2000);
             told.push(kept.status);
             const end = { tunnel_id: 2, role: "source", measured: { rtt_ms: 8 }, age: 1, by: "service", stale: false };
-            const ids = known.measured({ ends: [end, { ...end, tunnel_id: 99 }, null] }, now + 10_000);
+            const { ids } = known.measured({ ends: [end, { ...end, tunnel_id: 99 }, null] }, now + 10_000);
             const row = known.rows.get(2);
             told.push([...ids], row.rtt, row.age, row.ends[1].age, row.confirmed - now, kept.confirmed - now);
             known.confirmed(now + 20_000);

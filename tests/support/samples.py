@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -157,9 +158,10 @@ def past(panel: Panel, tunnel: Any, now: float | None = None) -> float:
                 if up + down == 0:
                     continue
                 evening = start // 3600 % 24 in (17, 18, 19, 20)
-                rtt = 26_000 + start // level * 7919 % 2500 + 14_000 * evening if up else None
-                worst = None if rtt is None else rtt + start // level * 104_729 % 21_000
-                loss = 10_000 if down > up else 150 * (start // level * 31 % 5 == 0)
+                noise = zlib.crc32(str(start).encode())
+                rtt = 26_000 + noise % 2500 + 14_000 * evening if up else None
+                worst = None if rtt is None else rtt + noise % 21_001
+                loss = 10_000 if down > up else 150 * (noise % 17 == 0)
                 connection.execute(
                     "INSERT OR REPLACE INTO tunnel_sums VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (level, start, tunnel["id"], up, down, level // 5, rtt, worst, loss, 31_000_000, 5_100_000),

@@ -91,7 +91,8 @@ export class Chart {
 
     #strip() {
         const bars = { gap: new Bars(), up: new Bars(), off: new Bars(), down: new Bars(), loss: new Bars() };
-        bars.gap.add(0, this.#width, 0, STRIP);
+        const ends = [this.#x(this.#span.from), this.#x(this.#span.periods.at(-1).to)];
+        bars.gap.add(Math.min(...ends), Math.max(...ends), 0, STRIP);
         for (const period of this.#span.periods) {
             const length = period.to - period.from;
             if (length <= 0) continue;

@@ -127,10 +127,12 @@ export class Events {
                 const { done, value } = await reader.read();
                 // A computer that slept has what came before that still in its buffers: it is not news any more
                 if (done || run !== this.#run || stop.signal.aborted || Date.now() - this.#heard > HEARD) return beats > 1;
+                const text = decoder.decode(value, { stream: true });
+                if (text.startsWith(":")) continue; // only the connection lives; the panel has not looked at its database
                 this.#heard = Date.now();
                 clearTimeout(silence);
                 silence = setTimeout(() => stop.abort(), HEARD);
-                for (const event of parser.push(decoder.decode(value, { stream: true }))) {
+                for (const event of parser.push(text)) {
                     this.#got(event, before, patience);
                     beats += 1;
                 }

@@ -51,7 +51,8 @@ export class Known {
         return { ids, others };
     }
 
-    /** Ends that were measured again: {tunnel_id, role, measured, age, by, stale}. Answers the ids. */
+    /** Ends that were measured again: {tunnel_id, role, measured, age, by, stale}. Answers the ids, and whether one is out of date now,
+     *  or no longer. */
     measured({ ends }, now) {
         const byTunnel = new Map();
         for (const end of list(ends)) {
@@ -59,13 +60,16 @@ export class Known {
             byTunnel.get(end.tunnel_id).push(end);
         }
         const ids = new Set();
+        let turned = false;
         for (const [id, told] of byTunnel) {
             const row = this.rows.get(id);
             if (!row) continue;
+            const { status, was } = row;
             this.#touch(id, Object.assign(row, remeasured(row, told, now)));
+            turned ||= row.status !== status || row.was !== was;
             ids.add(id);
         }
-        return ids;
+        return { ids, turned };
     }
 
     /** The panel says that all is as it has told. */

@@ -35,6 +35,7 @@ let ordered = 0; // when
 let asked = 0; // how often a read of all was needed, and
 let answered = 0; // the last of these that is done
 let everything = 0; // when all was read
+const strangers = new Set(); // nodes that are known, or were asked for once
 let trouble = null; // why what we know isn't newer
 let filter = noFilter();
 let sort = { by: "status", down: false };
@@ -85,7 +86,8 @@ const events = new Events(
         else if (name === "tunnels") learn(known.changed(told ?? {}, now));
         else if (name === "measured") {
             tunnels.forget();
-            soon.add(known.measured(told ?? {}, now));
+            const { ids, turned } = known.measured(told ?? {}, now);
+            soon.add(ids, turned ? { told: true } : {});
             services.heard(told?.ends, known.rows, now);
         } else if (name === "nodes") {
             services.changed(told, now);
@@ -101,8 +103,10 @@ const events = new Events(
 /** What an event has told of tunnels. */
 function learn({ ids, others }) {
     tunnels.forget();
-    const places = new Set(nodes.map((node) => node.id));
-    if ([...ids].some((id) => !known.rows.get(id).ids.every((place) => places.has(place)))) poll.now(); // a new node
+    for (const node of nodes) strangers.add(node.id);
+    const unknown = [...ids].flatMap((id) => known.rows.get(id).ids).filter((id) => !strangers.has(id));
+    for (const id of unknown) strangers.add(id);
+    if (unknown.length) poll.now(); // a new node
     soon.add(ids, { told: true, others });
 }
 
