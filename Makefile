@@ -61,8 +61,11 @@ browser: ## the page, in a real Chromium
 	@"$(call venv,test)/bin/python" -c 'from tests.support import chromium, marzban; chromium.executable(); marzban.source() and marzban.python()'
 	@unshare --net sh -c 'ip link set lo up && exec "$$@"' sh $(call pytest,test,tests/browser)
 
-screenshot: ## docs/page.png, out of the page with samples
-	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png
+screenshot: ## docs/page.png and docs/page-history.png, out of the page with samples
+	@"$(call venv,test)/bin/python" -m tests.browser.screenshot docs/page.png docs/page-history.png
+
+guide: ## docs/trouble.md, as the panel serves it
+	@"$(call venv,test)/bin/python" tools/guide.py
 
 integration: ## the collection on lab hosts; ALL=1 for every variation, PURPOSE=core-2.17 for that ansible-core
 	@tools/preflight && $(call pytest,$(or $(PURPOSE),test),tests/integration,--numprocesses 3 --dist loadfile --no-loadscope-reorder --verbose --durations 30 $(some))

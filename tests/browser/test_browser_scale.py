@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Opener
+from tests.support.fake_stream import FakeStream
 from tests.support.panel import Panel
 from tests.support.samples import database, many
 from tests.support.screen import Screen, plain
@@ -70,9 +73,7 @@ def test_search_keeps_up_with_typing(screen: Screen) -> None:
     expect(screen.row("tunnel 0123")).to_be_visible()
 
 
-def test_a_poll_moves_neither_focus_nor_selection_nor_scroll(screen: Screen, panel: Panel) -> None:
-    page = screen.page
-    page.locator("#sort").evaluate("(sort) => { sort.value = 'status'; sort.dispatchEvent(new Event('change')) }")
+def test_what_comes_moves_neither_focus_nor_selection_nor_scroll(screen: Screen, panel: Panel) -> None:
     screen.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")  # a key takes its time
     row = screen.rows.nth(60)
     expect(row).to_be_visible()
@@ -119,6 +120,14 @@ def test_the_map_bundles_and_filters(screen: Screen) -> None:
     assert page.locator("#graph .node").count() == 30
     bundles = page.locator("#graph .bundle")
     assert 0 < page.locator("#graph .edge").count() <= 30 * 29 / 2
+    order = """(kind) => {
+        const parts = [...document.querySelectorAll(`#graph .${kind}`)].map((part) => part.classList.contains("wrong"));
+        return [parts.indexOf(true), parts.lastIndexOf(false), parts.length];
+    }"""
+    for kind in ("edge", "node"):
+        wrong, right, every = screen.evaluate(order, kind)
+        assert 0 < right < wrong < every, "what is wrong is on top"
+    assert "error" in (page.locator("#graph [tabindex='0']").get_attribute("aria-label") or ""), "and first"
     many_at_once = bundles.first
     label = many_at_once.get_attribute("aria-label") or ""
     many_at_once.dispatch_event("click")
@@ -132,3 +141,48 @@ def test_the_map_bundles_and_filters(screen: Screen) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#filter-node option:checked")).to_have_text("node-02")
     assert all("node-02" in text for text in screen.rows.locator("td.nodes").all_text_contents())
+
+
+def test_twenty_nodes_that_measure_cost_little(screen: Screen, panel: Panel) -> None:
+    """In a second each of twenty nodes has measured all its tunnels. Beside it: all is drawn again for each."""
+    fake = FakeStream(screen)
+    screen.expect_count("1,000", "1,000")
+    tools = screen.page.context.new_cdp_session(screen.page)
+    tools.send("Performance.enable")
+
+    def busy() -> float:
+        """Milliseconds for which the page's code has worked, and the browser on what it has changed."""
+        found = {metric["name"]: metric["value"] for metric in tools.send("Performance.getMetrics")["metrics"]}
+        return 1000 * float(found["ScriptDuration"] + found["LayoutDuration"] + found["RecalcStyleDuration"])
+
+    ends: dict[int, list[dict[str, Any]]] = {}
+    for record in panel.call("GET", "/api/tunnels?limit=1000"):
+        for end in record["ends"]:
+            told = {"tunnel_id": record["id"], "role": end["role"], "age": 0, "by": "service", "stale": False}
+            ends.setdefault(end["node_id"], []).append(told)
+    texts = []
+    for place, node in enumerate(sorted(ends)[:20]):
+        measured = {"rtt_ms": 31.5 + place, "rx_bytes": 7_000_000}
+        texts.append(fake.text("measured", ends=[{**end, "measured": measured} for end in ends[node]]))
+    before = busy()
+    for _text in texts:
+        screen.page.locator("#heads .loss button").dispatch_event("click")  # the order is another one
+        screen.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    drawn = busy() - before
+    before = busy()
+    screen.evaluate(
+        """async (texts) => {
+            for (const text of texts) {
+                feed(text);
+                await new Promise((done) => setTimeout(done, 50));
+            }
+        }""",
+        texts,
+    )
+    expect(screen.rows.first).to_contain_text(re.compile("(31|32|33|34|35|36|37|38|39|4[0-9]|5[01]) ms"))
+    events = busy() - before
+    print(
+        f"\n{sum(map(len, texts))} characters of 20 nodes: {events:.0f} ms of work; all drawn 20 times: {drawn:.0f} ms"
+    )
+    assert events < drawn / 3
+    assert screen.evaluate("() => asked.length") == 1

@@ -173,34 +173,3 @@ def test_late_is_what_comes_later_than_usual(open_page: Opener, panel: Panel) ->
     age(panel, made, 2 * 60)
     expect(row.get_by_text("stale")).to_be_visible()
     expect(row.get_by_text("stale")).to_have_attribute("title", re.compile("No report for more than .30 min"))
-
-
-def test_a_hidden_tab_asks_nothing(open_page: Opener, panel: Panel) -> None:
-    screen = open_page(panel)
-    screen.page.clock.install()
-    screen.page.reload()
-    expect(screen.row("de-fi")).to_be_visible()
-
-    def asked() -> int:
-        return sum(line["path"] == "/api/tunnels" for line in panel.log_lines())
-
-    def hide(hidden: bool) -> None:
-        screen.evaluate(
-            """(hidden) => {
-                Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-                document.dispatchEvent(new Event("visibilitychange"));
-            }""",
-            hidden,
-        )
-
-    before = asked()
-    with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url) as read:
-        screen.page.clock.run_for(6_000)
-    assert asked() > before, "the clock of this test is the page's"
-    assert read.value.status == 304, "what the page has already is not sent again"
-    hide(True)
-    before = asked()
-    screen.page.clock.run_for(120_000)
-    assert asked() == before
-    with screen.page.expect_response(lambda answer: "/api/tunnels?" in answer.url):
-        hide(False)

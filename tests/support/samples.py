@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import time
+import zlib
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.support.panel import Panel, database
@@ -110,6 +113,60 @@ def fill(panel: Panel) -> dict[str, Any]:
         if old:
             age(panel, tunnel, old)
     return made
+
+
+#: A past, in hours before now: when each status began, and why
+PAST = [
+    (700, "active", None),
+    (500, "inactive", None),
+    (440, "active", None),
+    (10, "error", LOST),
+    (8.5, "active", None),
+]
+UNMEASURED = (15, 14)  # hours before now, from and to
+
+
+def past(panel: Panel, tunnel: Any, now: float | None = None) -> float:
+    """Give a tunnel a past, straight into the database: ``PAST``, and sums of each five minutes of a day and of each
+    hour of a month. Answers now."""
+    now = time.time() if now is None else now
+    began = [now - hours * 3600 for hours, _status, _error in PAST]
+    ends = [*began[1:], now]
+
+    def lasted(status: str, begin: float, end: float) -> float:
+        spans = [(a, b) for (a, b, (_hours, was, _error)) in zip(began, ends, PAST, strict=True) if was == status]
+        measured = [(max(a, begin), min(b, end)) for a, b in spans]
+        first, last = (now - hours * 3600 for hours in UNMEASURED)
+        lost = sum(max(0.0, min(b, last) - max(a, first)) for a, b in measured if b > a)
+        return sum(max(0.0, b - a) for a, b in measured) - lost
+
+    with database(panel) as connection:
+        for number, ((_hours, status, error), at) in enumerate(zip(PAST, began, strict=True), 1):
+            moment = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
+            connection.execute(
+                "INSERT OR REPLACE INTO tunnel_changes (tunnel_id, number, at, status, error) VALUES (?, ?, ?, ?, ?)",
+                (tunnel["id"], number, moment, status, error),
+            )
+            connection.execute(
+                "UPDATE tunnels SET last_status = ?, status_since = ?, status_changes = ? WHERE id = ?",
+                (status, moment, number, tunnel["id"]),
+            )
+        for level, kept in ((300, 86400), (3600, 30 * 86400)):
+            for start in range(int((now - kept) // level * level), int(now), level):
+                end = min(start + level, now)
+                up, down = (round(lasted(status, start, end)) for status in ("active", "error"))
+                if up + down == 0:
+                    continue
+                evening = start // 3600 % 24 in (17, 18, 19, 20)
+                noise = zlib.crc32(str(start).encode())
+                rtt = 26_000 + noise % 2500 + 14_000 * evening if up else None
+                worst = None if rtt is None else rtt + noise % 21_001
+                loss = 10_000 if down > up else 150 * (noise % 17 == 0)
+                connection.execute(
+                    "INSERT OR REPLACE INTO tunnel_sums VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (level, start, tunnel["id"], up, down, level // 5, rtt, worst, loss, 31_000_000, 5_100_000),
+                )
+    return now
 
 
 def many(panel: Panel, count: int, nodes: int = 30) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.chromium import Watched
 from tests.support.panel import Panel
@@ -83,6 +83,19 @@ class Screen:
     def evaluate(self, script: str, argument: Any = None) -> Any:
         """What a function in the page answers."""
         return self.page.evaluate(script, argument)
+
+    def without_events(self) -> list[str]:
+        """The panel is one of an older version from the next load on: it has no stream of events, and the page polls.
+        Answers a list of the calls for it."""
+        asked: list[str] = []
+
+        def absent(route: Route) -> None:
+            asked.append(route.request.url)
+            route.fulfill(status=404, json={"detail": "Not Found"})
+
+        self.watched.expect(*refused(404))
+        self.page.route("**/api/tunnels/events", absent)
+        return asked
 
     def log_in(self, password: str | None = None) -> None:
         """Fill in the page's own login."""

@@ -18,7 +18,8 @@ from starlette.responses import RedirectResponse, Response
 DEFAULT_DASHBOARD_PATH = "/dashboard/"  # Marzban's
 _FOLDER = Path(__file__).with_name("page")
 _PAGE = "index.html"
-_KINDS = {".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".svg": "image/svg+xml"}
+_KINDS = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
+_KINDS |= {".svg": "image/svg+xml", ".html": "text/html"}
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -45,7 +46,7 @@ def page_router(dashboard_path: str, dashboard: bool = True) -> APIRouter:
     files = {
         path.relative_to(_FOLDER).as_posix(): path.read_bytes()
         for path in sorted(_FOLDER.rglob("*"))
-        if path.suffix in _KINDS
+        if path.suffix in _KINDS and path.name != _PAGE
     }
     page = (_FOLDER / _PAGE).read_text(encoding="utf-8")
     release = _digest({**files, _PAGE: page.encode(), "dashboard": str(dashboard).encode()})

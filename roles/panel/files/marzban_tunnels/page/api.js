@@ -33,19 +33,32 @@ export async function call(method, path, options) {
 }
 
 /** The same, with the answer as it came. `known`: the ETag of what is there already, which is then answered by a 304. */
-async function ask(method, path, { body, version, known } = {}) {
+async function ask(method, path, { body, version, known, headers: more, signal } = {}) {
     for (;;) {
         const sent = token();
         if (sent) {
-            const headers = { Authorization: `Bearer ${sent}` };
+            const headers = { Authorization: `Bearer ${sent}`, ...more };
             if (body !== undefined) headers["Content-Type"] = "application/json";
             if (version !== undefined) headers["If-Match"] = `"${version}"`;
             if (known) headers["If-None-Match"] = known;
-            const answer = await request(method, path, headers, body === undefined ? undefined : JSON.stringify(body));
+            const answer = await request(method, path, headers, body === undefined ? undefined : JSON.stringify(body), signal);
             if (answer.status !== 401) return answer;
         }
         if (!sent || token() === sent) await login(Boolean(sent)); // else somebody has logged in meanwhile
     }
+}
+
+/** A stream of events, as it came: `last` is the id of the last event that is known. It ends when `signal` is aborted. */
+export function stream(path, last, signal) {
+    const headers = { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": last } : {}) };
+    return ask("GET", path, { headers, signal });
+}
+
+/** The JSON, and by how many milliseconds the panel's clock is ahead of this one. */
+export async function callTimed(path) {
+    const answer = await ask("GET", path);
+    const there = Date.parse(answer.headers.get("Date"));
+    return { body: await read(answer), ahead: Number.isFinite(there) ? there - Date.now() : 0 };
 }
 
 /** A fresh token for a name and a password, kept. */
@@ -60,6 +73,11 @@ export class Tunnels {
     // {tag, records, received, confirmed}: the moments (ms) that the records' ages are from, and at which the panel said that
     // nothing but ages is different since
     #pages = [];
+
+    /** Something else was told since: the next read is of all. */
+    forget() {
+        this.#pages = [];
+    }
 
     /** Records and these two moments of each, page by page: a list of [record, received, confirmed]. */
     async read() {
@@ -82,9 +100,9 @@ export class Tunnels {
     }
 }
 
-async function request(method, path, headers, body) {
+async function request(method, path, headers, body, signal = AbortSignal.timeout(PATIENCE)) {
     try {
-        return await fetch(BASE + path, { method, headers, body, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+        return await fetch(BASE + path, { method, headers, body, cache: "no-store", signal });
     } catch {
         throw new Problem(0, "");
     }

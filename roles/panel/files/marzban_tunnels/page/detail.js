@@ -3,14 +3,17 @@
 
 import { others, parseConfig } from "./config.js";
 import { $, bdi, el, setAttribute, setText, show } from "./dom.js";
-import { ago, bytes, chosen, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
+import { History } from "./history.js";
+import { ago, bytes, chosen, date, days, duration, milliseconds, moment, number, percent, seconds, t } from "./i18n.js";
+import { guideLink, lead } from "./guide.js";
 import { StatusView } from "./list.js";
-import { ageNow, reportOf, staleAfter } from "./model.js";
+import { ageNow, reportOf, sinceOf, staleAfter } from "./model.js";
 
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const lines = (value) => (Array.isArray(value) ? value.map(String).join("\n") : "");
 const numeral = (value) => (Number.isFinite(value) ? number(value) : text(value));
 const ROLES = ["field.source", "field.target"];
+const bytesOf = (value) => (Number.isFinite(value) ? t("value.bytes", { count: number(value) }) : "");
 const yes = (value) => (value === true ? t("page.yes") : value === false ? t("page.no") : "");
 
 // Facts of the tunnel, out of its row and its config
@@ -39,6 +42,7 @@ const END_FACTS = {
     "field.stale_after": (end) => (Number.isFinite(end.age) ? duration(staleAfter(end)) : ""),
     "field.handshake": (end, row, now) => (Number.isFinite(end.measured?.handshake_age) && Number.isFinite(end.age) ? ago(ageNow(end.measured.handshake_age + end.age, row.received, now)) : ""),
     "field.rtt": (end) => milliseconds(end.measured?.rtt_ms),
+    "field.path_mtu": (end) => bytesOf(end.measured?.mtu),
     "field.loss": (end) => percent(end.measured?.loss_percent),
     "field.received": (end) => bytes(end.measured?.rx_bytes),
     "field.sent": (end) => bytes(end.measured?.tx_bytes),
@@ -74,8 +78,9 @@ export class Detail {
     #endFacts = {};
     #status = new StatusView();
     #ends = [new StatusView(), new StatusView()];
-    #errors = [0, 1].map(() => [el("b"), el("bdi", { dir: "auto" })]);
+    #errors = [0, 1].map(() => [el("b"), el("bdi", { dir: "auto" }), guideLink()]);
     #heads = [0, 1].map(() => [el("small"), bdi()]);
+    #history = new History();
     #row;
 
     /** `edit`, `toggle`, `remove` are called with the row. */
@@ -108,6 +113,7 @@ export class Detail {
     open(row, now) {
         this.#id = row.id;
         this.problem("");
+        this.#history.open(row.id);
         this.update(row, now);
         show(this.dialog);
         this.dialog.scrollTop = 0;
@@ -131,17 +137,22 @@ export class Detail {
         const config = parseConfig(row.record.config);
         setText($("detail-name"), row.label);
         setText($("detail-switch"), row.record.is_active ? t("tunnel.deactivate") : t("tunnel.activate"));
-        this.#status.update(row.status, row, now);
+        const since = sinceOf(row, now);
+        this.#status.update(row.status, row, now, since);
+        setText($("detail-since"), since === null ? "" : t("status.since", { moment: date(since, "moment") }));
+        this.#history.update(row, now);
         for (const [key, fact] of Object.entries(FACTS)) this.#put(this.#facts[key], key, [fact(row, config)]);
         row.ends.forEach((end, place) => {
             const [role, name] = this.#heads[place];
             setText(role, t(ROLES[place]));
             setText(name, row.nodes[place]);
             this.#ends[place].update(end.status ?? null, reportOf(end, row), now);
-            const [who, what] = this.#errors[place];
+            const [who, what, guide] = this.#errors[place];
             setText(who, row.nodes[place]);
             setText(what, text(end.error));
-            who.parentElement.hidden = !end.error;
+            lead(guide, end.symptom);
+            setAttribute(who.parentElement, "class", end.error ? "problem" : "hint");
+            who.parentElement.hidden = !end.error && guide.hidden;
         });
         setText(this.#endFacts["field.status"].head, t("field.status"));
         for (const [key, fact] of Object.entries(END_FACTS)) this.#put(this.#endFacts[key], key, row.ends.map((end) => fact(end, row, now)));

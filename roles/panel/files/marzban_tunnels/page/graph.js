@@ -23,14 +23,18 @@ const NODES = { connected: "node.connected", connecting: "node.connecting", erro
 export class Graph {
     #pick;
     #shape = ""; // what the drawing was made for
-    #parts = []; // {element, key, node?, rows?}: what can be reached and picked
+    #drawn = []; // {element, key, node?, rows}: what can be reached and picked; a node's rows are the tunnels that end there
+    #parts = []; // the same in the order of the arrows
     #here = 0;
+    #ofRow = new Map(); // by a tunnel's id: what shows it
+    #layers = { edges: svg("g"), wrongEdges: svg("g"), dots: svg("g"), wrongDots: svg("g") };
+    #filter;
     #services;
 
     /** `pick` is called with a change of the filter. */
     constructor(pick) {
         this.#pick = pick;
-        this.svg = svg("svg", { class: "graph", role: "group" });
+        this.svg = svg("svg", { class: "graph", role: "group" }, ...Object.values(this.#layers));
         $("graph").append(this.svg);
         this.svg.addEventListener("keydown", (event) => this.#key(event));
         this.svg.addEventListener("pointerleave", () => this.#tell(null));
@@ -53,30 +57,68 @@ export class Graph {
             this.#draw(nodes, lines, keys, pairs);
         }
         const byKey = new Map(keys.map((key, place) => [key, lines[place]]));
-        const byNode = new Map(nodes.map((node) => [`node ${node.id}`, node]));
-        for (const part of this.#parts) {
-            part.rows = byKey.get(part.key);
-            part.node = byNode.get(part.key);
-            const picked = part.rows ? filter.pair === part.rows[0].pair : filter.node === String(part.node.id);
-            setAttribute(part.element, "aria-pressed", String(picked));
-            setAttribute(part.element, "aria-label", this.#words(part));
-            if (!part.rows) {
-                setAttribute(part.element, "data-state", part.node.status);
-                setAttribute(part.element, "data-service", services.of(part.node.id)?.state);
-                continue;
-            }
-            setAttribute(part.element, "data-status", STATUSES.find((status) => part.rows.some((row) => row.status === status)));
-            part.element.classList.toggle("dim", Boolean(filter.node) && !part.rows[0].ids.includes(Number(filter.node)));
-            part.element.classList.toggle("old", part.rows.every((row) => isStale(row, now)));
+        const byNode = new Map(nodes.map((node) => [`node ${node.id}`, { node, rows: [] }]));
+        for (const row of rows) for (const id of new Set(row.ids)) byNode.get(`node ${id}`)?.rows.push(row);
+        this.#filter = filter;
+        this.#ofRow = new Map(rows.map((row) => [row.id, []]));
+        for (const part of this.#drawn) {
+            Object.assign(part, byNode.get(part.key) ?? { rows: byKey.get(part.key) });
+            for (const row of part.rows) this.#ofRow.get(row.id).push(part);
+            this.#show(part, now);
         }
+        this.#raise();
+    }
+
+    /** These tunnels are another way; their nodes, and what is picked, are the same. */
+    refresh(rows, now) {
+        for (const part of new Set(rows.flatMap((row) => this.#ofRow.get(row.id) ?? []))) this.#show(part, now);
+        this.#raise();
+    }
+
+    #show(part, now) {
+        const { element, node, rows } = part;
+        const errors = rows.filter((row) => row.status === "error").length;
+        part.wrong = errors > 0 || node?.status === "error";
+        element.classList.toggle("wrong", part.wrong);
+        const picked = node ? this.#filter.node === String(node.id) : this.#filter.pair === rows[0].pair;
+        setAttribute(element, "aria-pressed", String(picked));
+        setAttribute(element, "aria-label", this.#words(part));
+        if (node) {
+            setAttribute(element, "data-state", node.status);
+            setAttribute(element, "data-service", this.#services.of(node.id)?.state);
+            setText(element.querySelector(".count"), errors ? number(errors) : "");
+            setText(element.querySelector(".title"), drawn(node, part.wrong ? 0 : this.#crowd));
+            return;
+        }
+        setAttribute(element, "data-status", STATUSES.find((status) => rows.some((row) => row.status === status)));
+        element.classList.toggle("dim", Boolean(this.#filter.node) && !rows[0].ids.includes(Number(this.#filter.node)));
+        element.classList.toggle("old", rows.every((row) => isStale(row, now)));
+    }
+
+    get #crowd() {
+        return this.#layers.dots.childElementCount + this.#layers.wrongDots.childElementCount;
+    }
+
+    /** What is wrong above the rest, and first for the arrows. */
+    #raise() {
+        const held = this.#parts[this.#here];
+        const focused = document.activeElement;
+        for (const { element, node, wrong } of this.#drawn) {
+            const layer = this.#layers[node ? (wrong ? "wrongDots" : "dots") : wrong ? "wrongEdges" : "edges"];
+            if (element.parentElement !== layer) layer.append(element);
+        }
+        if (focused !== document.activeElement) focused.focus({ preventScroll: true });
+        this.#parts = [...this.#drawn.filter((part) => part.wrong), ...this.#drawn.filter((part) => !part.wrong)];
+        this.#here = Math.max(0, this.#parts.indexOf(held));
+        this.#parts.forEach(({ element }, place) => setAttribute(element, "tabindex", place === this.#here ? "0" : "-1"));
     }
 
     #words({ rows, node }) {
         if (node) {
             const state = NODES[node.status] ? t(NODES[node.status]) : String(node.status);
             const service = this.#services.of(node.id);
-            if (!service) return t("graph.node", { node: node.name, state });
-            return t("graph.node_service", { node: node.name, state, service: t(STATES[service.state]) });
+            const words = service ? t("graph.node_service", { node: node.name, state, service: t(STATES[service.state]) }) : t("graph.node", { node: node.name, state });
+            return rows.length ? t("graph.node_tunnels", { words, ...this.#tally(rows) }) : words;
         }
         const [first] = rows;
         const [source, target] = first.nodes;
@@ -100,15 +142,18 @@ export class Graph {
             return { key: keys[place], element: edge(of, places, together.indexOf(of[0]), together.length, size / 2) };
         }).filter((part) => part.element);
         const dots = nodes.map((node) => ({ key: `node ${node.id}`, element: dot(node, places.get(node.id), nodes.length) }));
-        this.#parts = [...dots, ...edges];
-        for (const part of this.#parts) {
+        this.#drawn = [...dots, ...edges];
+        for (const part of this.#drawn) {
             part.element.addEventListener("click", () => this.#choose(part));
             part.element.addEventListener("pointerenter", () => this.#tell(part));
             part.element.addEventListener("focus", () => this.#tell(part));
         }
-        this.svg.replaceChildren(...edges.map((part) => part.element), ...dots.map((part) => part.element));
+        this.#layers.edges.replaceChildren(...edges.map((part) => part.element));
+        this.#layers.dots.replaceChildren(...dots.map((part) => part.element));
+        this.#layers.wrongEdges.replaceChildren();
+        this.#layers.wrongDots.replaceChildren();
+        this.#parts = this.#drawn;
         this.#here = Math.max(0, this.#parts.findIndex((part) => part.key === held));
-        this.#parts[this.#here]?.element.setAttribute("tabindex", "0");
         if (focused) this.#parts[this.#here]?.element.focus({ preventScroll: true });
     }
 
@@ -195,7 +240,8 @@ function dot(node, { x, y, turn }, crowd) {
         svg("circle", { class: "halo", r: crowd > CROWD ? 9 : 12 }),
         svg("circle", { class: "ring", r: crowd > NAMED ? 5 : crowd > CROWD ? 7.5 : 10 }),
         svg("circle", { class: "dot", r: crowd > NAMED ? 3 : crowd > CROWD ? 5 : 7 }),
-        svg("text", { ...beside(turn, crowd), direction: "ltr", "aria-hidden": "true" }, drawn(node, crowd)),
+        svg("text", { class: "title", ...beside(turn, crowd), direction: "ltr", "aria-hidden": "true" }, drawn(node, crowd)),
+        svg("text", { class: "count", x: 6, y: -6, "aria-hidden": "true" }),
     );
 }
 
@@ -205,7 +251,8 @@ function beside(turn, crowd) {
     const right = across > -0.001;
     if (crowd > CROWD) {
         const degrees = (turn * 180) / Math.PI + (right ? 0 : 180);
-        return { x: right ? 11 : -11, y: 4, "text-anchor": right ? "start" : "end", transform: `rotate(${degrees.toFixed(1)})` };
+        const outwards = right === crowd <= NAMED; // where only some have a name, there is room inside the circle only
+        return { x: outwards ? 11 : -11, y: 4, "text-anchor": outwards ? "start" : "end", transform: `rotate(${degrees.toFixed(1)})` };
     }
     if (crowd < 3 || Math.abs(across) < 0.2) return { x: 0, y: Math.sin(turn) < -0.5 ? -14 : 24, "text-anchor": "middle" };
     return { x: right ? 14 : -14, y: 4, "text-anchor": right ? "start" : "end" };

@@ -76,7 +76,7 @@ function format(name, make) {
 }
 
 const unit = (of, digits, unitDisplay = "short") =>
-    format(`${of} ${digits}`, () => new Intl.NumberFormat(language, { style: "unit", unit: of, unitDisplay, maximumFractionDigits: digits }));
+    format(`${of} ${digits} ${unitDisplay}`, () => new Intl.NumberFormat(language, { style: "unit", unit: of, unitDisplay, maximumFractionDigits: digits }));
 
 export const collator = () => format("collator", () => new Intl.Collator(language, { numeric: true }));
 
@@ -90,12 +90,25 @@ export const percent = (value) =>
 
 export const seconds = (value) => (Number.isFinite(value) ? unit("second", 0).format(value) : "");
 
-/** 22 sec, 5 min, 2 hr, 1 day: as exact as it needs to be. */
-export function duration(value) {
+/** 22 sec, 5 min, 2 hr, 1 day: as exact as it needs to be. `shape` narrow: 2h. */
+export function duration(value, shape = "short") {
     if (!Number.isFinite(value)) return "";
-    if (value < 60) return seconds(value);
-    const [size, name] = value < 3600 ? [60, "minute"] : value < 172_800 ? [3600, "hour"] : [86400, "day"];
-    return unit(name, 0).format(value / size);
+    const [size, name] = value < 60 ? [1, "second"] : value < 3600 ? [60, "minute"] : value < 172_800 ? [3600, "hour"] : [86400, "day"];
+    return unit(name, 0, shape).format(Math.floor(value / size));
+}
+
+/** What has passed until now, narrow: 2h. Persian's narrow forms are Latin letters. */
+export const passed = (since, now) => duration(Math.max(0, (now - since) / 1000), language === "fa" ? "short" : "narrow");
+
+/** In words, by two units: 1 hour 36 minutes. */
+export function lasting(value) {
+    const [small, large] = value < 3600 ? [60, 60] : value < 86400 ? [60, 3600] : [3600, 86400];
+    const names = { 60: "minute", 3600: "hour", 86400: "day" };
+    if (value < 60) return unit("second", 0, "long").format(Math.round(value));
+    const round = Math.floor(value / small) * small;
+    const rest = large === small ? 0 : (round % large) / small;
+    const parts = [[Math.floor(round / large), names[large]], [rest, names[small]]].filter(([many]) => many > 0);
+    return parts.map(([many, name]) => unit(name, 0, "long").format(many)).join(" ");
 }
 
 export const days = (value) => (Number.isFinite(value) ? unit("day", 0).format(value) : "");
@@ -119,11 +132,22 @@ export function ago(age) {
     return relative.format(-Math.floor(age / step[1]), step[2]);
 }
 
-/** A moment as the API writes it: naive UTC. As it is written where the reader is: day and month have another order in
- *  London than in New York. */
-export function moment(text) {
-    const date = new Date(`${text}Z`);
+// As it is written where the reader is, and in their zone: day and month have another order in London than in New York
+const SHAPES = {
+    moment: { dateStyle: "medium", timeStyle: "short" },
+    short: { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" },
+    clock: { hour: "2-digit", minute: "2-digit" },
+    day: { month: "short", day: "numeric" },
+};
+
+/** A moment in milliseconds, in one of these shapes. */
+export function date(value, name) {
     const place = navigator.languages.find((tag) => tag.split("-")[0] === language) ?? language;
-    const shape = format("moment", () => new Intl.DateTimeFormat(place, { dateStyle: "medium", timeStyle: "short" }));
-    return Number.isNaN(date.getTime()) ? String(text) : shape.format(date);
+    return format(`date ${name}`, () => new Intl.DateTimeFormat(place, SHAPES[name])).format(value);
+}
+
+/** A moment as the API writes it: naive UTC. */
+export function moment(text) {
+    const value = Date.parse(`${text}Z`);
+    return Number.isNaN(value) ? String(text) : date(value, "moment");
 }

@@ -2,8 +2,8 @@
 // The table of tunnels. A row is made once and changed in place; as many are in the page as were scrolled to.
 
 import { $, bdi, el, mark, setAttribute, setMark, setText } from "./dom.js";
-import { ago, bytes, duration, milliseconds, percent, t } from "./i18n.js";
-import { ageNow, isOld } from "./model.js";
+import { ago, bytes, date, duration, milliseconds, passed, percent, t } from "./i18n.js";
+import { ageNow, isOld, sinceOf } from "./model.js";
 
 const FIRST = 40; // rows that are there at once: two screens, laid out within a frame
 const STEP = 100; // rows that come when those are scrolled through
@@ -13,19 +13,21 @@ export const COLUMNS = {
     rtt: "column.rtt", loss: "column.loss", traffic: "column.traffic",
 };
 
-/** Sign, word and age of a status. What is old says so in words, and has another sign. */
+/** Sign, word and age of a status, and since when it is so. What is old says so in words, and has another sign. */
 export class StatusView {
     constructor() {
         this.mark = mark("connecting");
         this.word = el("span", { class: "word" });
+        this.since = el("span", { class: "since" });
         this.age = el("span", { class: "age" });
         this.stale = el("span", { class: "stale", hidden: true });
-        this.state = el("span", { class: "state" }, this.mark, this.word);
+        this.state = el("span", { class: "state" }, this.mark, this.word, this.since);
         this.nodes = [this.state, el("span", { class: "when" }, this.age, this.stale)];
     }
 
-    /** `status` null: nothing was reported since the record was changed. `report`: a row, or that of an end. */
-    update(status, report, now) {
+    /** `status` null: nothing was reported since the record was changed. `report`: a row, or that of an end. `since`: in
+     *  milliseconds. */
+    update(status, report, now, since = null) {
         const current = ageNow(report.age, report.received, now);
         const old = isOld(status, report, now);
         const sign = old && status !== "error" ? "stale" : (status ?? "connecting");
@@ -33,6 +35,8 @@ export class StatusView {
         setAttribute(this.state, "data-status", sign);
         this.state.classList.toggle("old", old);
         setText(this.word, status ? t(STATUS_WORDS[status] ?? "status.connecting") : t("status.unreported"));
+        setText(this.since, since === null ? "" : `· ${passed(since, now)}`);
+        setAttribute(this.since, "title", since === null ? null : t("status.since", { moment: date(since, "moment") }));
         setText(this.age, current === null ? (status ? t("status.unreported") : "") : ago(current));
         setText(this.stale, t("status.stale"));
         setAttribute(this.stale, "title", t("status.stale_since", { time: duration(report.staleAfter) }));
@@ -75,8 +79,8 @@ class Row {
     }
 
     update(row, now) {
-        if (this.row !== row) {
-            this.row = row;
+        if (this.row !== row || this.turn !== row.turn) {
+            [this.row, this.turn] = [row, row.turn];
             setText(this.button.firstChild, row.label);
             setText(this.under, String(row.ends[0].addresses?.[0] ?? ""));
             setText(this.from, row.nodes[0]);
@@ -99,7 +103,7 @@ class Row {
             for (const [name, cell] of Object.entries(this.cells)) cell.hidden = (name === "why") !== row.why.length > 0;
             setAttribute(this.cells.why, "title", row.why.map((words) => words.filter(Boolean).join(": ")).join("\n"));
         }
-        this.status.update(row.status, row, now);
+        this.status.update(row.status, row, now, sinceOf(row, now));
     }
 }
 
@@ -140,13 +144,19 @@ export class List {
         this.#limit = FIRST;
     }
 
-    render(rows, order, now, exists) {
+    /** `changed`: the ids of the rows that are not as they were drawn; undefined for all. */
+    render(rows, order, now, exists, changed) {
         this.#shown = rows;
         for (const [by, head] of Object.entries(this.#heads)) {
             setAttribute(head, "aria-sort", by !== order.by ? null : order.down ? "descending" : "ascending");
         }
-        this.#place(now);
+        this.#place(now, changed);
         for (const id of this.#views.keys()) if (!exists(id)) this.#views.delete(id);
+    }
+
+    /** Draw again what has changed of these rows, by id, at its place. */
+    refresh(changed, now) {
+        for (const row of this.#shown.slice(0, this.#limit)) if (changed.has(row.id)) this.#views.get(row.id)?.update(row, now);
     }
 
     /** Ages grow. */
@@ -154,7 +164,7 @@ export class List {
         for (const row of this.#shown.slice(0, this.#limit)) this.#views.get(row.id)?.update(row, now);
     }
 
-    #place(now) {
+    #place(now, changed) {
         const body = $("rows");
         const focused = document.activeElement;
         const at = body.contains(focused) ? [...body.rows].indexOf(focused.closest("tr")) : -1;
@@ -163,7 +173,7 @@ export class List {
         for (const tr of [...body.rows]) if (!keep.has(tr)) tr.remove();
         let next = body.firstElementChild;
         wanted.forEach((view, place) => {
-            view.update(this.#shown[place], now);
+            if (!changed || changed.has(this.#shown[place].id) || !view.tr.isConnected) view.update(this.#shown[place], now);
             if (view.tr === next) next = next.nextElementSibling;
             else body.insertBefore(view.tr, next);
         });

@@ -13,22 +13,55 @@ export function rowOf(record, received, confirmed = received, now = confirmed) {
     const [source, target] = ends;
     const label = record.name ?? `#${record.id}`;
     const type = String(record.tunnel_type);
-    const status = statusOf({ record, ends, confirmed }, now);
-    return {
-        id: record.id, record, received, confirmed, ends, label, type, status,
+    const row = {
+        id: record.id, label, type,
         typeLabel: TYPES[type] ?? type,
         nodes: [record.source_node_name, record.target_node_name].map(String),
         ids: [record.source_node_id, record.target_node_id],
         pair: pairOf(record.source_node_id, record.target_node_id),
+        since: momentOf(record.since),
+        search: searchText(record, ends, label, type),
+        ...measuredOf(record, ends, received, confirmed, now),
+    };
+    return { ...row, why: ["error", "connecting"].includes(row.status) ? errorsOf(record, ends) : [] };
+}
+
+/** What of a row can be another one although only its ends were measured again. `was`: whether it was out of date then. */
+function measuredOf(record, ends, received, confirmed, now) {
+    const [source, target] = ends;
+    const status = statusOf({ record, ends, confirmed }, now);
+    const row = {
+        record, ends, received, confirmed, status,
         ...reportAge(status, ends),
         stale: record.stale === true,
         rtt: most(source.measured?.rtt_ms, target.measured?.rtt_ms),
         loss: most(source.measured?.loss_percent, target.measured?.loss_percent),
         traffic: most(total(source.measured), total(target.measured)),
-        why: ["error", "connecting"].includes(status) ? errorsOf(record, ends) : [],
-        search: searchText(record, ends, label, type),
     };
+    return { ...row, was: isStale(row, now) };
 }
+
+/** A row's values after some of its ends were measured again: [{role, measured, age, by, stale}]. The ages of the others have
+ *  grown meanwhile. */
+export function remeasured(row, told, now) {
+    const ends = row.ends.map((end) => {
+        const fresh = told.find(({ role }) => role === end.role);
+        if (!fresh) return { ...end, age: ageNow(end.age, row.received, now) };
+        const { measured, age, by, stale } = fresh;
+        return { ...end, measured, age, by, stale };
+    });
+    const record = { ...row.record, ends, stale: ends.every((end) => end.stale === true) };
+    return measuredOf(record, ends, now, now, now);
+}
+
+/** A moment as the API writes it (naive UTC), in milliseconds; null where there is none. */
+export function momentOf(text) {
+    const moment = typeof text === "string" ? Date.parse(`${text}Z`) : NaN;
+    return Number.isFinite(moment) ? moment : null;
+}
+
+/** Since when the status is what is shown, in milliseconds; null where that is not known, or nobody has said so lately. */
+export const sinceOf = (row, now) => (row.status === row.record.status && (row.status === "error" || !isStale(row, now)) ? row.since : null);
 
 /** A row's status now: what nodes' services have measured makes a tunnel active only as long as the panel says so. */
 export function statusOf({ record, ends, confirmed }, now) {
@@ -111,27 +144,51 @@ export function matcher(filter, now) {
         terms.every((term) => row.search.includes(term));
 }
 
+// What is wrong comes first
+const URGENCY = { error: 0, connecting: 1, stale: 2, active: 3, inactive: 4 };
+
 const VALUES = {
     name: (row) => row.label,
     nodes: (row) => row.nodes.join(" → "),
     type: (row) => row.typeLabel,
-    status: (row) => STATUSES.indexOf(row.status),
+    status: (row) => URGENCY[row.was && row.status !== "error" ? "stale" : row.status],
     rtt: (row) => row.rtt,
     loss: (row) => row.loss,
     traffic: (row) => row.traffic,
 };
 
-/** Rows in order; what has no value comes last, and equal ones by id. */
-export function sorted(rows, { by, down }, collator) {
+/** Which of two rows comes first; what has no value comes last, and of equal ones who has the lower name, or number. */
+function comparison({ by, down }, collator) {
     const value = VALUES[by];
-    const keyed = rows.map((row) => [value(row), row]);
     const way = down ? -1 : 1;
-    keyed.sort(([a, one], [b, other]) => {
+    const text = by === "name" || by === "nodes" || by === "type";
+    return (one, other) => {
+        const [a, b] = [value(one), value(other)];
         if (a === undefined || b === undefined) return (a === undefined) - (b === undefined) || one.id - other.id;
-        const order = typeof a === "string" ? collator.compare(a, b) : a - b;
-        return way * order || one.id - other.id;
-    });
-    return keyed.map(([, row]) => row);
+        const order = way * (text ? collator.compare(a, b) : a - b);
+        return order || (by === "status" ? collator.compare(one.label, other.label) : 0) || one.id - other.id;
+    };
+}
+
+/** Rows in order. */
+export const sorted = (rows, sort, collator) => [...rows].sort(comparison(sort, collator));
+
+/** Rows that were in order, where some (by id) have changed since: those are put where they belong now. */
+export function replaced(rows, ids, sort, collator) {
+    const compare = comparison(sort, collator);
+    const changed = rows.filter((row) => ids.has(row.id));
+    if (changed.length > rows.length / 10) return sorted(rows, sort, collator);
+    const order = rows.filter((row) => !ids.has(row.id));
+    for (const row of changed) {
+        let [from, to] = [0, order.length];
+        while (from < to) {
+            const middle = (from + to) >> 1;
+            if (compare(order[middle], row) < 0) from = middle + 1;
+            else to = middle;
+        }
+        order.splice(from, 0, row);
+    }
+    return order;
 }
 
 /** How many rows there are of each status, and how many are stale. */

@@ -5,11 +5,13 @@
 import { call } from "./api.js";
 import { ask } from "./changes.js";
 import { $, bdi, el, mark, setAttribute, setMark, setText, show } from "./dom.js";
+import { guideLink, lead } from "./guide.js";
 import { ago, collator, english, isEnglish, number, t } from "./i18n.js";
-import { ageNow, TYPES } from "./model.js";
+import { TYPES } from "./model.js";
 import { STATES } from "./services.js";
 
 const MOST = 50; // of one list that are shown
+const ENGINE = 12; // digits of the version, which is a digest
 const MARKS = { ok: "active", asking: "connecting", problem: "error", idle: "stale", none: "inactive" };
 const ORDER = Object.keys(STATES);
 const MANAGER = { on: "manager.on", off: "manager.off", elsewhere: "manager.elsewhere" };
@@ -29,6 +31,11 @@ const PROBLEMS = {
     bad_answer: ["problem.bad_answer", "advice.bad_answer"],
 };
 
+// Rows of the guide, by the code of a problem
+const GUIDED = { refused: "unreachable", timed_out: "unreachable" };
+// What the node's service has brought back by itself, by kind
+const RECOVERIES = { put_back: "recovery.put_back", process: "recovery.process", session: "recovery.session", mtu: "recovery.mtu", peer: "recovery.peer" };
+
 const text = (value) => (value === null || value === undefined ? "" : String(value));
 const code = (value) => el("code", { dir: "ltr" }, text(value));
 
@@ -40,7 +47,15 @@ function problemOf({ problem }) {
     if (words) parts.push(el("b", {}, words[0]));
     if (words && (!isEnglish() || !detail)) parts.push(el("span", {}, words[1]));
     if (detail || !words) parts.push(el("bdi", { dir: "auto" }, detail ? english(detail) : text(problem?.code)));
-    return el("p", { class: "problem" }, ...parts);
+    const guide = guideLink();
+    lead(guide, Object.hasOwn(GUIDED, problem?.code) ? GUIDED[problem.code] : null);
+    return el("p", { class: "problem" }, ...parts, guide);
+}
+
+/** How often its service has brought something back, in one line. */
+function recoveriesOf({ recoveries }) {
+    const known = Object.entries(RECOVERIES).filter(([kind]) => recoveries?.[kind] > 0);
+    return known.map(([kind, key]) => `${t(key)} ${number(recoveries[kind])}`).join(" · ");
 }
 
 const nameOf = (tunnel) => text(tunnel.name) || `#${text(tunnel.id ?? tunnel.tunnel_id)}`;
@@ -62,7 +77,7 @@ function listing(sentence, items, line, unsent = 0) {
 
 class View {
     #known = "";
-    #ages = []; // [element, function of the node that gives seconds, function of "5s ago" that gives words]
+    #ages = []; // [element, function of the node that gives a moment, function of "5s ago" that gives words]
     #act;
 
     constructor(act) {
@@ -70,8 +85,8 @@ class View {
         this.li = el("li", { tabindex: "-1" });
     }
 
-    update(node, received, now) {
-        const ageless = (key, value) => (key === "age" || key === "contact_age" ? undefined : value);
+    update(node, now) {
+        const ageless = (key, value) => (["age", "contact_age", "received", "heard"].includes(key) ? undefined : value);
         const known = JSON.stringify([document.documentElement.lang, node], ageless);
         if (known !== this.#known) {
             this.#known = known;
@@ -79,26 +94,27 @@ class View {
             this.#build(node);
             if (focused) (this.li.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? this.li).focus({ preventScroll: true });
         }
-        for (const [element, age, words] of this.#ages) {
-            const seconds = ageNow(age(node), received, now);
-            setText(element, seconds === null ? "" : words(ago(Math.max(0, seconds))));
+        for (const [element, moment, words] of this.#ages) {
+            const at = moment(node);
+            setText(element, Number.isFinite(at) ? words(ago(Math.max(0, (now - at) / 1000))) : "");
         }
     }
 
-    #age(age, words) {
+    #age(moment, words) {
         const element = el("span", { class: "age" });
-        this.#ages.push([element, age, words]);
+        this.#ages.push([element, moment, words]);
         return element;
     }
 
     #build(node) {
         this.#ages = [];
-        const contact = this.#age(({ contact_age: age }) => age, (when) => t("nodes.contact", { ago: when }));
+        const contact = this.#age(({ heard }) => heard, (when) => t("nodes.contact", { ago: when }));
         const state = el("span", { class: "state", "data-status": MARKS[node.state] }, mark(MARKS[node.state]), el("span", {}, t(node.deleted ? "service.deleted" : STATES[node.state])));
         setAttribute(this.li, "data-state", node.state);
         setAttribute(this.li, "aria-label", node.node);
         this.li.replaceChildren(
             el("div", { class: "head" }, el("h3", {}, bdi(node.node)), state, ...(node.state === "none" ? [] : [contact]), ...this.#revoke(node)),
+            ...this.#about(node),
             ...(node.state === "problem" ? [problemOf(node)] : []),
             ...(node.missing.length ? [el("p", {}, t("nodes.missing", { what: node.missing.map(text).join(", ") }), " ", code(PLAYBOOK))] : []),
             ...node.changed_keys.flatMap((change, place) => this.#changed(node, change, place)),
@@ -108,8 +124,18 @@ class View {
         );
     }
 
+    /** What is known of a service that is there: its version, and what it has brought back since it began. */
+    #about(node) {
+        const version = text(node.engine).slice(0, ENGINE);
+        const recovered = recoveriesOf(node);
+        const parts = [];
+        if (version) parts.push(el("span", {}, t("nodes.version"), " ", code(version)));
+        if (recovered) parts.push(el("span", {}, t("nodes.recovered", { what: recovered })));
+        return parts.length ? [el("p", { class: "about" }, ...parts)] : [];
+    }
+
     #deletion(tunnel, place) {
-        const age = this.#age((node) => node.deletions[place]?.age, (when) => t("nodes.deleted", { ago: when }));
+        const age = this.#age((node) => node.received - node.deletions[place]?.age * 1000, (when) => t("nodes.deleted", { ago: when }));
         const state = tunnel.given_up ? el("b", { class: "given-up" }, t("nodes.given_up")) : el("span", {}, t("nodes.waits"));
         return [bdi(nameOf(tunnel)), ` ${typeOf(tunnel)} `, state, " ", age];
     }
@@ -122,9 +148,11 @@ class View {
             yes: t("nodes.renewed"),
         };
         const body = { tunnel_id: change.tunnel_id, fingerprint: change.seen_fingerprint };
+        const guide = guideLink();
+        lead(guide, "reinstalled");
         return [el(
             "div", { class: "problem" },
-            el("p", {}, t("nodes.changed", { node: node.node, name })),
+            el("p", {}, t("nodes.changed", { node: node.node, name }), " ", guide),
             el("dl", {}, ...halfOf("nodes.known", change.known, change.known_fingerprint), ...halfOf("nodes.seen", change.seen, change.seen_fingerprint)),
             this.#button(`renewed ${text(change.tunnel_id)} ${place}`, question, node, "confirm", body),
         )];
@@ -153,11 +181,13 @@ export class Nodes {
     #services;
     #views = new Map(); // by the node's key
     #changed;
+    #opened;
     #sign = mark("inactive");
 
-    /** `changed` is called with a node as the panel answers it after a decision. */
-    constructor(changed) {
+    /** `changed` is called with a node as the panel answers it after a decision, `opened` when somebody looks. */
+    constructor(changed, opened) {
         this.#changed = changed;
+        this.#opened = opened;
         this.dialog = $("nodes");
         this.dialog.querySelector(".close").addEventListener("click", () => this.dialog.close());
         this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -174,6 +204,11 @@ export class Nodes {
         const view = this.#views.get(id);
         view?.li.scrollIntoView({ block: "nearest" });
         view?.li.focus();
+        this.#opened();
+    }
+
+    get isOpen() {
+        return this.dialog.open;
     }
 
     /** `node`: the one that the list is filtered by, if any. */
@@ -213,7 +248,7 @@ export class Nodes {
     }
 
     #fill(now) {
-        const { manager, nodes, received, trouble } = this.#services;
+        const { manager, nodes, trouble } = this.#services;
         if (!manager) {
             this.dialog.close(); // somebody has logged out
             return;
@@ -228,7 +263,7 @@ export class Nodes {
         const kept = new Map();
         order.forEach((node) => {
             const view = this.#views.get(node.key) ?? new View((question, path, body) => this.#decide(question, path, body));
-            view.update(node, received, now);
+            view.update(node, now);
             kept.set(node.key, view);
         });
         this.#views = kept;

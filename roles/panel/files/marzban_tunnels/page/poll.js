@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Reads again and again: every five seconds, each second for a while after a change, more seldom from a panel that is slow
-// or away, not in a hidden tab.
+// or away or that tells by itself what is new, not in a hidden tab.
 
 const EVERY = 5000; // milliseconds
+const RESTING = 30_000; // the same while the panel tells by itself
 const HURRY = 1000; // the same after a change that nodes do by themselves, so that it is seen
 const HURRIED = 10_000; // for that long
 const SLOWEST = 30_000;
@@ -16,12 +17,13 @@ export class Poll {
     #again = false;
     #changes = 0;
     #hurried = 0; // until then
+    #resting = false;
     #run = 0; // the loop that counts; 0 for none
 
     /** `read` gets the data, `got` takes it, `failed` takes the problem. */
     constructor(read, got, failed) {
         [this.#read, this.#got, this.#failed] = [read, got, failed];
-        document.addEventListener("visibilitychange", () => this.now());
+        document.addEventListener("visibilitychange", () => this.#resting || this.now());
         addEventListener("online", () => this.now());
     }
 
@@ -36,6 +38,12 @@ export class Poll {
     hurry() {
         this.#hurried = performance.now() + HURRIED;
         this.now(true);
+    }
+
+    /** Whether the panel tells by itself what is new. Where it no longer does, pages do not all ask in the same instant. */
+    rest(on) {
+        this.#resting = on;
+        if (!on) setTimeout(() => this.#resting || this.now(), Math.random() * EVERY);
     }
 
     stop() {
@@ -55,7 +63,8 @@ export class Poll {
             this.#again = false;
             const started = performance.now();
             failures = (await this.#once(run)) ? 0 : failures + 1;
-            const every = performance.now() < this.#hurried ? HURRY : EVERY;
+            const usual = this.#resting && !failures ? RESTING : EVERY;
+            const every = performance.now() < this.#hurried ? HURRY : usual;
             const rest = Math.max(every * 2 ** Math.max(0, failures - 2), SHARE * (performance.now() - started));
             if (!this.#again && run === this.#run) await this.#sleep(Math.min(rest, SLOWEST));
         }

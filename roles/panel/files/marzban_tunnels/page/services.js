@@ -18,13 +18,15 @@ const list = (value) => (Array.isArray(value) ? value.filter((item) => item !== 
 const keyOf = (node) => (node.deleted ? `deleted ${node.uuid}` : node.node_id);
 
 /** A node as the panel describes it; lists are lists. What a node without the service has to remove, a run removes, and the panel
- *  doesn't hear of it; from a deleted one nobody does, so that it is given up. */
-function clean(node, manager) {
+ *  doesn't hear of it; from a deleted one nobody does, so that it is given up. `received` and `heard`: when this came, and when the
+ *  node has answered last. */
+function clean(node, manager, received) {
     const lists = Object.fromEntries(["missing", "orphans", "deletions", "changed_keys"].map((name) => [name, list(node[name])]));
     const told = Object.hasOwn(STATES, node.state) ? node.state : "asking";
     const state = told === "asking" && manager.state !== "on" ? "idle" : told;
     if (node.port === null) lists.deletions = lists.deletions.filter((deletion) => node.deleted && deletion.given_up);
-    return { ...node, ...lists, state, key: keyOf(node), node: String(node.node ?? `#${node.node_id}`) };
+    const heard = Number.isFinite(node.contact_age) ? received - node.contact_age * 1000 : null;
+    return { ...node, ...lists, state, received, heard, key: keyOf(node), node: String(node.node ?? `#${node.node_id}`) };
 }
 
 export class Services {
@@ -34,13 +36,12 @@ export class Services {
     #byKey = new Map();
     manager = null; // {state, detail?}; null while nothing is known
     nodes = [];
-    received = 0; // when it came
     trouble = ""; // why it is not newer
 
-    /** Ask the panel, unless it has just been asked. The list of tunnels does not depend on it: nothing is thrown. */
-    async read() {
+    /** Ask the panel, unless it has just been asked, or with `must`. The list of tunnels does not depend on it: nothing is thrown. */
+    async read(must = false) {
         const now = performance.now();
-        if (this.#absent || now - this.#asked < EVERY - SLACK) return;
+        if (this.#absent || (!must && now - this.#asked < EVERY - SLACK)) return;
         this.#asked = now;
         const before = this.#changes;
         try {
@@ -54,17 +55,41 @@ export class Services {
     }
 
     #take(found) {
-        const manager = found?.manager;
-        this.manager = { state: ["on", "elsewhere"].includes(manager?.state) ? manager.state : "off", detail: manager?.detail ?? "" };
-        const nodes = list(found?.nodes).map((node) => clean(node, this.manager));
+        const now = Date.now();
+        this.#lead(found?.manager);
+        const nodes = list(found?.nodes).map((node) => clean(node, this.manager, now));
         this.#put(nodes.filter((node) => !node.deleted || node.deletions.length));
-        [this.received, this.trouble] = [Date.now(), ""];
+        this.trouble = "";
+    }
+
+    #lead(manager) {
+        this.manager = { state: ["on", "elsewhere"].includes(manager?.state) ? manager.state : "off", detail: manager?.detail ?? "" };
+    }
+
+    /** What the panel tells by itself: the manager, the nodes that are another way, and the keys of those that are no more. */
+    changed(told, now) {
+        if (!this.manager) return; // the first read brings all
+        if (told?.manager) this.#lead(told.manager);
+        const fresh = new Map(list(told?.nodes).map((node) => clean(node, this.manager, now)).map((node) => [node.key, node]));
+        const gone = new Set(list(told?.gone).map(String));
+        const kept = this.nodes.filter((node) => !gone.has(String(node.deleted ? node.uuid : node.node_id))).map((node) => fresh.get(node.key) ?? node);
+        const added = [...fresh.values()].filter((node) => !this.#byKey.has(node.key));
+        this.#put([...kept, ...added].filter((node) => !node.deleted || node.deletions.length));
+        this.#changes += 1;
+    }
+
+    /** Ends that were measured: who has measured one has answered. */
+    heard(ends, rows, now) {
+        for (const { tunnel_id: id, role, by, age } of list(ends)) {
+            const node = by === "service" && this.of(rows.get(id)?.ids[role === "source" ? 0 : 1]);
+            if (node && Number.isFinite(age)) node.heard = Math.max(node.heard ?? -Infinity, now - age * 1000);
+        }
     }
 
     /** A node as the panel has just answered it; what is being read at this moment is older. */
     keep(node) {
         if (!this.manager) return; // somebody has logged out
-        const fresh = clean(node, this.manager);
+        const fresh = clean(node, this.manager, Date.now());
         this.#put(this.nodes.map((known) => (known.key === fresh.key ? fresh : known)));
         this.#changes += 1;
         this.#asked = -Infinity;
