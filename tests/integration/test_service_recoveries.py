@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Directly, View, no_packet_lost, uuid
+from tests.support.nodes import Answer, Directly, View, no_packet_lost, uuid
 from tests.support.service import Service, bring_up, tunnel
 from tests.support.world import until
 
@@ -226,6 +226,23 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
     nodes.sh("b", "nft delete table inet narrow")
     a.waits_for(1, "active")
     assert b.tunnel(4)["recoveries"]["put_back"] == 0
+
+
+def test_a_run_ends_what_hangs_and_check_mode_says_so(pair: list[Service]) -> None:
+    """Where the service is not there, or is not quick enough."""
+    a, nodes = pair[0], pair[0].nodes
+    a.stop()
+    try:
+        views: list[View] = nodes.views(nodes.pair(4), nodes.pair(2, type="openvpn"))["a"]
+        hang = f"kill -STOP $(pgrep -f 'wireguard-go mz4$') $({PROCESSES[2]})"
+        nodes.sh("a", hang)
+        would, did = (Answer(nodes.run_on("a", "tunnel_apply", views, check=check).answer) for check in (True, False))
+        for number, unit in ((4, "wg-quick@mz4.service"), (2, "openvpn-server@mz2.service")):
+            assert did.tunnel(number)["changes"] == [f"{unit} ended: it did not answer", "started"]
+            assert would.tunnel(number)["changes"] == did.tunnel(number)["changes"]
+            wait("packets", partial(nodes.reaches, "a", number, 1))
+    finally:
+        a.start()
 
 
 @pytest.mark.variation  # without a host in test_recoveries.py and test_board.py
