@@ -147,7 +147,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import vali
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.validators import TYPES
 from ansible_collections.marzban.tunnels.plugins.module_utils._module import run
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.health import health
-from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import BRIEF, Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import CONFIG_DIR, Folders
 
 
@@ -157,7 +157,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     folders = Folders(given["config_dir"] or CONFIG_DIR)
     wait = validators.integer(given["wait"], "wait", 0, 600)
     panel = validators.uuid(given["panel"], "panel")
-    return dict(health(Host(check=True), folders, panel, given["types"], given["views"], wait))
+    return dict(health(Host(check=True, patience=BRIEF), folders, panel, given["types"], given["views"], wait))
 
 
 def main() -> None:

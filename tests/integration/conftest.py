@@ -19,6 +19,7 @@ LONG = [
     "killed_runs",
     "apply",
     "service_kills",
+    "service_recoveries",
     "docker_hosts",
     "secrets",
     "service_databases",

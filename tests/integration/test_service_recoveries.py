@@ -16,13 +16,14 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.support import labs
-from tests.support.nodes import Directly, View, no_packet_lost, uuid
+from tests.support.nodes import Answer, Directly, View, no_packet_lost, uuid
 from tests.support.service import Service, bring_up, tunnel
 from tests.support.world import until
 
 pytestmark = pytest.mark.lab
 KINDS = {1: "wireguard", 2: "openvpn", 3: "ipsec"}
 SOON = 30  # seconds within which the service recovers
+BUSY = 3  # times as long it may take here, where other tests share the machine
 PROCESSES = {  # how the process of a tunnel is found
     1: "pgrep -f 'wireguard-go mz1$'",
     2: "systemctl show --property=MainPID --value openvpn-server@mz2",
@@ -76,7 +77,7 @@ def outages(nodes: Directly) -> Iterator[dict[str, float]]:
 def wait(what: str, holds: Callable[[], bool]) -> float:
     """Waits; the seconds that it took."""
     begun = time.monotonic()
-    until(what, holds, 2 * SOON, 0.3)
+    until(what, holds, SOON * BUSY, 0.3)
     return round(time.monotonic() - begun, 1)
 
 
@@ -98,14 +99,14 @@ def test_processes_that_hang_are_started_again(pair: list[Service]) -> None:
         oldest.append(a.tunnel(4)["age"])
         return all(counted(a, number) != before[number] for number in KINDS) and all_active(a)
 
-    with no_packet_lost(nodes, 4, apart=0.05), outages(nodes) as took:
+    with no_packet_lost(nodes, 4, apart=0.1), outages(nodes) as took:
         nodes.sh("a", "; ".join(f"kill -STOP $({found})" for found in PROCESSES.values()))
         wait("no packet passes", lambda: not any(nodes.reaches("a", number, 1) for number in KINDS))
         wait("they are started again", is_over)
     print("seconds without packets after a process hung:", took)
     print("the oldest measurement of another tunnel meanwhile, seconds:", max(oldest))
-    assert max(took.values()) < SOON
-    assert max(oldest) < 12, "what hangs delays the looks at others"
+    assert max(took.values()) < SOON * BUSY
+    assert max(oldest) < 12 * BUSY, "what hangs delays the looks at others"
     for number in KINDS:
         assert counted(a, number) == {**before[number], "process": 1}, a.said()
     assert counted(a, 4) == before[4]
@@ -115,8 +116,15 @@ def test_processes_that_hang_are_started_again(pair: list[Service]) -> None:
 
 
 def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
-    """IPsec's on one end, while nothing else calls; WireGuard's keys out of step; OpenVPN's ended by its process."""
+    """IPsec's, also while nothing calls; WireGuard's keys out of step; OpenVPN's ended by its process."""
     a, nodes = pair[0], pair[0].nodes
+    with outages(nodes) as took:
+        nodes.sh("b", "swanctl --terminate --ike mz3 --timeout 3")
+        wait("strongSwan calls again", partial(nodes.reaches, "a", 3, 1))
+    print("seconds without packets after IPsec's session was ended:", took["ipsec"])
+    assert took["ipsec"] < SOON * BUSY
+    ended = time.monotonic()
+    wait("a look after that", lambda: a.tunnel(3)["age"] + 1 < time.monotonic() - ended)
     before = {number: counted(a, number) for number in (1, 2, 3, 4)}
     for host in "ab":
         nodes.sh(host, "systemctl stop marzban-ipsec")
@@ -125,12 +133,12 @@ def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
         ("a", "umask 077; wg genkey > /root/another; wg set mz1 private-key /root/another; rm /root/another"),
         ("b", "systemctl kill --signal=USR1 openvpn-server@mz2"),
     ]
-    with no_packet_lost(nodes, 4, apart=0.05), outages(nodes) as took:
+    with no_packet_lost(nodes, 4, apart=0.1), outages(nodes) as took:
         for host, command in losses:
             nodes.sh(host, command)
         wait("they are made again", lambda: all(counted(a, n) != before[n] for n in (1, 3)) and all_active(a))
     print("seconds without packets after a session was lost:", took)
-    assert max(took.values()) < SOON
+    assert max(took.values()) < SOON * BUSY
     for number in (1, 3):
         assert counted(a, number)["session"] == before[number].get("session", 0) + 1, a.said()
     assert counted(a, 4) == before[4]
@@ -180,11 +188,11 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
         told = a.tunnel(number)
         return told["status"] == "active" and "the MTU was lowered" in (told["note"] or "")
 
-    with no_packet_lost(nodes, 1, 2, 3, 4, apart=0.05):
+    with no_packet_lost(nodes, 1, 2, 3, 4, apart=0.1):
         nodes.sh("b", NARROW)
         took = {kind: wait(f"{kind} is lowered", partial(is_lowered, number)) for number, kind in KINDS.items()}
         print("seconds until the MTU was lowered, one after the other:", took, a.tunnel(1)["note"])
-        assert sum(took.values()) < SOON
+        assert sum(took.values()) < SOON * BUSY
         lower = mtus(nodes, "a")
         for number in KINDS:
             told = a.tunnel(number)
@@ -220,6 +228,23 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
     assert b.tunnel(4)["recoveries"]["put_back"] == 0
 
 
+def test_a_run_ends_what_hangs_and_check_mode_says_so(pair: list[Service]) -> None:
+    """Where the service is not there, or is not quick enough."""
+    a, nodes = pair[0], pair[0].nodes
+    a.stop()
+    try:
+        views: list[View] = nodes.views(nodes.pair(4), nodes.pair(2, type="openvpn"))["a"]
+        hang = f"kill -STOP $(pgrep -f 'wireguard-go mz4$') $({PROCESSES[2]})"
+        nodes.sh("a", hang)
+        would, did = (Answer(nodes.run_on("a", "tunnel_apply", views, check=check).answer) for check in (True, False))
+        for number, unit in ((4, "wg-quick@mz4.service"), (2, "openvpn-server@mz2.service")):
+            assert did.tunnel(number)["changes"] == [f"{unit} ended: it did not answer", "started"]
+            assert would.tunnel(number)["changes"] == did.tunnel(number)["changes"]
+            wait("packets", partial(nodes.reaches, "a", number, 1))
+    finally:
+        a.start()
+
+
 @pytest.mark.variation  # without a host in test_recoveries.py and test_board.py
 def test_a_link_that_flaps_is_told_and_left_alone(pair: list[Service]) -> None:
     a, nodes = pair[0], pair[0].nodes
@@ -233,7 +258,7 @@ def test_a_link_that_flaps_is_told_and_left_alone(pair: list[Service]) -> None:
         " sleep 6; done"
     )
     (a.host.root / "root/flap.sh").write_text(script + "\n")
-    with no_packet_lost(nodes, 4, apart=0.05):
+    with no_packet_lost(nodes, 4, apart=0.1):
         begun = time.monotonic()
         nodes.sh("a", "systemd-run --quiet --unit=flapping sh /root/flap.sh")
         until("it is told", lambda: all("unstable" in (a.tunnel(n)["error"] or "") for n in KINDS), 180, 0.5)

@@ -17,7 +17,8 @@ from .._errors import Error, printable
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 30  # seconds that a command may take
 LEAST = 0.5  # seconds to read what a command has said by then: the pipe holds 64 KiB of it
-PATIENCE = 10.0  # seconds that a process which may hang has for an answer
+PATIENCE = 5.0  # seconds that a process which may hang has for an answer
+BRIEF = 2.0  # where nothing depends on it but what is told
 
 
 class CommandError(Error):

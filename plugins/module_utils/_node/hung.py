@@ -9,6 +9,7 @@ systemd would wait long for one to end by itself, and nothing else notices that 
 
 from __future__ import annotations
 
+from .._errors import Error
 from .._protocols.base import ENDED, Protocol
 from .host import Host
 from .measure import inside
@@ -35,6 +36,10 @@ def end(host: Host, parts: list[Part], observation: Observation, resolved: dict[
     asked = {name: (p.ping_from(t.view), inside(t.view)) for name, (p, t) in found.items() if p.carries}
     answers = ping_all(asked).answers if asked else {}
     hung = {n: its for n, its in found.items() if n not in asked or answers[n]["loss_percent"] in (None, 100)}
+    for name, (protocol, tunnel) in found.items():
+        if name not in hung and protocol.needs_answer:
+            hint = "%s runs, carries packets and does not answer: it is left as it is. Is this host too busy?"
+            tunnel.refuse(Error(hint % protocol.process(name)))
     for name, (protocol, tunnel) in hung.items():
         tunnel.changes.append("%s %s" % (protocol.process(name), ENDED))
         if host.check:

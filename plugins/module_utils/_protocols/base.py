@@ -129,6 +129,7 @@ class Protocol(Keys):
     role = ""  # that installs what it needs, where it has another name
     session_limit: int | None = None
     forgets_sessions = False
+    needs_answer = False  # without one it is not known whether a tunnel runs
     carries = True  # its processes carry the packets, so that nothing passes when they hang
     packages: Packages
     outside = {4: 60, 6: 80}  # bytes that the protocol and the outer packet take

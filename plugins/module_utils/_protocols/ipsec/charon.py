@@ -59,6 +59,7 @@ class Charon:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.hangs = False  # it runs and does not answer: then it is not asked again
+        self._answers = False  # it has answered a moment ago, so that what takes long has much to say
         self._asked: dict[str, Any] = {}
         self._heard: dict[str, swanctl.Messages | None] = {}  # until it is used
 
@@ -71,8 +72,9 @@ class Charon:
         try:
             said = self.host.ask(*command(what))
         except Hangs:
-            self.hangs = True
-            return None
+            self.hangs = not self._answers
+            said = None if self.hangs else self.host.query(*command(what))
+        self._answers = said is not None
         return None if said is None else swanctl.parse_raw(said)
 
     def is_hung(self) -> bool:

@@ -11,6 +11,7 @@ else.
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Sequence
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 CONF_DIR = "/etc/wireguard"
 MODULE = "sys/module/wireguard"  # there once the kernel's is in use
+SOCKETS = "/var/run/wireguard"  # of the processes that carry packets
+SLACK = 0.02  # of what one process may take for an answer: more for each that is asked
 DUMP = ("wg", "show", "all", "dump")
 
 
@@ -71,6 +74,7 @@ class WireGuard(Protocol):
     program = "wg-quick"
     packages = PACKAGES
     session_limit = wireguard_conf.STALE
+    needs_answer = True
 
     def __init__(self, host: Host, folders: Folders) -> None:
         super().__init__(host, folders)
@@ -305,9 +309,10 @@ class WireGuard(Protocol):
         return self._running_keys
 
     def _ask(self) -> str:
+        many = SLACK * len(glob.glob(os.path.join(SOCKETS, "*.sock")))
         if not self._hangs:
             try:  # lenient, because wg reports the other interfaces even if it fails on one
-                return self.host.ask(*DUMP, lenient=True, share=0.5) or ""
+                return self.host.ask(*DUMP, lenient=True, share=0.5 + many) or ""
             except Hangs:  # one process delays the answer about all
                 pass
         names = (self.host.query("wg", "show", "interfaces") or "").split()
@@ -316,7 +321,8 @@ class WireGuard(Protocol):
         lines = []
         for name, argv in asked.items():
             try:
-                lines += ["%s\t%s\n" % (name, line) for line in (self.host.ask(*argv) or "").splitlines()]
+                said = self.host.ask(*argv, share=1 + many) or ""
+                lines += ["%s\t%s\n" % (name, line) for line in said.splitlines()]
             except Hangs:
                 self._hangs.add(name)
         return "".join(lines)
