@@ -25,8 +25,9 @@ class Live(Protocol):
         """The same of a node that is deleted, by our uuid of it."""
 
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
-        """What the node of this end has measured: ``{"status", "error", "measured", "age"}``, the age in seconds, and
-        ``version``, that of the record that it was about. None where nothing is known."""
+        """What the node of this end has measured: ``{"status", "error", "measured", "age"}``, the age in seconds,
+        ``version``, that of the record that it was about, and ``recoveries``, how often its service brought it back,
+        by kind. None where nothing is known."""
 
     def revision(self) -> int:
         """Grows when any answer of this object is another one than before, but for ages; also when one gets stale."""

@@ -24,11 +24,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import __version__, migrate, node_access, nodes
+from marzban_tunnels import __version__, metrics_access, migrate, node_access, nodes
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.page import page_router, place
 from marzban_tunnels.router import tunnels_router
+from marzban_tunnels.router_metrics import metrics_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
 
@@ -52,12 +53,12 @@ def mount() -> None:
     node = importlib.import_module("app.db.models").Node
     admin = importlib.import_module("app.models.admin").Admin
     dashboard = importlib.import_module("config").DASHBOARD_PATH
-    tunnels = Tunnels(
-        node.__table__, Settings.from_env(os.environ), node_access.from_env(os.environ), _certificate(database)
-    )
+    access, metrics = node_access.from_env(os.environ), metrics_access.from_env(os.environ)
+    tunnels = Tunnels(node.__table__, Settings.from_env(os.environ), access, _certificate(database), metrics)
     tunnels.live = manager = Manager(database.engine, tunnels, _client_certificate(database))
     start = Start(tunnels, database.engine, node, page=place(dashboard), started=manager.start)
-    routers = [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
+    routers = [metrics_router(tunnels, database.engine, start)]
+    routers += [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
     for router in routers:
         app.include_router(router)
     app.router.lifespan_context = _around(app.router.lifespan_context, start, manager.stop)

@@ -12,9 +12,11 @@ from starlette.types import ASGIApp
 from marzban_tunnels import __version__, nodes
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.loop import Manager
+from marzban_tunnels.metrics_access import MetricsAccess
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
 from marzban_tunnels.router import tunnels_router
+from marzban_tunnels.router_metrics import metrics_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone.access_log import AccessLog, Lines
@@ -35,11 +37,12 @@ def build(
     certificate: str,
     dashboard_path: str,
     pace: Pace = Pace(),
+    metrics: MetricsAccess | None = None,
 ) -> tuple[ASGIApp, Manager]:
     """The application over a database whose tables are up to date, and the manager, to be started with it. There is no
     dashboard, only the tunnels page."""
     admins.start()
-    tunnels = Tunnels(Node.__table__, settings, access)  # type: ignore[arg-type]
+    tunnels = Tunnels(Node.__table__, settings, access, metrics=metrics)  # type: ignore[arg-type]
     with database.reading() as session:
         tunnels.start(session)
     tunnels.live = manager = Manager(database.engine, tunnels, pace=pace)
@@ -47,6 +50,7 @@ def build(
     current, sudo = admins.current(), admins.sudo()
     app.include_router(admins.router())
     app.include_router(nodes_router(database, admins.session, current, sudo, certificate))
+    app.include_router(metrics_router(tunnels, database.engine))
     app.include_router(tunnels_router(tunnels, admins.session, sudo))
     app.include_router(page_router(dashboard_path, dashboard=False))
     app.add_exception_handler(RequestValidationError, _invalid)
