@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import uvicorn
 
+from marzban_tunnels import metrics_access
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.node_access import check_key
 from marzban_tunnels.settings import Settings
@@ -95,7 +96,9 @@ class Services:
 class ManagedPanel(Services):
     """``api`` is a client of it."""
 
-    def __init__(self, database: Path | str, key: str | None = KEY, pace: Pace = FAST) -> None:
+    def __init__(
+        self, database: Path | str, key: str | None = KEY, pace: Pace = FAST, metrics_key: str | None = None
+    ) -> None:
         self._database = Database(str(database))
         self._database.upgrade()
         admins = Admins(self._database, 60)
@@ -103,7 +106,10 @@ class ManagedPanel(Services):
             admins.put("admin", PASSWORD, is_sudo=True)
         lines = _NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
-        app, self.manager = build(self._database, admins, settings, access, lines, "", "/dashboard/", pace)
+        metrics = metrics_access.check_key(metrics_key, key)
+        app, self.manager = build(
+            self._database, admins, settings, access, lines, "", "/dashboard/", pace, metrics=metrics
+        )
         bound = listen("127.0.0.1", 0)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})

@@ -76,6 +76,8 @@ class SimulatedNode:
         self.fails: set[str] = set()  # tunnels that it can't do, nor remove
         self.posted: list[tuple[str, bool]] = []  # uuid of a record, and whether it was active
         self.age: float | None = 0.5  # of its measurements
+        self.measured: dict[str, Any] = {}  # of each tunnel, besides bytes
+        self.recoveries: Any = None  # of each tunnel
         self.requests: list[tuple[str, str]] = []  # method and path
         self.bytes = 0  # of HTTP that came
         self.connections = 0
@@ -237,7 +239,7 @@ class SimulatedNode:
             "interface": local["interface"], "node": self.name, "peer": "", "role": local["role"], "status": status,
             "error": held.get("error"), "note": None, "refused": False, "missing": [],
             "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
-            "measured": {"rx_bytes": int(time.monotonic() * 1000)},
+            "measured": {"rx_bytes": int(time.monotonic() * 1000), **self.measured}, "recoveries": self.recoveries,
             "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip

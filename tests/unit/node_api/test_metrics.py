@@ -70,7 +70,7 @@ def test_the_numbers_in_base_units(parts: tuple[Front, StandIn]) -> None:
     }
     line = next(line for line in text.splitlines() if line.startswith("marzban_tunnel_loss_ratio{"))
     labels = 'id="1",name="t1",role="source",source="de-1",target="fi-1",type="wireguard"'
-    assert line.startswith("marzban_tunnel_loss_ratio{%s}" % labels)
+    assert line == f"marzban_tunnel_loss_ratio{{{labels}}} 0.25"
 
 
 def test_what_was_measured_long_ago_does_not_look_healthy(parts: tuple[Front, StandIn]) -> None:

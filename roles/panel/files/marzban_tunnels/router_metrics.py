@@ -39,14 +39,20 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
     """The call, for either door; ``start`` as in ``tunnels_router``. Include it before the tunnels' own router."""
     router = APIRouter(prefix="/api/tunnels", tags=["Tunnel"], route_class=route_class(tunnels, start))
     kept = _Kept(lambda: _read(tunnels, engine))
-    if tunnels.metrics.state == "unusable":
-        _log.warning("marzban_tunnels: %s", tunnels.metrics.detail)
+    told: set[str] = set()
+
+    def off(status: int, detail: str | None) -> Response:
+        """Why there are no metrics. Prometheus shows nobody what it is answered, so the log has it, once."""
+        if status == 503 and detail and detail not in told:
+            told.add(detail)
+            _log.warning("marzban_tunnels: %s", detail)
+        return answer({"detail": detail}, status)
 
     def metrics(request: Request, accept_encoding: str | None = Header(None, include_in_schema=False)) -> Response:
         """All tunnels and nodes in Prometheus' text format. It wants TUNNEL_METRICS_KEY as a bearer's token."""
         access = tunnels.metrics
         if access.state != "key":
-            return answer({"detail": access.detail}, 404 if access.state == "unset" else 503)
+            return off(404 if access.state == "unset" else 503, access.detail)
         shown = request.headers.getlist("Authorization")
         if not shown:
             response = answer({"detail": _NO_KEY}, 401)
@@ -57,14 +63,14 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
         try:
             from marzban_tunnels import end_metrics
         except ImportError:
-            return answer({"detail": NO_LIBRARY}, 503)
+            return off(503, NO_LIBRARY)
         found = kept.text()
         if found is None:
             return answer({"detail": _BUSY}, 503)
         body, headers = polling.compressed(found, accept_encoding)
         return Response(body, 200, {"Cache-Control": "no-store", **headers}, end_metrics.CONTENT_TYPE)
 
-    told: dict[int | str, dict[str, Any]] = {
+    responses: dict[int | str, dict[str, Any]] = {
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},
         401: {"description": "No key", "model": schemas.Problem},
         403: {"description": "Another key", "model": schemas.Problem},
@@ -74,7 +80,9 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
             "model": schemas.Problem,
         },
     }
-    router.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response, responses=told, name="metrics")
+    router.add_api_route(
+        "/metrics", metrics, methods=["GET"], response_class=Response, responses=responses, name="metrics"
+    )
     return router
 
 
