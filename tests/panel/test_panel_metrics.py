@@ -177,7 +177,12 @@ def test_who_asks_at_once_costs_once(pair: Pair, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(router_metrics, "FRESH", 60.0)
     made = []
     read = router_metrics._read
-    monkeypatch.setattr(router_metrics, "_read", lambda *given: made.append(1) or read(*given))
+
+    def counted(*given: Any) -> bytes:
+        made.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(router_metrics, "_read", counted)
     first = text(pair)
     assert text(pair) == text(pair) == first
     assert len(made) <= 1
