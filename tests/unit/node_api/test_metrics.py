@@ -66,6 +66,7 @@ def test_the_numbers_in_base_units(parts: tuple[Front, StandIn]) -> None:
         ("marzban_tunnel_receive_bytes_total",): 1000,
         ("marzban_tunnel_transmit_bytes_total",): 2000,
         ("marzban_tunnel_recoveries_total", "process"): 3,
+        **{("marzban_tunnel_recoveries_total", kind): 0 for kind in ("put_back", "session", "mtu", "peer")},
         ("marzban_tunnel_service_info", "0000000000000000", "1"): 1,
     }
     line = next(line for line in text.splitlines() if line.startswith("marzban_tunnel_loss_ratio{"))

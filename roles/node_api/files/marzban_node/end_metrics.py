@@ -108,9 +108,8 @@ def families(ends: Iterable[End]) -> list[Metric]:
     )
     for end in ends:
         add_states(state, end.labels, end.state, end.stale)
-        for kind in KINDS:
-            if kind in end.recoveries:
-                recoveries.add_metric((*end.labels, kind), end.recoveries[kind])
+        for kind in KINDS if end.recoveries else ():  # each one, so that the first is seen as an increase
+            recoveries.add_metric((*end.labels, kind), end.recoveries.get(kind, 0))
     found: list[Metric] = [state]
     for kind_of, told in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS)):
         for gauge in told:

@@ -115,6 +115,7 @@ class Measured(Body):
     post_quantum: bool | None = None
     data_path: Literal["kernel", "userspace"] | None = None
     certificate_days: Annotated[int, Field(ge=-36500, le=36500, description="Below 0: it has ended")] | None = None
+    mtu: Annotated[int, Field(ge=1, le=65535, description="Bytes of the largest packet that passed")] | None = None
 
 
 class Report(Body):
