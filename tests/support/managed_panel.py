@@ -107,7 +107,7 @@ class ManagedPanel(Services):
         lines = _NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
         metrics = metrics_access.check_key(metrics_key, key)
-        app, self.manager = build(
+        app, self.manager, self.events = build(
             self._database, admins, settings, access, lines, "", "/dashboard/", pace, metrics=metrics
         )
         bound = listen("127.0.0.1", 0)
@@ -116,11 +116,14 @@ class ManagedPanel(Services):
         bound.listen()
         self._thread.start()
         self.manager.start()
+        self.events.feed.start()
         self.writing = self._database.writing  # for what the API does not do
         super().__init__(Api(f"http://127.0.0.1:{bound.getsockname()[1]}", "admin", PASSWORD, True).login())
 
     def stop(self) -> None:
         """End it; the database stays."""
+        self.events.end()
+        self.events.feed.stop()
         self.manager.stop()
         self.api.session.close()
         self._server.should_exit = True

@@ -22,7 +22,7 @@ PANEL_HEADER = "Marzban-Panel-Id"
 API_HEADER = "Marzban-Tunnels-Api"
 # Grows when a client has to know that the panel takes or answers more than before;
 # docs/development/contract.md says what is in each. A panel that sends no header is of version 1.
-API_VERSION = 5
+API_VERSION = 6
 NOT_STARTED = say(
     "not_started",
     "The tunnels could not be started with this panel: its log says why, and the panel serves all the rest",

@@ -18,6 +18,9 @@ class Live(Protocol):
     def manager_state(self) -> dict[str, Any]:
         """``{"state": "on", "off" or "elsewhere", "detail"?}``."""
 
+    def leads(self) -> bool:
+        """Whether this process is the one that works with the nodes of this database."""
+
     def node(self, node_id: int) -> dict[str, Any]:
         """``{"state", "problem"?, "contact_age"?, "engine"?, "missing", "orphans"}`` of NODE_SERVICE."""
 
@@ -51,6 +54,9 @@ class Nothing:
 
     def manager_state(self) -> dict[str, Any]:
         return {"state": "off", "detail": self._detail}
+
+    def leads(self) -> bool:
+        return False
 
     def node(self, node_id: int) -> dict[str, Any]:
         return {"state": "asking", "problem": None, "contact_age": None, "engine": None, "missing": [], "orphans": []}

@@ -24,11 +24,14 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import __version__, metrics_access, migrate, node_access, nodes
+from marzban_tunnels import __version__, exits, metrics_access, migrate, node_access, nodes
 from marzban_tunnels.errors import Refused
+from marzban_tunnels.events import Events
+from marzban_tunnels.feed import Feed
 from marzban_tunnels.manager.loop import Manager
 from marzban_tunnels.page import page_router, place
 from marzban_tunnels.router import tunnels_router
+from marzban_tunnels.router_events import events_router
 from marzban_tunnels.router_metrics import metrics_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
@@ -56,12 +59,29 @@ def mount() -> None:
     access, metrics = node_access.from_env(os.environ), metrics_access.from_env(os.environ)
     tunnels = Tunnels(node.__table__, Settings.from_env(os.environ), access, _certificate(database), metrics)
     tunnels.live = manager = Manager(database.engine, tunnels, _client_certificate(database))
-    start = Start(tunnels, database.engine, node, page=place(dashboard), started=manager.start)
-    routers = [metrics_router(tunnels, database.engine, start)]
-    routers += [tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start), page_router(dashboard)]
+    tunnels.feed = feed = Feed(database.engine, tunnels)
+    events = Events(tunnels, feed)
+
+    def started() -> None:
+        manager.start()
+        feed.start()
+
+    def stop() -> None:
+        events.end()
+        feed.stop()
+        manager.stop()
+
+    start = Start(tunnels, database.engine, node, page=place(dashboard), started=started)
+    routers = [
+        metrics_router(tunnels, database.engine, start),
+        events_router(events, tunnels, admin.check_sudo_admin, start),
+        tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start),
+        page_router(dashboard),
+    ]
     for router in routers:
         app.include_router(router)
-    app.router.lifespan_context = _around(app.router.lifespan_context, start, manager.stop)
+    app.router.lifespan_context = _around(app.router.lifespan_context, start, stop)
+    exits.watch(events.end)
 
 
 def _certificate(database: Any) -> Callable[[Session], str | None]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,15 @@ _ADDRESSES_OF = (
     .where(ADDRESSES.c.tunnel_id.in_(bindparam("tunnels", expanding=True)))
     .order_by(ADDRESSES.c.position)
 )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tunnel's row with its nodes' names and addresses, those of its ends, and their addresses by role."""
+
+    row: Any
+    ends: list[Any]
+    addresses: dict[str, list[str]]
 
 
 class Reader:
@@ -53,7 +63,13 @@ class Reader:
         self, session: Session, live: Live, *where: ColumnElement[bool], skip: int = 0, limit: int = 1
     ) -> list[dict[str, Any]]:
         """Those that meet the conditions, ordered by id. The session has no transaction after it."""
-        _one_moment(session)
+        found = self.rows(session, *where, skip=skip, limit=limit)
+        moment = responses.now()
+        return [responses.tunnel(rows.row, rows.ends, rows.addresses, moment, live) for rows in found]
+
+    def rows(self, session: Session, *where: ColumnElement[bool], skip: int = 0, limit: int = 1) -> list[Rows]:
+        """The same as they are in the database."""
+        one_moment(session)
         query = self._rows.where(*where).order_by(TUNNELS.c.id).offset(skip).limit(limit)
         rows = session.execute(query).all()
         wanted = {"tunnels": [row.id for row in rows]}
@@ -64,11 +80,10 @@ class Reader:
         for row in session.execute(_ADDRESSES_OF, wanted):
             addresses[row.tunnel_id][row.role].append(row.address)
         session.rollback()
-        moment = responses.now()
-        return [responses.tunnel(row, ends[row.id], addresses[row.id], moment, live) for row in rows]
+        return [Rows(row, ends[row.id], addresses[row.id]) for row in rows]
 
 
-def _one_moment(session: Session) -> None:
+def one_moment(session: Session) -> None:
     """Begin a transaction where the driver would not: Python's for SQLite leaves reads outside of any, and a tunnel
     that is deleted between two of them would be shown without its ends."""
     connection = session.connection()

@@ -22,6 +22,7 @@ from marzban_tunnels import deletions, metrics_access, naming, node_rows, pollin
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
 from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
+from marzban_tunnels.feed import Feed, NoFeed
 from marzban_tunnels.live import Live, Nothing
 from marzban_tunnels.node_access import Access, check_key
 from marzban_tunnels.reading import Reader
@@ -52,7 +53,8 @@ _HIGHEST = select(func.max(TUNNELS.c.id))
 
 class Tunnels:
     """The records, for one panel. ``nodes`` is a table with ``id``, ``name``, ``address`` and ``created_at``;
-    ``certificate`` gives the PEM that this panel shows to nodes, where it has one. Put a manager into ``live``."""
+    ``certificate`` gives the PEM that this panel shows to nodes, where it has one. Put a manager into ``live``,
+    and a feed into ``feed``."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Tunnels:
         self.certificate = certificate
         self.metrics = metrics or metrics_access.check_key(None)
         self.live: Live = Nothing(self.access.detail or NO_MANAGER)
+        self.feed: Feed | NoFeed = NoFeed()
         self.panel_id = ""  # until it has started
 
     def start(self, session: Session) -> None:
@@ -237,6 +240,7 @@ class Tunnels:
                 session.flush()
                 if keep:
                     session.commit()
+                    self.feed.touch()
                 else:
                     session.rollback()
                 return result

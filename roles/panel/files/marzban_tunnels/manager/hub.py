@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +52,9 @@ class Hub(Protocol):
 
     def changed(self, soon: bool = True) -> None:
         """What the API answers is different now."""
+
+    def touch(self, uuids: Iterable[str] = (), nodes: bool = False) -> None:
+        """What a node says of these tunnels is different now or was said again, or (``nodes``) how it is itself."""
 
     def shown_at(self, uuid: str, role: str) -> Shown | None:
         """What the node at this end says about this tunnel."""

@@ -83,6 +83,7 @@ class Known:
     def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
         """The database did not take this half; it is not offered again with the record as it is now."""
         self._rejected = {**self._rejected, uuid: (half, self.target.wanted[uuid].revision, why)}
+        self._hub.touch([uuid])
 
     def _rejection(self, uuid: str) -> str | None:
         half, revision, why = self._rejected.get(uuid, (None, None, None))

@@ -104,6 +104,9 @@ class Manager:
             else {"state": "elsewhere", "detail": _ELSEWHERE}
         )
 
+    def leads(self) -> bool:
+        return self._held
+
     def node(self, node_id: int) -> dict[str, Any]:
         return self.deleted(self._snapshot.by_node_id.get(node_id, ""))
 
@@ -276,6 +279,7 @@ class Manager:
                 watch.kick()
         if before.by_node_id != snapshot.by_node_id:
             self.changed()
+        self.touch(_different(before, snapshot))
 
     def _client(self, target: Target) -> Client:
         pace = self.pace
@@ -288,12 +292,14 @@ class Manager:
 
     async def _drop(self) -> None:
         """Work with no node any more."""
+        uuids = {uuid for uuid, _role in self._snapshot.places}
         self._held, self._known, self._snapshot = False, None, Snapshot()
         tasks, self._tasks, self._watches, self.changes = list(self._tasks.values()), {}, {}, Changes()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.changed()
+        self.touch(uuids, nodes=True)
 
     async def _database(self, work: Callable[..., T], *arguments: Any) -> T:
         def in_session() -> T:
@@ -325,6 +331,10 @@ class Manager:
         if soon or time.monotonic() - self._sent >= self.pace.measured:
             self._sent = time.monotonic()
             self._revision += 1
+
+    def touch(self, uuids: Iterable[str] = (), nodes: bool = False) -> None:
+        if uuids or nodes:
+            self._tunnels.feed.touch(uuids, nodes)
 
     def shown_at(self, uuid: str, role: str) -> Shown | None:
         watch = self._watches.get(self._snapshot.places.get((uuid, role), ""))
@@ -371,6 +381,8 @@ class Manager:
             for watch in self._watches.values():
                 if watch.target.name == node and uuid in watch.target.wanted:
                     watch.reject(uuid, changes.halves[uuid, node], why)
+        if changes.visible():
+            self._tunnels.feed.touch()
         if changes.visible() or changes.confirm:
             self._kicked.update(changes.confirm)
             self._wake.set()
@@ -379,6 +391,16 @@ class Manager:
 async def _later(delay: float, watch: Watch) -> None:
     await asyncio.sleep(delay)
     await watch.run()
+
+
+def _different(before: Snapshot, now: Snapshot) -> set[str]:
+    """The tunnels of which the database says something else about an end, as far as ``Known.end`` looks at it."""
+    one, other = (
+        {(uuid, item.role): (node, item.revision, item.public, item.status)
+         for node, target in snapshot.targets.items() for uuid, item in target.wanted.items()}
+        for snapshot in (before, now)
+    )  # fmt: skip
+    return {key[0] for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def _together(first: Changes, second: Changes) -> Changes:

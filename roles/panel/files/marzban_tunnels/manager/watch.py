@@ -114,6 +114,7 @@ class Watch(Known):
                 _log.warning("marzban_tunnels: %s: works again", self.client.place)
         if (known.detail if known else None) != (problem.detail if problem else None):
             self._hub.changed()
+            self._hub.touch(nodes=True)
 
     def _say(self, say: Say) -> Problem:
         return say(self.client.place)
@@ -192,6 +193,7 @@ class Watch(Known):
         self.tell_stale()
         now = time.monotonic()
         before, orphans = self._seen, self.orphans
+        known = (self.contact is None, self.engine)
         self._seen = {uuid: Seen(item, now) for uuid, item in answer.tunnels.items()}
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
         self.node_counter, self.node_epoch = answer.counter, answer.epoch
@@ -204,8 +206,10 @@ class Watch(Known):
         told, old = ({uuid: facts(seen.shown) for uuid, seen in some.items()} for some in (self._seen, before))
         if told != old or [item.uuid for item in orphans] != [item.uuid for item in plan.orphans]:
             self._hub.changed()
+            self._hub.touch(nodes=True)
         elif self._seen:  # measured again
             self._hub.changed(soon=False)
+        self._hub.touch({*target.wanted, *before}, nodes=known != (False, self.engine))
         self.tell_stale(looked=True)
         self._learn(plan)
         if plan.void:
@@ -278,6 +282,7 @@ class Watch(Known):
         self._tries = {**self._tries, item.uuid: Try(_what(post), count, self._later(count), refusal)}
         if refusal or status == 200:
             self._hub.changed()
+        self._hub.touch([item.uuid])
 
     def _refusal(self, status: int, answer: Any) -> str | None:
         """Why the node did not take one tunnel. Raises Problem where it is about the node."""

@@ -54,7 +54,8 @@ class AccessLog:
     """ASGI middleware: method, path, status, milliseconds, admin, client. No query string, header or body.
 
     The line is written before the last part of the answer leaves (of one without a body: before its head), so that
-    who has read an answer finds its line.
+    who has read an answer finds its line. Of an answer whose length nobody knows it is written when it begins: a stream
+    may go on for days.
     """
 
     def __init__(self, app: ASGIApp, lines: Lines) -> None:
@@ -90,7 +91,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status, head = message["status"], message
                 return
-            if message["type"] == "http.response.body" and not message.get("more_body"):
+            if message["type"] == "http.response.body" and (not message.get("more_body") or _is_endless(head)):
                 write()
             if head is not None:
                 await send(head)
@@ -109,6 +110,10 @@ class AccessLog:
             await self._app(scope, limit, count)
         finally:
             write()
+
+
+def _is_endless(head: Message | None) -> bool:
+    return head is not None and not any(name.lower() == b"content-length" for name, _value in head["headers"])
 
 
 def _private(path: str, flags: int) -> int:

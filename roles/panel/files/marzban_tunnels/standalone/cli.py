@@ -130,11 +130,11 @@ def _serve(options: argparse.Namespace) -> None:
             admins.put(username, password, is_sudo=True)
         if not admins.exist():
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
-        app, manager = build(database, admins, settings, access, lines, pem, dashboard_path, metrics=metrics)
+        app, manager, events = build(database, admins, settings, access, lines, pem, dashboard_path, metrics=metrics)
         bound = listen(options.host, options.port)
         log_to(lines)
-        with manager:
-            serve(app, bound, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
+        with manager, events.feed:
+            serve(app, events.end, bound, options.port_file, options.tls_cert, options.tls_key, options.trusted_proxy)
 
 
 def _certificate_text(path: Path, key: Path) -> str:

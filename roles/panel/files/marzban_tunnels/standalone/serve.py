@@ -9,20 +9,27 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from marzban_tunnels.exits import Ending
 from marzban_tunnels.standalone.access_log import Lines, LogHandler
 
 
 class _Server(uvicorn.Server):
     """Says in a file on which port it listens, once it does."""
 
-    def __init__(self, config: uvicorn.Config, port: int, port_file: Path | None) -> None:
+    def __init__(self, config: uvicorn.Config, port: int, port_file: Path | None, ending: Ending) -> None:
         super().__init__(config)
+        self._ending = ending
         self._port = port
         self._port_file = port_file
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._ending(self)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -54,13 +61,15 @@ def log_to(lines: Lines) -> None:
 
 def serve(
     app: ASGIApp,
+    ending: Ending,
     bound: socket.socket,
     port_file: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     trusted_proxy: str | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. The port file is there from the moment requests are taken until the end."""
+    """Serve until SIGTERM or SIGINT, of which ``ending`` is told. The port file is there from the moment requests are
+    taken until the end."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -79,7 +88,7 @@ def serve(
         # uvicorn raises the signal again when it has shut down: leave in order then, with code 0
         signal.signal(number, lambda *_: sys.exit(0))
     try:
-        _Server(config, bound.getsockname()[1], port_file).run(sockets=[bound])
+        _Server(config, bound.getsockname()[1], port_file, ending).run(sockets=[bound])
     finally:
         if port_file:
             port_file.unlink(missing_ok=True)
