@@ -44,8 +44,9 @@ NARROW = (
 )
 CLOSE = (
     "nft add table inet closed; nft 'add chain inet closed in { type filter hook input priority 0; }';"
-    " nft add rule inet closed in udp dport %d drop"
+    " nft add rule inet closed in udp dport {port} drop; nft add rule inet closed in udp sport {peer} drop"
 )
+OPEN = "nft delete table inet closed"
 SHORT = "sed -i 's/^LIFE = 730/LIFE = 10/' %s; systemctl restart marzban-node-root"
 CERTIFICATE = (
     "/usr/local/lib/marzban-node/ansible_collections/marzban/tunnels/plugins/module_utils/_protocols/openvpn/"
@@ -163,6 +164,12 @@ class Watched:
         return fired
 
 
+def closed(world: World) -> str:
+    """What lets nothing of the tunnel ab-wireguard in, on b."""
+    a, b = world.tunnels()["ab-wireguard"]["ends"]
+    return CLOSE.format(port=b["port"], peer=a["port"])
+
+
 @pytest.fixture(scope="module")
 def watched(make_world: Callable[..., World], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     env = {**MANAGED, "TUNNEL_METRICS_KEY": METRICS_KEY}
@@ -188,14 +195,9 @@ def well(watched: Watched) -> None:
 def test_a_tunnel_that_is_down(watched: Watched) -> None:
     """One of three, by a firewall: the other two work, so the nodes are not apart."""
     world = watched.world
-    port = world.tunnels()["ab-wireguard"]["ends"]
-    for host, end in zip("ab", port, strict=True):
-        world.lab.host(host).run(CLOSE % end["port"])
-
-    def repair() -> None:
-        for host in "ab":
-            world.lab.host(host).run("nft delete table inet closed")
-
+    b = world.lab.host("b")
+    b.run(closed(world))
+    repair = partial(b.run, OPEN)
     fired = watched.fires_and_ends("MarzbanTunnelDown", repair, name="ab-wireguard", source="a", target="b")
     assert {(alert["alertname"], alert.get("name")) for alert in fired} == {("MarzbanTunnelDown", "ab-wireguard")}
 
@@ -268,16 +270,15 @@ def test_recoveries_that_do_not_last(watched: Watched) -> None:
 
 def test_a_tunnel_that_comes_and_goes(watched: Watched) -> None:
     world = watched.world
-    end = world.tunnels()["ab-wireguard"]["ends"][1]
     b = world.lab.host("b")
 
     def is_active(wanted: bool) -> bool:
         return (world.tunnels()["ab-wireguard"]["status"] == "active") == wanted
 
     for _time in range(2):
-        b.run(CLOSE % end["port"] + "; nft add rule inet closed in udp sport %d drop" % end["endpoint_port"])
+        b.run(closed(world))
         until("it is down", partial(is_active, False), 60)
-        b.run("nft delete table inet closed")
+        b.run(OPEN)
         until("it is up", partial(is_active, True), 60)
     watched.fires_and_ends("MarzbanTunnelFlaps", lambda: None, name="ab-wireguard")
 
