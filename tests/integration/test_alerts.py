@@ -44,7 +44,7 @@ NARROW = (
 )
 CLOSE = (
     "nft add table inet closed; nft 'add chain inet closed in { type filter hook input priority 0; }';"
-    " nft add rule inet closed in udp dport {port} drop; nft add rule inet closed in udp sport {peer} drop"
+    " nft add rule inet closed in udp dport PORT drop; nft add rule inet closed in udp sport PEER drop"
 )
 OPEN = "nft delete table inet closed"
 SHORT = "sed -i 's/^LIFE = 730/LIFE = 10/' %s; systemctl restart marzban-node-root"
@@ -167,7 +167,7 @@ class Watched:
 def closed(world: World) -> str:
     """What lets nothing of the tunnel ab-wireguard in, on b."""
     a, b = world.tunnels()["ab-wireguard"]["ends"]
-    return CLOSE.format(port=b["port"], peer=a["port"])
+    return CLOSE.replace("PORT", str(b["port"])).replace("PEER", str(a["port"]))
 
 
 @pytest.fixture(scope="module")
