@@ -128,7 +128,7 @@ def test_headers(api: Api, pair: Pair) -> None:
     ]
     assert [answer.status_code for answer in others] == [200, 200, 401, 422, 404, 422, 422, 200]
     assert {answer.headers["Marzban-Panel-Id"] for answer in others} == {panel}
-    assert {answer.headers["Marzban-Tunnels-Api"] for answer in [seen, *others]} == {"5"}
+    assert {answer.headers["Marzban-Tunnels-Api"] for answer in [seen, *others]} == {"6"}
     assert others[-1].headers["ETag"] == '"2"'
 
 

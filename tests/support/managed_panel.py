@@ -39,7 +39,7 @@ FAST = Pace(
 PASSWORD = "correct horse battery"
 
 
-class _NoLines(Lines):
+class NoLines(Lines):
     def write(self, **fields: Any) -> None:
         """Nothing is kept of what was asked."""
 
@@ -101,10 +101,11 @@ class ManagedPanel(Services):
     ) -> None:
         self._database = Database(str(database))
         self._database.upgrade()
-        admins = Admins(self._database, 60)
+        self.engine = self._database.engine
+        self.admins = admins = Admins(self._database, 60)
         if not admins.exist():
             admins.put("admin", PASSWORD, is_sudo=True)
-        lines = _NoLines(None)
+        lines = NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
         metrics = metrics_access.check_key(metrics_key, key)
         app, self.manager, self.events = build(

@@ -16,7 +16,7 @@ from typing import Any, Iterable, Mapping
 from .._errors import FieldError
 
 HEADER = "Marzban-Tunnels-Api"
-VERSION = 5  # the newest version that this collection knows
+VERSION = 6  # the newest version that this collection knows
 BULK = 3  # the first version that creates many tunnels in one call
 LARGE_PAGES = 3  # the first version that gives 2000 tunnels at once, and not 1000
 ENDPOINT_PORT = 4  # the first version that knows the port at which an end is dialed, where that is not its own

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -245,9 +246,13 @@ def test_an_end_that_was_not_measured_yet_replaces_no_report() -> None:
     assert MOMENT - report["reported_at"] > timedelta(days=365), "it was measured then, whenever it is written"
 
 
+def untouched(uuids: Iterable[str] = (), nodes: bool = False) -> None:
+    """Of a hub whose feed nobody listens to."""
+
+
 def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0)
-    hub: Any = SimpleNamespace(pace=Pace(), changed=lambda: None)
+    hub: Any = SimpleNamespace(pace=Pace(), touch=untouched, changed=lambda: None)
     client: Any = SimpleNamespace(place=watch.place_of(target))
     one = Watch(target, hub, client)
     at = client.place
@@ -264,7 +269,9 @@ def test_why_a_node_is_away_is_told_when_it_lasts(caplog: pytest.LogCaptureFixtu
 def test_a_watch_says_when_what_it_knows_gets_stale_and_when_it_is_known_again() -> None:
     """Who has the list is not sent it again but for that."""
     counted: list[bool] = []
-    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), changed=lambda soon=True: counted.append(soon))
+    hub: Any = SimpleNamespace(
+        pace=Pace(), changes=Changes(), touch=untouched, changed=lambda soon=True: counted.append(soon)
+    )
     client: Any = None
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
     one = Watch(target, hub, client)
@@ -290,7 +297,7 @@ def test_a_watch_says_when_what_it_knows_gets_stale_and_when_it_is_known_again()
 
 
 def test_a_node_is_asked_soon_where_a_peer_has_stopped_to_answer() -> None:
-    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), changed=lambda soon=True: None)
+    hub: Any = SimpleNamespace(pace=Pace(), changes=Changes(), touch=untouched, changed=lambda soon=True: None)
     client: Any = None
     target = Target("n", 1, "de-1", "192.0.2.1", 62052, "pin", 1, 0, wanted={"u1": wanted()})
     one = Watch(target, hub, client)

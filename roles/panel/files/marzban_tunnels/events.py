@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import secrets
 import threading
@@ -25,6 +26,7 @@ from marzban_tunnels.service import Tunnels
 
 PATH = "/api/tunnels/events"
 BEAT = 10.0  # seconds
+RECHECK = 60.0  # seconds after which a stream's token is looked at again
 KEPT = 30.0  # seconds for which events are made and kept when no stream is open any more
 MOST_STREAMS = 200  # in one process
 MOST_EVENTS, MOST_BYTES = 2000, 4 * 1024 * 1024  # that are kept
@@ -99,10 +101,9 @@ class Events:
         tunnels: Tunnels,
         feed: Feed,
         clock: Callable[[], float] = time.monotonic,
-        most_streams: int = MOST_STREAMS,
         make: Callable[[], Buffer] = Buffer,
     ) -> None:
-        self.most_streams = most_streams
+        self.beat, self.recheck, self.most_streams = BEAT, RECHECK, MOST_STREAMS
         self.ending = False  # the process ends: no stream begins, and all return
         self.clock = clock
         self.feed, self._make = feed, make
@@ -140,7 +141,11 @@ class Events:
 
     def is_full(self) -> bool:
         """Whether as many streams are open as there may be."""
-        return self._open >= self.most_streams
+        return self.open_streams() >= self.most_streams
+
+    def open_streams(self) -> int:
+        """How many there are."""
+        return self._open
 
     async def ready(self, reader: Reader, seconds: float) -> bool:
         """Wait until the feed has looked: what changes from then on is told."""
@@ -160,7 +165,7 @@ class Events:
             assert buffer is not None  # it stays while a stream is open
             position = buffer.position(last_event_id)
             resumed, position = position is not None, buffer.last if position is None else position
-            data = _json({"resumed": resumed, "beat": int(BEAT)})
+            data = _json({"resumed": resumed, "beat": math.ceil(self.beat)})
             return event(f"{buffer.epoch}-{position}", "hello", data), position
 
     def after(self, position: int) -> tuple[bytes, int] | None:
@@ -225,7 +230,7 @@ class Events:
     def _begin(self, step: Step) -> None:
         """What is known by now is not told: clients read it."""
         self._changed_nodes(step)
-        self._look, self._beat_at = False, self.clock() + BEAT
+        self._look, self._beat_at = False, self.clock() + self.beat
         with self._lock:
             self._buffer = self._make()
 
@@ -245,7 +250,7 @@ class Events:
                 self._add(buffer, "nodes", _json(nodes))
             self._look = False
         if self.clock() >= self._beat_at:
-            self._beat_at = self.clock() + BEAT
+            self._beat_at = self.clock() + self.beat
             self._add(buffer, "beat", "{}")
 
     def _add(self, buffer: Buffer, name: str, data: str) -> None:

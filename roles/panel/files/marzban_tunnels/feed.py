@@ -107,7 +107,8 @@ class Feed:
         self.listeners: list[Listener] = []
         # Asked at least every five seconds, in the feed's thread: whether somebody needs steps now
         self.needs: list[Callable[[], bool]] = []
-        self._engine, self._tunnels, self._clock, self._now = engine, tunnels, clock, now
+        self.tunnels, self.clock, self.now = tunnels, clock, now
+        self._engine = engine
         self._condition = threading.Condition()
         self._woken = self._ended = False
         self._uuids: set[str] = set()
@@ -123,7 +124,7 @@ class Feed:
         self.needs.append(need or self._managed)
 
     def _managed(self) -> bool:
-        return bool(self._tunnels.live.manager_state()["state"] == "on")
+        return bool(self.tunnels.live.manager_state()["state"] == "on")
 
     # from any thread
 
@@ -178,11 +179,11 @@ class Feed:
         with self._condition:
             uuids, nodes, database = self._uuids, self._nodes, self._database
             self._uuids, self._nodes, self._database = set(), False, False
-        known, live = self._known, self._tunnels.live
+        known, live = self._known, self.tunnels.live
         known.nodes = known.nodes or nodes
         known.kept.touch(uuids)
         self._read(known, database)
-        moment, manager = self._now(), live.manager_state()
+        moment, manager = self.now(), live.manager_state()
         known.nodes = known.nodes or manager != known.manager
         found = known.kept.make(moment, live)
         if found.failed is not None:
@@ -197,7 +198,7 @@ class Feed:
 
     def _read(self, known: _Known, changed: bool) -> None:
         """Read what has changed in the database. Where that fails, the next step reads it."""
-        now = self._clock()
+        now = self.clock()
         if known.revision is not None and not changed and now < known.read_at + TICK:
             return
         known.read_at = float("-inf")
@@ -221,7 +222,7 @@ class Feed:
             measured=frozenset(number for number, _role in found.measured),
             deleted=frozenset(found.deleted),
             changes=tuple(changes),
-            leads=self._tunnels.live.leads(),
+            leads=self.tunnels.live.leads(),
             engine=self._engine,
             measured_ends=frozenset(found.measured),
             nodes=known.nodes,
@@ -229,7 +230,7 @@ class Feed:
         )
 
     def _nothing(self) -> _Known:
-        return _Known(Kept(self._tunnels.nodes, self._clock))
+        return _Known(Kept(self.tunnels.nodes, lambda: self.clock()))
 
     def _run(self) -> None:
         while not self._ended:

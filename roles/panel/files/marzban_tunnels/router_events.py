@@ -18,7 +18,6 @@ from marzban_tunnels.answers import Start, errors, route_class
 from marzban_tunnels.events import Events, Reader
 from marzban_tunnels.service import Tunnels
 
-RECHECK = 60.0  # seconds after which a stream's token is looked at again
 _AGAIN = 10.0  # seconds until that is tried again, where it could not be seen
 _READY = 5.0  # seconds that a stream waits until the feed has looked at the database
 _QUIET = 20.0  # seconds without an event after which a comment shows a proxy, and us, that the other side is there
@@ -65,7 +64,6 @@ def events_router(
     tunnels: Tunnels,
     require_sudo: Callable[..., Any],
     start: Start | None = None,
-    recheck: float = RECHECK,
 ) -> APIRouter:
     """To be added before the router of the tunnels API, whose paths begin with a number."""
     admission = Admission(require_sudo)
@@ -83,7 +81,7 @@ def events_router(
         with events.reading() as reader:
             if not await events.ready(reader, _READY):
                 raise HTTPException(503, _BUSY, {"Retry-After": "5"})
-        return Stream(events, admission, last_event_id, recheck)
+        return Stream(events, admission, last_event_id)
 
     router.add_api_route(
         "/events", tunnel_events, methods=["GET"], response_model=None, responses={**_EVENTS, **errors()},
@@ -97,11 +95,10 @@ class Stream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, admission: Admission, last_event_id: str | None, recheck: float) -> None:
+    def __init__(self, events: Events, admission: Admission, last_event_id: str | None) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
-        self._events, self._admission = events, admission
-        self._last_event_id, self._recheck = last_event_id, recheck
+        self._events, self._admission, self._last_event_id = events, admission, last_event_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._events.reading() as reader:
@@ -121,14 +118,14 @@ class Stream(Response):
     async def _serve(self, scope: Scope, reader: Reader, send: Send) -> None:
         clock = self._events.clock
         data, position = self._events.hello(self._last_event_id)
-        look_at = clock() + self._recheck * random.uniform(0.5, 1)  # not that of all streams at the same moment
+        look_at = clock() + self._events.recheck * random.uniform(0.5, 1)  # not that of all streams at the same moment
         said_at = clock()
         while not (self._events.ending or reader.gone):
             if clock() >= look_at:
                 allowed = await self._is_allowed(scope)
                 if allowed is False:
                     return
-                look_at = clock() + (self._recheck if allowed else min(_AGAIN, self._recheck))
+                look_at = clock() + (self._events.recheck if allowed else min(_AGAIN, self._events.recheck))
             if not data:
                 found = self._events.after(position)
                 data, position = self._events.hello(None) if found is None else found
