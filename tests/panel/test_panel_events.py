@@ -297,4 +297,3 @@ def test_a_database_that_is_away_ends_nothing(
             tunnel = panel.api.tunnel(first, second)
             stream.tunnel(tunnel["id"])
         assert caplog.text.count("can't be told") == 1
-

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from marzban_tunnels import polling, schemas
-from marzban_tunnels.answers import Start, answer, route_class
+from marzban_tunnels.answers import Start, answer, errors, route_class
 from marzban_tunnels.metrics_access import VARIABLE
 from marzban_tunnels.node_services import NodeServices
 from marzban_tunnels.service import Tunnels
@@ -48,7 +48,7 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
             _log.warning("marzban_tunnels: %s", detail)
         return answer({"detail": detail}, status)
 
-    def metrics(request: Request, accept_encoding: str | None = Header(None, include_in_schema=False)) -> Response:
+    def metrics(request: Request) -> Response:
         """All tunnels and nodes in Prometheus' text format. It wants TUNNEL_METRICS_KEY as a bearer's token."""
         access = tunnels.metrics
         if access.state != "key":
@@ -67,10 +67,11 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
         found = kept.text()
         if found is None:
             return answer({"detail": _BUSY}, 503)
-        body, headers = polling.compressed(found, accept_encoding)
+        body, headers = polling.compressed(found, request.headers.get("Accept-Encoding"))
         return Response(body, 200, {"Cache-Control": "no-store", **headers}, end_metrics.CONTENT_TYPE)
 
     responses: dict[int | str, dict[str, Any]] = {
+        **errors(),
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},
         401: {"description": "No key", "model": schemas.Problem},
         403: {"description": "Another key", "model": schemas.Problem},
