@@ -75,6 +75,7 @@ hosts:
       generation: 1
       hashes: [5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9]
       certificate: null
+      metrics_hash: null
 refused:
   description: From inventory host to a sentence, for the hosts whose node the panel does not have.
   returned: success

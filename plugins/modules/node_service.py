@@ -23,6 +23,7 @@ requirements:
   - Debian 12 or 13 with systemd (on the host)
   - root (on the host)
   - python3-aiohttp, python3-jinja2 and python3-cryptography (on the host)
+  - python3-prometheus-client for metrics (on the host)
 options:
   state:
     description:
@@ -55,6 +56,10 @@ options:
   certificate:
     description:
       - The certificate (PEM) that the panel shows instead of a key.
+    type: str
+  metrics_hash:
+    description:
+      - SHA-256 of the key that reads the metrics of O(panel), in hex. Without it the service answers no metrics to it.
     type: str
   port:
     description:
@@ -195,6 +200,12 @@ packages:
   elements: str
   returned: success
   sample: [openvpn, python3-aiohttp]
+metrics_packages:
+  description: The packages that only the metrics need, where O(metrics_hash) is given and the host lacks them.
+  type: list
+  elements: str
+  returned: success
+  sample: [python3-prometheus-client]
 unavailable:
   description: Sentences about what no package brings.
   type: list
@@ -223,15 +234,19 @@ def lacking(given: dict[str, Any]) -> dict[str, Any]:
         options = {"data_path": given["ipsec_data_path"]} if kind == "ipsec" else {}
         found = protocol(kind)(Host(check=True), Folders(given["config_dir"]), **options)
         needs.append((found.packages, found.missing()))
-    chosen = packages.choose(read(packages.OS_RELEASE) or "", needs, packages.own_python())
+    release, python = read(packages.OS_RELEASE) or "", packages.own_python()
+    chosen = packages.choose(release, needs, python)
     names = list(dict.fromkeys(name for _packages, lacks in needs for name in lacks))
-    return {"missing": names, "packages": chosen["packages"], "unavailable": chosen["unavailable"]}
+    own = [(node_service.METRICS, node_service.missing_for_metrics() if given["metrics_hash"] else [])]
+    metrics = packages.choose(release, own, python)["packages"]
+    answer = {"missing": names, "packages": chosen["packages"], "metrics_packages": metrics}
+    return {**answer, "unavailable": chosen["unavailable"]}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """The module's answer."""
     given = dict(module.params, config_dir=module.params["config_dir"] or CONFIG_DIR)
-    nothing: dict[str, Any] = {"missing": [], "packages": [], "unavailable": []}
+    nothing: dict[str, Any] = {"missing": [], "packages": [], "metrics_packages": [], "unavailable": []}
     answer = node_service.Run(given, module.check_mode).run()
     return {**answer, **(lacking(given) if given["state"] == "present" else nothing)}
 
@@ -247,6 +262,7 @@ def main() -> None:
             "node": {"type": "str"},
             "hashes": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "certificate": {"type": "str"},
+            "metrics_hash": {"type": "str", "no_log": False},
             "port": {"type": "int", "default": 62052},
             "types": {"type": "list", "elements": "str", "choices": list(TYPES), "default": list(TYPES)},
             "post_quantum": {"type": "str", "choices": ["auto", "require", "off"], "default": "auto"},

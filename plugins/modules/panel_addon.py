@@ -99,6 +99,12 @@ options:
       - Without it V(absent) is refused while there are tunnels.
     type: bool
     default: false
+  packages_first:
+    description:
+      - Whether V(present) changes nothing, and answers RV(packages), where E(TUNNEL_METRICS_KEY) is in Marzban's
+        environment and this host lacks the library for metrics. Without it the add-on is installed without metrics.
+    type: bool
+    default: false
   archive:
     description:
       - Set by the action plugin. Leave it out.
@@ -155,6 +161,14 @@ panel:
   type: str
   returned: success
   sample: 0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81
+packages:
+  description:
+    - The packages that bring the library for metrics, where E(TUNNEL_METRICS_KEY) is in Marzban's environment and this
+      host lacks it. It is copied from this host beside the add-on, because Marzban's own Python does not have it.
+  type: list
+  elements: str
+  returned: success
+  sample: [python3-prometheus-client]
 backups:
   description: The copies that were made of changed files, on the host.
   type: list
@@ -212,6 +226,7 @@ def main() -> None:
             "versions": {"type": "list", "elements": "str", "default": ["0.8.4"]},
             "any_version": {"type": "bool", "default": False},
             "remove_records": {"type": "bool", "default": False},
+            "packages_first": {"type": "bool", "default": False},
             "archive": {"type": "str", "no_log": True},  # long, and no business of a log
         },
     )

@@ -34,6 +34,7 @@ def access(panel: Panel, nodes: dict[str, str], without_key: bool, check: bool) 
             "generation": validators.integer(entry.get("generation"), "generation", 1, 2**31 - 1),
             "hashes": _hashes(entry.get("hashes")),
             "certificate": _certificate(entry.get("certificate")),
+            "metrics_hash": _metrics_hash(entry.get("metrics_hash")),
         }
     if not without_key and given and not any(entry["hashes"] or entry["certificate"] for entry in given.values()):
         raise Error(OFF % (panel.url, (detail or "it has no key").rstrip(".")))
@@ -64,6 +65,11 @@ def _certificate(found: Any) -> str | None:
     if found is not None and not (isinstance(found, str) and PEM.match(found)):
         raise FieldError("certificate", found, "The panel has to answer a certificate in PEM: look into its log.")
     return found
+
+
+def _metrics_hash(found: Any) -> str | None:
+    """None where the panel has no key for metrics, or is older than they are."""
+    return None if found is None else _hashes([found])[0]
 
 
 def services(given: dict[str, Any], results: dict[str, Any], nodes: dict[str, str]) -> tuple[list[Any], list[Any]]:

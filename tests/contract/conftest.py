@@ -23,6 +23,8 @@ from tests.support.panel_fixtures import make_node, mariadb, pair
 __all__ = ["api", "make_node", "mariadb", "pair"]
 # The contract is the panel's alone. Without the variable Marzban's door calls the nodes by its client certificate.
 NO_MANAGER: dict[str, Any] = {"NODE_API_KEY": ""}
+METRICS_KEY = "fedcba9876543210" * 4
+SETTINGS = {**NO_MANAGER, "TUNNEL_METRICS_KEY": METRICS_KEY}
 DOORS = os.environ.get("DOORS", "standalone mounted marzban-sqlite marzban-mariadb").split()
 
 
@@ -33,7 +35,7 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     directory = tmp_path_factory.mktemp(door)
     # tokens are good for 70 minutes
     if door == "standalone":
-        with Panel.start(directory, env={"JWT_ACCESS_TOKEN_EXPIRE_MINUTES": "70", **NO_MANAGER}) as panel:
+        with Panel.start(directory, env={"JWT_ACCESS_TOKEN_EXPIRE_MINUTES": "70", **SETTINGS}) as panel:
             api = client(panel)
             yield api
             api.session.close()
@@ -42,7 +44,7 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if real and not marzban.source():
         pytest.skip(marzban.MISSING)
     database = request.getfixturevalue("mariadb").database("marzban") if door == "marzban-mariadb" else ""
-    with Marzban(directory, database, real=real, **NO_MANAGER) as running:
+    with Marzban(directory, database, real=real, **SETTINGS) as running:
         api = running.api()
         yield api
         api.session.close()

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._installer import package
 from tests.support import addon_direct
 from tests.support.panel_hosts import ADDON, COMPOSE, PANEL, SECRETS, ComposeHost, PanelHost, hosts_of
 from tests.support.world import Run, World
@@ -246,6 +248,37 @@ def test_another_version_of_the_add_on(panels: Panels) -> None:
         assert not list(host.path(DIRECTORY).rglob("new.pyc"))
         assert [item.name for item in host.path("/var/lib/marzban").iterdir() if "tunnels" in item.name] == ["tunnels"]
         assert host.serves()
+
+
+def test_the_library_for_metrics(panels: Panels) -> None:
+    """It is copied beside the add-on where the key is set, and goes with it. A folder replaces the host's package."""
+    panels.bring_about({})
+    archive = package.pack(addon_direct.read(str(panels.source)))
+    secret, library = "0123456789abcdef" * 3, "usr/lib/python3/dist-packages/prometheus_client"
+    before = panels.snapshots()
+    for name, host in panels.hosts.items():
+        settings = host.read(host.dotenv)
+        host.write(host.dotenv, f"TUNNEL_METRICS_KEY = {secret}\n{settings}", 0o600)
+        with_key = host.snapshot()
+        answer = addon_direct.run(host, archive=archive, packages_first=True)
+        assert (answer["packages"], answer["changed"]) == (["python3-prometheus-client"], False)
+        assert host.snapshot() == with_key
+        shutil.copytree(
+            Path(prometheus_client.__file__).parent, host.path(library), ignore=shutil.ignore_patterns("*c__")
+        )
+        answer = addon_direct.run(host, archive=archive, packages_first=True)
+        assert answer["changes"] == [f"{DIRECTORY}: add-on replaced", "restarted"]
+        assert answer["packages"] == []
+        assert secret not in json.dumps(answer)
+        assert host.path(f"{DIRECTORY}/libraries/prometheus_client/metrics_core.py").exists()
+        assert addon_direct.run(host, archive=archive, packages_first=True)["changes"] == []
+        shutil.rmtree(host.path(library))  # the copy serves on
+        answer = addon_direct.run(host, archive=archive)
+        assert (answer["packages"], answer["changes"]) == (["python3-prometheus-client"], [])
+        host.write(host.dotenv, settings, 0o600)
+        host.restart()  # or the process has the key still
+        assert addon_direct.run(host, archive=archive)["changes"] == [f"{DIRECTORY}: add-on replaced", "restarted"]
+        assert host.snapshot() == before[name]
 
 
 DIES = """import importlib, sys

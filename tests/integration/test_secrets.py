@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from tests.support.evidence import KEYS, LOUD, SECRET, SHARED, Evidence, secret_files
+from tests.support.evidence import KEYS, LOUD, METRICS_KEY, SECRET, SHARED, Evidence, secret_files
 from tests.support.faulty import Faulty
 from tests.support.search import LARGE, Processes, Searcher, forms, key_forms
+from tests.support.service_hosts import ask
 from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
@@ -49,7 +51,8 @@ exec /usr/bin/wg.real "$@"
 @pytest.fixture(scope="module")
 def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
     began = time.time()
-    world = make_world(env={"NODE_API_KEY": SECRET}, a="bookworm+tunnels", b="bookworm+tunnels")
+    env = {"NODE_API_KEY": SECRET, "TUNNEL_METRICS_KEY": METRICS_KEY}
+    world = make_world(env=env, a="bookworm+tunnels", b="bookworm+tunnels")
     assert world.lab is not None
     for name, kind in KINDS.items():
         world.tunnel(name, "a", "b", tunnel_type=kind)
@@ -117,6 +120,20 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         yield proof
 
 
+def scrape(proof: Evidence) -> None:
+    """What Prometheus does. What it is told has none of the nodes' keys in it."""
+    world = proof.world
+    headers = {"Authorization": f"Bearer {METRICS_KEY}"}
+    answer = requests.get(
+        f"{world.panel.url}/api/tunnels/metrics", headers=headers, verify=world.panel.ca_path, timeout=30
+    )
+    texts = [answer.text, *(ask(host, "/metrics", METRICS_KEY)[1] for host in world.lab.hosts.values())]
+    for text in texts:
+        assert "marzban_tunnel_end_state{" in text
+        assert not proof.private().find(text)
+        assert not proof.login().find(text)
+
+
 def by_the_panel(proof: Evidence) -> None:
     """What the panel does with the nodes by itself. All that passes between it and a is written down."""
     world, host = proof.world, proof.world.lab.hosts["a"]
@@ -129,6 +146,7 @@ def by_the_panel(proof: Evidence) -> None:
             made = world.tunnel(f"{name} by itself", "a", "b", tunnel_type=kind)
             until(f"{kind}, without a run", partial(world.passes, made["name"], "a", "b"))
         proof.note_keys()
+        scrape(proof)
         for name in KINDS:
             world.api("DELETE", f"/tunnels/{world.tunnels()[f'{name} by itself']['id']}")
         until("they are gone", lambda: not any(node["deletions"] for node in services(world)))

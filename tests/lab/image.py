@@ -37,7 +37,7 @@ VARIANTS = {
         *("openvpn", "charon-systemd", "strongswan-swanctl", "libcharon-extra-plugins"),
         "libstrongswan-standard-plugins",
         "python3-apt",  # or Ansible's apt module installs it by itself, on every host of every test
-        *("python3-aiohttp", "python3-jinja2"),  # of the node service
+        *("python3-aiohttp", "python3-jinja2", "python3-prometheus-client"),  # of the node service
     ),
     # Marzban as its own installation script has it: containers, and "docker compose" of version 2 (trixie and later)
     "docker": ("docker.io", "docker-cli", "docker-compose", "iptables"),

@@ -32,6 +32,7 @@ GIVEN = {
     "versions": ["0.8.4"],
     "any_version": False,
     "remove_records": False,
+    "packages_first": False,
 }
 SCRIPT = """
 import json, sys

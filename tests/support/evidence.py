@@ -26,6 +26,7 @@ FILES = (
 SHARED = ("preshared.key", "wrap.key")
 LOUD = ("-vvv", "--diff")
 SECRET = token_urlsafe(48)
+METRICS_KEY = token_urlsafe(48)
 
 
 @dataclass
@@ -81,9 +82,9 @@ class Evidence:
         )
 
     def access_keys(self) -> dict[str, dict[str, bytes]]:
-        """The forms of the panel's secret for the nodes, and of the access keys that are made of it, the next ones
-        too."""
-        found = {"NODE_API_KEY": forms(SECRET.encode())}
+        """The forms of the panel's secrets: that for the nodes, the access keys that are made of it, the next ones
+        too, and the key that reads the metrics."""
+        found = {"NODE_API_KEY": forms(SECRET.encode()), "TUNNEL_METRICS_KEY": forms(METRICS_KEY.encode())}
         answer = self.world.api("POST", "/tunnels/nodes/access", json={"nodes": list(self.world.lab.hosts)})
         for node in answer["nodes"]:
             for number, known in enumerate(node["hashes"], node["generation"]):

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import uvicorn
 
+from marzban_tunnels import metrics_access
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.node_access import check_key
 from marzban_tunnels.settings import Settings
@@ -96,7 +97,12 @@ class ManagedPanel(Services):
     """``api`` is a client of it."""
 
     def __init__(
-        self, database: Path | str, key: str | None = KEY, pace: Pace = FAST, environ: Mapping[str, str] = {}
+        self,
+        database: Path | str,
+        key: str | None = KEY,
+        pace: Pace = FAST,
+        metrics_key: str | None = None,
+        environ: Mapping[str, str] = {},
     ) -> None:
         self._database = Database(str(database))
         self._database.upgrade()
@@ -107,7 +113,16 @@ class ManagedPanel(Services):
         lines = NoLines(None)
         access, settings = check_key(key), Settings.from_env({})
         app, self.manager, self.events = build(
-            self._database, admins, settings, access, lines, "", "/dashboard/", pace, environ
+            self._database,
+            admins,
+            settings,
+            access,
+            lines,
+            "",
+            "/dashboard/",
+            pace,
+            metrics_access.check_key(metrics_key, key),
+            environ,
         )
         bound = listen("127.0.0.1", 0)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))

@@ -19,6 +19,7 @@ from typing import Any
 
 KEY = "k" * 43
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
+METRICS_KEY = "m" * 43
 PANEL = "0d1f3b52-7c9e-4c8e-9b0f-3a2d5e6f7a81"
 UUID = "1b4e28ba-2fa1-41d2-883f-000000000001"
 TUNNEL: dict[str, Any] = dict.fromkeys(
@@ -52,9 +53,36 @@ LIST = {
     "tunnels": [TUNNEL],
 }
 
+METRICS = {
+    "api": 1,
+    "engine": "0" * 16,
+    "tunnels": [
+        {
+            **{key: TUNNEL[key] for key in ("id", "name", "type", "role", "node", "peer")},
+            "status": "active",
+            "measured": {
+                "handshake_age": 40,
+                "rx_bytes": 1000,
+                "tx_bytes": 2000,
+                "rtt_ms": 12.5,
+                "loss_percent": 25.0,
+                "mtu": 1420,
+                "cipher": "ChaCha20-Poly1305",
+                "certificate_days": None,
+            },
+            "age": 2.0,
+            "recoveries": {"process": 3},
+        }
+    ],
+}
+
 
 def answer(call: dict[str, Any], hashes: list[str], certificates: list[str]) -> tuple[int, Any]:
     """What the real one answers to such calls, about a node with one tunnel."""
+    if call["call"] == "metrics":
+        if call.get("key") != METRICS_KEY:
+            return 403, {"detail": "This is not the metrics' key.", "code": "key_wrong"}
+        return 200, METRICS
     known = hashlib.sha256(str(call.get("key")).encode()).hexdigest() in hashes
     if not known and call.get("certificate") not in certificates:
         return 403, {"detail": "This is not the node's access key.", "code": "key_wrong"}

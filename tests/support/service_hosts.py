@@ -67,7 +67,7 @@ def ask(host: Host, path: str, key: str | None = None) -> tuple[int, Any]:
     try:
         with opener.open(request, timeout=30) as answer:
             text = answer.read().decode()
-            return answer.status, text if path == "/health" else json.loads(text)
+            return answer.status, text if path in ("/health", "/metrics") else json.loads(text)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())

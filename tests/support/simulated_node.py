@@ -78,6 +78,7 @@ class SimulatedNode:
         self.posted: list[tuple[str, bool]] = []  # uuid of a record, and whether it was active
         self.age: float | None = 0.5  # of its measurements
         self.measured: dict[str, Any] | None = None  # of each tunnel; None: always something else
+        self.recoveries: Any = None  # of each tunnel
         self.requests: list[tuple[str, str]] = []  # method and path
         self.old = False  # a service that can't be listened to
         self.deaf = False  # one that never answers who listens
@@ -296,7 +297,7 @@ class SimulatedNode:
             "status": held.get("status", status),
             "error": held.get("error"), "symptom": held.get("symptom"), "note": None, "refused": False, "missing": [],
             "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
-            "measured": self.measured or {"rx_bytes": int(time.monotonic() * 1000)},
+            "measured": {"rx_bytes": int(time.monotonic() * 1000)} if self.measured is None else self.measured, "recoveries": self.recoveries,
             "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip

@@ -16,7 +16,7 @@ from .._errors import Error
 from .._node.files import check_path
 from .._node.files import write as write_private
 from .._node.host import Host
-from . import dotenv, marzban, package, probe
+from . import dotenv, library, marzban, package, probe
 from .edit import write as write_edit
 
 PATIENCE = 60  # seconds, at least, for what is put back: it did come up before, and nobody is to be alarmed too early
@@ -47,6 +47,7 @@ class Run:
             "left": None,
             "version": None,
             "panel": None,
+            "packages": [],
             "diff": [],
         }
 
@@ -228,6 +229,9 @@ class Run:
     def _work(self) -> None:
         """Installs, where anything differs."""
         self._plan_edits(True)
+        if self._waits_for_library():
+            self.answer.update(changes=[], diff=[])
+            return
         fresh = self.installed != self.files
         if fresh:
             self._note("%s: add-on %s" % (self.folder.path, "written" if self.installed is None else "replaced"))
@@ -246,6 +250,17 @@ class Run:
         self._change(True, lambda seen: seen.addon, WITH, self.files if fresh else None)
         self.answer["panel"] = self.seen.panel
         self._end()
+
+    def _waits_for_library(self) -> bool:
+        """Adds to the files what the metrics need, where they are wanted. Whether packages have to come first."""
+        if not library.is_wanted(self.marzban.environment):
+            return False
+        found = library.files()
+        if not found:
+            self.answer["packages"] = library.choice()
+            found = library.kept(self.installed)
+        self.files = dict(self.files, **found)
+        return bool(self.answer["packages"]) and bool(self.given["packages_first"]) and not self.check
 
     def _check_panel(self) -> None:
         """Refuses a panel that isn't well, or isn't known. Raises Error.

@@ -30,6 +30,12 @@ OWN = packages.Packages(
     lacking={},
     hint="Use Debian 12 or 13.",
 )
+#: What only its metrics need.
+METRICS = packages.Packages(
+    by_family={"Debian": {"prometheus_client": "python3-prometheus-client"}, "RedHat": {}},
+    lacking={},
+    hint="Use Debian 12 or 13.",
+)
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - by the unit's sandbox
 NOTHING = "Nothing was changed."
@@ -38,7 +44,15 @@ _HASH = re.compile(r"[0-9a-f]{64}\Z")
 
 def missing() -> list[str]:
     """What the service itself needs, and this host's own Python lacks."""
-    names = ("aiohttp", "jinja2", "cryptography")
+    return _missing("aiohttp", "jinja2", "cryptography")
+
+
+def missing_for_metrics() -> list[str]:
+    """What the metrics need besides; without it the service works, and has no metrics."""
+    return _missing("prometheus_client")
+
+
+def _missing(*names: str) -> list[str]:
     return [name for name in names if not os.path.isdir(os.path.join(DIST_PACKAGES, name))]
 
 
@@ -131,9 +145,10 @@ class Run:
         """``{path: text}`` of the settings. Raises Error, before anything is changed."""
         given, types = self.given, self.given["types"]
         hashes, certificate, digest = given["hashes"], None, None
-        for found in hashes:
+        metrics = given["metrics_hash"]
+        for field, found in [("hashes", found) for found in hashes] + [("metrics_hash", metrics)] * bool(metrics):
             if not _HASH.match(str(found)):
-                raise FieldError("hashes", found, "Give SHA-256 in hex, as node_access answers them.")
+                raise FieldError(field, found, "Give SHA-256 in hex, as node_access answers it.")
         if given["certificate"] and not (self.check and missing()):
             certificate, digest = node_files.client_certificate(given["certificate"])
         if not hashes and not given["certificate"]:
@@ -158,6 +173,7 @@ class Run:
             "node": validators.uuid(given["node"], "node"),
             "hashes": hashes,
             "certificate": digest,
+            "metrics": metrics,
             "addresses": sorted(self._addresses()),  # no tunnel takes the way there
         }
         wanted = {

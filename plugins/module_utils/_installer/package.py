@@ -21,8 +21,9 @@ from .._errors import Error
 from .._node.files import check_path
 from .._node.files import read as read_text
 from .._node.files import write as write_private
+from . import library
 
-OURS = ("start.py", "marzban_tunnels")
+OURS = ("start.py", "marzban_tunnels", library.FOLDER)
 CACHE = "__pycache__"
 Files = Dict[str, bytes]  # by their paths below the folder
 

@@ -24,7 +24,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def main(words: list[str]) -> int:
     """Runs what the head of this file says; answers the exit code."""
     # As `python main.py` has it: Marzban's modules come first. Ours is one name at the very end.
-    sys.path[:] = [os.getcwd(), *(path for path in sys.path if path != HERE), HERE]
+    # What the role has put into "libraries" is for what Marzban's Python lacks.
+    sys.path[:] = [os.getcwd(), *(path for path in sys.path if path != HERE), HERE, os.path.join(HERE, "libraries")]
     if words:
         from marzban_tunnels import mounted
 

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 API = 1
 WAIT = 1.0  # seconds that a call waits for its change, most of which take less; then it answers that it goes on
 LONGEST = 100  # characters of a revision
+NUMBERS = ("id", "name", "type", "role", "node", "peer", "status", "measured", "age", "recoveries")  # for the metrics
 DOING: Mapping[str, Any] = {"doing": True}
 GOES_ON: Mapping[str, Any] = {"message": "is being removed", **DOING}
 FOREIGN = "This node has a tunnel with this uuid, and it belongs to another panel: remove it there first."
@@ -57,6 +58,8 @@ class Calls:
         """A status of HTTP, and a body. Never raises."""
         try:
             asked = request if isinstance(request, dict) else {}
+            if asked.get("call") == "metrics":
+                return self._metrics(self._panels.reader(asked.get("key")))
             panel = self._panels.caller(asked.get("key"), asked.get("certificate"))
             call = self._calls.get(str(asked.get("call")))
             if call is None:
@@ -172,6 +175,10 @@ class Calls:
             "types": list(self._engine.settings.types),
             "tunnels": told + self._unwatched(panel, {tunnel["uuid"] for tunnel in told}),
         }
+
+    def _metrics(self, panel: Panel) -> Answer:
+        tunnels = [{name: tunnel.get(name) for name in NUMBERS} for tunnel in self._board.tunnels(panel.id)]
+        return 200, {"api": API, "engine": self._engine.settings.engine, "tunnels": tunnels}
 
     def _unwatched(self, panel: Panel, known: set[str]) -> list[dict[str, Any]]:
         """What a run has made before there was a service: it runs, and nobody measures it."""

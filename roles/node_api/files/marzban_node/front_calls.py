@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
+from . import front_metrics
 from .front_answers import SERVER, answered, refusal
 from .front_connections import Connection, source
 from .front_wrong_keys import WrongKeys
@@ -27,6 +28,8 @@ LONGEST_WAIT = 20.0  # seconds that a call may wait for news, before ROOT_TIME
 MAX_ID = 2**31 - 1
 MAX_COUNTER = 2**53
 
+ACCESS_KEY = "The node's access key is required, as Authorization: Bearer KEY."
+METRICS_KEY = "The panel's TUNNEL_METRICS_KEY is required, as Authorization: Bearer KEY."
 _KEY = re.compile(r"Bearer +([!-~]{1,256}) *\Z", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
@@ -50,6 +53,7 @@ class Route(NamedTuple):
 
 ROUTES = (
     Route("/health", {"GET": None}),
+    Route("/metrics", {"GET": "metrics"}),
     Route("/api/tunnels", {"GET": "list"}),
     Route("/api/tunnel", {"POST": "post"}),
     Route("/api/tunnel/{id}", {"DELETE": "delete"}),
@@ -112,7 +116,7 @@ class Calls:
         call = calls[request.method]
         if call is None:
             return Response(text="ok", headers={"Server": SERVER})
-        given = _access(request)
+        given = _access(request, METRICS_KEY if call == "metrics" else ACCESS_KEY)
         if match.groups():
             given["id"] = _tunnel_id(match[1])
         if call == "list":
@@ -142,6 +146,8 @@ class Calls:
         self._silent = False
         if status in (401, 403):
             await self._was_wrong(request)
+        if status == 200 and call["call"] == "metrics":
+            return front_metrics.answered(body)
         headers = {"WWW_Authenticate": "Bearer"} if status == 401 else {}
         return answered(status, body, **headers)
 
@@ -186,7 +192,7 @@ class Calls:
             await asyncio.sleep(LATE)
 
 
-def _access(request: BaseRequest) -> dict[str, Any]:
+def _access(request: BaseRequest, wanted: str) -> dict[str, Any]:
     """The key and the SHA-256 of the client's certificate, as far as there are any. Raises Refused without both."""
     given = {}
     headers = request.headers.getall("Authorization", [])
@@ -198,8 +204,7 @@ def _access(request: BaseRequest) -> dict[str, Any]:
     if certificate:
         given["certificate"] = hashlib.sha256(certificate).hexdigest()
     if not given:
-        sentence = "The node's access key is required, as Authorization: Bearer KEY."
-        raise Refused(refusal(401, "no_key", sentence, WWW_Authenticate="Bearer"))
+        raise Refused(refusal(401, "no_key", wanted, WWW_Authenticate="Bearer"))
     return given
 
 

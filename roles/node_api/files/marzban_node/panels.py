@@ -34,6 +34,7 @@ class Panel:
     node: str
     hashes: tuple[str, ...]
     certificate: str | None = None  # sha256 of a client certificate, in hex
+    metrics: str | None = None  # the hash of the key that reads the metrics, and opens nothing else
     addresses: tuple[str, ...] = ()  # where the panel is: no tunnel takes the way there
 
     @property
@@ -93,6 +94,24 @@ class Panels:
             "the hash of the panel's key.",
         )
 
+    def reader(self, key: object) -> Panel:
+        """The panel whose metrics this key reads. Raises Refused."""
+        shown = _digest(key)
+        found = None
+        for panel in self.all():  # all of them, as above
+            if panel.metrics and hmac.compare_digest(panel.metrics, shown):
+                found = panel
+        if found:
+            return found
+        if not isinstance(key, str):
+            raise Refused(401, "key_missing", "Show the metrics' key: Authorization: Bearer KEY.")
+        raise Refused(
+            403,
+            "key_wrong",
+            "No panel of this node has this key for its metrics. Give the panel TUNNEL_METRICS_KEY, and run "
+            "marzban.tunnels.node_api for this node, which gives it the key's hash.",
+        )
+
     def count(self, panel: Panel, counter: object, epoch: object) -> None:
         """Takes a panel's next write. Raises Refused where its number was seen before, and Error."""
         try:
@@ -131,11 +150,12 @@ def _digest(key: object) -> str:
 
 def _panel(raw: dict[str, Any]) -> Panel:
     hashes = tuple(text for text in raw["hashes"] if isinstance(text, str) and len(text) == 64)
-    certificate = raw.get("certificate")
+    certificate, metrics = raw.get("certificate"), raw.get("metrics")
     return Panel(
         validators.uuid(raw["panel"]),
         validators.uuid(raw["node"]),
         hashes,
         certificate if isinstance(certificate, str) else None,
+        metrics if isinstance(metrics, str) and len(metrics) == 64 and metrics.isascii() else None,
         tuple(validators.ip_address(text, "addresses") for text in raw.get("addresses") or ()),
     )

@@ -42,7 +42,8 @@ class Live(Protocol):
 
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
         """What the node of this end has measured: ``{"status", "error", "symptom", "measured", "age"}``, the age in
-        seconds, and ``version``, that of the record that it was about. None where nothing is known."""
+        seconds, ``version``, that of the record that it was about, and ``recoveries``, how often its service brought
+        it back, by kind. None where nothing is known."""
 
     def revision(self) -> int:
         """Grows when any answer of this object is another one than before, but for ages; also when one gets stale."""

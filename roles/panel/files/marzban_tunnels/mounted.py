@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import __version__, exits, migrate, node_access, nodes, webhook
+from marzban_tunnels import __version__, exits, metrics_access, migrate, node_access, nodes, webhook
 from marzban_tunnels.errors import Refused
 from marzban_tunnels.events import Events
 from marzban_tunnels.feed import Feed
@@ -33,6 +33,7 @@ from marzban_tunnels.page import page_router, place
 from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
+from marzban_tunnels.router_metrics import metrics_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
 
@@ -56,9 +57,8 @@ def mount() -> None:
     node = importlib.import_module("app.db.models").Node
     admin = importlib.import_module("app.models.admin").Admin
     dashboard = importlib.import_module("config").DASHBOARD_PATH
-    tunnels = Tunnels(
-        node.__table__, Settings.from_env(os.environ), node_access.from_env(os.environ), _certificate(database)
-    )
+    access, metrics = node_access.from_env(os.environ), metrics_access.from_env(os.environ)
+    tunnels = Tunnels(node.__table__, Settings.from_env(os.environ), access, _certificate(database), metrics)
     tunnels.live = manager = Manager(database.engine, tunnels, _client_certificate(database))
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
@@ -76,6 +76,7 @@ def mount() -> None:
 
     start = Start(tunnels, database.engine, node, page=place(dashboard), started=started)
     routers = [
+        metrics_router(tunnels, database.engine, start),
         events_router(events, tunnels, admin.check_sudo_admin, start),
         tunnels_router(tunnels, database.get_db, admin.check_sudo_admin, start),
         page_router(dashboard),

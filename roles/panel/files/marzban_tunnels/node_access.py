@@ -13,10 +13,9 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from marzban_tunnels import env_secret
+
 VARIABLE = "NODE_API_KEY"
-SHORTEST = 32  # characters
-_EXAMPLES = ("your-secret-key",)  # what instructions have in its place
-_MAKE = "make one with: openssl rand -hex 32"
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,12 @@ class Access:
 def check_key(value: str | None) -> Access:
     """What can be done with this value of NODE_API_KEY; None: it is not set. No sentence has the value in it."""
     if value is None:
-        return Access("unset", f"{VARIABLE} is not set: the panel does not call the nodes; {_MAKE}")
-    wrong = None
-    if not value.strip():
-        wrong = "it is empty"
-    elif value.strip().lower() in _EXAMPLES:
-        wrong = "it is the example of some instructions, which everybody knows"
-    elif len(value.strip()) < SHORTEST:
-        wrong = f"it has {len(value.strip())} characters and needs at least {SHORTEST}"
+        return Access("unset", f"{VARIABLE} is not set: the panel does not call the nodes; {env_secret.MAKE}")
+    wrong = env_secret.problem(value)
     if wrong:
-        return Access("unusable", f"{VARIABLE} can't be used: {wrong}. The panel does not call the nodes; {_MAKE}")
+        return Access(
+            "unusable", f"{VARIABLE} can't be used: {wrong}. The panel does not call the nodes; {env_secret.MAKE}"
+        )
     return Access("key", None, value.encode("utf-8", "surrogateescape"))
 
 

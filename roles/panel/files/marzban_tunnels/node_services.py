@@ -221,7 +221,8 @@ class NodeServices:
     def _access(self, row: Any, certificate: str | None) -> dict[str, Any]:
         hashes = self._tunnels.access.hashes(self._tunnels.panel_id, row.uuid, row.generation)
         answer = {"node": row.name, "node_id": row.node_id, "uuid": row.uuid, "generation": row.generation}
-        return {**answer, "hashes": hashes, "certificate": certificate}
+        metrics_hash = self._tunnels.metrics.hash
+        return {**answer, "hashes": hashes, "certificate": certificate, "metrics_hash": metrics_hash}
 
     def _node(
         self, row: Any, waiting: Collection[Any], changed: list[dict[str, Any]], moment: datetime

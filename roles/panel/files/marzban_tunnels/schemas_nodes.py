@@ -141,6 +141,7 @@ class AccessOut(BaseModel):
     generation: int
     hashes: list[str] = Field(description="SHA-256 of its access key, and of the next one; empty without NODE_API_KEY")
     certificate: str | None = Field(None, description="PEM: the panel shows this certificate instead of a key")
+    metrics_hash: str | None = Field(None, description="SHA-256 of the key that reads the metrics of all nodes")
 
 
 class NodeRejected(BaseModel):

@@ -18,7 +18,17 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, in
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import deletions, history, naming, node_rows, polling, reports, responses, tunnel_config
+from marzban_tunnels import (
+    deletions,
+    history,
+    metrics_access,
+    naming,
+    node_rows,
+    polling,
+    reports,
+    responses,
+    tunnel_config,
+)
 from marzban_tunnels.allocate import Allocator, Given, Held, address_row
 from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
@@ -63,12 +73,14 @@ class Tunnels:
         settings: Settings,
         access: Access | None = None,
         certificate: Callable[[Session], str | None] | None = None,
+        metrics: metrics_access.MetricsAccess | None = None,
     ) -> None:
         self.nodes = nodes
         self._settings = settings
         self._reader = Reader(nodes)
         self.access = access or check_key(None)
         self.certificate = certificate
+        self.metrics = metrics or metrics_access.check_key(None)
         self.live: Live = Nothing(self.access.detail or NO_MANAGER)
         self.feed: Feed | NoFeed = NoFeed()
         self.panel_id = ""  # until it has started

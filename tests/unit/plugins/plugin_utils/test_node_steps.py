@@ -43,14 +43,21 @@ def test_access_by_host():
     told = _node_steps.access(panel, {"a": "de-1", "b": "us-1", "c": "fi-1"}, without_key=False, check=True)
     assert panel.check
     assert panel.asked == ["de-1", "fi-1", "us-1"]
-    assert told["hosts"] == {"a": {"node": UUID, **{k: ENTRY[k] for k in ("generation", "hashes", "certificate")}}}
+    expected = {"node": UUID, **{key: ENTRY[key] for key in ("generation", "hashes", "certificate")}}
+    assert told["hosts"] == {"a": {**expected, "metrics_hash": None}}, "a panel that is older than metrics"
     assert told["refused"]["b"] == "b: the panel has no access for the node us-1: There is no such node"
     assert "did not answer about it" in told["refused"]["c"]
+    panel = FakePanel([{**ENTRY, "metrics_hash": "2" * 64}])
+    told = _node_steps.access(panel, {"a": "de-1"}, without_key=False, check=True)
+    assert told["hosts"] == {"a": {**expected, "metrics_hash": "2" * 64}}
 
 
 @pytest.mark.parametrize(
     "spoiled",
-    [{"uuid": "../.."}, {"hashes": ["x"]}, {"hashes": "0" * 64}, {"generation": "1"}, {"certificate": "-----BEGIN"}],
+    [
+        *({"uuid": "../.."}, {"hashes": ["x"]}, {"hashes": "0" * 64}, {"generation": "1"}),
+        *({"certificate": "-----BEGIN"}, {"metrics_hash": "x"}, {"metrics_hash": 7}),
+    ],
 )
 def test_a_panel_that_answers_something_else_is_refused(spoiled):
     with pytest.raises(Error):

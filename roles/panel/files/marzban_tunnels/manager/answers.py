@@ -23,6 +23,8 @@ _NEWS = re.compile(r"[0-9A-Za-z_-]{1,64}")  # it is sent back as a part of an ad
 MOST = 10_000  # tunnels of a node
 _STATUSES = get_args(Status)
 _LARGEST = 2**63 - 1
+RECOVERIES = ("put_back", "process", "session", "mtu", "peer")  # what a service does without a person
+_MOST_KINDS = 10
 _HIGHEST = 2**53 - 2**20  # number of a write: the database and JSON count further without losing any
 
 
@@ -48,6 +50,7 @@ class Shown:
     age: float | None
     doing: bool
     digest: bytes = field(default=b"", compare=False)  # of all that was said, but for what was measured
+    recoveries: Mapping[str, int] = field(default_factory=dict)  # since its service began, by kind
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def tunnel(body: Any) -> Shown:
         measured=_measured(raw.get("measured")),
         age=_age(raw.get("age")),
         doing=raw.get("doing") is True,
+        recoveries=_recoveries(raw.get("recoveries")),
     )
 
 
@@ -171,6 +175,14 @@ def _measured(value: Any) -> dict[str, Any] | None:
         return Measured.model_validate(value).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise ValueError(f"measured: {_first(error)}") from None
+
+
+def _recoveries(value: Any) -> dict[str, int]:
+    """A kind that this panel does not know is left out: the node may be newer."""
+    raw = _object(value or {}, "recoveries")
+    if len(raw) > _MOST_KINDS:
+        raise ValueError(f"recoveries: {len(raw)} kinds; at most {_MOST_KINDS}")
+    return {kind: _integer(raw[kind], f"recoveries.{kind}") for kind in RECOVERIES if kind in raw}
 
 
 def _first(error: ValidationError) -> str:

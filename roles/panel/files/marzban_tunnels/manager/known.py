@@ -69,13 +69,16 @@ class Known:
             told = {"status": "error", "error": refusal, "symptom": None, "version": wanted.version}
             now = time.monotonic()  # without anything of it there, the last listing says that this is still so
             age = seen.age if seen else now - (self.contact or now)
-            return told | {"measured": seen.shown.measured if seen else None, "age": int(age)}
+            shown = seen.shown if seen else None
+            counted = shown.recoveries if shown else {}
+            return told | {"measured": shown.measured if shown else None, "age": int(age), "recoveries": counted}
         if seen is None or seen.shown.status is None:
             return None
         if _unmeasured(seen.shown) and wanted.status is not None:
             return None  # what was measured before it says more
         told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
-        return told | {"symptom": seen.shown.symptom, "measured": seen.shown.measured, "age": int(seen.age)}
+        told |= {"symptom": seen.shown.symptom, "measured": seen.shown.measured, "age": int(seen.age)}
+        return told | {"recoveries": seen.shown.recoveries}
 
     def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
         """The database did not take this half; it is not offered again with the record as it is now."""

@@ -16,11 +16,13 @@ from marzban_tunnels.events import Events
 from marzban_tunnels.feed import Feed
 from marzban_tunnels.manager.hub import Pace
 from marzban_tunnels.manager.loop import Manager
+from marzban_tunnels.metrics_access import MetricsAccess
 from marzban_tunnels.node_access import Access
 from marzban_tunnels.page import page_router
 from marzban_tunnels.recorder import Recorder
 from marzban_tunnels.router import tunnels_router
 from marzban_tunnels.router_events import events_router
+from marzban_tunnels.router_metrics import metrics_router
 from marzban_tunnels.service import Tunnels
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone.access_log import AccessLog, Lines
@@ -41,12 +43,13 @@ def build(
     certificate: str,
     dashboard_path: str,
     pace: Pace = Pace(),
+    metrics: MetricsAccess | None = None,
     environ: Mapping[str, str] = {},
 ) -> tuple[ASGIApp, Manager, Events]:
     """The application over a database whose tables are up to date, and the manager and the events' feed, to be started
     with it. There is no dashboard, only the tunnels page. ``environ`` may name a webhook."""
     admins.start()
-    tunnels = Tunnels(Node.__table__, settings, access)  # type: ignore[arg-type]
+    tunnels = Tunnels(Node.__table__, settings, access, metrics=metrics)  # type: ignore[arg-type]
     with database.reading() as session:
         tunnels.start(session)
     tunnels.live = manager = Manager(database.engine, tunnels, pace=pace)
@@ -58,6 +61,7 @@ def build(
     current, sudo = admins.current(), admins.sudo()
     app.include_router(admins.router())
     app.include_router(nodes_router(database, admins.session, current, sudo, certificate))
+    app.include_router(metrics_router(tunnels, database.engine))
     app.include_router(events_router(events, tunnels, sudo))
     app.include_router(tunnels_router(tunnels, admins.session, sudo))
     app.include_router(page_router(dashboard_path, dashboard=False))

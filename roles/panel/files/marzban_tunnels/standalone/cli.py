@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marzban_tunnels import __version__, node_access
+from marzban_tunnels import __version__, metrics_access, node_access
 from marzban_tunnels.settings import Settings
 from marzban_tunnels.standalone import certificate
 
@@ -30,6 +30,8 @@ _SETTINGS = """settings, by environment:
   TUNNEL_IPV4_POOL                 addresses inside the tunnels (10.201.0.0/16)
   TUNNEL_IPV6_POOL                 the same for IPv6 (fd6d:7a00::/64)
   TUNNEL_PORT_RANGE                ports of the ends (20000-32767)
+  NODE_API_KEY                     the secret by which the panel calls the nodes' services
+  TUNNEL_METRICS_KEY               the key with which Prometheus reads /api/tunnels/metrics
 """
 _CERTIFICATES = {
     "kept": "kept; the certificate covers the names, and is good for 30 days more",
@@ -115,6 +117,7 @@ def _serve(options: argparse.Namespace) -> None:
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")
     settings, access = Settings.from_env(os.environ), node_access.from_env(os.environ)
+    metrics = metrics_access.from_env(os.environ)
     lifetime = _minutes(os.environ.get("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1440"))
     dashboard_path = os.environ.get("DASHBOARD_PATH", DEFAULT_DASHBOARD_PATH)
     lines = Lines(options.log_file)
@@ -127,7 +130,9 @@ def _serve(options: argparse.Namespace) -> None:
             admins.put(username, password, is_sudo=True)
         if not admins.exist():
             raise ValueError("there is no admin: set SUDO_USERNAME and SUDO_PASSWORD")
-        app, manager, events = build(database, admins, settings, access, lines, pem, dashboard_path, environ=os.environ)
+        app, manager, events = build(
+            database, admins, settings, access, lines, pem, dashboard_path, metrics=metrics, environ=os.environ
+        )
         bound = listen(options.host, options.port)
         log_to(lines)
         with manager, events.feed:

@@ -105,7 +105,7 @@ SETTINGS = {
 def test_a_second_panel_does_not_change_what_the_first_has_chosen(tmp_path, monkeypatch, changes, why):
     monkeypatch.setattr(node_files, "SETTINGS", str(tmp_path))
     given = {**SETTINGS, **changes, "node": A, "hashes": ["0" * 64], "certificate": None, "panel_addresses": []}
-    given |= {"panel": B, "state": "present", "all_panels": False}
+    given |= {"panel": B, "state": "present", "all_panels": False, "metrics_hash": None}
     sent = node_files.Sent.__new__(node_files.Sent)
     sent.templates = {f"{kind}.conf.j2": changes.get("template", b"a") for kind in ("wireguard", "openvpn")}
 
