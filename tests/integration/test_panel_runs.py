@@ -19,6 +19,7 @@ from tests.support.panel_modules import (
     KEY,
     OTHER_KEY,
     Task,
+    call,
     nodes,
     own,
     play,
@@ -347,22 +348,29 @@ def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
     half = {"public": {"public_key": KEY}, "publish": True}
     reported = {"results": {"host-a": {"tunnels": [told(record, "de-1", "fi-1", **half)]}}, "nodes": NODES}
     seen = {"panel": read["panel"], "views": read["views"]["host-a"], "config_dir": str(tmp_path / "none")}
-    tasks: list[tuple[str, dict[str, Any]]] = [
+    infos: list[tuple[str, dict[str, Any]]] = [
         ("node_info", {}),
         ("tunnel_info", {}),
         ("tunnel_info", {"id": record["id"]}),
+    ]
+    of_a_run: list[tuple[str, dict[str, Any]]] = [
         ("tunnel_health", seen),
         ("tunnel_publish", reported),
         ("tunnel_report", reported),
     ]
     before = len(world.panel.writes())
-    checks = run(world, [(module, options, True) for module, options in tasks])
+
+    def all_of_them(check: bool) -> list[dict[str, Any]]:
+        called = call(world, [(module, options, check) for module, options in infos])
+        return called + run(world, [(module, options, check) for module, options in of_a_run])
+
+    checks = all_of_them(check=True)
     assert world.panel.writes()[before:] == []
-    applied = run(world, [(module, options, False) for module, options in tasks])
+    applied = all_of_them(check=False)
     assert world.panel.writes()[before:] == ["POST /api/tunnels/keys", "POST /api/tunnels/status"]
     assert [item["changed"] for item in checks] == [item["changed"] for item in applied] == [False] * 4 + [True, False]
     assert (checks[-1].pop("reported"), applied[-1].pop("reported")) == (0, 1)
-    for (module, _options), check, apply in zip(tasks, checks, applied, strict=True):
+    for (module, _options), check, apply in zip([*infos, *of_a_run], checks, applied, strict=True):
         assert not check["failed"], check
         assert own(check) == own(apply), module
     assert checks[3]["tunnels"][0]["waiting_for"] == "fi-1"
