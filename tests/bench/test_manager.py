@@ -48,6 +48,24 @@ print(json.dumps([statistics.median(some) for some in taken]))
 """
 
 
+# In a process of its own too: pages that have the stream of events open. It says when they all have.
+PAGES = """
+import selectors, socket, sys
+host, port, token, count = sys.argv[1:]
+waiting = selectors.DefaultSelector()
+for _page in range(int(count)):
+    page = socket.create_connection((host, int(port)))
+    head = "GET /api/tunnels/events HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: Bearer " + token + "\\r\\n\\r\\n"
+    page.sendall(head.encode())
+    assert b" 200 " in page.recv(65536).split(b"\\r\\n")[0]
+    waiting.register(page, selectors.EVENT_READ)
+print("open", flush=True)
+while True:
+    for key, _events in waiting.select():
+        assert key.fileobj.recv(65536), "it has ended"
+"""
+
+
 class Scene:
     """``panel`` is a Marzban whose manager works; ``twin`` has the same records, and no manager."""
 
@@ -119,6 +137,20 @@ class Scene:
         until(lambda: not any(made["uuid"] in node.tunnels for node in self.nodes[:2]), 30)
         return taken
 
+    @contextmanager
+    def pages(self, count: int) -> Iterator[None]:
+        """So many have the stream of events open, in which what nodes measure comes all the time."""
+        host, _colon, port = self.panel.url.rpartition("/")[2].partition(":")
+        words = [sys.executable, "-c", PAGES, host, port, token(self.panel.api()), str(count)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as pages:
+            try:
+                assert pages.stdout is not None
+                assert pages.stdout.readline() == b"open\n"
+                yield
+                assert pages.poll() is None, "the streams have ended"
+            finally:
+                pages.kill()
+
     def medians(self, call: str) -> tuple[float, float]:
         """Of a call to the panel and to the twin in turns: seconds."""
         method, path = call.split()
@@ -165,5 +197,10 @@ def test_manager(directory: Path, table: Table) -> None:
                 pairs = [made.medians(call) for _time in range(REPEATS)]
                 ratios = [above / below for above, below in pairs]
                 table.add(Row(f"{call} of {called}, manager on ÷ off, {load}", 1.1, ratios, seconds=pairs))
+            with made.pages(50):
+                for call in CALLS:
+                    pairs = [made.medians(call) for _time in range(REPEATS)]
+                    ratios = [above / below for above, below in pairs]
+                    table.add(Row(f"{call}, with 50 pages that take events ÷ manager off", 1.3, ratios, seconds=pairs))
     growth = statistics.median(minutes[100]) / statistics.median(minutes[10])
     table.add(Row(f"the manager in {called}, idle, 100 nodes and 1,000 tunnels ÷ 10 and 100", 10, [growth]))

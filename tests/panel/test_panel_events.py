@@ -20,7 +20,8 @@ from marzban_tunnels.events import Buffer
 from tests.support.event_stream import PATH, EventStream, Page
 from tests.support.managed_pair import Pair
 from tests.support.managed_panel import PASSWORD, ManagedPanel, until
-from tests.support.panel_api import Api, key
+from tests.support.panel import Panel
+from tests.support.panel_api import Api, client, key
 from tests.support.simulated_node import Nodes
 
 
@@ -221,9 +222,9 @@ def test_who_may_not_gets_no_stream(api: Api, quiet: ManagedPanel) -> None:
         session.execute(text("DELETE FROM admins WHERE username <> 'admin'"))
     quiet.admins.put("guest", PASSWORD, is_sudo=False)
     guest = Api(api.url, "guest", PASSWORD, True).login()
-    for client, status in ((guest, 403), (Api(api.url, "", "", True), 401)):
+    for caller, status in ((guest, 403), (Api(api.url, "", "", True), 401)):
         for path in (PATH, "/api/tunnels"):
-            answer = client.bare("GET", path)
+            answer = caller.bare("GET", path)
             assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
             if path == PATH:
                 told, shown = answer.json(), answer.headers.get("WWW-Authenticate")
@@ -301,3 +302,11 @@ def test_a_database_that_is_away_ends_nothing(
             tunnel = panel.api.tunnel(first, second)
             stream.tunnel(tunnel["id"])
         assert caplog.text.count("can't be told") == 1
+
+
+def test_the_access_log_has_a_stream_when_it_begins(panel: Panel) -> None:
+    shared = client(panel)
+    with EventStream(shared):
+        (line,) = [line for line in panel.log_lines() if line["path"] == PATH]
+    assert (line["status"], line["admin"]) == (200, panel.username)
+    shared.session.close()

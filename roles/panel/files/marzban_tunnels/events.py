@@ -149,7 +149,8 @@ class Events:
 
     async def ready(self, reader: Reader, seconds: float) -> bool:
         """Wait until the feed has looked: what changes from then on is told."""
-        self.feed.wake()
+        if self._buffer is None:
+            self.feed.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._buffer is None and not self.ending:

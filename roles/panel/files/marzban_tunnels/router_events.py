@@ -86,7 +86,8 @@ def events_router(
         return Stream(events, admission, last_event_id)
 
     router.add_api_route(
-        "/events", tunnel_events, methods=["GET"], response_model=None, responses={**_EVENTS, **errors()},
+        "/events", tunnel_events, methods=["GET"], response_class=Response, response_model=None,
+        responses={**_EVENTS, **errors()},
         name=tunnel_events.__name__,
     )  # fmt: skip
     return router
