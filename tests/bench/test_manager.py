@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import shutil
 import sqlite3
 import statistics
@@ -151,6 +152,20 @@ class Scene:
             finally:
                 pages.kill()
 
+    def news(self, number: int) -> float:
+        """Seconds from a node's new measurement until the panel has it. Each is of another tunnel."""
+        tunnel = self.tunnels[number * 7 % len(self.tunnels)]
+        node, counted = self.ends(tunnel)[number % 2], 10**12 + number
+        time.sleep(random.Random(number).uniform(0.1, 0.6))
+        node.measured = {"rx_bytes": counted}
+        begun = time.monotonic()
+        node.look()
+        while True:
+            ends = self.api.api.send("GET", f"/api/tunnels/{tunnel['id']}")["ends"]
+            if counted in [(end["measured"] or {}).get("rx_bytes") for end in ends]:
+                return time.monotonic() - begun
+            time.sleep(0.005)
+
     def medians(self, call: str) -> tuple[float, float]:
         """Of a call to the panel and to the twin in turns: seconds."""
         method, path = call.split()
@@ -193,6 +208,8 @@ def test_manager(directory: Path, table: Table) -> None:
             table.add(Row(f"{load}, a new tunnel on both nodes", 5, changes, "seconds"))
             if count < 100:
                 continue
+            delays = [made.news(number) for number in range(100)]
+            table.add(Row(f"{load}, what a node has measured is on the panel", 2, delays, "seconds"))
             for call in CALLS:
                 pairs = [made.medians(call) for _time in range(REPEATS)]
                 ratios = [above / below for above, below in pairs]

@@ -297,7 +297,8 @@ class SimulatedNode:
             "status": held.get("status", status),
             "error": held.get("error"), "symptom": held.get("symptom"), "note": None, "refused": False, "missing": [],
             "public": {name: held[name] for name in ("public_key", "fingerprint") if name in held},
-            "measured": {"rx_bytes": int(time.monotonic() * 1000)} if self.measured is None else self.measured, "recoveries": self.recoveries,
+            "measured": {"rx_bytes": int(time.monotonic() * 1000)} if self.measured is None else self.measured,
+            "recoveries": self.recoveries,
             "peer_key": {"known": held["peer"], "seen": held["seen"]} if held["seen"] else None, "age": self.age,
             "doing": doing,
         }  # fmt: skip
