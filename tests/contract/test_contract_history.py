@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 the marzban.tunnels authors
-"""Contract: since when, and the history (docs/development/contract.md). No manager: what runs report is all there is."""
+"""Contract: since when, and the history (docs/development/contract.md). Without a manager: what runs report is all."""
 
 from __future__ import annotations
 
