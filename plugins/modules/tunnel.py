@@ -117,6 +117,7 @@ tunnel:
     active: {description: Whether it runs., type: bool}
     version: {description: An integer that grows with each change of the record., type: int}
     status: {description: "V(active), V(inactive), V(error) or V(connecting), as last reported.", type: str}
+    since: {description: "When it became that, in UTC, or null where that is not known.", type: str}
     source: {description: The name of one node., type: str}
     target: {description: The name of the other node., type: str}
     config: {description: What the operator chose for it., type: dict}

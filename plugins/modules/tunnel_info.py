@@ -74,6 +74,12 @@ tunnels:
     active: {description: Whether it runs., type: bool}
     version: {description: An integer that grows with each change of the record., type: int}
     status: {description: "V(active), V(inactive), V(error) or V(connecting), as last reported.", type: str}
+    since:
+      description:
+        - When its status became this one, in UTC and without a zone.
+        - Null where that is not known, as with a panel of a version before 0.3.0.
+      type: str
+      version_added: 0.3.0
     source: {description: The name of one node., type: str}
     target: {description: The name of the other node., type: str}
     config: {description: What the operator chose for it., type: dict}
@@ -133,6 +139,7 @@ tunnels:
       active: true
       version: 1
       status: active
+      since: "2026-11-22T18:00:00"
       source: de-1
       target: fi-1
       config: {}

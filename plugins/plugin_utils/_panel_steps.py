@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime, timezone
 from typing import Any, Callable, Dict, List, NamedTuple
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import (
@@ -29,6 +30,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._model import (
     views,
 )
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Lost
+from ansible_collections.marzban.tunnels.plugins.module_utils._panel import api
 from ansible_collections.marzban.tunnels.plugins.module_utils._panel.client import Panel
 
 
@@ -237,6 +239,8 @@ def publish(panel: Panel, keys: list[Any], rejected: list[Any], check: bool, war
 
 # Reporting
 
+ASKED_ONE_BY_ONE = 5  # tunnels; for more of them the list is read
+
 
 class Told(NamedTuple):
     """What a run knows at its end. ``results``: ``{host: answer}``, unchecked; ``lost``: the hosts without one.
@@ -272,21 +276,36 @@ class Reported(NamedTuple):
     lines: list[str]
 
 
+def status_now(panel: Panel, checked: dict[str, Any]) -> list[Any]:
+    """What the panel has, unchecked, of the tunnels without traffic: it knows since when that is so. Empty where it
+    can't say, or where there is no such tunnel."""
+    ids = reports.without_traffic(checked)
+    if not ids or (panel.api or 1) < api.HISTORY:
+        return []
+    try:
+        return panel.tunnels() if len(ids) > ASKED_ONE_BY_ONE else [panel.tunnel(number) for number in ids]
+    except Error:
+        return []  # one was just deleted, or the panel is busy: the table is more important
+
+
 def report(panel: Panel | None, told: Told, wide: bool = False) -> Reported:
     """Makes the table (``wide``: with all its columns), and tells the panel where there is one."""
     checked, problems = reports.checked_results(told.results, told.nodes)
     broken = [dict(record, error=printable(str(record.get("error") or "broken"))) for record in told.broken]
     named = ((name, validators.mapping(texts, "columns.%s" % name)) for name, texts in told.columns.items())
     columns = {printable(name, 32): texts for name, texts in named}
-    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked, wide, told.views)
-    problems = found + problems
     bodies = reports.reports_of(checked)
     reported, rejected, failure = 0, [], None
+    known: list[Any] = []
     if panel and bodies:
         try:
             reported, rejected = panel.post_status(bodies)
+            known = status_now(panel, checked)
         except Error as error:
             failure = error
+    ages = reports.status_ages(checked, known, datetime.now(timezone.utc).replace(tzinfo=None))
+    lines, found = table.report(checked, told.lost, broken, told.nodes, columns, told.asked, wide, told.views, ages)
+    problems = found + problems
     for refused in rejected:
         problems.append("The panel did not take the report of {node} about {uuid}: {detail}".format(**refused))
     strict = summary.strict(checked, told.strict, broken, told.nodes or {})

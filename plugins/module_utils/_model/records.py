@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ipaddress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Tuple
 
 from .._errors import FieldError, shown
@@ -222,7 +223,7 @@ def broken_record(value: object, error: FieldError) -> Broken:
 
 
 NO_INFO: dict[str, Any] = dict.fromkeys(
-    ("id", "uuid", "name", "type", "active", "version", "status", "source", "target", "config", "error")
+    ("id", "uuid", "name", "type", "active", "version", "status", "since", "source", "target", "config", "error")
 )
 
 
@@ -237,7 +238,29 @@ def info(raw: object) -> dict[str, Any]:
             known.update(zip(validators.ROLES, broken["nodes"]))
         return dict(NO_INFO, ends=[], **known)
     ends = [record["ends"][role] for role in validators.ROLES]
-    return {**NO_INFO, **record, **{end["role"]: end["node"] for end in ends}, "ends": ends}
+    named = {end["role"]: end["node"] for end in ends}
+    return {**NO_INFO, **record, **named, "ends": ends, "since": since(raw)}
+
+
+def since(raw: object) -> str | None:
+    """Since when a tunnel has its status, as the panel says, ``2026-11-22T18:00:00`` in UTC. None where it does not."""
+    told = raw.get("since") if isinstance(raw, dict) else None
+    return told if isinstance(told, str) and _moment(told) is not None else None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S")
+    except ValueError:
+        return None
+
+
+def status_age(raw: object, moment: datetime) -> float | None:
+    """The seconds since a tunnel has its status, at a moment (UTC, without a zone). None where that is not known, and
+    where the panel's clock is ahead."""
+    told = since(raw)
+    began = None if told is None else _moment(told)
+    return None if began is None or began > moment else (moment - began).total_seconds()
 
 
 def mapped_ports(records: Iterable[Record]) -> dict[str, list[dict[str, Any]]]:

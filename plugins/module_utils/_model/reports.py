@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from .._errors import FieldError
-from . import answers, symptoms, table, validators, views
+from . import answers, records, symptoms, table, validators, views
 from .answers import words
 
 if TYPE_CHECKING:
     from .shapes import Raw
 
+WITHOUT_TRAFFIC = ("error", "connecting")
 _Results = Mapping[str, Any]  # {host: the checked part of its answer}
 
 
@@ -96,3 +98,24 @@ def reports_of(results: _Results) -> list[Raw]:
         for ends in table.merge(results)
         for end in ends
     ]
+
+
+def without_traffic(results: _Results) -> list[int]:
+    """The ids of the tunnels in error or connecting, sorted."""
+    return sorted({ends[0]["id"] for ends in table.merge(results) if table.status(ends) in WITHOUT_TRAFFIC})
+
+
+def status_ages(results: _Results, raws: Sequence[object], moment: datetime) -> dict[str, float]:
+    """``{uuid: seconds}`` for which tunnels are in error or connecting. ``raws``: tunnels as the panel has them now.
+
+    Only where this run has measured the same status that the panel has: else the panel's moment is that of another one.
+    """
+    told = {raw.get("uuid"): raw for raw in raws if isinstance(raw, dict) and isinstance(raw.get("uuid"), str)}
+    ages = {}
+    for ends in table.merge(results):
+        status, raw = table.status(ends), told.get(ends[0]["uuid"])
+        if raw is not None and status in WITHOUT_TRAFFIC and raw.get("status") == status:
+            age = records.status_age(raw, moment)
+            if age is not None:
+                ages[ends[0]["uuid"]] = age
+    return ages

@@ -23,6 +23,7 @@ INDENT = 4  # of a note on a line of its own
 NARROWEST = 12  # columns that a name keeps, whatever else there is
 MAX_ROWS = 200
 NAMED = 10  # tunnels in one sentence
+NEW = 60  # seconds in which a status is not old enough to say how old it is
 SOON = 30  # days: a run renews a certificate long before
 LEFT_ALONE = (
     "it is missing in the list of tunnels, but the panel did not confirm that it is deleted, so it was left as it is. "
@@ -202,14 +203,16 @@ def row(ends: Sequence[Health]) -> list[str]:
     ]
 
 
-def notes(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None) -> list[str]:
-    """What there is to say about a tunnel beside its row. ``lost``: nodes that left the run, and why.
+def notes(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None, age: float | None = None) -> list[str]:
+    """What there is to say about a tunnel beside its row. ``lost``: nodes that left the run, and why; ``age``: the
+    seconds since it has its status, where the panel knows.
 
     Errors are sentences that begin with the tunnel's name, and come after the table: see ``report``.
     """
     lost = lost or {}
     both = [str(node) for node in (ends[0]["node"], ends[0]["peer"])]
-    found = ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
+    found = [] if age is None or age < NEW else ["%s for %s" % (status(ends), seconds(age))]
+    found += ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
     found += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
     expiring = [(end["node"], _certificate_ends(end)) for end in ends]
     found += ["certificate of %s %s" % (node, when) for node, when in expiring if when]
@@ -226,6 +229,7 @@ def report(
     asked: Mapping[str, Sequence[str]] | None = None,
     wide: bool = False,
     views: Mapping[str, Sequence[View]] | None = None,
+    ages: Mapping[str, float] | None = None,
 ) -> tuple[list[str], list[str]]:
     """``(table, problems)``: lines of the table, and a sentence for each thing that somebody has to look at.
 
@@ -233,7 +237,8 @@ def report(
     ``nodes``: ``{host: node name}`` (default: the hosts' names);
     ``broken`` as tunnel_views answers; ``columns``: more of them, ``{name: {uuid: text}}``;
     ``asked``: the uuids of the orphans that the panel was asked about, by host (None: all); ``wide``: all columns, and
-    nothing is cut to fit a terminal; ``views``: by host, so that the table also has what ends at lost hosts alone.
+    nothing is cut to fit a terminal; ``views``: by host, so that the table also has what ends at lost hosts alone;
+    ``ages``: the seconds for which tunnels have had their status, by uuid.
     """
     nodes = nodes or {}
     at_lost = [view for host in lost or () for view in (views or {}).get(host) or ()]
@@ -243,7 +248,8 @@ def report(
     rows: list[tuple[list[str], list[str]]] = []
     for ends in tunnels:
         uuid = str(ends[0]["uuid"])
-        rows.append(([*row(ends), *(str(texts.get(uuid, "-")) for texts in columns.values())], notes(ends, lost)))
+        cells = [*row(ends), *(str(texts.get(uuid, "-")) for texts in columns.values())]
+        rows.append((cells, notes(ends, lost, (ages or {}).get(uuid))))
     for view in {view["uuid"]: view for view in at_lost}.values():
         if view["uuid"] not in {ends[0]["uuid"] for ends in tunnels}:
             rows.append(_unmeasured(view, len(HEADER) - 4 + len(columns), lost))

@@ -24,6 +24,7 @@ ALIKE_NAMES = 4  # the first version that refuses a new name which looks like an
 NEXT_KEYS = 4  # the first version whose public halves have a next key, and the peer's next key that is accepted
 NODE_SERVICES = 5  # the first version that knows the nodes' services
 SYMPTOMS = 6  # the first version whose reports have the symptom of an end
+HISTORY = 6  # the first version that says since when a tunnel has its status
 # A panel of version 1 refuses all reports of a call when one of them has a measurement that is not in this list.
 # Later versions ignore what they do not know. So this list never changes.
 MEASURED_IN_1 = (

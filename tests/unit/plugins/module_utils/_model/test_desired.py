@@ -61,6 +61,7 @@ def test_a_new_tunnel_is_predicted(active, status):
         "active": active,
         "version": 1,
         "status": status,
+        "since": None,
         "source": "de-1",
         "target": "fi-1",
         "config": {},

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.marzban.tunnels.plugins.module_utils._errors import PanelError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import publishing, reports, validators
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import table as model_table
 from ansible_collections.marzban.tunnels.plugins.module_utils._node import health, reconcile, tunnel
@@ -128,3 +131,73 @@ def test_what_a_node_answers_is_documented():
     assert keys_in(tunnel_apply, "removed") == {*known, "error"}
     for module in (tunnel_apply, tunnel_health):
         assert keys_in(module, "tunnels", "measured") == set(validators.MEASURES)
+
+
+NOW = datetime(2026, 11, 22, 20, 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "seconds"),
+    [
+        ({"status": "error", "since": "2026-11-22T18:00:00"}, 7200.0),
+        ({"status": "connecting", "since": "2026-11-22T18:00:00"}, None),  # the panel had another one than this run
+        ({"status": "error", "since": None}, None),
+        ({"status": "error"}, None),  # a panel of an older version
+        ({"status": "error", "since": "2026-11-22T20:00:01"}, None),
+        *(({"status": "error", "since": text}, None) for text in ("", "yesterday", "2026-11-22T18:00:00Z\x1b", 5, [])),
+    ],
+)
+def test_since_when_is_only_told_of_what_the_run_has_measured(raw, seconds):
+    results = {"good": {"tunnels": [{**GOOD, "status": "error", "error": "no answer"}]}}
+    ages = reports.status_ages(results, [{"uuid": UUID, **raw}, 5, {"uuid": []}], NOW)
+    assert ages == ({} if seconds is None else {UUID: seconds})
+    assert reports.status_ages({"good": {"tunnels": [GOOD]}}, [{"uuid": UUID, **raw}], NOW) == {}
+
+
+class FakePanel:
+    """A fake of a panel: what a run asks it at its end."""
+
+    def __init__(self, api, tunnels=()):
+        self.api, self.asked, self._tunnels = api, [], {tunnel["id"]: tunnel for tunnel in tunnels}
+
+    def post_status(self, bodies):
+        self.asked.append(len(bodies))
+        return len(bodies), []
+
+    def tunnel(self, number):
+        self.asked.append(f"tunnel {number}")
+        if number not in self._tunnels:
+            raise PanelError("not_found", "Tunnel not found")
+        return self._tunnels[number]
+
+    def tunnels(self):
+        self.asked.append("list")
+        return list(self._tunnels.values())
+
+
+@pytest.mark.parametrize(
+    ("panel", "asked", "note"),
+    [
+        (
+            FakePanel(6, [{"id": 3, "uuid": UUID, "status": "error", "since": "2020-01-01T00:00:00"}]),
+            ["tunnel 3"],
+            True,
+        ),
+        (FakePanel(6), ["tunnel 3"], False),  # it was just deleted
+        (FakePanel(5), [], False),
+    ],
+)
+def test_the_table_says_since_when(panel, asked, note):
+    told = _panel_steps.Told(
+        {"good": {"tunnels": [{**GOOD, "status": "error", "error": "no answer"}]}}, NODES, {}, [], {}
+    )
+    made = _panel_steps.report(panel, told)
+    assert panel.asked == [1, *asked]
+    assert (made.reported, made.error) == (1, None)
+    assert ("error for " in "\n".join(made.table)) == note
+
+
+def test_a_panel_is_not_asked_since_when_all_is_well():
+    panel = FakePanel(6)
+    _panel_steps.report(panel, _panel_steps.Told({"good": {"tunnels": [GOOD]}}, NODES, {}, [], {}))
+    assert panel.asked == [1]

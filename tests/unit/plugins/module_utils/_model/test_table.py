@@ -296,3 +296,18 @@ def test_a_tunnel_that_the_list_left_out_is_told_unless_its_record_is_broken() -
         {"id": 4, "uuid": orphan["uuid"], "name": "de-fi", "nodes": ["de-1", "fi-1"], "error": "mtu: 1 is too small."}
     ]
     assert model_table.report(results, broken=broken)[1] == ["de-fi: mtu: 1 is too small."]
+
+
+def test_since_when_a_tunnel_carries_nothing():
+    ends = [end("a", "b", "error", error="no answer"), end("a", "b", "connecting", number=2), end("a", "b", number=3)]
+    _columns, table = shown(*ends, ages={"u1": 7300.0, "u2": 86400.0 * 3, "u4": 500.0})
+    assert ("error for 2 h" in table[1], "connecting for 3 d" in table[2]) == (True, True)
+    assert not any(" for " in line for line in table[3:])
+    assert all(model_table.width(line) <= model_table.COLUMNS for line in table)
+    assert not any(" for " in line for line in shown(*ends, ages={"u1": 59.0})[1]), "it has just begun"
+
+
+@given(st.text(max_size=40), st.integers(0, 10**9))
+def test_its_age_fits_a_terminal(name, age):
+    _columns, table = shown(end("a" * 50, "b" * 50, "error", error="x") | {"name": name}, ages={"u1": float(age)})
+    assert all(model_table.width(line) <= model_table.COLUMNS for line in table)
