@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.packages import Lacking
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
 from marzban_node.board import Board, Entry
 from marzban_node.engine import Applied
@@ -427,3 +428,30 @@ def test_a_view_that_a_run_has_applied_is_taken_over():
     assert world.told()["revision"] is None
     assert world.board.sync({}) == []
     assert world.board.tunnel(UUID) is None
+
+
+def test_an_end_that_is_not_well_has_a_symptom() -> None:
+    """Of a fixed set: the row of the troubleshooting guide. What lasts comes before what was seen a moment ago."""
+    world = World()
+    assert world.sees()["symptom"] is None
+    assert world.sees("error", 0, symptom="large-packets")["symptom"] == "large-packets"
+    assert world.sees(symptom=None)["symptom"] is None
+    for _look in range(3):
+        told = world.sees("connecting", 100)
+    assert (told["status"], told["symptom"]) == ("connecting", "connecting")
+    world.tunnel.peer_key = {"known": "a", "seen": "b"}
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.sees("error", 100, symptom="no-answer")["symptom"] == "reinstalled"
+    world.tunnel.peer_key = None
+    world.tunnel.refuse(Lacking("This host lacks openvpn."))
+    world.board.applied(world.kept, world.tunnel, ["openvpn"])
+    assert world.told()["symptom"] == "not-installed"
+
+
+@pytest.mark.parametrize(("lacks", "symptom"), [([], "dies"), (["the route R"], "taken-away")])
+def test_what_does_not_last_has_a_symptom(lacks: list[str], symptom: str) -> None:
+    world = World()
+    world.sees()
+    for _time in range(4):
+        told = dies(world, lacks)
+    assert (told["status"], told["symptom"]) == ("error", symptom)
