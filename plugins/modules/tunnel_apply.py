@@ -316,6 +316,7 @@ tunnels:
         post_quantum: {description: "Whether that holds against quantum computers, or null.", type: bool}
         data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
         certificate_days: {description: "Days until this end's certificate ends, or null where it has none.", type: int}
+        mtu: {description: "Bytes of the largest packet that passed in the last probe, or null.", type: int}
 removed:
   description: What was taken off, or would be in check mode.
   type: list

@@ -120,6 +120,7 @@ tunnels:
             post_quantum: {description: "Whether that resists quantum computers, or null.", type: bool}
             data_path: {description: "V(kernel) or V(userspace), or null.", type: str}
             certificate_days: {description: "Days until its certificate ends, or null.", type: int}
+            mtu: {description: "Bytes of the largest packet that passed in the last probe, or null.", type: int}
         age: {description: "Seconds since its last report, or null.", type: float}
     error:
       description: Why the record can't be used, or null. Fields of such a record that are not valid are null.
@@ -160,6 +161,7 @@ tunnels:
             post_quantum: false
             data_path: kernel
             certificate_days: null
+            mtu: 1440
           age: 12
 ports:
   description:

@@ -212,7 +212,7 @@ def test_status(api: Api, pair: Pair) -> None:
         "loss_percent": 12.5,
     }
     measured |= {"cipher": "AES_GCM_16-256", "key_exchange": "CURVE_25519/KE1_ML_KEM_768", "post_quantum": True}
-    measured |= {"data_path": "userspace", "certificate_days": -3}
+    measured |= {"data_path": "userspace", "certificate_days": -3, "mtu": 1340}
     assert report(api, tunnel, pair[0], measured=measured) == {"updated": 1, "rejected": []}
     seen = api.send("GET", path + "/status")
     assert (seen["status"], seen["stale"]) == ("active", False)
@@ -290,6 +290,29 @@ def test_stale_is_what_is_late() -> None:
     assert len(" ".join(["9999999"] * 5)) <= 64, "what the column takes"
 
 
+def test_a_symptom_is_kept_with_the_report(api: Api, pair: Pair) -> None:
+    """One that this panel does not know is left out: a run may be of a later version."""
+    tunnel = api.tunnel(*pair)
+
+    def symptoms() -> list[Any]:
+        ends = [api.send("GET", f"/api/tunnels/{tunnel['id']}{path}")["ends"][0] for path in ("", "/status")]
+        return [end["symptom"] for end in ends]
+
+    assert symptoms() == [None, None]
+    for said, kept in (("no-answer", "no-answer"), ("later-word", None), ("keys", "keys"), (None, None)):
+        assert report(api, tunnel, pair[0], "error", error="it is dead", symptom=said)["updated"] == 1
+        assert symptoms() == [kept, kept]
+    report(api, tunnel, pair[0], "error", error="it is dead", symptom="keys")
+    api.send("PUT", f"/api/tunnels/{tunnel['id']}", {"config": '{"mtu": 1400}'})
+    assert symptoms() == [None, None], "it was about the former record"
+    api.refused(
+        "POST",
+        "/api/tunnels/status",
+        {"reports": [{"uuid": "u", "node": "n", "version": 1, "status": "error", "symptom": 7}]},
+        422,
+    )
+
+
 def test_reports_about_another_version(api: Api, pair: Pair) -> None:
     tunnel = api.tunnel(*pair)
     api.send("PUT", f"/api/tunnels/{tunnel['id']}", {"is_active": False})
@@ -318,6 +341,7 @@ def test_reports_about_another_version(api: Api, pair: Pair) -> None:
         ({"measured": {"data_path": "hyperspace"}}, "reports.0.measured.data_path"),
         ({"measured": {"certificate_days": 1.5}}, "reports.0.measured.certificate_days"),
         ({"measured": {"certificate_days": 10**6}}, "reports.0.measured.certificate_days"),
+        ({"measured": {"mtu": 65536}}, "reports.0.measured.mtu"),
         ({"private_key": "x"}, "reports.0.private_key"),
     ],
 )

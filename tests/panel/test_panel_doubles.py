@@ -211,6 +211,7 @@ GOOD_MEASURED: dict[str, st.SearchStrategy[Any]] = {
     "post_quantum": st.none() | st.booleans(),
     "data_path": st.sampled_from([None, *validators.DATA_PATHS]),
     "certificate_days": st.none() | st.integers(-36500, 36500),
+    "mtu": st.none() | st.integers(1, 65535),
     "unknown": ANYTHING,
 }
 

@@ -38,6 +38,7 @@ TUNNEL: dict[str, Any] = dict.fromkeys(
     "refused": False,
     "missing": [],
     "doing": False,
+    "recoveries": dict.fromkeys(("put_back", "process", "session", "mtu", "peer"), 0),
 }
 LIST = {
     "api": 1,

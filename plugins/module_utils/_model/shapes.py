@@ -74,6 +74,7 @@ class Measured(TypedDict, total=False):
     post_quantum: bool | None
     data_path: str | None
     certificate_days: int | None
+    mtu: int | None
 
 
 # Records and views
@@ -159,6 +160,18 @@ class Peer(TypedDict):
     public: Public | None
 
 
+class NarrowPath(TypedDict):
+    """A path that takes smaller packets than its route says: ``mtu`` is what fits inside the tunnel, in bytes.
+
+    ``before``: the MTU that did not pass. ``way``: the one that the route allowed then; null where that is not known
+    yet.
+    """
+
+    mtu: int
+    before: int
+    way: int | None
+
+
 class Applied(TypedDict, total=False):
     """What is ours on the interface. ``rules``: a digest of what nft lists."""
 
@@ -169,6 +182,7 @@ class Applied(TypedDict, total=False):
     psk_since: int  # and when it was switched on, in seconds since 1970
     fingerprint: str | None  # OpenVPN: of the certificate in use
     conf: str  # IPsec: a digest of the connection that charon was given
+    narrow: NarrowPath
 
 
 class State(TypedDict):

@@ -367,6 +367,7 @@ MEASURES: dict[str, Check[Any]] = {
     "post_quantum": boolean,
     "data_path": lambda value, field: choice(value, field, DATA_PATHS),
     "certificate_days": lambda value, field: integer(value, field, -36500, 36500),  # below 0: it has ended
+    "mtu": lambda value, field: integer(value, field, 1, 65535),
 }
 
 

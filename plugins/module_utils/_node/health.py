@@ -126,10 +126,12 @@ def _explain(protocol: Protocol, tunnel: Tunnel, repaired: bool) -> None:
     One that has a key here and nothing else waits for a run, as tunnel_apply says: its peer was not known then. Where
     there is not even a key, no run has reached this host, or it refused the tunnel.
     """
-    if not tunnel.wanted or tunnel.measured is not None:
-        return
-    interface = tunnel.view["interface"]
+    interface = tunnel.view["interface"] if tunnel.checked else ""
     advice = "this host's node service sees to it" if repaired else "run marzban.tunnels.apply"
+    if tunnel.hangs:
+        tunnel.fail("%s runs and does not answer: %s" % (tunnel.hangs, advice), symptoms.DIES)
+    if not tunnel.wanted or tunnel.measured is not None or tunnel.hangs:
+        return
     late = "it was not applied on this host yet: %s" % advice
     if tunnel.state is None:
         tunnel.fail(late, symptoms.NOT_INSTALLED)

@@ -10,26 +10,36 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 
 from .._errors import Error, printable
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 30  # seconds that a command may take
+LEAST = 0.5  # seconds to read what a command has said by then: the pipe holds 64 KiB of it
+PATIENCE = 10.0  # seconds that a process which may hang has for an answer
 
 
 class CommandError(Error):
     """A command that failed. Its text never holds what the command read or what a secret command printed."""
 
 
-class Host:
-    """This host. ``check`` is check mode: a command that would change something is refused by an assertion."""
+class Hangs(CommandError):
+    """A command that did not end in time."""
 
-    def __init__(self, check: bool = False) -> None:
-        self.check = check
+
+class Host:
+    """This host. ``check`` is check mode: a command that would change something is refused by an assertion.
+
+    ``patience``: seconds that ``ask`` waits for an answer.
+    """
+
+    def __init__(self, check: bool = False, patience: float = PATIENCE) -> None:
+        self.check, self.patience = check, patience
         path = os.environ.get("PATH", "")
         self._environment = {"LC_ALL": "C", "PATH": PATH + (":" + path if path else "")}
         self._found: dict[str, bool] = {}
-        self._started: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+        self._started: dict[tuple[str, ...], tuple[subprocess.Popen[str], float]] = {}  # and when
 
     def has(self, program: str) -> bool:
         """Whether a program is on the PATH."""
@@ -45,11 +55,11 @@ class Host:
         for argv in commands:
             if argv not in self._started and self.has(argv[0]):
                 with contextlib.suppress(OSError):  # which the query itself reports
-                    self._started[argv] = self._start(argv)
+                    self._started[argv] = self._start(argv), time.monotonic()
 
     def drop_prefetched(self) -> None:
         """Forgets what was prefetched and not used: it may be older than what is on the host now."""
-        for process in self._started.values():
+        for process, _begun in self._started.values():
             process.kill()
             process.communicate()
         self._started = {}
@@ -61,6 +71,18 @@ class Host:
         """
         try:
             return self._run(argv, stdin=stdin, lenient=lenient)
+        except CommandError:
+            return None
+
+    def ask(self, *argv: str, lenient: bool = False, share: float = 1.0) -> str | None:
+        """``query`` of a process that may hang. Raises Hangs.
+
+        It has ``patience`` seconds since the question, or a ``share`` of them.
+        """
+        try:
+            return self._run(argv, timeout=self.patience * share, lenient=lenient)
+        except Hangs:
+            raise
         except CommandError:
             return None
 
@@ -113,15 +135,17 @@ class Host:
     ) -> str:
         name = " ".join(argv)
         try:
-            process = self._started.pop(argv, None) or self._start(argv)
+            started = self._started.pop(argv) if argv in self._started else (self._start(argv), time.monotonic())
         except OSError as error:
             raise CommandError("%s can't be run: %s" % (printable(name), error.strerror)) from None
+        process, begun = started
         with process:
             try:
-                output, said = process.communicate("" if stdin is None else stdin, timeout)
+                left = max(LEAST, begun + timeout - time.monotonic())
+                output, said = process.communicate("" if stdin is None else stdin, left)
             except subprocess.TimeoutExpired:
                 process.kill()
-                raise CommandError("%s did not end in %d s" % (printable(name), timeout)) from None
+                raise Hangs("%s did not end in %d s" % (printable(name), timeout)) from None
             except BaseException:  # as subprocess.run has it
                 process.kill()
                 raise

@@ -14,14 +14,14 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, Iterator, Mapping, NamedTuple
 
 from .._errors import Error, FieldError
 from .._model import validators, views
 from .files import read, remove, write
 
 if TYPE_CHECKING:
-    from .._model.shapes import State, View
+    from .._model.shapes import NarrowPath, State, View
 
 PLACE = "/var/lib/marzban-node"
 SETTINGS = "/etc/marzban/node_service/settings.json"
@@ -70,12 +70,16 @@ class Terms(NamedTuple):
     ``revisions``: ``{uuid: the panel's text for what it wants}``; a run has none. ``trusted_keys``: None where the
     peers' public halves in the views are good; else ``{uuid: public key}`` of peers that may have another key than last
     time. What else has changed of a peer's half is then left for a run.
+    ``paths``: ``{uuid: what was found of its path, or None where its MTU may be as before}``. ``renew``: uuids of
+    tunnels whose session is to be made again.
     """
 
     accept_older: bool = False
     revisions: Dict[str, str] = {}
     trusted_keys: "Dict[str, str] | None" = None
     in_order: bool = False
+    paths: "Dict[str, NarrowPath | None]" = {}
+    renew: Collection[str] = ()
 
 
 class Kept:

@@ -15,6 +15,7 @@ from .files import read
 from .host import Host
 from .netdev import Live
 from .observation import Observation
+from .path import LOWERED, narrow_path
 from .ping import ping_all
 from .status import status
 from .tunnel import Tunnel
@@ -56,7 +57,7 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
             if tunnel.refused:
                 continue
             tunnel.status = "connecting" if tunnel.view["active"] else "inactive"
-            tunnel.error = tunnel.symptom = tunnel.note = None
+            tunnel.error = tunnel.symptom = tunnel.note = tunnel.hangs = tunnel.narrow = None
             if tunnel.wanted and work.protocol.up(tunnel.view, seen[work.protocol.name])[0]:
                 running[tunnel.uuid] = (work, tunnel)
     pings: dict[str, Any] = {}
@@ -64,7 +65,8 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
     if probe and running:
         targets = {u: (work.protocol.ping_from(t.view), inside(t.view)) for u, (work, t) in running.items()}
         mtus = {uuid: _mtu(tunnel.view["interface"]) for uuid, (_work, tunnel) in running.items()}
-        pings, narrow = ping_all(targets, {uuid: mtu for uuid, mtu in mtus.items() if mtu})
+        pings, narrow, passed = ping_all(targets, {uuid: mtu for uuid, mtu in mtus.items() if mtu})
+        pings = {uuid: dict(ping, mtu=passed.get(uuid)) for uuid, ping in pings.items()}
     measured = {
         uuid: _measured(work.protocol, tunnel, seen, pings.get(uuid)) for uuid, (work, tunnel) in running.items()
     }
@@ -83,11 +85,30 @@ def measure(host: Host, works: list[Work], probe: bool = True) -> None:
             tunnel.received = measured[uuid]["rx_bytes"]
         heard = None not in (tunnel.received, found["rx_bytes"]) and tunnel.received != found["rx_bytes"]
         up = protocol.up(tunnel.view, seen[protocol.name])[1]
-        tunnel.status, said = status(tunnel.view, found, up, protocol, heard, narrow.get(uuid))
+        tunnel.narrow = narrow.get(uuid)
+        tunnel.status, said = status(tunnel.view, found, up, protocol, heard, tunnel.narrow)
         if tunnel.status == "error":
             tunnel.fail(said or "no traffic", symptoms.of_probe("error", found, protocol.session_limit))
         else:
-            tunnel.note = said
+            tunnel.note = said or lowered(tunnel)
+    for work in works:
+        for tunnel in work.tunnels:
+            if tunnel.wanted and tunnel.view["interface"] in seen[work.protocol.name]["hangs"] and not passes(tunnel):
+                tunnel.hangs = work.protocol.process(tunnel.view["interface"])
+
+
+def passes(tunnel: Tunnel) -> bool:
+    """Whether a ping was answered when it was measured last."""
+    loss = tunnel.measured["loss_percent"] if tunnel.measured else None
+    return loss is not None and loss < 100
+
+
+def lowered(tunnel: Tunnel) -> str | None:
+    """The note of a tunnel that passes packets, and had its MTU lowered for that."""
+    narrow = narrow_path(tunnel.state["applied"] if tunnel.state else {})
+    if narrow is None or tunnel.view["mtu"] is not None or not passes(tunnel):
+        return None
+    return LOWERED.format(narrow["mtu"], narrow["before"])
 
 
 def _measured(protocol: Protocol, tunnel: Tunnel, seen: dict[str, Live], ping: dict[str, Any] | None) -> Measured:
@@ -139,4 +160,5 @@ NOTHING: Measured = {
     "post_quantum": None,
     "data_path": None,
     "certificate_days": None,
+    "mtu": None,
 }

@@ -130,6 +130,14 @@ def path_mtus(host: Host, addresses: Iterable[str], known: Links) -> dict[str, i
     return found
 
 
+def ways(host: Host, addresses: Iterable[str]) -> dict[str, str]:
+    """``{address: by which interface, gateway and own address packets go there}``, to see whether that changes."""
+    wanted = sorted(set(addresses))
+    found = _json(_paths(host, wanted), "ip -j route get") if wanted else []
+    names = ("dev", "gateway", "prefsrc")
+    return {route["dst"]: " ".join(str(route.get(name)) for name in names) for route in found if "dst" in route}
+
+
 def _paths(host: Host, wanted: Iterable[str]) -> str | None:
     stdin = "".join("route get %s\n" % address for address in wanted)
     return host.query(*PATHS, stdin=stdin, lenient=True)

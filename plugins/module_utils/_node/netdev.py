@@ -18,7 +18,7 @@ from .._errors import Error, FieldError
 from .net import Route
 
 if TYPE_CHECKING:
-    from .._model.shapes import Applied, View
+    from .._model.shapes import Applied, NarrowPath, View
 
 LEAST, USUAL, MOST = 1280, 1420, 9200  # bytes of an MTU
 
@@ -40,6 +40,7 @@ class Plan:
         self.first: list[tuple[str, ...]] = []  # commands that give up what another tunnel may get in this run
         self.hot: list[tuple[str, ...]] = []  # commands
         self.whole_host: dict[str, str] = {}  # path: text of the files that are not the tunnel's alone, for all to read
+        self.narrow: NarrowPath | None = None  # the path, where the MTU is lower because of it
         self.changes: list[str] = []
 
     def write(self, path: str, before: str | None, after: str | None) -> bool:

@@ -44,10 +44,12 @@ class Pinged(NamedTuple):
     """``answers``: ``{key: Answered}``. ``narrow``: where small packets pass and large ones do not.
 
     ``{key: (the size that does not pass, the largest that does, or None where not even LEAST does)}``, in bytes.
+    ``passed``: ``{key: bytes of the largest packet that passed}``, of those of which that is known.
     """
 
     answers: Dict[Any, Answered]
     narrow: Dict[Any, "tuple[int, int | None]"]
+    passed: Dict[Any, int] = {}
 
 
 def ping_all(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int] | None = None) -> Pinged:
@@ -58,6 +60,7 @@ def ping_all(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int] | 
     """
     answers: dict[Any, Answered] = {}
     failing: dict[Any, Probe] = {}
+    passed: dict[Any, int] = {}
     keys = list(targets)
     large = {key: (size,) for key, size in (sizes or {}).items()}
     for start in range(0, len(keys), AT_ONCE):
@@ -66,9 +69,17 @@ def ping_all(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int] | 
         # What came up meanwhile lost pings by beginning, not by losing: it is asked again.
         probes.update(_ping({key: some[key] for key, probe in probes.items() if probe.began_late}, large))
         answers.update({key: probes[key].answer() if key in probes else dict(UNKNOWN) for key in some})
+        passed.update({key: max(probe.passed) for key, probe in probes.items() if probe.passed})
         failing.update({key: probe for key, probe in probes.items() if probe.is_narrow})
     found = {key: (large[key][0], size) for key, size in _largest(targets, failing).items()}
-    return Pinged(answers, found)
+    passed.update({key: size for key, (_fails, size) in found.items() if size is not None})
+    return Pinged(answers, found, passed)
+
+
+def takes(targets: Mapping[Any, tuple[str, str]], sizes: Mapping[Any, int], patience: float) -> set[Any]:
+    """The keys of which packets of that size pass as small ones do, as in ``ping_all``. After ``patience`` seconds."""
+    probes = _ping(targets, {key: (size,) for key, size in sizes.items()}, patience)
+    return {key for key, probe in probes.items() if probe.rtts and probe.passed}
 
 
 def _largest(targets: Mapping[Any, tuple[str, str]], failing: Mapping[Any, Probe]) -> dict[Any, int | None]:

@@ -17,11 +17,12 @@ from .measure import had_session
 from .memory import Memory
 from .netdev import Live
 from .observation import Observation
+from .path import narrow_path
 from .state import Folders, anothers
 from .tunnel import Tunnel, give_up_interfaces
 
 if TYPE_CHECKING:
-    from .._model.shapes import State
+    from .._model.shapes import Applied, NarrowPath, State
 
 
 class Part(NamedTuple):
@@ -37,7 +38,8 @@ class Plans:
     """The plans of one run. ``observation``: the host before anything is taken down.
 
     ``resolved``: ``{name or address of a peer: its addresses}``. ``endpoints`` and ``lifelines`` as ``Guard`` has them,
-    of the tunnels of all protocols; who asks for the latter is answered the same in the whole run.
+    of the tunnels of all protocols; who asks for the latter is answered the same in the whole run. ``paths`` as
+    ``Terms`` has them: of other tunnels what their states remember counts.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Plans:
         resolved: dict[str, list[str]],
         endpoints: Mapping[str, set[str]],
         lifelines: Callable[[], Mapping[str, str]],
+        paths: Mapping[str, NarrowPath | None],
     ) -> None:
         self.folders, self.memory, self.resolved, self.endpoints = folders, memory, resolved, endpoints
-        self._find_lifelines = lifelines
+        self._find_lifelines, self._paths = lifelines, paths
         self._found_lifelines: Mapping[str, str] | None = None  # not asked yet
         self._tried: Guard | None = None
         self._ways = observation.routes  # asked for now, because what is taken down would be missing later
@@ -155,6 +158,7 @@ class Plans:
         return pending
 
     def _situation(self, tunnel: Tunnel, observation: Observation, live: Live, mtus: dict[str, int]) -> Situation:
+        applied: Applied = tunnel.state["applied"] if tunnel.state else {}
         return Situation(
             view=tunnel.view,
             template=not_none(tunnel.template, "or it would be refused")["text"],
@@ -162,6 +166,7 @@ class Plans:
             peer_public=not_none(tunnel.peer_public, "or it would wait"),
             state=tunnel.state,
             held=tunnel.held,
+            narrow=self._paths[tunnel.uuid] if tunnel.uuid in self._paths else narrow_path(applied),
             live=live,
             routes=observation.routes,
             resolved=self.resolved,

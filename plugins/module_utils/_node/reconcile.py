@@ -22,7 +22,7 @@ from .._errors import Error, FieldError, not_none
 from .._model import validators, views
 from .._protocols import registry
 from .._protocols.base import Protocol
-from . import lifelines, net, packages
+from . import hung, lifelines, net, packages
 from .claims import Claims
 from .files import read
 from .guard import endpoints_of
@@ -168,7 +168,7 @@ class Apply:
     def _protocol(self, kind: str) -> Protocol:
         if kind not in self._protocols:
             made = registry.protocol(kind)(self.host, self.folders, **self.options.get(kind, {}))
-            made.paired, made.new_keys = self.paired, self.new_keys
+            made.paired, made.new_keys, made.renew = self.paired, self.new_keys, self.claims.terms.renew
             self._protocols[kind] = made
         return self._protocols[kind]
 
@@ -204,13 +204,16 @@ class Apply:
         runnable = [tunnel for tunnel in tunnels if not tunnel.refused and tunnel.view["active"]]
         resolved = net.resolve({tunnel.view["peer"]["endpoint"] for tunnel in runnable})
         endpoints = endpoints_of(((t.view, views.title(t.view)) for t in runnable), resolved)
+        if hung.end(self.host, parts, observation, resolved):
+            observation = self._observe(parts, parts)
         for part in parts:
             self.keyring.load(part.protocol, part.tunnels)
         for tunnel in runnable:
             if not tunnel.refused:  # its key may be broken
                 find_peer(tunnel, self.claims.terms.trusted_keys)
         lines = functools.partial(lifelines.find, self.host, self.panel_addresses)
-        self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines)
+        paths = self.claims.terms.paths
+        self.plans = Plans(self.folders, self.memory, tunnels, parts, observation, resolved, endpoints, lines, paths)
         for part in parts:
             waits = self.plans.try_out(part, parts, observation)
             if waits:
@@ -259,7 +262,10 @@ class Apply:
             live, changed = protocol.observe(self._observe(parts, ahead), interfaces), True
         for tunnel in tunnels:
             if tunnel.wanted and tunnel.plan:
-                self.memory.remember(tunnel, protocol.applied(tunnel.view, live))
+                applied = protocol.applied(tunnel.view, live)
+                if tunnel.plan.narrow:
+                    applied["narrow"] = tunnel.plan.narrow
+                self.memory.remember(tunnel, applied)
         return Work(protocol, tunnels, live, changed)
 
     def _preflight(self, part: Part) -> None:

@@ -39,6 +39,8 @@ class Tunnel:
         self.peer_key: dict[str, str] | None = None  # the peer shows another key than the one that is used
         self.measured: Measured | None = None
         self.lacks: list[str] = []  # what others have taken from it, for a person
+        self.hangs: str | None = None  # the unit of its process, which runs and does not answer
+        self.narrow: tuple[int, int | None] | None = None  # as ``ping.Pinged`` has it
         self.received: int | None = None  # bytes when it was looked at first, to see whether more come in
         self.refused = self.needs_peer = self.new = self.had_session = False
         self.lacks_key = False  # one has to be made

@@ -18,6 +18,7 @@ tunnel's folder, a *public half* is a dict of docs/development/contract.md, ``?`
   ``observe_applied`` adds what ``lacking`` compares, and ``observe`` what a plan needs
 - ``brief_queries()``, ``applied_queries()``, ``queries()`` → the commands that these three ask
 - ``make_plan(situation)`` → a ``netdev.Plan`` (or a subclass)
+- ``find_hung(observation, interfaces)`` → those whose process runs and does not answer; ``end_hung(interfaces)``
 - ``up(view, live)`` → (runs, seconds?); ``measured(view, live, ping)`` → MEASURED
 
 and, where the defaults below don't do: ``exchange``, ``sealed``, ``acknowledge``, ``applied``, ``lacking``,
@@ -31,12 +32,13 @@ import dataclasses
 import glob
 import os
 import time
-from typing import TYPE_CHECKING, Any, Callable, Iterable, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, List, NamedTuple, Sequence
 
 from .._errors import Error, FieldError
 from .._model import symptoms
 from .._node import files as node_files
 from .._node import netdev
+from .._node import path as node_path
 from .._node import units as node_units
 from .._node.host import Host
 from .._node.net import Route
@@ -48,10 +50,11 @@ from . import x25519
 from .keys import Keys
 
 if TYPE_CHECKING:
-    from .._model.shapes import Applied, Public, State, View
+    from .._model.shapes import Applied, NarrowPath, Public, State, View
 
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
+ENDED, RENEWED = "ended: it did not answer", "session made again"  # of ``changes``
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
 HELD = (
     "It is lost, and what runs would have to be started again, which needs it. What runs goes on as it is, until %s "
@@ -101,6 +104,7 @@ class Situation:
     resolved: dict[str, list[str]]  # name or address of a peer: its addresses
     mtus: dict[str, int]  # address: bytes of the MTU of the route there
     held: bool = False  # only what runs has this end's key: there is no file of it
+    narrow: NarrowPath | None = None  # what is known of the path; after the plan, what counted of it
 
     @property
     def applied_here(self) -> bool:
@@ -125,6 +129,7 @@ class Protocol(Keys):
     role = ""  # that installs what it needs, where it has another name
     session_limit: int | None = None
     forgets_sessions = False
+    carries = True  # its processes carry the packets, so that nothing passes when they hang
     packages: Packages
     outside = {4: 60, 6: 80}  # bytes that the protocol and the outer packet take
     program = ""  # whose last words in the journal say why a unit did not start
@@ -134,6 +139,7 @@ class Protocol(Keys):
         self.folders = folders
         self.paired: set[str] = set()  # uuids of the tunnels whose other end is applied in the same round
         self.new_keys: set[str] = set()  # of those: where a key was made in this run, so that no traffic can be lost
+        self.renew: Collection[str] = ()  # uuids of the tunnels whose session is to be made again
 
     def missing(self) -> list[str]:
         """The capabilities that a tunnel needs and this host lacks."""
@@ -197,8 +203,25 @@ class Protocol(Keys):
         return dict(live, links=observation.links, tables=observation.tables)
 
     def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
-        """What changes by itself; each protocol adds its own to the units."""
-        return {"units": observation.units, "now": observation.now}
+        """What changes by itself; each protocol adds its own to the units.
+
+        ``hangs``: the interfaces of which the process runs and does not answer.
+        """
+        return {"units": observation.units, "now": observation.now, "hangs": set()}
+
+    # Processes that hang
+
+    def process(self, interface: str) -> str:
+        """The unit of the process that carries an interface's packets, or agrees on its keys."""
+        return self.units(interface)[0]
+
+    def find_hung(self, observation: Observation, interfaces: Sequence[str]) -> set[str]:
+        """The interfaces of which the process runs and does not answer."""
+        return set()
+
+    def end_hung(self, interfaces: Collection[str]) -> None:
+        """Ends the processes of these interfaces, which do not end by themselves. What is missing then is started."""
+        self.host.try_run("systemctl", "kill", "--signal=KILL", *sorted({self.process(name) for name in interfaces}))
 
     def note_silence(self, views: list[View], live: Live, resolved: dict[str, list[str]]) -> None:
         """Finds out, by pings, which peers of ``views`` are not where they were, and notes it in ``live``."""
@@ -249,7 +272,9 @@ class Protocol(Keys):
             interface = situation.view["interface"]
             live = netdev.leave_out(situation.live, interface, self.units(interface))
             situation = dataclasses.replace(situation, live=live)
-        return self.make_plan(situation)
+        plan = self.make_plan(situation)
+        plan.narrow = situation.narrow
+        return plan
 
     def without_ipv6(self, situation: Situation) -> Situation:
         """The situation on a host where IPv6 is off. Raises FieldError when nothing is left of the tunnel."""
@@ -263,19 +288,27 @@ class Protocol(Keys):
         """The plans so far were a trial: what was noted for them does not count any more."""
 
     def mtu(self, situation: Situation, before: int | None = None) -> int:
-        """The MTU inside: the view's, else that of the way to the peer less what the protocol takes.
+        """The MTU inside: the view's, else that of the way to the peer less what the protocol takes, or less.
 
         ``before`` is the one of the last run: it stays when there is no way now.
         """
-        view = situation.view
+        view, narrow = situation.view, situation.narrow
         if view["mtu"] is not None:
+            situation.narrow = None
             return view["mtu"]
         found = [
             min(situation.mtus[address], netdev.MOST) - self.outside[6 if ":" in address else 4]
             for address in situation.resolved.get(view["peer"]["endpoint"]) or []
             if address in situation.mtus
         ]
-        return max(netdev.LEAST, min(found)) if found else before or netdev.USUAL
+        if not found:
+            return before or netdev.USUAL
+        way = max(netdev.LEAST, min(found))
+        if narrow is None or not node_path.holds(narrow, way):
+            situation.narrow = None
+            return way
+        situation.narrow = {"mtu": narrow["mtu"], "before": narrow["before"], "way": way}
+        return narrow["mtu"]
 
     # Doing it
 

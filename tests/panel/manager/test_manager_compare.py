@@ -181,6 +181,23 @@ def test_a_hostile_answer_is_refused_with_a_sentence(number: int) -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        ("keys", "keys"),
+        ("<b>", None),
+        ("later-word", None),
+        (["keys"], None),
+        ({}, None),
+        (7, None),
+        ("x" * 9999, None),
+    ],
+)
+def test_a_symptom_is_one_of_those_that_are_known(said: Any, taken: str | None) -> None:
+    """The page makes a link of it."""
+    assert answers.tunnel(shown(symptom=said)).symptom == taken
+
+
 def test_what_a_node_says_is_one_line() -> None:
     seen = answers.tunnel(shown(error="two\nlines \x1b[31m" + "x" * 3000))
     assert seen.error is not None

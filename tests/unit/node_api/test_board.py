@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.packages import Lacking
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
-from marzban_node.board import Board
+from marzban_node.board import Board, Entry
 from marzban_node.engine import Applied
 from marzban_node.panels import Panel
+from marzban_node.recoveries import Repair
 from marzban_node.work import Worker
 from tests.support import views
 
@@ -34,7 +36,7 @@ class World:
         self.kept = KeptView(view, "r")
         self.tunnel = Tunnel(view)
         self.tunnel.checked = view
-        state: Any = {"interface": view["interface"], "version": view["version"]}
+        state: Any = {"interface": view["interface"], "version": view["version"], "applied": {}}
         self.tunnel.state = state
         self.board.sync({UUID: self.kept})
         self.board.applied(self.kept, self.tunnel, [])
@@ -56,7 +58,10 @@ class World:
         return told
 
     def broken(self) -> list[bool]:
-        return [probe for _entry, probe in self.board.broken([self.tunnel], self.now - 1)]
+        return [repair.probe for _entry, repair in self.repairs()]
+
+    def repairs(self) -> list[tuple[Entry, Repair]]:
+        return self.board.broken([self.tunnel], self.now - 1)
 
 
 def test_a_tunnel_is_active_for_as_long_as_a_probe_was_answered_twelve_seconds_ago():
@@ -115,7 +120,7 @@ def dies(world: World, lacks: list[str]) -> dict[str, Any]:
     world.sees("error", 0 if lacks else None, lacks=lacks)
     assert world.broken() == [False]
     world.tunnel.changes = ["started"]
-    world.board.applied(world.kept, world.tunnel, [], repaired=True)
+    world.board.applied(world.kept, world.tunnel, [], Repair())
     return world.told()
 
 
@@ -166,8 +171,8 @@ def test_what_does_not_last_has_one_line_in_the_journal(caplog: pytest.LogCaptur
         for _look in range(12):
             world.now += 15
             world.sees("error", None)
-            for entry, probe in world.board.broken([world.tunnel], world.now - 1):
-                assert worker.repair(panel, entry.kept, probe).done.wait(10)
+            for entry, repair in world.repairs():
+                assert worker.repair(panel, entry.kept, repair).done.wait(10)
     worker.end()
     worker.join()
     said = [record.getMessage() for record in caplog.records]
@@ -207,22 +212,63 @@ def test_what_runs_again_without_an_answer_is_not_an_error_for_ever():
 
 
 def test_a_silent_peer_is_looked_for_by_its_name_only():
-    for endpoint, expected in (("fi.example", [True]), ("203.0.113.4", [])):
+    for endpoint, expected in (("fi.example", [("peer", True)]), ("203.0.113.4", [("session", False)])):
         view: Any = views.view()
         world = World(peer={**view["peer"], "endpoint": endpoint})
         world.sees()
         for _look in range(3):
             world.sees("connecting", 100)
-        assert world.broken() == expected, endpoint
+        assert [(repair.kind, repair.probe) for _entry, repair in world.repairs()] == expected, endpoint
+
+
+def test_a_process_that_hangs_is_ended_after_two_looks_and_told() -> None:
+    world = World()
+    world.sees()
+    assert world.sees("error", None, hangs="wg-quick@mz3.service")["status"] == "active", "it may be busy"
+    assert world.broken() == []
+    told = world.sees("error", None, hangs="wg-quick@mz3.service")
+    assert (told["status"], told["error"]) == ("error", "it is dead")
+    assert [repair.kind for _entry, repair in world.repairs()] == ["process"]
+    world.tunnel.changes = ["wg-quick@mz3.service ended: it did not answer", "started"]
+    world.board.applied(world.kept, world.tunnel, [], Repair("process"))
+    assert world.told()["recoveries"] == {"put_back": 0, "process": 1, "session": 0, "mtu": 0, "peer": 0}
+    assert world.sees(hangs=None)["status"] == "active"
+
+
+def test_a_link_that_flaps_is_never_active_and_never_repaired() -> None:
+    world = World()
+    told = []
+    for _time in range(12):
+        told.append(world.sees())
+        for _look in range(3):
+            told.append(world.sees("connecting", 100))
+            assert not (told[-1]["error"] and world.repairs())
+    said = [answer["error"] for answer in told]
+    first = said.index(told[-1]["error"])
+    assert set(said[first:]) == {told[-1]["error"]}
+    assert "the path between" in said[-1]
+    assert {answer["status"] for answer in told[first:]} == {"error"}
+
+
+@pytest.mark.parametrize(("taken", "counted"), [("s", 1), ("k", 0)])
+def test_the_key_of_a_peer_that_was_set_up_again_is_counted_when_it_is_accepted(taken: str, counted: int) -> None:
+    world = World()
+    world.tunnel.peer_key = {"known": "k", "seen": "s"}
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.told()["recoveries"]["peer"] == 0
+    world.tunnel.peer_key = None
+    world.tunnel.view["peer"] = {**world.tunnel.view["peer"], "public": {"public_key": taken}}
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.told()["recoveries"]["peer"] == counted
 
 
 @pytest.mark.parametrize(
     ("active", "changes", "expected"),
     [
         (False, {}, [False]),  # something of it is still here
-        (False, {"state": {"interface": None, "version": 4}}, []),
+        (False, {"state": {"interface": None, "version": 4, "applied": {}}}, []),
         (True, {"state": None}, [False]),
-        (True, {"state": {"interface": "mz3", "version": 0}}, [False]),  # an older one was applied
+        (True, {"state": {"interface": "mz3", "version": 0, "applied": {}}}, [False]),  # an older one was applied
         (True, {"waiting_for": "fi-1", "measured": None}, []),
     ],
 )
@@ -283,9 +329,9 @@ def test_what_is_to_be_off_and_still_runs_is_not_told_as_off():
     ("state", "active", "expected"),
     [
         (None, True, (0, True)),
-        ({"interface": "mz3", "version": 3}, True, (3, True)),
-        ({"interface": "mz3", "version": 3}, False, (3, True)),
-        ({"interface": None, "version": 3}, False, (3, False)),
+        ({"interface": "mz3", "version": 3, "applied": {}}, True, (3, True)),
+        ({"interface": "mz3", "version": 3, "applied": {}}, False, (3, True)),
+        ({"interface": None, "version": 3, "applied": {}}, False, (3, False)),
     ],
 )
 def test_a_service_that_has_just_begun_tells_what_is_on_the_host(state, active, expected):
@@ -382,3 +428,30 @@ def test_a_view_that_a_run_has_applied_is_taken_over():
     assert world.told()["revision"] is None
     assert world.board.sync({}) == []
     assert world.board.tunnel(UUID) is None
+
+
+def test_an_end_that_is_not_well_has_a_symptom() -> None:
+    """Of a fixed set: the row of the troubleshooting guide. What lasts comes before what was seen a moment ago."""
+    world = World()
+    assert world.sees()["symptom"] is None
+    assert world.sees("error", 0, symptom="large-packets")["symptom"] == "large-packets"
+    assert world.sees(symptom=None)["symptom"] is None
+    for _look in range(3):
+        told = world.sees("connecting", 100)
+    assert (told["status"], told["symptom"]) == ("connecting", "connecting")
+    world.tunnel.peer_key = {"known": "a", "seen": "b"}
+    world.board.applied(world.kept, world.tunnel, [])
+    assert world.sees("error", 100, symptom="no-answer")["symptom"] == "reinstalled"
+    world.tunnel.peer_key = None
+    world.tunnel.refuse(Lacking("This host lacks openvpn."))
+    world.board.applied(world.kept, world.tunnel, ["openvpn"])
+    assert world.told()["symptom"] == "not-installed"
+
+
+@pytest.mark.parametrize(("lacks", "symptom"), [([], "dies"), (["the route R"], "taken-away")])
+def test_what_does_not_last_has_a_symptom(lacks: list[str], symptom: str) -> None:
+    world = World()
+    world.sees()
+    for _time in range(4):
+        told = dies(world, lacks)
+    assert (told["status"], told["symptom"]) == ("error", symptom)

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from ..._errors import Error, printable
-from ..._node.host import Host
+from ..._node.host import Hangs, Host
 from . import plan as planning
 from . import swanctl
 
@@ -58,12 +58,31 @@ class Charon:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.hangs = False  # it runs and does not answer: then it is not asked again
         self._asked: dict[str, Any] = {}
+        self._heard: dict[str, swanctl.Messages | None] = {}  # until it is used
 
     def ask(self, what: str) -> swanctl.Messages | None:
         """What swanctl says, as dicts, or None where charon doesn't answer."""
-        said = self.host.query(*command(what)) if self.host.has("swanctl") else None
+        if what in self._heard:
+            return self._heard.pop(what)
+        if self.hangs or not self.host.has("swanctl"):
+            return None
+        try:
+            said = self.host.ask(*command(what))
+        except Hangs:
+            self.hangs = True
+            return None
         return None if said is None else swanctl.parse_raw(said)
+
+    def is_hung(self) -> bool:
+        """Whether it runs and does not answer. An answer is used by what asks next."""
+        self._heard["--stats"] = self.ask("--stats")
+        return self.hangs
+
+    def forget(self) -> None:
+        """It is another process now."""
+        self.hangs, self._heard = False, {}
 
     def version(self) -> tuple[int, ...]:
         """strongSwan's, as numbers; () where it isn't installed."""
@@ -94,13 +113,14 @@ class Charon:
             if wrong or plan.interface not in conns:
                 why = printable(" / ".join(wrong or said.splitlines()[-3:]))
                 failed[plan.view["uuid"]] = Error("strongSwan did not take the connection: %s" % why)
-        renew = [plan for plan in plans if plan.renew and plan.view["uuid"] not in failed]
-        words = [
-            "%s:%s" % (plan.view["local"]["role"] if plan.view["dial"] else "wait", plan.interface) for plan in renew
-        ]
+        return failed
+
+    def renew(self, plans: list[planning.Plan]) -> None:
+        """Ends the associations of these tunnels, and calls their peers."""
+        roles = ((plan.view["local"]["role"] if plan.view["dial"] else "wait", plan.interface) for plan in plans)
+        words = ["%s:%s" % found for found in roles]
         if words:
             self.host.try_run("sh", "-c", RENEW, "sh", *words)
-        return failed
 
     def load(self) -> str:
         """Lets charon have what is in the files; what swanctl says about it. Raises Error on a broken file.

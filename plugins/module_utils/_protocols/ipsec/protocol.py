@@ -27,7 +27,7 @@ from ..._node.netdev import Live
 from ..._node.observation import Observation
 from ..._node.state import Folders
 from .. import x25519
-from ..base import RULES, DidNotStart, Held, Protocol, Situation, ipv6_is_off
+from ..base import RENEWED, RULES, DidNotStart, Held, Protocol, Situation, ipv6_is_off
 from . import charon_routes, ed25519, swanctl
 from . import plan as planning
 from .charon import Charon, command, conf_path, etc, key_copy
@@ -53,6 +53,7 @@ class IPsec(Protocol):
 
     name = "ipsec"
     forgets_sessions = True
+    carries = False  # on the kernel's data path they go on until the peer misses charon
     role = "strongswan"
     program = "ip"
     packages = PACKAGES
@@ -188,7 +189,23 @@ class IPsec(Protocol):
         live = super().observe_briefly(observation, interfaces)
         stats = self.charon.ask("--stats")
         plugins = stats[-1].get("plugins", []) if stats else None
-        return dict(live, plugins=plugins, sas=swanctl.by_name(self.charon.ask("--list-sas") or []))
+        sas = swanctl.by_name(self.charon.ask("--list-sas") or [])
+        return dict(live, plugins=plugins, sas=sas, hangs=set(interfaces if self.charon.hangs else ()))
+
+    def process(self, interface: str) -> str:
+        """charon's, which all tunnels have in common."""
+        return CHARON
+
+    def find_hung(self, observation: Observation, interfaces: Sequence[str]) -> set[str]:
+        """All, where charon does not answer."""
+        return set(interfaces) if self.charon.is_hung() else set()
+
+    def end_hung(self, interfaces: Collection[str]) -> None:
+        """Starts charon again: what a plan asks of it has to be its answer."""
+        super().end_hung(interfaces)
+        self.charon.forget()
+        with contextlib.suppress(Error):  # which the plan will find
+            self.host.start_units("restart", CHARON, timeout=60)
 
     def in_the_way(self, live: Live, interface: str) -> str | None:
         """What on this host already has the name of an interface, as a text, or None."""
@@ -243,6 +260,9 @@ class IPsec(Protocol):
             applied=situation.applied,
         )
         planning.compare(plan, before, situation, mtu)
+        if uuid in self.renew and not plan.renew:
+            plan.renew = True
+            plan.changes.append(RENEWED)
         if situation.held and (plan.give or plan.start or plan.charon):
             raise Held(self.key_path(uuid), view["peer"]["node"])
         if plan.give:  # what charon has already, it keeps
@@ -285,9 +305,11 @@ class IPsec(Protocol):
         if any(plan.watch for plan in plans):
             with contextlib.suppress(Error):
                 self.host.start_units("restart", swanctl.WATCH_UNIT)
-        plans = [plan for plan in self._each(self._copy_key, plans, failed) if plan.give]
-        if plans:
-            failed.update(self.charon.give(plans))
+        plans = self._each(self._copy_key, plans, failed)
+        new = [plan for plan in plans if plan.give]
+        if new:
+            failed.update(self.charon.give(new))
+        self.charon.renew([plan for plan in plans if plan.renew and plan.view["uuid"] not in failed])
         return failed
 
     def ready(self, plans: list[Any]) -> dict[str, Error]:

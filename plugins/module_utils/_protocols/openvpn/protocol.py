@@ -11,11 +11,9 @@ the peer lets it in beside the present one, and says so; then it is used.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import socket
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Sequence
 
 from ..._errors import Error, FieldError
 from ..._model import render
@@ -28,7 +26,7 @@ from ..._node.netdev import Live
 from ..._node.observation import Observation
 from .. import x25519
 from ..base import RULES, Exchanged, Held, Protocol, Situation
-from . import certificate, tls_crypt
+from . import certificate, management, tls_crypt
 from . import conf as openvpn_conf
 from . import plan as planning
 from .packages import PACKAGES
@@ -38,13 +36,11 @@ if TYPE_CHECKING:
     from ..._model.shapes import Applied, Public, State, View
 
 CONF_DIR = "/etc/openvpn/server"
-SOCKETS = "/run/openvpn-server"
 LINK = "link.ip"
 LEAST_VERSION = (2, 6)  # peer-fingerprint
 DCO = ("/sys/module/ovpn", "/sys/module/ovpn_dco_v2")  # where the kernel carries packets
 QUANTUM_LIBRARY = (3, 5)  # the first OpenSSL with ML-KEM
 HIDDEN = ("home", "root", "tmp", "var/tmp", "run/user")  # what the stock unit's process can't see
-TIMEOUT = 1  # second, for the management socket
 VERSION = ("openvpn", "--version")
 # Bytes that OpenVPN (2.7 takes 4 more than 2.6) and the outer packet take, by the transport and the outer family.
 OUTSIDE = {"udp": {4: 56, 6: 76}, "tcp": {4: 82, 6: 102}}
@@ -60,11 +56,6 @@ def conf_path(interface: str) -> str:
     return os.path.join(CONF_DIR, interface + ".conf")
 
 
-def management(interface: str) -> str:
-    """The socket that reports on a tunnel; root's alone, and gone after a reboot."""
-    return os.path.join(SOCKETS, "marzban-%s.sock" % interface)
-
-
 class OpenVPN(TlsKeys, Protocol):
     """The protocol ``openvpn``."""
 
@@ -75,6 +66,7 @@ class OpenVPN(TlsKeys, Protocol):
     def __init__(self, host: Host, folders: node_state.Folders) -> None:
         super().__init__(host, folders)
         self._known_versions: openvpn_conf.Versions | None = None
+        self._heard: dict[str, str | None] = {}  # what the processes said, until it is used
 
     # What is there
 
@@ -154,7 +146,7 @@ class OpenVPN(TlsKeys, Protocol):
 
     def files(self, interface: str, uuid: str) -> list[str]:
         """What belongs to a tunnel beside its folder, and what in it goes when it stops."""
-        ours = [conf_path(interface), node_units.drop_in(unit(interface)), management(interface)]
+        ours = [conf_path(interface), node_units.drop_in(unit(interface)), management.path(interface)]
         return [
             *ours,
             *(self.folders.path(uuid, name) for name in (LINK, tls_crypt.FILE)),
@@ -178,8 +170,24 @@ class OpenVPN(TlsKeys, Protocol):
     def observe_briefly(self, observation: Observation, interfaces: Sequence[str]) -> Live:
         """What changes by itself: units, and what the processes say."""
         live = super().observe_briefly(observation, interfaces)
-        said = {name: ask(name) for name in interfaces if self._active(live, name)}
-        return dict(live, said=said)
+        heard, self._heard = self._heard, {}
+        names = [name for name in interfaces if self._active(live, name)]
+        heard.update(management.ask((name for name in names if name not in heard), self.host.patience))
+        self._heard = {name: None for name in names if heard[name] is None}  # it is not asked a second time
+        said = {name: heard[name] or "" for name in names}
+        return dict(live, said=said, hangs=set(self._heard))
+
+    def find_hung(self, observation: Observation, interfaces: Sequence[str]) -> set[str]:
+        """Those of which the process does not answer."""
+        live = super().observe_briefly(observation, interfaces)
+        names = [name for name in interfaces if self._active(live, name)]
+        self._heard = management.ask(names, self.host.patience)
+        return {name for name, said in self._heard.items() if said is None}
+
+    def end_hung(self, interfaces: Collection[str]) -> None:
+        """Ends their processes."""
+        super().end_hung(interfaces)
+        self._heard = {}
 
     @staticmethod
     def _active(live: Live, interface: str) -> bool:
@@ -320,24 +328,6 @@ class OpenVPN(TlsKeys, Protocol):
     def _said(view: View, live: Live) -> openvpn_conf.Said:
         name = view["interface"]
         return openvpn_conf.parse(live["said"].get(name) or "", node_files.read(conf_path(name)) or "")
-
-
-def ask(interface: str) -> str:
-    """The state that the process of an interface reports, and what it logged; nothing where it doesn't answer."""
-    said = b""
-    try:
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:
-            asked.settimeout(TIMEOUT)
-            asked.connect(management(interface))
-            asked.sendall(b"state\nlog all\n")
-            while said.count(b"\r\nEND\r\n") < 2:
-                part = asked.recv(65536)
-                if not part:
-                    break
-                said += part
-    except OSError:
-        pass
-    return said.decode("utf-8", "replace").replace("\r", "")
 
 
 def _number(path: str) -> int | None:

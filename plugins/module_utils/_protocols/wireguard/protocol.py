@@ -20,7 +20,7 @@ from ..._model import render
 from ..._node import files as node_files
 from ..._node import netdev
 from ..._node import units as node_units
-from ..._node.host import Host
+from ..._node.host import Hangs, Host
 from ..._node.netdev import Live
 from ..._node.observation import Observation
 from ..._node.ping import ping_all
@@ -77,6 +77,7 @@ class WireGuard(Protocol):
         # uuid: fingerprint of the pre-shared key that the tunnel is to use, or None
         self._used: dict[str, str | None] = {}
         self._dumped: str | None = None  # what wg said, until it is used
+        self._hangs: set[str] = set()  # interfaces of which the process did not answer
         self._running_keys: dict[str, str] | None = None
         self._userspace: bool | None = None  # not known yet
         self._restored: dict[str, str | None] = {}  # uuid: fingerprint of a pre-shared key that was put back
@@ -280,7 +281,17 @@ class WireGuard(Protocol):
         active = [name for name in interfaces if live["units"].get(unit(name), {}).get("active") == "active"]
         if not all(name in wg for name in active):
             wg = self._dump()  # wg may stumble over an interface that somebody takes down at this moment
-        return dict(live, wg=wg)
+        return dict(live, wg=wg, hangs=self._hangs.intersection(interfaces))
+
+    def find_hung(self, observation: Observation, interfaces: Sequence[str]) -> set[str]:
+        """Those of which the process does not answer."""
+        self._dumped = self._ask()
+        return self._hangs.intersection(interfaces)
+
+    def end_hung(self, interfaces: Collection[str]) -> None:
+        """Ends their processes."""
+        super().end_hung(interfaces)
+        self._dumped, self._hangs = None, set()
 
     def note_silence(self, views: list[View], live: Live, resolved: dict[str, list[str]]) -> None:
         """Notes which peers have left the place that packets go to, where their names say another one."""
@@ -289,13 +300,26 @@ class WireGuard(Protocol):
     def _public_keys(self) -> dict[str, str]:
         """``{private key: public key}`` of the interfaces of this host, as they were at the beginning of the run."""
         if self._running_keys is None:
-            self._dumped = self._ask()
+            self._dumped = self._ask() if self._dumped is None else self._dumped
             self._running_keys = wireguard_conf.parse_keys(self._dumped)
         return self._running_keys
 
     def _ask(self) -> str:
-        # Lenient, because wg reports the other interfaces even if it fails on one.
-        return self.host.query(*DUMP, lenient=True) or ""
+        if not self._hangs:
+            try:  # lenient, because wg reports the other interfaces even if it fails on one
+                return self.host.ask(*DUMP, lenient=True, share=0.5) or ""
+            except Hangs:  # one process delays the answer about all
+                pass
+        names = (self.host.query("wg", "show", "interfaces") or "").split()
+        asked = {name: ("wg", "show", name, "dump") for name in names if name not in self._hangs}
+        self.host.prefetch(*asked.values())
+        lines = []
+        for name, argv in asked.items():
+            try:
+                lines += ["%s\t%s\n" % (name, line) for line in (self.host.ask(*argv) or "").splitlines()]
+            except Hangs:
+                self._hangs.add(name)
+        return "".join(lines)
 
     def _dump(self) -> dict[str, dict[str, Any]]:
         text, self._dumped = self._ask() if self._dumped is None else self._dumped, None

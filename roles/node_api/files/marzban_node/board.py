@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import symptoms
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.path import narrow_path
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.ping import is_address
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
+from marzban_node.recoveries import LATEST, LOOKS, Recoveries, Repair
 
 if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
     from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Measured, Public, State, View
 
 ANSWERED = 12.0  # seconds; a tunnel is active when a probe was answered at most that long before it was measured
-SOONEST, LATEST = 1.0, 15.0  # seconds between two attempts to repair a tunnel
-OFTEN, WITHIN = 3, 300.0  # repairs of one thing in these seconds, after which it is said that it does not last
+SOONEST = 1.0  # seconds between the first attempts to repair a tunnel
 LINES = 20  # in the journal about one tunnel, until it is well
 RUN_FOR_KEY = (
     "It runs without the pre-shared key, on which both nodes can agree in a run only: run marzban.tunnels.apply with "
@@ -55,9 +56,7 @@ class Entry:
     tries: int = 0  # repairs, since it was well
     next_try: float = 0.0
     told: set[str] = field(default_factory=set)  # the lines about what is wrong, in the journal
-    lacked: str = ""  # what was to be put back last
-    repairs: dict[str, list[float]] = field(default_factory=dict)  # since it was well: what was put back, and when
-    unsteady: str | None = None  # why it is an error although it was repaired a moment ago
+    recoveries: Recoveries = field(default_factory=Recoveries)
 
     @property
     def view(self) -> View:
@@ -83,13 +82,9 @@ class Entry:
             self.recovered()
         self.kept = wanted
 
-    def is_steady(self, now: float) -> bool:
-        """Whether nothing was to be put back for long."""
-        return all(now - times[-1] > WITHIN for times in self.repairs.values())
-
     def recovered(self) -> None:
         """It is well, or something else is wanted: what did not last before is forgotten."""
-        self.repairs, self.unsteady = {}, None
+        self.recoveries.well()
         self.told.clear()
 
 
@@ -129,25 +124,32 @@ class Board:
                 self._entries[uuid].doing += 1
             return uuid in self._entries
 
-    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repaired: bool = False) -> None:
-        """The engine was given a tunnel, and left it like this. ``repaired``: to put back what was taken from it."""
+    def applied(self, wanted: KeptView, tunnel: Tunnel, missing: Sequence[str], repair: Repair | None = None) -> None:
+        """The engine was given a tunnel, and left it like this. ``repair``: None where somebody has asked for it."""
         with self._lock:
             entry = self._entries.get(wanted.view["uuid"])
             if entry is None:
                 return
             entry.applied = entry.tried = wanted
+            shown = (tunnel.checked["peer"]["public"] if tunnel.checked else None) or {}
+            if (
+                entry.peer_key
+                and not (tunnel.peer_key or tunnel.refused)
+                and shown.get("public_key") == entry.peer_key["seen"]
+            ):
+                entry.recoveries.accepted()
             entry.peer_key = tunnel.peer_key
             entry.refusal, entry.refusal_symptom = (tunnel.error, tunnel.symptom) if tunnel.refused else (None, None)
             entry.missing = list(missing) if tunnel.refused else []
             entry.needs_run = tunnel.needs_peer and not tunnel.refused and tunnel.view["type"] == "wireguard"
             entry.waiting_for = tunnel.waiting_for
-            if not tunnel.refused and not entry.unsteady:
+            if not tunnel.refused and not entry.recoveries.unsteady:
                 entry.told.clear()
-            if repaired and tunnel.changes and not tunnel.refused:
-                entry.repairs[entry.lacked] = [*entry.repairs.get(entry.lacked, []), self._clock()][-OFTEN:]
+            if tunnel.changes and not tunnel.refused:
+                entry.recoveries.done(repair, tunnel, self._clock())
             if tunnel.public and (not tunnel.refused or tunnel.pending):
                 entry.public = tunnel.public
-            if tunnel.changes:
+            if tunnel.changes and not (repair and repair.is_quiet):
                 entry.at = entry.answered = entry.measured = entry.error = entry.symptom = entry.note = None
                 entry.status = "connecting"
 
@@ -179,6 +181,9 @@ class Board:
                 entry.found = tunnel.state
                 if entry.here[1] and not entry.view["active"]:
                     continue  # it was not looked for: it is to be stopped, and still runs
+                entry.recoveries.look(tunnel, begun)
+                if 0 < entry.recoveries.hung < LOOKS and self._lately(entry, now):
+                    continue  # it is busy
                 entry.at, entry.measured = now, tunnel.measured
                 entry.waiting_for = tunnel.waiting_for
                 loss = (tunnel.measured or {}).get("loss_percent")
@@ -188,7 +193,9 @@ class Board:
                 entry.symptom = tunnel.symptom
                 if entry.status == "active" and not entry.refusal:
                     entry.told.clear()
-                    if entry.unsteady or entry.is_steady(now):  # else it may be taken away again soon
+                    if entry.recoveries.unsteady or entry.recoveries.is_steady(
+                        now
+                    ):  # else it may be taken away again soon
                         entry.recovered()
                 if loss is not None and loss < 100:
                     entry.answered = begun  # a look may take seconds, and this was in it
@@ -211,51 +218,61 @@ class Board:
     def unsteady(self, uuid: str) -> str | None:
         """Why a repair of this tunnel does not last, where that is known by now."""
         with self._lock:
-            return self._entries[uuid].unsteady if uuid in self._entries else None
+            return self._entries[uuid].recoveries.unsteady if uuid in self._entries else None
+
+    def narrow(self, panel: str) -> list[View]:
+        """The views of a panel whose MTU was lowered because of their path."""
+        with self._lock:
+            its = [entry for entry in self._entries.values() if entry.view["panel"] == panel and entry.found]
+            return [entry.view for entry in its if entry.found and narrow_path(entry.found["applied"])]
+
+    def routes(self, ways: Mapping[str, str]) -> None:
+        """By which routes the peers of those are reached: ``{uuid: text}``."""
+        with self._lock:
+            for uuid, way in ways.items():
+                if uuid in self._entries:
+                    self._entries[uuid].recoveries.route(way, self._clock())
 
     # What has to be repaired
 
-    def broken(self, tunnels: Iterable[Tunnel], begun: float) -> list[tuple[Entry, bool]]:
-        """Those of a look that have to be put right now, and whether the engine has to ping for that.
+    def broken(self, tunnels: Iterable[Tunnel], begun: float) -> list[tuple[Entry, Repair]]:
+        """Those of a look that have to be put right now, and how.
 
         Each one waits longer after each attempt, until it is well.
         """
         now = self._clock()
-        found = []
+        found: list[tuple[Entry, Repair]] = []
         with self._lock:
             for tunnel in tunnels:
                 entry = self._entries.get(tunnel.uuid)
                 if entry is None or entry.doing or entry.changed > begun:
                     continue
-                lacks = self._lacks(entry, tunnel) or entry.refusal is not None
-                silent = not lacks and self._is_silent(entry, begun)
-                if not lacks and entry.is_steady(now):
+                recoveries = entry.recoveries
+                if 0 < recoveries.hung < LOOKS:
+                    continue
+                hangs = bool(recoveries.hung) and entry.view["active"]
+                lacks = self._lacks(entry, tunnel) or entry.refusal is not None or hangs
+                silent = not lacks and self._is_silent(entry, begun) and not recoveries.unstable
+                if not lacks and recoveries.is_steady(now):
                     entry.recovered()
+                other = None if lacks or not entry.view["active"] else self._other_repair(entry, tunnel, begun)
                 if not lacks and not silent:
                     entry.tries = 0 if entry.status in ("active", "inactive") else entry.tries
+                    found += [(entry, other)] if other else []
                     continue
                 if lacks and entry.view["active"]:
-                    self._count_repairs(entry, tunnel, now)
+                    recoveries.lacks(entry.view, tunnel.lacks, now)
                 if self._is_due(entry):
-                    found.append((entry, silent))
+                    kind = "process" if hangs else "put_back" if lacks else "peer"
+                    found.append((entry, Repair(kind, probe=silent, renew=silent and other is not None)))
         return found
 
     @staticmethod
-    def _count_repairs(entry: Entry, tunnel: Tunnel, now: float) -> None:
-        """Something is to be put back. Where that was done often just now, the next time won't last either."""
-        entry.lacked = ", ".join(tunnel.lacks)
-        times = [at for at in entry.repairs.get(entry.lacked, []) if now - at <= WITHIN]
-        entry.repairs = {what: known for what, known in entry.repairs.items() if now - known[-1] <= WITHIN}
-        if len(times) < OFTEN or entry.unsteady:  # it is told once
-            return
-        interface = entry.view["interface"]
-        seen = f"{OFTEN} times in {now - times[0]:.0f} s, and"
-        if entry.lacked:
-            said = f"{entry.lacked}: put back {seen} gone again. See what else on this host takes it away, and "
-        else:
-            said = f"{interface} was started {seen} does not stay up. See "
-        units = f"-u '*{interface}*'" + (" -u strongswan" if entry.view["type"] == "ipsec" else "")
-        entry.unsteady = f"{said}journalctl {units}. The service tries again every {LATEST:.0f} s."
+    def _other_repair(entry: Entry, tunnel: Tunnel, now: float) -> Repair | None:
+        """What helps a tunnel of which nothing is missing."""
+        if tunnel.waiting_for:
+            return None
+        return entry.recoveries.silence(tunnel, now) or entry.recoveries.path(tunnel, now)
 
     def _is_due(self, entry: Entry) -> bool:
         """Whether the engine may be given it again; if so, the next time is later."""
@@ -315,8 +332,10 @@ class Board:
             return None
         if entry.refusal:
             return entry.refusal_symptom
-        if entry.unsteady:
-            return symptoms.TAKEN_AWAY if entry.lacked else symptoms.DIES
+        if entry.recoveries.unsteady:
+            return symptoms.TAKEN_AWAY if entry.recoveries.lacked else symptoms.DIES
+        if entry.recoveries.unstable:
+            return symptoms.FLAPPING
         if entry.peer_key:
             return symptoms.REINSTALLED
         return entry.symptom if entry.error else symptoms.CONNECTING
@@ -328,8 +347,9 @@ class Board:
             status, error, note = "inactive", None, None
         elif status is None and entry.waiting_for:
             status = "connecting"
-        if entry.refusal or entry.unsteady:
-            status, error, note = "error", entry.refusal or entry.unsteady, None
+        lasting = entry.refusal or entry.recoveries.unsteady or (entry.recoveries.unstable if active else None)
+        if lasting:
+            status, error, note = "error", lasting, None
         if entry.needs_run and not error:
             note = note or RUN_FOR_KEY
         return {
@@ -352,4 +372,5 @@ class Board:
             "measured": entry.measured,
             "age": None if entry.at is None else round(self._clock() - entry.at, 1),
             "doing": entry.doing > 0,
+            "recoveries": dict(entry.recoveries.counts),
         }

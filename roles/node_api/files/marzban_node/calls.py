@@ -26,6 +26,7 @@ from marzban_node.board import Board
 from marzban_node.engine import Engine
 from marzban_node.errors import Refused
 from marzban_node.panels import Panel, Panels
+from marzban_node.recoveries import KINDS
 from marzban_node.work import Job, Worker
 
 _log = logging.getLogger(__name__)
@@ -172,7 +173,8 @@ class Calls:
             told = {"note": "A run has made it; the service does not know its record yet.", "status": "connecting"}
             flags = {"active": state["interface"] is not None, "refused": False, "doing": False, "missing": []}
             peer = state["peer"]["node"] if state["peer"] else None
-            found.append({**about, **dict.fromkeys(nothing), **told, **flags, "peer": peer})
+            recoveries = dict.fromkeys(KINDS, 0)
+            found.append({**about, **dict.fromkeys(nothing), **told, **flags, "peer": peer, "recoveries": recoveries})
         return found
 
     def _find(self, panel: Panel, asked: dict[str, Any]) -> str | None:

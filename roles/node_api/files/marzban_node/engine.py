@@ -5,23 +5,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import records, render, types, views
-from ansible_collections.marzban.tunnels.plugins.module_utils._node import health, kept
+from ansible_collections.marzban.tunnels.plugins.module_utils._node import health, kept, measure, net, ping
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.files import read
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Host
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import Kept, KeptView, Terms
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.ping import is_address
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.reconcile import Apply
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Folders
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.tunnel import Tunnel
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols import registry
 from marzban_node.panels import Panel
 
 if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
-    from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Answer, View
+    from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import Answer, NarrowPath, View
+
+LOOK = 1.0  # seconds that a process has to answer in a look, so that one that hangs does not delay it much
+SURE = 2.0  # and where it is ended if it does not
 
 
 @dataclass(frozen=True)
@@ -86,18 +91,23 @@ class Engine:
         remove: Collection[str] = (),
         trusted: Mapping[str, str] | None = None,
         probe: bool = False,
+        paths: Mapping[str, NarrowPath | None] | None = None,
+        renew: Collection[str] = (),
     ) -> Applied:
         """Makes this host match these views, and removes those tunnels. Others of the panel are left as they are.
 
-        ``trusted``: ``{uuid: public key}`` of peers that may have another key than before. Raises Error.
+        ``trusted``: ``{uuid: public key}`` of peers that may have another key than before. ``paths`` and ``renew`` as
+        ``Terms`` has them. Raises Error.
         """
         made = [dict(view) for view, _revision in wanted]
         revisions = {view["uuid"]: revision for view, revision in wanted if revision is not None}
         apply = Apply(
-            *(Host(), self.folders, panel.id, types.TYPES, probe),
+            *(Host(patience=SURE), self.folders, panel.id, types.TYPES, probe),
             options={"ipsec": {"data_path": self.settings.ipsec_data_path}},
             panel_addresses=panel.addresses,
-            terms=Terms(revisions=revisions, trusted_keys=dict(trusted or {}), in_order=True),
+            terms=Terms(
+                *(False, revisions, dict(trusted or {})), in_order=True, paths=dict(paths or {}), renew=set(renew)
+            ),
             kept=self.kept,
         )
         answer = apply.run(made, [self._rendered(view) for view, _revision in wanted], list(remove))
@@ -106,7 +116,38 @@ class Engine:
     def check(self, panel: str, wanted: Sequence[View]) -> list[Tunnel]:
         """How these tunnels are now. Changes nothing."""
         raws, repaired = [dict(view) for view in wanted], self.settings.types
-        return health.check(Host(), self.folders, panel, types.TYPES, raws, repaired=repaired)
+        return health.check(Host(patience=LOOK), self.folders, panel, types.TYPES, raws, repaired=repaired)
+
+    def ways(self, wanted: Iterable[View]) -> dict[str, str]:
+        """``{uuid: by which route this host speaks to the peer}``, of peers with an address."""
+        peers = {view["uuid"]: view["peer"]["endpoint"] for view in wanted}
+        found = net.ways(Host(), (address for address in peers.values() if is_address(address)))
+        return {uuid: found[address] for uuid, address in peers.items() if address in found}
+
+    def widened(self, tried: Sequence[tuple[View, int]], patience: float) -> set[str]:
+        """The uuids of those whose path takes packets of that size by now: their interfaces take them from here on.
+
+        The others do so for ``patience`` seconds, in which no smaller packet is lost. Raises Error.
+        """
+        host, before, sizes = Host(), {}, {}
+        targets: dict[Hashable, tuple[str, str]] = {}
+        taken: set[Hashable] = set()
+        with self.folders.locked():
+            for view, size in tried:
+                found = read(f"/sys/class/net/{view['interface']}/mtu")
+                if found:
+                    protocol = registry.protocol(view["type"])(host, self.folders)
+                    targets[view["uuid"]] = protocol.ping_from(view), measure.inside(view)
+                    before[view["uuid"]], sizes[view["uuid"]] = (view["interface"], found.strip()), size
+            try:
+                for uuid, (name, _mtu) in before.items():
+                    host.try_run("ip", "link", "set", "dev", name, "mtu", str(sizes[uuid]))
+                taken = ping.takes(targets, sizes, patience)
+            finally:
+                for uuid, (name, mtu) in before.items():
+                    if uuid not in taken:
+                        host.try_run("ip", "link", "set", "dev", name, "mtu", mtu)
+        return {str(uuid) for uuid in taken}
 
     def _rendered(self, view: View) -> dict[str, Any]:
         try:

@@ -12,6 +12,7 @@ from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Err
 from marzban_node.board import Board, Entry
 from marzban_node.engine import Engine
 from marzban_node.panels import Panels
+from marzban_node.recoveries import Repair
 from marzban_node.work import Worker
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Watch(threading.Thread):
         panels = {panel.id: panel for panel in self._panels.all()}
         for entry in self._board.sync(self._engine.kept.views()):
             if entry.view["panel"] in panels and self._handles(entry):
-                self._worker.repair(panels[entry.view["panel"]], entry.kept)
+                self._worker.repair(panels[entry.view["panel"]], entry.kept, Repair(""))
         for panel in panels.values():
             views = self._board.views(panel.id)
             if not views:
@@ -60,9 +61,10 @@ class Watch(threading.Thread):
                 _log.info("could not measure: %s", error)
                 continue
             self._board.measured(tunnels, begun)
-            for entry, probe in self._board.broken(tunnels, begun):
+            self._board.routes(self._engine.ways(self._board.narrow(panel.id)))
+            for entry, repair in self._board.broken(tunnels, begun):
                 if self._handles(entry):
-                    self._worker.repair(panel, entry.kept, probe)
+                    self._worker.repair(panel, entry.kept, repair)
 
     def _handles(self, entry: Entry) -> bool:
         """Whether the service sets up this type. Others that run are only measured."""

@@ -9,38 +9,50 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import Error
 from ansible_collections.marzban.tunnels.plugins.module_utils._model.views import title
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.kept import KeptView
 from ansible_collections.marzban.tunnels.plugins.module_utils._node.state import Busy
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.base import RENEWED
 from marzban_node.board import Board
 from marzban_node.engine import Engine
 from marzban_node.panels import Panel
+from marzban_node.recoveries import Repair
+
+if TYPE_CHECKING:  # thirty classes, which nothing needs at run time
+    from ansible_collections.marzban.tunnels.plugins.module_utils._model.shapes import NarrowPath
 
 _log = logging.getLogger(__name__)
 MANY = 200  # changes in one call
+TRIAL = 0.5  # seconds that larger packets have to pass
 
 
 @dataclass(eq=False)
 class Job:
     """One change. ``wanted``: None for a removal. ``trusted``: the peer's key, where it may be another one.
 
-    ``repair``: nobody has asked for it, so that it gives way to what somebody has.
+    ``repair``: what nobody has asked for, so that it gives way to what somebody has.
     """
 
     panel: Panel
     uuid: str
     wanted: KeptView | None = None
     trusted: str | None = None
-    repair: bool = False
-    probe: bool = False
+    repair: Repair | None = None
     done: threading.Event = field(default_factory=threading.Event)
     error: str | None = None  # why nothing was done
     busy: bool = False  # because somebody else changes this host
     found: bool = False  # there was something to remove
     counted: bool = True  # the board has counted that it began
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether there is something to do only if larger packets pass by now."""
+        return self.repair is not None and self.repair.widen
 
 
 class Worker(threading.Thread):
@@ -57,10 +69,10 @@ class Worker(threading.Thread):
         self._board.want(wanted)
         return self._add(Job(panel, wanted.view["uuid"], wanted, trusted))
 
-    def repair(self, panel: Panel, wanted: KeptView, probe: bool = False) -> Job:
-        """Has what was taken from a tunnel put back, or what is kept applied."""
+    def repair(self, panel: Panel, wanted: KeptView, repair: Repair) -> Job:
+        """Has a tunnel repaired, or what is kept applied."""
         counted = self._board.begin(wanted.view["uuid"])
-        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=True, probe=probe, counted=counted))
+        return self._add(Job(panel, wanted.view["uuid"], wanted, repair=repair, counted=counted))
 
     def remove(self, panel: Panel, uuid: str) -> Job:
         """Has a tunnel removed."""
@@ -111,20 +123,22 @@ class Worker(threading.Thread):
         """The last job of each tunnel counts: those before it wanted what is not wanted any more. Raises Error."""
         last = {job.uuid: job for job in jobs if job.repair}
         last.update((job.uuid, job) for job in jobs if not job.repair)
-        wanted = [job.wanted for job in last.values() if job.wanted]
+        paths = self._paths(job for job in last.values() if job.repair)
+        wanted = [job.wanted for job in last.values() if job.wanted and not (job.is_trial and job.uuid not in paths)]
         remove = [uuid for uuid, job in last.items() if not job.wanted]
         trusted = {job.uuid: job.trusted for job in jobs if job.trusted}
         begun = time.monotonic()
         names = self._forget(jobs[0].panel, remove)
-        probe = any(job.probe for job in last.values())
-        applied = self._engine.apply(jobs[0].panel, wanted, remove, trusted, probe)
+        repairs = {uuid: job.repair for uuid, job in last.items() if job.repair}
+        probe = any(repair.probe or repair.renew for repair in repairs.values())
+        renew = {uuid for uuid, repair in repairs.items() if repair.renew}
+        applied = self._engine.apply(jobs[0].panel, wanted, remove, trusted, probe, paths, renew)
         took = time.monotonic() - begun
         views = {view.view["uuid"]: view for view in wanted}
         for tunnel in applied.tunnels:
             if tunnel.uuid in views:
                 job = last[tunnel.uuid]
-                put_back = job.repair and not job.probe
-                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"], put_back)
+                self._board.applied(views[tunnel.uuid], tunnel, applied.answer["missing"], job.repair)
                 self._log(job, tunnel.error if tunnel.refused else None, tunnel.changes, took)
         failed = {entry["uuid"]: entry["error"] for entry in applied.answer["removed"]}
         for uuid in remove:
@@ -134,6 +148,16 @@ class Worker(threading.Thread):
             why = last[uuid].error
             if why or last[uuid].found:
                 _log.info("tunnel %s: %s", names.get(uuid, uuid), f"could not be removed: {why}" if why else "removed")
+
+    def _paths(self, jobs: Iterable[Job]) -> dict[str, NarrowPath | None]:
+        """What is to be remembered of paths: nothing where larger packets pass by now. Raises Error."""
+        found = {job.uuid: (job.wanted.view, job.repair) for job in jobs if job.repair and job.wanted}
+        tried = [(view, repair.path["before"]) for view, repair in found.values() if repair.widen and repair.path]
+        paths: dict[str, NarrowPath | None] = {
+            uuid: repair.path for uuid, (_view, repair) in found.items() if repair.path and not repair.widen
+        }
+        paths.update(dict.fromkeys(self._engine.widened(tried, TRIAL)) if tried else {})
+        return paths
 
     def _forget(self, panel: Panel, uuids: list[str]) -> dict[str, str]:
         """First of all, so that what is removed is not made again after a crash. Answers their names. Raises Error.
@@ -157,8 +181,10 @@ class Worker(threading.Thread):
             line = f"{'repair' if job.repair else 'apply'} refused: {refusal}"
         elif problem:
             line = problem
-        elif changes:
+        elif changes and changes != [RENEWED]:
             line = f"{word} in {took:.1f} s: {', '.join(changes)}"
+            if job.repair and job.repair.path:
+                line = f"{job.repair.path_words}, in {took:.1f} s"
         else:
             return
         if self._board.news(job.uuid, line if problem else None):

@@ -98,6 +98,9 @@ def _end(
     endpoint = tunnel_config.end_of(chosen, end.role).get("endpoint")
     source = end.role == "source"
     port = tunnel_config.IPSEC_PORT if row.tunnel_type == "ipsec" else end.port
+    told, changed = reported(row, end, moment, live), changed_key(end.public, end.changed_public)
+    if changed is not None and told["status"] in ("error", "connecting"):
+        told["symptom"] = "reinstalled"  # it explains whatever else is seen of this end
     return {
         "role": end.role,
         "node": row.source_name if source else row.target_name,
@@ -109,8 +112,8 @@ def _end(
         "interface": end.interface,
         "routes": tunnel_config.routes_of(chosen, end.role),
         "public": object_in(end.public),
-        **reported(row, end, moment, live),
-        "changed_key": changed_key(end.public, end.changed_public),
+        **told,
+        "changed_key": changed,
     }
 
 

@@ -129,7 +129,7 @@ class Report(Body):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)]
     status: Status
     error: Annotated[str, AfterValidator(lambda text: checks.one_line(text, 1000))] | None = None
-    symptom: Annotated[str, AfterValidator(live.symptom), Field(max_length=64)] | None = None
+    symptom: Annotated[str, Field(max_length=64), AfterValidator(live.symptom)] | None = None
     measured: Measured | None = None
 
 

@@ -51,7 +51,7 @@ _THREAD = "marzban_tunnels webhook"
 
 @dataclass(frozen=True)
 class Target:
-    """Where changes are told. ``host`` is what the log may say of it; ``verify`` is as requests takes it."""
+    """Where changes are told. ``host`` may be in the log; ``verify`` is as requests takes it."""
 
     host: str
     url: str = field(repr=False)

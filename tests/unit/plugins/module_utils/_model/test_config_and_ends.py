@@ -114,6 +114,7 @@ MEASURED = {
     "post_quantum": True,
     "data_path": "userspace",
     "certificate_days": -3,
+    "mtu": 1340,
 }
 
 
@@ -142,6 +143,9 @@ def test_what_was_measured():
         ("certificate_days", 1.5),
         ("certificate_days", 10**6),
         ("certificate_days", True),
+        ("mtu", 0),
+        ("mtu", 65536),
+        ("mtu", "1340"),
     ],
 )
 def test_what_was_measured_is_bounded(key, bad):

@@ -47,6 +47,7 @@ def test_each_type_is_a_record(kind):
         "post_quantum": False,
         "data_path": "kernel",
         "certificate_days": None,
+        "mtu": None,
     }
     raw["ends"][1]["public"] = HALVES["wireguard" if kind == "ipsec" else "ipsec"]
     with pytest.raises(FieldError, match=r"target\.public\.public_key: "):

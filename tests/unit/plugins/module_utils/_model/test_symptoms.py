@@ -75,9 +75,17 @@ def test_the_table_leads_to_a_row_once_below_its_first_error() -> None:
     def end(number: int, symptom: str | None, error: str | None = "it is dead") -> dict[str, Any]:
         return {
             **dict.fromkeys(("note", "waiting_for", "measured"), None),
-            **{"uuid": f"u{number}", "id": number, "name": f"t{number}", "type": "ipsec", "role": "source"},
-            **{"node": "de-1", "peer": "fi-1", "status": "error" if error else "connecting", "refused": False},
-            **{"error": error, "symptom": symptom},
+            "uuid": f"u{number}",
+            "id": number,
+            "name": f"t{number}",
+            "type": "ipsec",
+            "role": "source",
+            "node": "de-1",
+            "peer": "fi-1",
+            "status": "error" if error else "connecting",
+            "refused": False,
+            "error": error,
+            "symptom": symptom,
         }
 
     ends = [

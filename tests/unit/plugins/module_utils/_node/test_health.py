@@ -27,12 +27,22 @@ def test_who_puts_right_what_is_wrong(repaired: tuple[str, ...], taken: str, sto
     view, state = {"type": "wireguard", "interface": "mz1"}, {"applied": {}}
     protocol: Any = SimpleNamespace(lacking=lambda *looked: ["a route"], service=lambda interface: f"unit {interface}")
     tunnel: Any = SimpleNamespace(
-        view=view, state=state, fail=lambda *told: said.append(told), wanted=True, measured=None, last_interface="mz1"
+        view=view,
+        checked=view,
+        state=state,
+        fail=lambda *told: said.append(told),
+        wanted=True,
+        measured=None,
+        last_interface="mz1",
     )
+    tunnel.hangs = None
     observed: Any = health.Seen(SimpleNamespace(), {"wireguard": SimpleNamespace()})  # type: ignore[dict-item]
     health._explain_gaps({"wireguard": protocol}, [tunnel], observed, repaired)
+    health._explain(protocol, tunnel, "wireguard" in repaired)
+    tunnel.hangs = "unit mz1"
     health._explain(protocol, tunnel, "wireguard" in repaired)
     assert said == [
         (f"something else on this host has taken away a route: {taken}", "taken-away"),
         (f"unit mz1 is not running: {stopped}", "dies"),
+        (f"unit mz1 runs and does not answer: {stopped}", "dies"),
     ]

@@ -152,6 +152,19 @@ def test_the_session_is_found_in_an_ancestor(monkeypatch):
 # Probes
 
 
+def test_what_hangs_is_waited_for_once():
+    """All that was asked at the same time has the same time."""
+    host, argv = node_host.Host(patience=0.6), [("sleep", "60"), ("sleep", "61")]
+    host.prefetch(*argv)
+    begun = time.monotonic()
+    for command in argv:
+        with pytest.raises(node_host.Hangs):
+            host.ask(*command)
+    assert time.monotonic() - begun < 1.8, "0.6, and 0.5 to read what was said"
+    assert host.ask("echo", "x") == "x\n"
+    assert host.ask("false") is None
+
+
 def test_pings_of_this_machine():
     targets = {
         "here": ("lo", "127.0.0.1"),
@@ -159,8 +172,8 @@ def test_pings_of_this_machine():
         "no such interface": ("no-such0", "127.0.0.1"),
         "no such address": ("203.0.113.77", "127.0.0.1"),
     }
-    found, narrow = ping.ping_all(targets, {"here": 1500, "address": 1280, "no such interface": 1500})
-    assert narrow == {}
+    found, narrow, passed = ping.ping_all(targets, {"here": 1500, "address": 1280, "no such interface": 1500})
+    assert (narrow, passed) == ({}, {"here": 1500, "address": 1280})
     for name in ("here", "address"):
         assert found[name]["loss_percent"] == 0
         assert 0 <= found[name]["rtt_ms"] < 1000
@@ -170,7 +183,7 @@ def test_pings_of_this_machine():
 
 def test_the_largest_packet_that_passes_is_found():
     """The largest packet of IP has 65,535 bytes."""
-    found, narrow = ping.ping_all(
+    found, narrow, passed = ping.ping_all(
         {"wide": ("lo", "127.0.0.1"), "narrow": ("lo", "127.0.0.1")}, {"wide": 9000, "narrow": 66000}
     )
     assert {name: answer["loss_percent"] for name, answer in found.items()} == {"wide": 0, "narrow": 0}
@@ -178,6 +191,9 @@ def test_the_largest_packet_that_passes_is_found():
     size, passes = narrow["narrow"]
     assert size == 66000
     assert 65535 - ping.CLOSE_ENOUGH <= (passes or 0) <= 65535
+    assert passed == {"wide": 9000, "narrow": passes}
+    here = dict.fromkeys((65535, 65536), ("lo", "127.0.0.1"))
+    assert ping.takes(here, {size: size for size in here}, 0.3) == {65535}
 
 
 @pytest.mark.parametrize(
