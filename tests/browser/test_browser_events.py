@@ -88,7 +88,7 @@ def test_the_stream_moves_the_page_and_a_hidden_tab_has_none(open_page: Opener, 
         hide(page, False)
     assert re.fullmatch(r"[0-9a-f]{8}-\d+", again.value.headers["last-event-id"])
     expect(live).to_contain_text("live")
-    expect(screen.rows).to_have_count(1)  # it was told of what it has missed
+    expect(screen.rows).to_have_count(1)  # it was told what it has missed
     assert calls.of(TUNNELS) == []
 
     hide(page, True)

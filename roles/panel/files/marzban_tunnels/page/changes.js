@@ -16,6 +16,7 @@ export async function toggle({ record }) {
 /** Ask, then delete; true when it was done. `acts`: both nodes take it down by themselves. */
 export function remove(row, acts) {
     const [source, target] = row.nodes;
+    let seen = row.record; // what the question is about; the row may be changed meanwhile
     const question = {
         title: t("confirm.title", { name: row.label }),
         text: acts ? t("confirm.text_acts", { source, target }) : t("confirm.text", { source, target }),
@@ -23,9 +24,9 @@ export function remove(row, acts) {
     };
     return ask(question, async () => {
         try {
-            await call("DELETE", `tunnels/${row.id}`, { version: row.record.version });
+            await call("DELETE", `tunnels/${row.id}`, { version: seen.version });
         } catch (problem) {
-            if (problem.status === 412) row.record = await call("GET", `tunnels/${row.id}`).catch(() => row.record);
+            if (problem.status === 412) seen = await call("GET", `tunnels/${row.id}`).catch(() => seen);
             throw problem;
         }
     });

@@ -155,7 +155,7 @@ export class Chart {
         this.#ticks.replaceChildren(...ticks);
     }
 
-    /** Show which period is told of; null for none. */
+    /** Point at a period; null for none. */
     point(place) {
         const period = place === null ? null : this.#span.periods[place];
         setAttribute(this.cursor, "d", period ? `M${this.#x((period.from + period.to) / 2)} 0V${LOSS.bottom}` : null);

@@ -27,7 +27,7 @@ export class History {
     #read = 0; // counts the reads; what comes later than a newer one is dropped
     #absent = false;
     #all = false; // all changes are shown
-    #place = null; // the period that is told of
+    #place = null; // the period that is pointed at
     #chart = new Chart();
 
     constructor() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// What is known of the tunnels: reads of all of them, what the panel tells of some, and what was changed on the page. A read takes
+// What is known of the tunnels: reads of all of them, what the panel tells about some, and what was changed on the page. A read takes
 // its time, and what was told meanwhile is newer. Pure: no DOM.
 
 import { remeasured, rowOf } from "./model.js";
@@ -10,7 +10,7 @@ export class Known {
     rows = new Map(); // by id; a row that changes stays the same object, with another `turn`
     received = 0; // when the panel said last how all of them are
     turn = 0; // counts what was told; a read remembers the one in which it began
-    #told = new Map(); // by id: the turn in which something was told of a tunnel beside the reads
+    #told = new Map(); // by id: the turn in which something was told about a tunnel beside the reads
     #removed = new Map(); // by uuid: the turn in which it was deleted; an id may be another tunnel's by now
 
     /** All tunnels, as a read that began in this turn has found them: [record, received, confirmed] of each. */
@@ -30,7 +30,7 @@ export class Known {
         this.received = now;
     }
 
-    /** Tunnels that are another way now, and the numbers of those that are no more. Answers the ids that have changed, and whether
+    /** Tunnels that are another way now, and the numbers of those that are deleted. Answers the ids that have changed, and whether
      *  there are other tunnels than before. */
     changed({ tunnels, deleted }, now) {
         const ids = new Set();

@@ -100,7 +100,7 @@ const events = new Events(
     },
 );
 
-/** What an event has told of tunnels. */
+/** What an event has told about tunnels. */
 function learn({ ids, others }) {
     tunnels.forget();
     for (const node of nodes) strangers.add(node.id);

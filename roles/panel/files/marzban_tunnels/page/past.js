@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// How a tunnel was: what is drawn and said of the panel's sums and of the changes of its status. Pure: no DOM. Times are seconds
+// How a tunnel was: what the page draws and says, out of the panel's sums and the changes of the status. Pure: no DOM. Times are seconds
 // since 1970, of the panel's clock.
 
 import { momentOf } from "./model.js";
@@ -87,7 +87,7 @@ export function spanOf(history, name, now) {
         period.gap = free - period.off;
         [period.rtt, period.loss] = [period.rtts.value, period.losses.value];
     }
-    // The sums are written once a minute: what is not yet in the last one is no gap
+    // The sums are written once a minute: what the last one does not have yet is not a gap
     const last = periods.at(-1);
     if (last.up + last.down > 0 && last.gap < 120) [last.to, last.gap] = [last.to - last.gap, 0];
     return { from, to: from + many * size, now, size, periods };

@@ -66,7 +66,7 @@ export class Services {
         this.manager = { state: ["on", "elsewhere"].includes(manager?.state) ? manager.state : "off", detail: manager?.detail ?? "" };
     }
 
-    /** What the panel tells by itself: the manager, the nodes that are another way, and the keys of those that are no more. */
+    /** What the panel tells by itself: the manager, the nodes that are another way, and the keys of those that are not there any longer. */
     changed(told, now) {
         if (!this.manager) return; // the first read brings all
         if (told?.manager) this.#lead(told.manager);
