@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import prometheus_client
 import requests
 
 from tests.lab import machine
@@ -115,6 +116,8 @@ class Marzban:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(FILES / "marzban_tunnels", self.addon / "marzban_tunnels", ignore=ignore, dirs_exist_ok=True)
         shutil.copy(FILES / "start.py", self.addon)
+        library = Path(prometheus_client.__file__).parent  # the role has the host's
+        shutil.copytree(library, self.addon / "libraries" / library.name, ignore=ignore, dirs_exist_ok=True)
 
     def start(self) -> Marzban:
         """Run, with the add-on where it is installed; returns once it answers."""
