@@ -185,6 +185,18 @@ def test_the_searcher_finds_each_form(wrap: str) -> None:
     assert not searcher.find(b"before after" + bytes(LARGE))
 
 
+def test_the_searcher_finds_each_form_in_a_file_of_many(tmp_path: Path) -> None:
+    key = base64.b64encode(b"\n\0" + bytes(range(200, 230)))  # what a line can't hold, too
+    shapes = key_forms(key)
+    assert any(b"\n" in data for data in shapes.values())
+    holders = {tmp_path / f"{number}": data for number, data in enumerate(shapes.values())}
+    for path, data in holders.items():
+        path.write_bytes(b"before\n" + data)
+        path.with_suffix(".other").write_bytes(b"before\nafter")
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(key))
+    assert Searcher({"key": shapes}).find_in(tmp_path).keys() == holders.keys() | {tmp_path / "packed.gz"}
+
+
 @pytest.mark.parametrize(
     "said",
     [
