@@ -70,7 +70,6 @@ class Panel:
     def __init__(self, path: Path) -> None:
         self.database = Database(str(path))
         admins = Admins(self.database, 0)
-        admins.put("admin", "password", is_sudo=True)
         self.app, _manager, self.events = build(
             self.database, admins, Settings.from_env({}), check_key(None), NoLines(None), "", "/dashboard/"
         )
@@ -111,10 +110,11 @@ class Panel:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database with all tables, which cost more than a copy."""
+    """A database with all tables and an admin, which cost more than a copy."""
     path = tmp_path_factory.mktemp("tables") / "panel.db"
     with Database(str(path)) as database:
         database.upgrade()
+        Admins(database, 0).put("admin", "password", is_sudo=True)
     return path
 
 
