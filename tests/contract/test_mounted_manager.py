@@ -95,9 +95,10 @@ def test_nodes_that_hang_do_not_hold_up_its_end(door: dict[str, Any]) -> None:
 def test_a_webhook_gets_what_runs_have_reported(door: dict[str, Any]) -> None:
     """Without node services, and with its settings in the environment of Marzban."""
     secret = "a secret of the webhook and of nobody else"
-    with Receiver() as receiver, Marzban(
-        **door, NODE_API_KEY="", TUNNEL_WEBHOOK_URL=receiver.url, TUNNEL_WEBHOOK_SECRET=secret
-    ) as running:
+    with (
+        Receiver() as receiver,
+        Marzban(**door, NODE_API_KEY="", TUNNEL_WEBHOOK_URL=receiver.url, TUNNEL_WEBHOOK_SECRET=secret) as running,
+    ):
         api = running.api()
         pair = [api.node(name=name, address=f"198.51.100.{number}") for number, name in enumerate(("de-1", "nl-1"), 1)]
         tunnel = api.tunnel(*pair)
