@@ -71,7 +71,9 @@ def test_where_it_is_and_its_headers(tmp_path: Path, dashboard_path: str | None,
         base = place.removesuffix("tunnels")
         release = base + linked[0].rpartition("/")[0]
         names = [*(path.name for path in SCRIPTS), "page.css", "dialogs.css", "icon.svg", "locales/fa.json"]
+        names += ["trouble.html", "guide.css"]
         kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "json": "application/json"}
+        kinds["html"] = "text/html"
         for path in [*(base + link for link in linked), *(f"{release}/{name}" for name in names)]:
             answer, content = fetch(panel, path)
             assert answer.status == 200, path
@@ -177,8 +179,11 @@ def test_no_script_makes_anything_of_text_but_text(script: Path) -> None:
 
 
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
+    for name in ("index.html", "trouble.html"):
+        html = re.sub(r'<a href="https://[^"]*" rel="noreferrer"', "", (FOLDER / name).read_text(encoding="utf-8"))
+        assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:|<img|=\"https?://", html) == []
     html = (FOLDER / "index.html").read_text(encoding="utf-8")
-    assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:|https?://", html) == []
+    assert re.findall(r"https?://", html) == []
     for css in FOLDER.glob("*.css"):
         assert re.findall(r"@import|url\(|https?://", css.read_text(encoding="utf-8")) == []
 
