@@ -76,9 +76,9 @@ class Known:
             return None
         if _unmeasured(seen.shown) and wanted.status is not None:
             return None  # what was measured before it says more
-        told = {"status": seen.shown.status, "error": seen.shown.error, "version": seen.shown.version}
-        told |= {"symptom": seen.shown.symptom, "measured": seen.shown.measured, "age": int(seen.age)}
-        return told | {"recoveries": seen.shown.recoveries}
+        shown = seen.shown
+        told = {"status": shown.status, "error": shown.error, "symptom": shown.symptom, "version": shown.version}
+        return told | {"measured": shown.measured, "age": int(seen.age), "recoveries": shown.recoveries}
 
     def reject(self, uuid: str, half: dict[str, str], why: str) -> None:
         """The database did not take this half; it is not offered again with the record as it is now."""
