@@ -44,4 +44,4 @@ def test_what_a_node_reports_is_in_the_history(
     with panel.engine.connect() as connection:
         assert connection.scalar(select(Panel.writes)) <= writes + 3
     statuses = [change["status"] for change in history()["changes"]]
-    assert statuses == ["connecting", "active", "error", "inactive"], "each once, whoever saw it first"
+    assert statuses == ["connecting", "active", "error", "inactive"], "each once"
