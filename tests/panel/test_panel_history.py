@@ -175,7 +175,7 @@ def test_a_restart_in_a_period_loses_a_minute_at_most(world: Simulated) -> None:
     assert row.samples == 25 + 28
 
 
-def test_a_status_that_nobody_has_seen_does_not_count_as_a_change(world: Simulated) -> None:
+def test_a_status_that_nobody_has_seen_is_not_written(world: Simulated) -> None:
     """After a start the nodes were not asked yet, and the API says `connecting`."""
     world.stale.add(1)
     world.status[1] = "connecting"

@@ -102,7 +102,8 @@ def reports_of(results: _Results) -> list[Raw]:
 
 def without_traffic(results: _Results) -> list[int]:
     """The ids of the tunnels in error or connecting, sorted."""
-    return sorted({ends[0]["id"] for ends in table.merge(results) if table.status(ends) in WITHOUT_TRAFFIC})
+    found = (ends[0]["id"] for ends in table.merge(results) if table.status(ends) in WITHOUT_TRAFFIC)
+    return sorted({number for number in found if number is not None})
 
 
 def status_ages(results: _Results, raws: Sequence[object], moment: datetime) -> dict[str, float]:
@@ -111,11 +112,12 @@ def status_ages(results: _Results, raws: Sequence[object], moment: datetime) -> 
     Only where this run has measured the same status that the panel has: else the panel's moment is that of another one.
     """
     told = {raw.get("uuid"): raw for raw in raws if isinstance(raw, dict) and isinstance(raw.get("uuid"), str)}
-    ages = {}
+    ages: dict[str, float] = {}
     for ends in table.merge(results):
-        status, raw = table.status(ends), told.get(ends[0]["uuid"])
+        uuid = str(ends[0]["uuid"])
+        status, raw = table.status(ends), told.get(uuid)
         if raw is not None and status in WITHOUT_TRAFFIC and raw.get("status") == status:
             age = records.status_age(raw, moment)
             if age is not None:
-                ages[ends[0]["uuid"]] = age
+                ages[uuid] = age
     return ages

@@ -146,7 +146,7 @@ class Feed:
             self._condition.notify()
 
     def read_again(self) -> None:
-        """Rows of tunnels have changed without a write that others hear about: for a listener, in its ``step``."""
+        """Rows of tunnels have changed, and ``tunnel_panel.writes`` has not: for a listener, in its ``step``."""
         self._known.revision = None
         self.wake()
 

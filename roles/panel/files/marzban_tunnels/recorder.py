@@ -32,10 +32,14 @@ EVERY = 60  # seconds between two writes of sums
 GRACE = 60
 _LEASE = 30  # seconds in which a process surely learns that it does not have the lease any more
 _MOST_CHANGES = 500  # in one transaction
-_LEAST_ROWS = 500  # that one transaction may write; or two periods of each tunnel
+_MOST_ROWS = 1000  # in one transaction
+# Seconds between two transactions in a row: on SQLite, others meet a pause only by chance. See service.py
+PAUSE = 0.05
+_LEAST_ROWS = 500  # that one attempt may write; or two periods of each tunnel
 _BREATH = 0.002  # seconds between two reads of many rows: other threads get their turn
 _WAITING = 20  # sums of one tunnel that wait for a database that is away; then the oldest are lost
 PATIENCE = 100  # milliseconds that a lock is waited for
+_Item = tuple[int, int, int, Row]  # level, start, tunnel
 _PANEL = Panel.id == 1
 _HOLDER = select(Panel.lease_holder).where(_PANEL)
 _ANY = select(SUMS.c.start)
@@ -96,6 +100,7 @@ class _Work:
         self._tracks: dict[int, Track] = {}
         self._over: dict[tuple[int, int], Row] = {}  # by (start, tunnel): not written yet since the period is over
         self._built: set[int] = set()  # hours that were made, or that there is nothing of
+        self._begun_hour = 0  # one of which some rows may not be written yet
         # Where the search for rows of deleted tunnels is
         self._sweep, self._swept = dict.fromkeys(KEPT, 0), 0
 
@@ -210,24 +215,29 @@ class _Work:
         self._store(connection, some, hours, [] if self._over or hours else self._old(connection, now))
 
     def _store(
-        self, connection: Connection, rows: Mapping[tuple[int, int], Row], hours: list[Any], old: list[Any]
+        self, connection: Connection, rows: Mapping[tuple[int, int], Row], hours: list[_Item], old: list[Any]
     ) -> None:
-        """All of it in one transaction."""
-        values = [_values(PERIOD, start, tunnel, row) for (start, tunnel), row in rows.items()] + hours
-        if not values and not old:
-            return
-        if values:
-            _upsert(connection, values)
-        for statement in old:
-            connection.execute(statement)
-        self._check(connection)
-        connection.commit()
-        for start, tunnel in rows:
-            if self._over.pop((start, tunnel), None) is None:
-                self._tracks[tunnel].changed = False
-        self._built.update(value["start"] for value in hours)
+        """A transaction has so many rows at most that others do not wait long; most writes are one."""
+        mine = [(PERIOD, start, tunnel, row) for (start, tunnel), row in rows.items()] + hours
+        for begin in range(0, len(mine), _MOST_ROWS):
+            some = mine[begin : begin + _MOST_ROWS]
+            if begin:
+                time.sleep(PAUSE)
+            _upsert(connection, [_values(*item) for item in some])
+            self._check(connection)
+            connection.commit()
+            for level, start, tunnel, _row in some:
+                if level == PERIOD and self._over.pop((start, tunnel), None) is None:
+                    self._tracks[tunnel].changed = False
+        if hours:
+            self._begun_hour = 0
+        if old:
+            for statement in old:
+                connection.execute(statement)
+            self._check(connection)
+            connection.commit()
 
-    def _hour(self, connection: Connection, now: int, waiting: Mapping[tuple[int, int], Row]) -> list[dict[str, Any]]:
+    def _hour(self, connection: Connection, now: int, waiting: Mapping[tuple[int, int], Row]) -> list[_Item]:
         """The rows of the newest hour that is over and not made yet, made of its periods. The others follow, one with
         each write: after a time in which the panel was down, or the database was away."""
         last = now - LONGEST - (now - LONGEST) % HOUR - HOUR  # samples of it may still come for a while
@@ -238,13 +248,14 @@ class _Work:
             if any(hour <= start < hour + HOUR for start, _tunnel in waiting):
                 continue
             periods: dict[int, list[Row]] = {}
-            if connection.execute(_ANY.where(*_of(HOUR, hour)).limit(1)).first() is None:
+            if hour == self._begun_hour or connection.execute(_ANY.where(*_of(HOUR, hour)).limit(1)).first() is None:
                 for start in range(hour, hour + HOUR, PERIOD):
                     for tunnel, row in _rows_of(connection, PERIOD, start):
                         periods.setdefault(tunnel, []).append(row)
                     time.sleep(_BREATH)
             if periods:
-                return [_values(HOUR, hour, tunnel, combined(rows, HOUR)) for tunnel, rows in sorted(periods.items())]
+                self._begun_hour = hour
+                return [(HOUR, hour, tunnel, combined(rows, HOUR)) for tunnel, rows in sorted(periods.items())]
             self._built.add(hour)
         connection.rollback()
         return []

@@ -147,7 +147,7 @@ NOW = datetime(2026, 11, 22, 20, 0)
         *(({"status": "error", "since": text}, None) for text in ("", "yesterday", "2026-11-22T18:00:00Z\x1b", 5, [])),
     ],
 )
-def test_since_when_is_told_only_where_the_run_has_measured_it(raw, seconds):
+def test_since_when_only_for_the_status_that_the_run_has_measured(raw, seconds):
     results = {"good": {"tunnels": [{**GOOD, "status": "error", "error": "no answer"}]}}
     ages = reports.status_ages(results, [{"uuid": UUID, **raw}, 5, {"uuid": []}], NOW)
     assert ages == ({} if seconds is None else {UUID: seconds})
