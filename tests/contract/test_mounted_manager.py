@@ -5,6 +5,7 @@ real one where MARZBAN_SRC names a checkout."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from tests.contract.conftest import DOORS
 from tests.support import marzban
 from tests.support.managed_panel import KEY, Services, until
 from tests.support.marzban import Marzban
+from tests.support.panel_api import report
 from tests.support.simulated_node import Nodes
+from tests.support.webhook_receiver import TOKEN, Receiver
 
 _DATABASES = {"mounted": "", "marzban-sqlite": "", "marzban-mariadb": "mariadb"}
 
@@ -87,6 +90,35 @@ def test_nodes_that_hang_do_not_hold_up_its_end(door: dict[str, Any]) -> None:
         held = ended(running)
         print(f"it ends within {alone:.2f} s without the manager, {held:.2f} s with nodes that hang")
         assert held < alone + 2
+
+
+def test_a_webhook_gets_what_runs_have_reported(door: dict[str, Any]) -> None:
+    """Without node services, and with its settings in the environment of Marzban."""
+    secret = "a secret of the webhook and of nobody else"
+    with (
+        Receiver() as receiver,
+        Marzban(**door, NODE_API_KEY="", TUNNEL_WEBHOOK_URL=receiver.url, TUNNEL_WEBHOOK_SECRET=secret) as running,
+    ):
+        api = running.api()
+        pair = [api.node(name=name, address=f"198.51.100.{number}") for number, name in enumerate(("de-1", "nl-1"), 1)]
+        tunnel = api.tunnel(*pair)
+        statuses = itertools.cycle(["active", "error"])
+        due = time.monotonic()
+
+        def told() -> Any:
+            """One run after the other."""
+            nonlocal due
+            if not receiver.changes and time.monotonic() >= due:
+                due += 1
+                report(api, tunnel, pair[0], next(statuses))
+            return receiver.changes
+
+        (change, *_more) = until(told, 20)
+        assert (change["uuid"], {change["before"], change["status"]}) == (tunnel["uuid"], {"active", "error"})
+        assert receiver.messages[0]["panel"] == api.bare("GET", "/api/tunnels").headers["Marzban-Panel-Id"]
+        log = running.log.read_text()
+        assert "changes of status are told to the webhook at 127.0.0.1\n" in log
+        assert not [word for word in (TOKEN, secret) if word in log]
 
 
 def ended(running: Marzban) -> float:

@@ -481,6 +481,9 @@ def test_a_changed_key_is_taken_when_an_admin_says_so(other: Api, manager: FakeM
     both: dict[str, Any] = {"known": known["public_key"], "seen": seen["public_key"]}
     both |= {"known_fingerprint": fingerprint(known), "seen_fingerprint": fingerprint(seen)}
     assert [end["changed_key"] for end in other.send("GET", path)["ends"]] == [both, None]
+    assert other.send("GET", path)["ends"][0]["symptom"] is None, "nothing is known to be wrong"
+    report(other, tunnel, ONE, "error", error="no handshake", symptom="no-answer")
+    assert other.send("GET", path)["ends"][0]["symptom"] == "reinstalled"
     assert other.send("GET", path)["ends"][0]["public"] == known, "not taken by itself"
     assert other.send("GET", NODES)["nodes"][0]["changed_keys"] == [{"tunnel_id": tunnel["id"], "name": None, **both}]
     tag = other.bare("GET", "/api/tunnels").headers["ETag"]
