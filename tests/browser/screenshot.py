@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import FloatRect, expect, sync_playwright
 
 from tests.support import chromium, samples
 from tests.support.panel import Panel
@@ -44,8 +44,8 @@ def main(path: Path, history: Path) -> None:
             page.locator("#detail").focus()
             box = page.locator("#detail").bounding_box()
             assert box
-            shown = {**box, "height": 560}
-            page.screenshot(path=history, clip=shown, caret="initial", animations="allow")
+            clip = FloatRect(x=box["x"], y=box["y"], width=box["width"], height=560)
+            page.screenshot(path=history, clip=clip, caret="initial", animations="allow")
         browser.close()
     if watched.said:
         raise SystemExit("\n".join(watched.said))
