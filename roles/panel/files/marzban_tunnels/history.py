@@ -2,8 +2,9 @@
 # Copyright (c) 2026 the marzban.tunnels authors
 """When a tunnel's status became another one, and how it was: what is written of a change, and what is read of both.
 
-A change is written once, by the first process or call that sees it, in one transaction with the tunnel's ``last_status``. All who write
-one hold the lock of the panel's row, so that nobody writes what another one has just written.
+A change is written once, by the first process or call that sees it, in one transaction with the tunnel's
+``last_status``. All who write one hold the lock of the panel's row, so that nobody writes what another one has just
+written.
 """
 
 from __future__ import annotations
