@@ -102,13 +102,11 @@ export const passed = (since, now) => duration(Math.max(0, (now - since) / 1000)
 
 /** In words, by two units: 1 hour 36 minutes. */
 export function lasting(value) {
-    const [small, large] = value < 3600 ? [60, 60] : value < 86400 ? [60, 3600] : [3600, 86400];
-    const names = { 60: "minute", 3600: "hour", 86400: "day" };
-    if (value < 60) return unit("second", 0, "long").format(Math.round(value));
-    const round = Math.floor(value / small) * small;
-    const rest = large === small ? 0 : (round % large) / small;
-    const parts = [[Math.floor(round / large), names[large]], [rest, names[small]]].filter(([many]) => many > 0);
-    return parts.map(([many, name]) => unit(name, 0, "long").format(many)).join(" ");
+    if (value < 59.5) return unit("second", 0, "long").format(Math.round(value));
+    const minutes = Math.round(value / 60);
+    const hours = Math.round(value / 3600);
+    const [large, small] = minutes < 24 * 60 ? [[Math.floor(minutes / 60), "hour"], [minutes % 60, "minute"]] : [[Math.floor(hours / 24), "day"], [hours % 24, "hour"]];
+    return [large, small].filter(([many]) => many > 0).map(([many, name]) => unit(name, 0, "long").format(many)).join(" ");
 }
 
 export const days = (value) => (Number.isFinite(value) ? unit("day", 0).format(value) : "");
