@@ -42,7 +42,9 @@ def end(host: Host, parts: list[Part], observation: Observation, resolved: dict[
             tunnel.refuse(Error(hint % protocol.process(name)))
     for name, (protocol, tunnel) in hung.items():
         tunnel.changes.append("%s %s" % (protocol.process(name), ENDED))
-        if host.check:
+        if host.check:  # as it would be without the process
+            port = tunnel.view["local"]["port"]
+            observation.listening.difference_update({("udp", port), ("tcp", port)})
             observation.units.setdefault(protocol.process(name), {})["active"] = "failed"
     for part in () if host.check else parts:
         names = {name for name, (protocol, _tunnel) in hung.items() if protocol is part.protocol}

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 IPV6_OFF = "/proc/sys/net/ipv6/conf/default/disable_ipv6"  # what a new interface gets
 RULES = "rules.nft"
 ENDED, RENEWED = "ended: it did not answer", "session made again"  # of ``changes``
+GONE = 2.0  # seconds that systemd may take to see that a process was killed
 START_TIMEOUT = 60  # seconds, and some more for each tunnel
 HELD = (
     "It is lost, and what runs would have to be started again, which needs it. What runs goes on as it is, until %s "
@@ -222,7 +223,13 @@ class Protocol(Keys):
 
     def end_hung(self, interfaces: Collection[str]) -> None:
         """Ends the processes of these interfaces, which do not end by themselves. What is missing then is started."""
-        self.host.try_run("systemctl", "kill", "--signal=KILL", *sorted({self.process(name) for name in interfaces}))
+        units = sorted({self.process(name) for name in interfaces})
+        self.host.try_run("systemctl", "kill", "--signal=KILL", *units)
+        end = time.monotonic() + GONE
+        while time.monotonic() < end:  # a plan that is made before systemd has seen it would find nothing to do
+            if all(unit["active"] != "active" for unit in node_units.states(self.host, units).values()):
+                return
+            time.sleep(0.05)
 
     def note_silence(self, views: list[View], live: Live, resolved: dict[str, list[str]]) -> None:
         """Finds out, by pings, which peers of ``views`` are not where they were, and notes it in ``live``."""
