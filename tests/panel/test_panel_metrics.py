@@ -69,6 +69,7 @@ def test_tunnels_nodes_and_manager(pair: Pair) -> None:
     until(lambda: samples(pair, "state")["marzban_tunnel_state", "active"] == 1)
     ends = samples(pair, "role", "state", "kind")
     assert ends["marzban_tunnel_round_trip_seconds", "target"] == 0.02
+    assert pair.panel.service(pair.first)["recoveries"] == {"process": 2, "session": 0}
     assert ends["marzban_tunnel_loss_ratio", "target"] == 0.05
     assert ends["marzban_tunnel_transmit_bytes_total", "source"] == 7
     assert ends["marzban_tunnel_receive_bytes_total", "source"] > 0

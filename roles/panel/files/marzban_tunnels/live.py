@@ -35,7 +35,7 @@ class Live(Protocol):
         """Whether this process is the one that works with the nodes of this database."""
 
     def node(self, node_id: int) -> dict[str, Any]:
-        """``{"state", "problem"?, "contact_age"?, "engine"?, "missing", "orphans"}`` of NODE_SERVICE."""
+        """``{"state", "problem"?, "contact_age"?, "engine"?, "missing", "recoveries", "orphans"}`` of NODE_SERVICE."""
 
     def deleted(self, uuid: str) -> dict[str, Any]:
         """The same of a node that is deleted, by our uuid of it."""
@@ -72,7 +72,15 @@ class Nothing:
         return False
 
     def node(self, node_id: int) -> dict[str, Any]:
-        return {"state": "asking", "problem": None, "contact_age": None, "engine": None, "missing": [], "orphans": []}
+        nothing: dict[str, Any] = {
+            "problem": None,
+            "contact_age": None,
+            "engine": None,
+            "missing": [],
+            "recoveries": {},
+            "orphans": [],
+        }
+        return {"state": "asking", **nothing}
 
     def deleted(self, uuid: str) -> dict[str, Any]:
         return self.node(0)

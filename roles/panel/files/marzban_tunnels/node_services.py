@@ -27,6 +27,7 @@ _NOTHING: dict[str, Any] = {
     "contact_age": None,
     "engine": None,
     "missing": [],
+    "recoveries": {},
     "orphans": [],
 }
 _MOST_ORPHANS = 100  # that are shown of a node

@@ -119,6 +119,7 @@ class NodeService(BaseModel):
     contact_age: int | None = Field(description="Seconds since the node has answered")
     engine: str | None
     missing: list[str]
+    recoveries: dict[str, int] = Field(description="How often it brought a tunnel back since it began, by kind")
     orphans: list[OrphanOut] = Field(description="The first 100")
     more_orphans: int = Field(description="How many there are besides these")
     deletions: list[DeletionOut]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -113,8 +114,16 @@ class Known:
             "contact_age": None if self.contact is None else int(time.monotonic() - self.contact),
             "engine": self.engine,
             "missing": sorted(missing)[:20],
+            "recoveries": self.recoveries(),
             "orphans": orphans,
         }
+
+    def recoveries(self) -> dict[str, int]:
+        """How often the node's service brought one of its tunnels back, by kind."""
+        found: Counter[str] = Counter()
+        for seen in self._seen.values():
+            found.update(seen.shown.recoveries)
+        return dict(found)
 
     def tell_stale(self, looked: bool = False) -> None:
         """A client whose list has the same ETag takes it that the same ends are stale: so it needs another one when an

@@ -200,7 +200,7 @@ class Watch(Known):
         self.tell_stale()
         now = time.monotonic()
         before, orphans = self._seen, self.orphans
-        known = (self.contact is None, self.engine)
+        known = (self.contact is None, self.engine, self.recoveries())
         self._seen = {uuid: Seen(item, now) for uuid, item in answer.tunnels.items()}
         self.orphans, self.engine, self.contact = plan.orphans, answer.engine, now
         self.node_counter, self.node_epoch = answer.counter, answer.epoch
@@ -216,7 +216,7 @@ class Watch(Known):
             self._hub.touch(nodes=True)
         elif self._seen:  # measured again
             self._hub.changed(soon=False)
-        self._hub.touch({*target.wanted, *before}, nodes=known != (False, self.engine))
+        self._hub.touch({*target.wanted, *before}, nodes=known != (False, self.engine, self.recoveries()))
         self.tell_stale(looked=True)
         self._learn(plan)
         if plan.void:
