@@ -63,7 +63,8 @@ def samples(pair: Pair, *labels: str) -> Samples:
 
 def test_tunnels_nodes_and_manager(pair: Pair) -> None:
     for node in (pair.first, pair.second):
-        node.measured = {"handshake_age": 5, "rtt_ms": 20.0, "loss_percent": 5.0, "tx_bytes": 7, "certificate_days": -1}
+        node.measured = {"handshake_age": 5, "rtt_ms": 20.0, "loss_percent": 5.0, "certificate_days": -1}
+        node.measured |= {"tx_bytes": 7, "rx_bytes": 9}
         node.recoveries = {"process": 2, "session": 0, "of a later version": 9}
     until(lambda: ("marzban_tunnel_round_trip_seconds", "source") in samples(pair, "role"))
     until(lambda: samples(pair, "state")["marzban_tunnel_state", "active"] == 1)
