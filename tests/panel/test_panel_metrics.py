@@ -66,7 +66,8 @@ def test_tunnels_nodes_and_manager(pair: Pair) -> None:
         node.measured = {"handshake_age": 5, "rtt_ms": 20.0, "loss_percent": 5.0, "certificate_days": -1}
         node.measured |= {"tx_bytes": 7, "rx_bytes": 9}
         node.recoveries = {"process": 2, "session": 0, "of a later version": 9}
-    until(lambda: ("marzban_tunnel_round_trip_seconds", "source") in samples(pair, "role"))
+    heard = {("marzban_tunnel_round_trip_seconds", role) for role in ("source", "target")}
+    until(lambda: heard <= samples(pair, "role").keys())
     until(lambda: samples(pair, "state")["marzban_tunnel_state", "active"] == 1)
     ends = samples(pair, "role", "state", "kind")
     assert ends["marzban_tunnel_round_trip_seconds", "target"] == 0.02
