@@ -276,10 +276,10 @@ class Reported(NamedTuple):
     lines: list[str]
 
 
-def status_now(panel: Panel, checked: dict[str, Any]) -> list[Any]:
-    """What the panel has, unchecked, of the tunnels without traffic: it knows since when that is so. Empty where it
-    can't say, or where there is no such tunnel."""
-    ids = reports.without_traffic(checked)
+def status_now(panel: Panel, checked: dict[str, Any], wide: bool) -> list[Any]:
+    """What the panel has, unchecked, of the tunnels without traffic, or of all of them: it knows since when that is
+    so. Empty where it can't say, or where there is no such tunnel."""
+    ids = reports.ids(checked, wide)
     if not ids or (panel.api or 1) < api.HISTORY:
         return []
     try:
@@ -300,7 +300,7 @@ def report(panel: Panel | None, told: Told, wide: bool = False) -> Reported:
     if panel and bodies:
         try:
             reported, rejected = panel.post_status(bodies)
-            known = status_now(panel, checked)
+            known = status_now(panel, checked, wide)
         except Error as error:
             failure = error
     ages = reports.status_ages(checked, known, datetime.now(timezone.utc).replace(tzinfo=None))

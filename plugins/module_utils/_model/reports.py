@@ -16,7 +16,6 @@ from .answers import words
 if TYPE_CHECKING:
     from .shapes import Raw
 
-WITHOUT_TRAFFIC = ("error", "connecting")
 _Results = Mapping[str, Any]  # {host: the checked part of its answer}
 
 
@@ -100,14 +99,16 @@ def reports_of(results: _Results) -> list[Raw]:
     ]
 
 
-def without_traffic(results: _Results) -> list[int]:
-    """The ids of the tunnels in error or connecting, sorted."""
-    found = (ends[0]["id"] for ends in table.merge(results) if table.status(ends) in WITHOUT_TRAFFIC)
+def ids(results: _Results, all_of_them: bool) -> list[int]:
+    """The ids of the tunnels, or of those in error or connecting, sorted."""
+    found = (
+        ends[0]["id"] for ends in table.merge(results) if all_of_them or table.status(ends) in table.WITHOUT_TRAFFIC
+    )
     return sorted({number for number in found if number is not None})
 
 
 def status_ages(results: _Results, raws: Sequence[object], moment: datetime) -> dict[str, float]:
-    """``{uuid: seconds}`` for which tunnels are in error or connecting. ``raws``: tunnels as the panel has them now.
+    """``{uuid: seconds}`` for which tunnels have had their status. ``raws``: tunnels as the panel has them now.
 
     Only where this run has measured the same status that the panel has: else the panel's moment is that of another one.
     """
@@ -115,8 +116,8 @@ def status_ages(results: _Results, raws: Sequence[object], moment: datetime) -> 
     ages: dict[str, float] = {}
     for ends in table.merge(results):
         uuid = str(ends[0]["uuid"])
-        status, raw = table.status(ends), told.get(uuid)
-        if raw is not None and status in WITHOUT_TRAFFIC and raw.get("status") == status:
+        raw = told.get(uuid)
+        if raw is not None and raw.get("status") == table.status(ends):
             age = records.status_age(raw, moment)
             if age is not None:
                 ages[uuid] = age

@@ -24,6 +24,7 @@ NARROWEST = 12  # columns that a name keeps, whatever else there is
 MAX_ROWS = 200
 NAMED = 10  # tunnels in one sentence
 NEW = 60  # seconds in which a status is not old enough to say how old it is
+WITHOUT_TRAFFIC = ("error", "connecting")
 SOON = 30  # days: a run renews a certificate long before
 LEFT_ALONE = (
     "it is missing in the list of tunnels, but the panel did not confirm that it is deleted, so it was left as it is. "
@@ -211,7 +212,8 @@ def notes(ends: Sequence[Health], lost: Mapping[str, Lost] | None = None, age: f
     """
     lost = lost or {}
     both = [str(node) for node in (ends[0]["node"], ends[0]["peer"])]
-    found = [] if age is None or age < NEW else ["%s for %s" % (status(ends), seconds(age))]
+    is_old = age is not None and age >= NEW and status(ends) in WITHOUT_TRAFFIC
+    found = ["%s for %s" % (status(ends), seconds(age))] if is_old else []
     found += ["%s %s" % (node, _HOW_LOST[lost[node]["unreachable"]]) for node in both if node in lost]
     found += ["waiting for %s" % end["waiting_for"] for end in ends if end.get("waiting_for")]
     expiring = [(end["node"], _certificate_ends(end)) for end in ends]
@@ -244,12 +246,14 @@ def report(
     at_lost = [view for host in lost or () for view in (views or {}).get(host) or ()]
     lost = {nodes.get(host) or host: why for host, why in (lost or {}).items()}
     tunnels = merge(results)
-    columns = columns or {}
+    columns = dict(columns or {})
+    if wide and ages:
+        columns = {"for": {uuid: seconds(age) for uuid, age in ages.items()}, **columns}
     rows: list[tuple[list[str], list[str]]] = []
     for ends in tunnels:
         uuid = str(ends[0]["uuid"])
         cells = [*row(ends), *(str(texts.get(uuid, "-")) for texts in columns.values())]
-        rows.append((cells, notes(ends, lost, (ages or {}).get(uuid))))
+        rows.append((cells, notes(ends, lost, None if wide else (ages or {}).get(uuid))))
     for view in {view["uuid"]: view for view in at_lost}.values():
         if view["uuid"] not in {ends[0]["uuid"] for ends in tunnels}:
             rows.append(_unmeasured(view, len(HEADER) - 4 + len(columns), lost))

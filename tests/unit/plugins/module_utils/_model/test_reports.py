@@ -151,7 +151,6 @@ def test_since_when_only_for_the_status_that_the_run_has_measured(raw, seconds):
     results = {"good": {"tunnels": [{**GOOD, "status": "error", "error": "no answer"}]}}
     ages = reports.status_ages(results, [{"uuid": UUID, **raw}, 5, {"uuid": []}], NOW)
     assert ages == ({} if seconds is None else {UUID: seconds})
-    assert reports.status_ages({"good": {"tunnels": [GOOD]}}, [{"uuid": UUID, **raw}], NOW) == {}
 
 
 class FakePanel:

@@ -305,6 +305,9 @@ def test_since_when_a_tunnel_carries_nothing():
     assert not any(" for " in line for line in table[3:])
     assert all(model_table.width(line) <= model_table.COLUMNS for line in table)
     assert not any(" for " in line for line in shown(*ends, ages={"u1": 59.0})[1]), "it has just begun"
+    _columns, table = shown(*ends, ages={"u1": 7300.0, "u3": 500.0}, wide=True)
+    assert table[0].endswith("  for")
+    assert (table[1].endswith(" 2 h"), table[2].endswith(" -"), table[3].endswith(" 8 min")) == (True, True, True)
 
 
 @given(st.text(max_size=40), st.integers(0, 10**9))
