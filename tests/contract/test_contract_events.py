@@ -48,7 +48,7 @@ def test_who_may_not_gets_no_stream(api: Api) -> None:
 
 
 @pytest.fixture(params=[door for door in DOORS if door != "marzban-mariadb"])
-def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Api, float]]:
+def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Panel | Marzban, Api, float]]:
     """A process of its own, a client of it, and the seconds that its end may take."""
     if request.param == "standalone":
         with Panel.start(tmp_path, tls=False, env=NO_MANAGER) as panel:
@@ -65,22 +65,36 @@ def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, 
         yield running, running.api(), longest
 
 
-def test_open_streams_do_not_hold_up_its_end(door: tuple[Any, Api, float]) -> None:
+def test_open_streams_do_not_hold_up_its_end(door: tuple[Panel | Marzban, Api, float]) -> None:
+    """Nor do they take a thread. After its next start they are there again, and read everything."""
     running, api, longest = door
     tunnel = api.tunnel(api.node(), api.node())
     with ExitStack() as open_ones:
-        streams = [open_ones.enter_context(EventStream(api)) for _ in range(STREAMS)]
+        streams = [open_ones.enter_context(EventStream(api)) for _ in range(2)]
+        before = threads(running)
+        streams += [open_ones.enter_context(EventStream(api)) for _ in range(2, STREAMS)]
         api.send("POST", f"/api/tunnels/{tunnel['id']}/deactivate")
         for stream in streams:
             stream.tunnel(tunnel["id"], lambda item: item["status"] == "inactive")
+        assert threads(running) <= before + 2, "calls that come at once have threads of the server's"
         taken = ended(running, api)
         assert all(stream.ends() for stream in streams), "each client sees that it is over"
     print(f"it ends within {taken:.2f} s (at most {longest:.2f}) with {STREAMS} streams")
     assert taken < longest
+    if isinstance(running, Marzban):
+        running.start()
+        with ExitStack() as open_ones:
+            again = [open_ones.enter_context(EventStream(api, stream.last)) for stream in streams]
+            assert not any(stream.resumed for stream in again)
+
+
+def threads(running: Panel | Marzban) -> int:
+    """Of its process."""
+    return len(list(Path(f"/proc/{running.pid}/task").iterdir()))
 
 
 @pytest.mark.variation
-def test_a_client_that_does_not_read_does_not_hold_up_its_end(door: tuple[Any, Api, float]) -> None:
+def test_a_client_that_does_not_read_does_not_hold_up_its_end(door: tuple[Panel | Marzban, Api, float]) -> None:
     running, api, longest = door
     first, second = api.node(), api.node()
     config = json.dumps({"note": "x" * 60_000})
@@ -98,7 +112,7 @@ def named(name: str) -> Callable[[Any], bool]:
     return lambda item: bool(item["source_node_name"] == name)
 
 
-def ended(running: Any, api: Api) -> float:
+def ended(running: Panel | Marzban, api: Api) -> float:
     """Seconds that its end takes."""
     api.session.close()  # uvicorn waits for its clients
     begun = time.monotonic()

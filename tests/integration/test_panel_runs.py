@@ -374,6 +374,9 @@ def test_check_mode_sends_no_write(world: World, tmp_path: Path) -> None:
         assert not check["failed"], check
         assert own(check) == own(apply), module
     assert checks[3]["tunnels"][0]["waiting_for"] == "fi-1"
+    since = {name: tunnel["since"] for name, tunnel in world.tunnels().items()}
+    assert {tunnel["name"]: tunnel["since"] for tunnel in applied[1]["tunnels"]} == since
+    assert None not in since.values()
     assert not (tmp_path / "none").exists()
 
 

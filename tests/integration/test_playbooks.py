@@ -96,7 +96,11 @@ def test_status_measures_and_changes_nothing(world: World) -> None:
         assert "active" in row(run.text, "two")
         problems = run.results("tunnel_report")[-1]["problems"]
         assert [problem.split(":")[0] for problem in problems] == ["one on a", "one on b"]
-        assert {name: tunnel["status"] for name, tunnel in world.tunnels().items()} == {"one": "error", "two": "active"}
+        there = world.tunnels()
+        assert {name: tunnel["status"] for name, tunnel in there.items()} == {"one": "error", "two": "active"}
+        (symptom,) = {end["symptom"] for end in there["one"]["ends"]}
+        assert symptom in ("no-packets", "no-answer")
+        assert run.text.count(f"    see docs/trouble.md#{symptom}\n") == 1
     finally:
         a.run("nft delete table inet blocked")
     world.expect_traffic(*BOTH)

@@ -111,6 +111,12 @@ class Marzban:
         """The base URL, without a trailing slash."""
         return f"{'https' if self.ca_path else 'http'}://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def install(self) -> None:
         """Put the add-on's files in place, as the role does."""
         ignore = shutil.ignore_patterns("__pycache__")
