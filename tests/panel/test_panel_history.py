@@ -237,7 +237,8 @@ def test_who_has_lost_the_lease_writes_nothing(world: Simulated) -> None:
     assert world.sums() == {}
 
 
-def test_it_does_not_wait_for_a_busy_database(world: Simulated) -> None:
+def test_it_does_not_wait_for_a_busy_database(world: Simulated, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     recorder = Recorder()
     world.go(recorder, 60)
     with closing(sqlite3.connect(world.engine.url.database or "", isolation_level=None)) as other:
@@ -247,6 +248,7 @@ def test_it_does_not_wait_for_a_busy_database(world: Simulated) -> None:
         world.go(recorder, 70)
         assert time.monotonic() - begun < 1 * BUSY, "three attempts"
         other.execute("ROLLBACK")
+    assert len([line for line in caplog.records if "waits for the database" in line.getMessage()]) == 1
     world.go(recorder, 200)
     assert [change[:2] for change in world.changes()] == [(60, "error")], "since when it was seen"
     assert (world.sums()[0].up, world.sums()[0].down) == (55, 135)

@@ -58,6 +58,7 @@ class Recorder:
         self._work: _Work | None = None
         self._again = 0  # when it begins again, after another process had the lease
         self._written = written
+        self._logged = -EVERY  # when the log said last that the database is away
 
     def step(self, step: Step) -> None:
         """A step of the feed. What fails because the database is busy is tried again with a later one."""
@@ -77,7 +78,9 @@ class Recorder:
         except _Lost:
             self._work, self._again = None, now + _LEASE
         except (DBAPIError, PoolTimeout) as error:
-            _log.info("marzban_tunnels: the history waits for the database: %s", type(error).__name__)
+            if not 0 <= now - self._logged < EVERY:  # a full disk would say it each second
+                self._logged = now
+                _log.info("marzban_tunnels: the history waits for the database: %s", type(error).__name__)
 
 
 def seconds_of(moment: datetime) -> int:
