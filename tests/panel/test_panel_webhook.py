@@ -76,7 +76,7 @@ class World:
         told = {int(name[1:]): record(int(name[1:]), status, stale) for name, status in statuses.items()}
         self.records |= told
         nothing: frozenset[int] = frozenset()
-        self.hook.step(Step(self.moment, self.records, frozenset(told), nothing, nothing, (), leads, self.engine))
+        self.hook.step(Step(self.moment, self.records, frozenset(told), nothing, nothing, leads, self.engine))
 
 
 def record(number: int, status: str, stale: bool = False) -> dict[str, Any]:
