@@ -26,7 +26,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import env_secret
+from marzban_tunnels import env_secret, responses
 from marzban_tunnels.tables import TUNNELS
 from marzban_tunnels.webhook_queue import Pending, Waiting
 
@@ -313,7 +313,7 @@ def sign(secret: bytes, timestamp: str, body: bytes) -> str:
 def _change(record: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
     """What is told about a tunnel, and nothing else of its record."""
     since = record.get("since")
-    error, symptom = _error(record)
+    failed = responses.failed_end(record["status"], record["ends"]) or {}
     return {
         "id": record["id"],
         "uuid": record["uuid"],
@@ -322,20 +322,11 @@ def _change(record: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
         "source": record["source_node_name"],
         "target": record["target_node_name"],
         "status": record["status"],
-        "error": error,
-        "symptom": symptom,
+        "error": failed.get("error"),
+        "symptom": failed.get("symptom"),
         "since": f"{since}Z" if since else _time(moment),
         "at": _time(moment),
     }
-
-
-def _error(record: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The sentence of an end's error, and its symptom: of an end that was heard lately rather than of another."""
-    if record["status"] != "error":
-        return None, None
-    ends = sorted(record["ends"], key=lambda end: bool(end["stale"]))
-    found = ((end["error"], end.get("symptom")) for end in ends if end["status"] == "error" and end["error"])
-    return next(found, (None, None))
 
 
 def _time(moment: datetime) -> str:
