@@ -224,6 +224,20 @@ def test_two_writers_write_a_change_once(world: Simulated) -> None:
     assert [status for _at, status, _error in world.changes()] == ["error", "inactive"]
 
 
+def test_what_was_seen_before_a_call_is_not_written_after_it(world: Simulated) -> None:
+    recorder = Recorder()
+    world.go(recorder, 10)
+    world.status[1] = "error"
+    seen = world.step(told=[1])
+    with Session(world.engine) as session:
+        history.write(session.execute, {1: history.Seen("inactive", None, world.now)}, decided=True)
+        session.commit()
+    recorder.step(seen)
+    world.turn(recorder, 1, "inactive")
+    world.turn(recorder, 1, "active")
+    assert [status for _at, status, _error in world.changes()] == ["inactive", "active"]
+
+
 def test_who_has_lost_the_lease_writes_nothing(world: Simulated) -> None:
     recorder = Recorder()
     world.go(recorder, 50)

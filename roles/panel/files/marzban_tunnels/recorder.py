@@ -187,19 +187,25 @@ class _Work:
         return found
 
     def _note(self, connection: Connection, seen: dict[int, history.Seen]) -> bool:
+        def different(stored: Mapping[int, str | None]) -> dict[int, history.Seen]:
+            # Where a call has written since (switched off, say), what was seen may be older: the next step says
+            return {it: seen[it] for it, was in stored.items() if seen[it].status != was == self._known.get(it)}
+
         stored = history.known(connection.execute, sorted(seen))
         connection.rollback()
-        different = {tunnel: seen[tunnel] for tunnel, status in stored.items() if status != seen[tunnel].status}
-        if different:
+        written = different(stored)
+        if written:
             # The lock of the panel's row
             connection.execute(update(Panel).where(_PANEL).values(lease_beat=Panel.lease_beat))
             self._check(connection)
-            history.write(connection.execute, different)
+            stored = history.known(connection.execute, sorted(seen))
+            written = different(stored)
+            history.write(connection.execute, written)
             connection.commit()
-        self._known.update((tunnel, seen[tunnel].status) for tunnel in stored)
-        for tunnel in seen:
+        self._known |= stored | {tunnel: found.status for tunnel, found in written.items()}
+        for tunnel in seen.keys() - (stored.keys() - written.keys()):  # the others are looked at again
             self._doubtful.pop(tunnel, None)
-        return bool(different)
+        return bool(written)
 
     def _check(self, connection: Connection) -> None:
         if connection.scalar(_HOLDER) != self._holder:
