@@ -54,7 +54,7 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
         access = tunnels.metrics
         if access.state == "unset":
             return answer({"detail": access.detail}, 404)
-        if access.state != "key":  # whoever asks does not get to know how long a key is, or which other it is
+        if access.state != "key":  # a stranger does not get to know how long it is, or which other key
             return off(_UNUSABLE, access.detail)
         shown = request.headers.getlist("Authorization")
         if not shown:
