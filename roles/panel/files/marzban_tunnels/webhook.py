@@ -172,7 +172,7 @@ class Webhook:
             with self._condition:
                 self._pending.forget(number)
         if not step.leads and self._tunnels.live.manager_state()["state"] == "elsewhere":
-            # What this process sees without its nodes is not a change; the process that tells writes down what it has seen
+            # What this process sees without its nodes is not a change; the process that tells writes down what it sees
             self._begun = None
             return
         if self._begun is None:
