@@ -224,6 +224,20 @@ def test_two_writers_write_a_change_once(world: Simulated) -> None:
     assert [status for _at, status, _error in world.changes()] == ["error", "inactive"]
 
 
+def test_what_was_seen_before_a_call_is_not_written_after_it(world: Simulated) -> None:
+    recorder = Recorder()
+    world.go(recorder, 10)
+    world.status[1] = "error"
+    seen = world.step(told=[1])
+    with Session(world.engine) as session:
+        history.write(session.execute, {1: history.Seen("inactive", None, world.now)}, decided=True)
+        session.commit()
+    recorder.step(seen)
+    world.turn(recorder, 1, "inactive")
+    world.turn(recorder, 1, "active")
+    assert [status for _at, status, _error in world.changes()] == ["inactive", "active"]
+
+
 def test_who_has_lost_the_lease_writes_nothing(world: Simulated) -> None:
     recorder = Recorder()
     world.go(recorder, 50)
@@ -237,7 +251,8 @@ def test_who_has_lost_the_lease_writes_nothing(world: Simulated) -> None:
     assert world.sums() == {}
 
 
-def test_it_does_not_wait_for_a_busy_database(world: Simulated) -> None:
+def test_it_does_not_wait_for_a_busy_database(world: Simulated, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     recorder = Recorder()
     world.go(recorder, 60)
     with closing(sqlite3.connect(world.engine.url.database or "", isolation_level=None)) as other:
@@ -247,6 +262,7 @@ def test_it_does_not_wait_for_a_busy_database(world: Simulated) -> None:
         world.go(recorder, 70)
         assert time.monotonic() - begun < 1 * BUSY, "three attempts"
         other.execute("ROLLBACK")
+    assert len([line for line in caplog.records if "waits for the database" in line.getMessage()]) == 1
     world.go(recorder, 200)
     assert [change[:2] for change in world.changes()] == [(60, "error")], "since when it was seen"
     assert (world.sums()[0].up, world.sums()[0].down) == (55, 135)

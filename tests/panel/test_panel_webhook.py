@@ -62,13 +62,21 @@ class World:
         self.moment, self.records = EVENING, dict[int, dict[str, Any]]()
         self.engine = create_engine("sqlite://", poolclass=NullPool)  # without tables: nothing is known of before
 
+    def written(self, path: Path, **statuses: str) -> None:
+        """What the history has of each tunnel."""
+        self.engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE tunnels (id INTEGER, last_status TEXT)")
+            for name, status in statuses.items():
+                connection.exec_driver_sql("INSERT INTO tunnels VALUES (?, ?)", (int(name[1:]), status))
+
     def step(self, leads: Any = True, seconds: Any = 1, stale: Any = False, **statuses: str) -> None:
         """``t1="error"``: tunnel 1 has this status now."""
         self.moment += timedelta(seconds=seconds)
         told = {int(name[1:]): record(int(name[1:]), status, stale) for name, status in statuses.items()}
         self.records |= told
         nothing: frozenset[int] = frozenset()
-        self.hook.step(Step(self.moment, self.records, frozenset(told), nothing, nothing, (), leads, self.engine))
+        self.hook.step(Step(self.moment, self.records, frozenset(told), nothing, nothing, leads, self.engine))
 
 
 def record(number: int, status: str, stale: bool = False) -> dict[str, Any]:
@@ -305,7 +313,7 @@ def test_a_panel_that_has_just_begun_tells_nothing_that_it_does_not_know(receive
     assert [(change["id"], change["before"]) for change in receiver.changes] == [(3, "connecting")]
 
 
-def test_one_process_tells(receiver: Receiver) -> None:
+def test_one_process_tells(tmp_path: Path, receiver: Receiver) -> None:
     """The one whose manager works with the nodes; where none does, each that is not told that another one does."""
     world = World(environ(receiver))
     world.step(t1="active", leads=False)
@@ -313,6 +321,7 @@ def test_one_process_tells(receiver: Receiver) -> None:
     world.tunnels.live.state = "elsewhere"
     world.step(t1="error", leads=False)
     assert not len(world.hook._pending)
+    world.written(tmp_path / "panel.db", t1="error")
     world.step(t1="inactive", leads=True)
     until(lambda: receiver.bodies)
     world.tunnels.live.state = "off"  # runs only
@@ -323,6 +332,26 @@ def test_one_process_tells(receiver: Receiver) -> None:
         ("error", "inactive"),
         ("active", "error"),
     ]
+
+
+def test_a_manager_that_works_again_tells_only_what_is_different(tmp_path: Path, receiver: Receiver) -> None:
+    """While the database was away it let go of the nodes, and the API said `connecting` of all tunnels."""
+    world = World(environ(receiver))
+    world.step(t1="active", t2="active")
+    world.step(seconds=webhook.BEGINNING)
+    world.tunnels.live.state = "elsewhere"
+    world.step(t1="connecting", t2="connecting", stale=True, leads=False)
+    world.step(seconds=30, leads=False)
+    world.tunnels.live.state = "on"
+    world.written(tmp_path / "panel.db", t1="active", t2="active")
+    world.step()
+    world.step(t1="active", t2="error")
+    world.step(seconds=webhook.BEGINNING)
+    until(lambda: receiver.bodies)
+    assert [(change["id"], change["before"], change["status"]) for change in receiver.changes] == [
+        (2, "active", "error")
+    ]
+    assert not len(world.hook._pending)
 
 
 def one(panel: ManagedPanel, made: Any) -> Any:

@@ -80,7 +80,6 @@ class Simulated:
             told=frozenset(told),
             measured=frozenset(measured),
             deleted=frozenset(),
-            changes=(),
             leads=leads,
             engine=self.engine,
             measured_ends=ends,

@@ -35,20 +35,9 @@ _SILENT = 60.0  # seconds between two lines in the log
 
 
 @dataclass(frozen=True)
-class Change:
-    """A tunnel has another status. ``error`` is an end's sentence where the status is "error"."""
-
-    record: Mapping[str, Any]
-    before: str
-    status: str
-    error: str | None
-    at: datetime
-
-
-@dataclass(frozen=True)
 class Step:
     """What is known at a moment, and what is different since the step before. At the first step all tunnels are in
-    ``told``; it has no ``changes``. A tunnel that was created since is in ``told`` only."""
+    ``told``."""
 
     moment: datetime  # naive UTC, whole seconds
     # All tunnels as the API answers them, by id; not to be changed. Status and `stale` are as they are now. An `age` is
@@ -57,7 +46,6 @@ class Step:
     told: frozenset[int]  # those whose answer is another one, but for measurements and ages
     measured: frozenset[int]  # those of which an end was measured, or measured again
     deleted: frozenset[int]
-    changes: tuple[Change, ...]
     leads: bool  # this process holds the manager's lease
     engine: Engine  # for a short session of the listener's own
     measured_ends: frozenset[tuple[int, str]] = frozenset()  # (tunnel, role)
@@ -117,14 +105,10 @@ class Feed:
         self._thread: threading.Thread | None = None
         self._known = self._nothing()
 
-    def add(self, listener: Listener, need: Callable[[], bool] | None = None) -> None:
-        """Tell this one each step. ``need`` says whether it needs them now; without it, while the manager is on in this
-        process."""
+    def add(self, listener: Listener, need: Callable[[], bool]) -> None:
+        """Tell this one each step. ``need`` says whether it needs them now."""
         self.listeners.append(listener)
-        self.needs.append(need or self._managed)
-
-    def _managed(self) -> bool:
-        return bool(self.tunnels.live.manager_state()["state"] == "on")
+        self.needs.append(need)
 
     # from any thread
 
@@ -216,17 +200,12 @@ class Feed:
 
     def _step(self, known: _Known, found: Found, moment: datetime) -> Step:
         records = dict(known.kept.records)
-        changes = (
-            Change(records[number], before, records[number]["status"], _error(records[number]), moment)
-            for number, before in sorted(found.before.items())
-        )
         return Step(
             moment=moment,
             records=records,
             told=frozenset(found.told),
             measured=frozenset(number for number, _role in found.measured),
             deleted=frozenset(found.deleted),
-            changes=tuple(changes),
             leads=self.tunnels.live.leads(),
             engine=self._engine,
             measured_ends=frozenset(found.measured),
@@ -267,11 +246,3 @@ class Feed:
             text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             away = isinstance(error, SQLAlchemyError)
             _log.warning("marzban_tunnels: what has changed can't be told at the moment: %s", text, exc_info=not away)
-
-
-def _error(record: Mapping[str, Any]) -> str | None:
-    """The sentence of a tunnel's error, of an end that was heard lately rather than of another."""
-    if record["status"] != "error":
-        return None
-    ends = sorted(record["ends"], key=lambda end: bool(end["stale"]))
-    return next((end["error"] for end in ends if end["status"] == "error" and end["error"]), None)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import checks
+from marzban_tunnels import checks, responses
 from marzban_tunnels.node_rows import Execute
 from marzban_tunnels.sums import DAY, HOUR, PERIOD, Row, combined, starts
 from marzban_tunnels.tables import CHANGES, SUMS, TUNNELS
@@ -47,13 +47,9 @@ class Seen(NamedTuple):
 
 
 def error_of(status: str, ends: Iterable[Mapping[str, Any]]) -> str | None:
-    """Why a tunnel of this status, with these ends, is in error, as a change of its status has it: what an end says
-    that was heard lately, rather than another."""
-    if status != "error":
-        return None
-    lately = sorted(ends, key=lambda end: bool(end["stale"]))
-    error = next((end["error"] for end in lately if end["status"] == "error" and end["error"]), None)
-    return None if error is None else checks.one_line(error, LONGEST_ERROR)
+    """Why a tunnel of this status, with these ends, is in error, as a change of its status has it."""
+    failed = responses.failed_end(status, ends)
+    return None if failed is None else checks.one_line(failed["error"], LONGEST_ERROR)
 
 
 def known(execute: Execute, tunnel_ids: Sequence[int]) -> dict[int, str | None]:

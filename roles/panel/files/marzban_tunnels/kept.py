@@ -42,7 +42,6 @@ class Found:
     told: set[int] = field(default_factory=set)  # but for measurements and ages
     measured: set[tuple[int, str]] = field(default_factory=set)  # (tunnel, role): measured, or measured again
     deleted: set[int] = field(default_factory=set)
-    before: dict[int, str] = field(default_factory=dict)  # of those that have another status: which they had
     failed: Exception | None = None  # one could not be made: its answer of before stays
 
 
@@ -138,8 +137,6 @@ class Kept:
         self._due[number] = now + _lasts(record)
         if before is None or _differ(before, record):
             found.told.add(number)
-        if before is not None and before["status"] != record["status"]:
-            found.before[number] = before["status"]
         ends = {} if before is None else {end["role"]: end for end in before["ends"]}
         for end in record["ends"]:
             key, known = (number, end["role"]), ends.get(end["role"])

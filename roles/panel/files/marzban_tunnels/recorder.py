@@ -58,6 +58,7 @@ class Recorder:
         self._work: _Work | None = None
         self._again = 0  # when it begins again, after another process had the lease
         self._written = written
+        self._logged = -EVERY  # when the log said last that the database is away
 
     def step(self, step: Step) -> None:
         """A step of the feed. What fails because the database is busy is tried again with a later one."""
@@ -77,7 +78,9 @@ class Recorder:
         except _Lost:
             self._work, self._again = None, now + _LEASE
         except (DBAPIError, PoolTimeout) as error:
-            _log.info("marzban_tunnels: the history waits for the database: %s", type(error).__name__)
+            if not 0 <= now - self._logged < EVERY:  # a full disk would say it each second
+                self._logged = now
+                _log.info("marzban_tunnels: the history waits for the database: %s", type(error).__name__)
 
 
 def seconds_of(moment: datetime) -> int:
@@ -184,19 +187,25 @@ class _Work:
         return found
 
     def _note(self, connection: Connection, seen: dict[int, history.Seen]) -> bool:
+        def different(stored: Mapping[int, str | None]) -> dict[int, history.Seen]:
+            # Where a call has written since (switched off, say), what was seen may be older: the next step says
+            return {it: seen[it] for it, was in stored.items() if seen[it].status != was == self._known.get(it)}
+
         stored = history.known(connection.execute, sorted(seen))
         connection.rollback()
-        different = {tunnel: seen[tunnel] for tunnel, status in stored.items() if status != seen[tunnel].status}
-        if different:
+        written = different(stored)
+        if written:
             # The lock of the panel's row
             connection.execute(update(Panel).where(_PANEL).values(lease_beat=Panel.lease_beat))
             self._check(connection)
-            history.write(connection.execute, different)
+            stored = history.known(connection.execute, sorted(seen))
+            written = different(stored)
+            history.write(connection.execute, written)
             connection.commit()
-        self._known.update((tunnel, seen[tunnel].status) for tunnel in stored)
-        for tunnel in seen:
+        self._known |= stored | {tunnel: found.status for tunnel, found in written.items()}
+        for tunnel in seen.keys() - (stored.keys() - written.keys()):  # the others are looked at again
             self._doubtful.pop(tunnel, None)
-        return bool(different)
+        return bool(written)
 
     def _check(self, connection: Connection) -> None:
         if connection.scalar(_HOLDER) != self._holder:

@@ -8,7 +8,7 @@ A row may have been written by someone else: what can't be read is left out, and
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -174,6 +174,15 @@ def overall(active: bool, ends: list[dict[str, Any]]) -> str:
     served = any(end["by"] == SERVICE for end in ends)
     holds = any(end["status"] == "active" and not (served and _is_old(end["age"])) for end in lately)
     return "active" if holds else "connecting"
+
+
+def failed_end(status: str, ends: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The end whose sentence says why a tunnel of this status is in error: one that was heard lately, rather than
+    another."""
+    if status != "error":
+        return None
+    lately = sorted(ends, key=lambda end: bool(end["stale"]))
+    return next((end for end in lately if end["status"] == "error" and end["error"]), None)
 
 
 def _is_old(age: int | None) -> bool:

@@ -31,6 +31,7 @@ NO_LIBRARY = (
     "The Python package prometheus-client is missing on the panel, so there are no metrics; run the playbook "
     "marzban.tunnels.panel, which brings it, or install it where the panel runs"
 )
+_UNUSABLE = f"{VARIABLE} can't be used, so there are no metrics: the panel's log says why"
 _NO_KEY = f"The metrics want the key {VARIABLE} of the panel's environment, as Authorization: Bearer KEY"
 _WRONG_KEY = f"This is not the key {VARIABLE} of the panel's environment. An admin's token does not read the metrics"
 
@@ -41,18 +42,20 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
     kept = _Kept(lambda: _read(tunnels, engine))
     told: set[str] = set()
 
-    def off(status: int, detail: str | None) -> Response:
-        """Why there are no metrics. Prometheus shows nobody what it is answered, so the log has it, once."""
-        if status == 503 and detail and detail not in told:
-            told.add(detail)
-            _log.warning("marzban_tunnels: %s", detail)
-        return answer({"detail": detail}, status)
+    def off(detail: str, why: str | None = None) -> Response:
+        """503. Prometheus shows nobody what it is answered, so the log has it, once; ``why`` is only there."""
+        if (line := why or detail) not in told:
+            told.add(line)
+            _log.warning("marzban_tunnels: %s", line)
+        return answer({"detail": detail}, 503)
 
     def metrics(request: Request) -> Response:
         """All tunnels and nodes in Prometheus' text format. It wants TUNNEL_METRICS_KEY as a bearer's token."""
         access = tunnels.metrics
-        if access.state != "key":
-            return off(404 if access.state == "unset" else 503, access.detail)
+        if access.state == "unset":
+            return answer({"detail": access.detail}, 404)
+        if access.state != "key":  # a stranger does not get to know how long it is, or which other key
+            return off(_UNUSABLE, access.detail)
         shown = request.headers.getlist("Authorization")
         if not shown:
             response = answer({"detail": _NO_KEY}, 401)
@@ -63,7 +66,7 @@ def metrics_router(tunnels: Tunnels, engine: Engine, start: Start | None = None)
         try:
             from marzban_tunnels import end_metrics
         except ImportError:
-            return off(503, NO_LIBRARY)
+            return off(NO_LIBRARY)
         found = kept.text()
         if found is None:
             return answer({"detail": _BUSY}, 503)

@@ -26,7 +26,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from marzban_tunnels import env_secret
+from marzban_tunnels import env_secret, responses
 from marzban_tunnels.tables import TUNNELS
 from marzban_tunnels.webhook_queue import Pending, Waiting
 
@@ -144,7 +144,8 @@ class Webhook:
         self._tunnels, self._clock = tunnels, clock
         self._target = None if isinstance(target, str) else target
         self._problem = target if isinstance(target, str) else None
-        self._begun: datetime | None = None  # when the first step was
+        self._begun: datetime | None = None  # since when this process tells
+        self._announced = False  # in the log
         self._known: dict[int, str] = {}  # the status of each tunnel, as it was when it was known last
         self._late: set[int] = set()  # tunnels of which nothing is known yet
         self._pending, self._condition = Pending(), threading.Condition()
@@ -156,14 +157,13 @@ class Webhook:
 
     def needs(self) -> bool:
         """Whether the feed has to step for this."""
-        return self._target is not None or self._begun is None
+        return self._target is not None or not self._announced
 
     # in the feed's thread
 
     def step(self, step: Step) -> None:
         """Find out which tunnels have another status than they had."""
-        if self._begun is None:
-            self._begin(step)
+        self._announce()
         if self._target is None:
             return
         for number in step.deleted:
@@ -171,25 +171,36 @@ class Webhook:
             self._late.discard(number)
             with self._condition:
                 self._pending.forget(number)
-        beginning = (step.moment - (self._begun or step.moment)).total_seconds() < BEGINNING
-        sends = step.leads or self._tunnels.live.manager_state()["state"] != "elsewhere"
+        if not step.leads and self._tunnels.live.manager_state()["state"] == "elsewhere":
+            # What this process sees without its nodes is not a change; the process that tells writes down what it sees
+            self._begun = None
+            return
+        if self._begun is None:
+            self._begin(step)
+        beginning = 0 <= (step.moment - (self._begun or step.moment)).total_seconds() < BEGINNING
         touched, self._late = step.told | self._late, set()
         for number in sorted(touched & step.records.keys()):
             record = step.records[number]
-            if beginning and (record["stale"] or not sends):
+            if beginning and record["stale"]:
                 self._late.add(number)
                 continue
             before, status = self._known.get(number), record["status"]
             self._known[number] = status
-            if sends and before not in (None, status):
+            if before not in (None, status):
                 self._put(record, str(before), step.moment)
 
-    def _begin(self, step: Step) -> None:
-        self._begun = step.moment
+    def _announce(self) -> None:
+        if self._announced:
+            return
+        self._announced = True
         if self._target is None:
             _log.warning("marzban_tunnels: the webhook is off: %s", self._problem)
-            return
-        _log.info("marzban_tunnels: changes of status are told to the webhook at %s", self._target.host)
+        else:
+            _log.info("marzban_tunnels: changes of status are told to the webhook at %s", self._target.host)
+
+    def _begin(self, step: Step) -> None:
+        """At the start, and when this process works with the nodes (again)."""
+        self._begun, self._known, self._late = step.moment, {}, set(step.records)
         try:
             with Session(step.engine) as session:
                 rows = session.execute(select(TUNNELS.c.id, TUNNELS.c.last_status)).all()
@@ -302,7 +313,7 @@ def sign(secret: bytes, timestamp: str, body: bytes) -> str:
 def _change(record: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
     """What is told about a tunnel, and nothing else of its record."""
     since = record.get("since")
-    error, symptom = _error(record)
+    failed = responses.failed_end(record["status"], record["ends"]) or {}
     return {
         "id": record["id"],
         "uuid": record["uuid"],
@@ -311,20 +322,11 @@ def _change(record: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
         "source": record["source_node_name"],
         "target": record["target_node_name"],
         "status": record["status"],
-        "error": error,
-        "symptom": symptom,
+        "error": failed.get("error"),
+        "symptom": failed.get("symptom"),
         "since": f"{since}Z" if since else _time(moment),
         "at": _time(moment),
     }
-
-
-def _error(record: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The sentence of an end's error, and its symptom: of an end that was heard lately rather than of another."""
-    if record["status"] != "error":
-        return None, None
-    ends = sorted(record["ends"], key=lambda end: bool(end["stale"]))
-    found = ((end["error"], end.get("symptom")) for end in ends if end["status"] == "error" and end["error"])
-    return next(found, (None, None))
 
 
 def _time(moment: datetime) -> str:

@@ -22,4 +22,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take the column away."""
-    op.drop_column("tunnel_ends", "symptom")
+    if "symptom" in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("tunnel_ends")}:
+        op.drop_column("tunnel_ends", "symptom")
