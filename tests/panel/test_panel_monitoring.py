@@ -44,8 +44,8 @@ def outputs() -> dict[str, str]:
     with Nodes() as nodes, ManagedPanel(folder / "panel.db", metrics_key=METRICS_KEY) as panel:
         pair = Pair(panel, nodes, "m")
         for node in (pair.first, pair.second):
-            node.measured = {"handshake_age": 5, "rtt_ms": 20.0, "loss_percent": 5.0, "tx_bytes": 7, "mtu": 1420}
-            node.measured |= {"certificate_days": 700}
+            node.measured = {"handshake_age": 5, "rtt_ms": 20.0, "loss_percent": 5.0, "rx_bytes": 9, "tx_bytes": 7}
+            node.measured |= {"mtu": 1420, "certificate_days": 700}
             node.recoveries = {"process": 2}
 
         def read() -> str | None:
