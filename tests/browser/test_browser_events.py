@@ -4,24 +4,40 @@
 
 from __future__ import annotations
 
+import random
 import re
+import statistics
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Page, Request, expect
 
 from tests.browser.conftest import Opener
 from tests.support.fake_stream import FakeStream
+from tests.support.managed_panel import KEY, Services, until
 from tests.support.panel import Panel
+from tests.support.panel_api import client
 from tests.support.samples import add_nodes, report
 from tests.support.screen import AWAY
+from tests.support.simulated_node import Nodes
 
 EVENTS, TUNNELS = "/api/tunnels/events", "/api/tunnels?"
+SOON = 2.0  # seconds from a node's look until the page shows what is new
+BUSY = 3  # times as long it may take here, where other tests share the machine
+
+# Answers once the table shows this text.
+SHOWN = """(text) => new Promise((done) => {
+    const rows = document.getElementById("rows");
+    const look = () => (rows.innerText.includes(text) ? done() : requestAnimationFrame(look));
+    look();
+})"""
 
 
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
-    with Panel.start(tmp_path_factory.mktemp("panel"), tls=False) as panel:
+    with Panel.start(tmp_path_factory.mktemp("panel"), tls=False, env={"NODE_API_KEY": KEY}) as panel:
         add_nodes(panel, {"de-1": "203.0.113.7", "fi-1": "198.51.100.9", "nl-1": "192.0.2.1"})
         report(panel, panel.add_tunnel(1, 2, "de-fi"), "active", rtt_ms=7)
         yield panel
@@ -126,6 +142,52 @@ def test_a_panel_that_restarts_and_one_that_says_nothing(open_page: Opener, pane
     assert len(calls.of(TUNNELS)) >= 1
     assert len(screen.evaluate("() => asked")) == 2
     expect(live).not_to_contain_text("live")
+
+
+@pytest.mark.parametrize("changes", [5, pytest.param(100, marks=pytest.mark.variation)])
+def test_what_a_node_sees_is_on_the_page_within_two_seconds(open_page: Opener, panel: Panel, changes: int) -> None:
+    """In real time, at the pace of a real panel. Two SIMULATED nodes look at any moment, many a time just after they
+    did, when the panel is at rest and when it is about to take what came before."""
+    dice = random.Random(changes)
+    with Nodes() as nodes, ExitStack() as cleaning:
+        api = client(panel)
+        cleaning.callback(api.session.close)
+        services = Services(api)
+        pair = [nodes.add(name) for name in ("us-1", "us-2")]
+        for node in pair:
+            node.measured = {"rtt_ms": 1}
+            number = services.node(node)["id"]
+            cleaning.callback(api.own, "DELETE", f"/api/node/{number}")
+        tunnel = services.tunnel(*pair)
+        screen = open_page(panel)
+        row = screen.row(tunnel["name"] or f"#{tunnel['id']}")
+        expect(row).to_contain_text("active")
+        expect(screen.page.locator("#updated")).to_contain_text("live")
+        until(lambda: all(node.listening == 1 for node in pair))
+        took: dict[str, list[float]] = {"measured": [], "status": []}
+        for change in range(changes):
+            node = dice.choice(pair)
+            held = node.tunnels[tunnel["uuid"]]
+            if change % 5 == 3:
+                kind, text = "status", f"broken for the time {change}"
+                held |= {"status": "error", "error": text}
+            elif change % 5 == 4:  # it is repaired, and measured
+                kind, text = "status", f"{100 + change} ms"
+                for one in pair:
+                    one.tunnels[tunnel["uuid"]] |= {"status": "active", "error": None}
+                    one.measured = {"rtt_ms": 100 + change}
+                    one.look()
+            else:
+                kind, text = "measured", f"{100 + change} ms"
+                node.measured = {"rtt_ms": 100 + change}
+            begun = time.monotonic()
+            node.look()
+            screen.evaluate(SHOWN, text)
+            took[kind].append(time.monotonic() - begun)
+            time.sleep(dice.uniform(0, 1.2))  # not what is waited for: when the next look is
+    for kind, seconds in took.items():
+        print(f"{kind}, {len(seconds)}: median {statistics.median(seconds):.2f} s, worst {max(seconds):.2f} s")
+    assert max(map(max, took.values())) < SOON * BUSY
 
 
 def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel) -> None:

@@ -68,4 +68,4 @@ def test_any_request(document: Any, examples: int) -> None:
 
         send()
         tried += 1
-    assert tried == 27
+    assert tried == 29

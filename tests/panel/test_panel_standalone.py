@@ -333,8 +333,9 @@ def test_cost_does_not_grow_with_the_number_of_tunnels(api: Api, panel: Panel, p
         for number in range(10_000, 12_000):
             record = (number, f"u{number}", *(first[key] for key in ("source_node_id", "target_node_id")))
             connection.execute(
-                "INSERT INTO tunnels SELECT ?, ?, 1, ?, ?, 'wireguard', NULL, '{}', 1, created_at, updated_at, NULL"
-                " FROM tunnels LIMIT 1",
+                "INSERT INTO tunnels (id, uuid, version, source_node_id, target_node_id, tunnel_type, config,"
+                " is_active, created_at, updated_at)"
+                " SELECT ?, ?, 1, ?, ?, 'wireguard', '{}', 1, created_at, updated_at FROM tunnels LIMIT 1",
                 record,
             )
             for role, node in zip(("source", "target"), nodes, strict=True):

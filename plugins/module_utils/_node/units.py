@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import Any, Dict, Iterable
 
 from .._errors import printable
@@ -43,6 +44,8 @@ def states(host: Host, units: Iterable[str]) -> dict[str, Unit]:
     return answer
 
 
+# What may be a key, or a line of one: nothing that we start says one, but what is quoted goes to the panel and beyond.
+_KEY = re.compile(r"[0-9A-Fa-f]{32,}|[0-9A-Za-z+/]{40,}={0,2}")
 _NOISE = ("[#]", "┌", "│", "└")  # the commands of wg-quick, and the banner of wireguard-go
 
 
@@ -50,7 +53,7 @@ def last_words(host: Host, unit: str, program: str) -> str:
     """The end of what ``program`` said in a unit's last start, as one line."""
     said = host.query("journalctl", "--no-pager", "--output=cat", "--lines=20", "--unit", unit, "--identifier", program)
     lines = [line for line in (said or "").splitlines() if line.strip() and not line.startswith(_NOISE)]
-    return printable(" / ".join(lines[-3:])) or "see journalctl -u %s" % unit
+    return printable(_KEY.sub("********", " / ".join(lines[-3:]))) or "see journalctl -u %s" % unit
 
 
 def path(unit: str) -> str:
