@@ -120,6 +120,12 @@ def test_a_panel_that_restarts_and_one_that_says_nothing(open_page: Opener, pane
         page.clock.run_for(500)
         fake.push("beat")
     assert calls.of(TUNNELS) == []
+    cut = fake.text("tunnels", tunnels=[], deleted=[99])  # pieces come as the network makes them
+    half = cut.index('": [') + 1
+    for piece in (cut[:half], cut[half:], ":\n\n" + fake.text("tunnels", tunnels=[], deleted=[1])):
+        screen.evaluate("(text) => feed(text)", piece)
+        page.clock.run_for(500)
+    expect(screen.rows).to_have_count(0)
     assert screen.evaluate("() => asked") == [None]
     for _time in range(64):  # 25 s of silence, and the time after which it tries again
         page.clock.run_for(500)

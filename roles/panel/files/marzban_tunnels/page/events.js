@@ -36,6 +36,11 @@ export class Parser {
         return found;
     }
 
+    /** Whether a part of an event is here. Comments are none. */
+    get within() {
+        return this.#event.data.length > 0 || (this.#text !== "" && !this.#text.startsWith(":"));
+    }
+
     #line(line, found) {
         const event = this.#event;
         if (line === "") {
@@ -127,12 +132,13 @@ export class Events {
                 const { done, value } = await reader.read();
                 // A computer that slept has what came before that still in its buffers: it is not news any more
                 if (done || run !== this.#run || stop.signal.aborted || Date.now() - this.#heard > HEARD) return beats > 1;
-                const text = decoder.decode(value, { stream: true });
-                if (text.startsWith(":")) continue; // only the connection lives; the panel has not looked at its database
+                // A piece may be cut anywhere, and hold a comment and events
+                const told = parser.push(decoder.decode(value, { stream: true }));
+                if (!told.length && !parser.within) continue; // only the connection lives; the panel has not looked at its database
                 this.#heard = Date.now();
                 clearTimeout(silence);
                 silence = setTimeout(() => stop.abort(), HEARD);
-                for (const event of parser.push(text)) {
+                for (const event of told) {
                     this.#got(event, before, patience);
                     beats += 1;
                 }
