@@ -113,7 +113,10 @@ def test_it_is_read_again_and_an_error_leads_to_the_guide(open_page: Opener, pan
     with database(panel) as connection:
         connection.execute("UPDATE tunnel_ends SET symptom = 'javascript:x' WHERE role = 'source'")
         connection.execute("UPDATE tunnel_ends SET error = 'another' WHERE role = 'source'")
+        connection.execute("UPDATE tunnel_ends SET error = 'only a note' WHERE role = 'target' AND status = 'active'")
     expect(page.locator("#detail-errors")).to_contain_text("another")
+    expect(page.locator("#detail-errors .problem:visible")).to_have_count(1)
+    expect(page.locator("#detail-errors .hint:visible")).to_contain_text("only a note")
     expect(links.first).to_be_hidden()
     report(panel, panel.call("GET", "/api/tunnels/1"), "active", rtt_ms=26, mtu=1380)
 
