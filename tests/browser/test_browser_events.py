@@ -176,10 +176,28 @@ def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel)
             known.changed({ tunnels: [record(2, 1)] }, now + 21_000);
             known.read([[record(2, 1), now, now]], began, now + 21_000);
             told.push(known.rows.has(2));
+            const { Services } = await from("services");
+            const node = (id, state, more) => ({ node_id: id, node: `n${id}`, state, contact_age: 1, port: 1, ...more });
+            const services = new Services(), manager = { state: "on" };
+            const fetched = fetch;
+            let answer;
+            window.fetch = () => new Promise((done) => (answer = (body) => done(Response.json(body))));
+            const states = () => services.nodes.map((node) => `${node.node} ${node.state}`).join(", ");
+            const read = async (meanwhile, nodes) => {
+                const done = services.read(true);
+                services.changed({ manager, ...meanwhile }, now);
+                answer({ manager: { state: "off" }, nodes });
+                await done;
+                told.push(states(), services.manager.state);
+            };
+            await read({ nodes: [node(1, "ok")] }, [node(1, "asking"), node(2, "ok")]);
+            await read({ nodes: [node(2, "problem")], gone: ["1"] }, [node(1, "ok"), node(2, "ok"), node(3, "ok")]);
+            window.fetch = fetched;
             return [new Set(parsed).size, parsed[0], told];
         }"""
     ) == [
         1,
         '[["x","{\\"a\\":\\n1}","a-1"],["y","2",null]]',
-        [True, "error", False, "error", [2], 8, 1, 19, 10000, 1000, 20000, False],
+        [True, "error", False, "error", [2], 8, 1, 19, 10000, 1000, 20000, False]
+        + ["n1 ok, n2 ok", "on", "n2 problem, n3 ok", "on"],
     ]
