@@ -15,7 +15,7 @@ from tests.browser.conftest import Opener
 from tests.browser.test_browser_looks import BEYOND, PALE
 from tests.support.panel import Panel
 from tests.support.samples import UNMEASURED, add_nodes, database, past, report
-from tests.support.screen import Screen, plain
+from tests.support.screen import Screen, plain, refused
 
 HOUR = 3600
 #: Which kinds are drawn in the strip's middle, so many hours before now
@@ -85,6 +85,13 @@ def test_when_it_broke_and_how_the_night_was(open_page: Opener, panel: Panel) ->
         assert screen.evaluate(DRAWN, [before, True]) == kind, before
     assert screen.evaluate(PALE) == []
     assert "Largest packet that passed1,380 bytes1,380 bytes" in plain(page.locator("#detail-ends"))
+
+    screen.watched.expect(*refused(503))
+    page.route("**/history", lambda route: route.fulfill(status=503, json={"detail": "The database is busy"}))
+    page.keyboard.press("Escape")
+    screen.open("de-fi")
+    expect(page.locator("#history-problem")).to_contain_text("The database is busy")
+    expect(page.locator("#history-chart, #history-changes, #history-summary").filter(visible=True)).to_have_count(0)
 
 
 def test_it_is_read_again_and_an_error_leads_to_the_guide(open_page: Opener, panel: Panel) -> None:

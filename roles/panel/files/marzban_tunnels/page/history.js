@@ -14,6 +14,7 @@ const AFTER = 1500; // after a change of the status the panel has to write it do
 const FEW = 6; // changes that are shown at first
 const KINDS = { up: "history.up", down: "history.down", off: "history.off", gap: "history.gap" };
 const LINES = { rtt: "field.rtt", worst: "history.worst", loss: "field.loss" };
+const PARTS = ["history-spans", "history-summary", "history-chart", "history-words", "history-changes", "history-more"];
 const SPAN_WORDS = { day: "history.day", month: "history.month" };
 
 export class History {
@@ -46,14 +47,17 @@ export class History {
         $("history-more").addEventListener("click", () => {
             this.#all = true;
             this.#list();
+            $("history-changes").children[FEW]?.focus(); // the button is hidden now
         });
     }
 
     /** Of another tunnel, or of the same one again. */
     open(id) {
-        [this.#id, this.#history, this.#next, this.#all, this.#place] = [id, null, 0, false, null];
+        [this.#id, this.#history, this.#drawn, this.#next, this.#all, this.#place] = [id, null, undefined, 0, false, null];
         this.#read += 1;
+        this.#problem("");
         this.box.hidden = true;
+        for (const part of PARTS) $(part).hidden = true; // also where the read fails: they are another tunnel's
     }
 
     /** Called each second while the dialog is open. */
@@ -97,6 +101,7 @@ export class History {
     }
 
     #show() {
+        for (const part of PARTS) $(part).hidden = false;
         this.box.hidden = false;
         for (const button of $("history-spans").children) {
             setText(button, t(SPAN_WORDS[button.dataset.span]));
@@ -125,7 +130,7 @@ export class History {
         const words = [];
         if (last?.to === null) words.push(t("history.broken", { moment: date(last.from * 1000, "short"), time: lasting(now - last.from) }));
         if (up + down <= 0) words.push(t("history.nothing"));
-        else if (down <= 0) words.push(t("history.well"));
+        else if (down <= 0) words.push(...(last ? [] : [t("history.well")])); // what has just broken is not in the sums yet
         else words.push(t("history.was", { share: share(up, up + down), time: lasting(down) }));
         if (last && last.to !== null) words.push(t("history.broke", { count: number(breaks.length), moment: date(last.from * 1000, "short"), time: lasting(last.to - last.from) }));
         if (up + down > 0 && gap > (now - this.#drawn.from) / 50) words.push(t("history.unmeasured", { time: lasting(gap) }));
@@ -173,7 +178,7 @@ export class History {
             const sign = known ? status : "connecting";
             const lasted = lasting(Math.max(0, (to ?? now) - from));
             return el(
-                "li", {},
+                "li", { tabindex: "-1" },
                 el("time", { datetime: new Date(from * 1000).toISOString() }, date(from * 1000, "short")),
                 el("span", { class: "state", "data-status": sign }, mark(sign), el("span", {}, known ? t(STATUS_WORDS[status]) : status)),
                 el("span", { class: "lasted" }, to === null ? t("history.so_far", { time: lasted }) : lasted),

@@ -104,7 +104,7 @@ const events = new Events(
 function learn({ ids, others }) {
     tunnels.forget();
     for (const node of nodes) strangers.add(node.id);
-    const unknown = [...ids].flatMap((id) => known.rows.get(id).ids).filter((id) => !strangers.has(id));
+    const unknown = [...ids].flatMap((id) => known.rows.get(id)?.ids ?? []).filter((id) => !strangers.has(id));
     for (const id of unknown) strangers.add(id);
     if (unknown.length) poll.now(); // a new node
     soon.add(ids, { told: true, others });
@@ -329,6 +329,7 @@ async function begin() {
         $("search").select();
     });
     setInterval(() => document.hidden || tick(), 1000);
+    document.addEventListener("visibilitychange", () => document.hidden || tick()); // what was drawn may be hours old
     poll.start();
     events.start();
 }
