@@ -132,6 +132,11 @@ def test_a_panel_that_restarts_and_one_that_says_nothing(open_page: Opener, pane
     assert len(calls.of(TUNNELS)) >= 1
     assert len(screen.evaluate("() => asked")) == 2
     expect(live).not_to_contain_text("live")
+    fake.push("hello", resumed=True, beat=10)  # as a panel does whose feed is stuck
+    page.clock.run_for(500)
+    expect(live).not_to_contain_text("live")
+    fake.push("beat")
+    expect(live).to_contain_text("live")
 
 
 def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel) -> None:

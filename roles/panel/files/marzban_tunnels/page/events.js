@@ -124,7 +124,7 @@ export class Events {
         const before = this.#heard;
         this.#heard = Date.now();
         const silent = () => {
-            this.#mute = true;
+            this.#mute = beats > 0;
             stop.abort();
         };
         let silence = setTimeout(silent, HEARD);
