@@ -138,6 +138,12 @@ def test_a_panel_that_restarts_and_one_that_says_nothing(open_page: Opener, pane
     fake.push("beat")
     expect(live).to_contain_text("live")
 
+    page.clock.run_for(1000)
+    page.clock.set_system_time(screen.evaluate("() => Date.now() / 1000 - 3600"))  # somebody corrects the computer's clock
+    for _time in range(5):
+        page.clock.run_for(1000)
+    expect(live).to_contain_text(re.compile("[4-8]s ago"))
+
 
 def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel) -> None:
     """The page's own modules, with reads and events in each order."""

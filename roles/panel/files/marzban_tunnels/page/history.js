@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // How a tunnel was, in its dialog: read when that opens, each minute while it is open, and when its status changes.
 
-import { callTimed, Problem } from "./api.js";
+import { call, Problem, there } from "./api.js";
 import { Chart, share } from "./chart.js";
 import { $, el, mark, setAttribute, setText } from "./dom.js";
 import { bytes, date, duration, english, lasting, milliseconds, number, percent, t } from "./i18n.js";
@@ -20,7 +20,6 @@ const SPAN_WORDS = { day: "history.day", month: "history.month" };
 export class History {
     #id = null;
     #history = null;
-    #ahead = 0; // milliseconds of the panel's clock before this one's
     #span = "day";
     #drawn; // the span that is drawn
     #next = 0; // when it is read again
@@ -76,9 +75,9 @@ export class History {
     async #ask() {
         const read = ++this.#read;
         try {
-            const { body, ahead } = await callTimed(`tunnels/${this.#id}/history`);
+            const history = await call("GET", `tunnels/${this.#id}/history`);
             if (read !== this.#read) return;
-            [this.#history, this.#ahead] = [body, ahead];
+            this.#history = history;
             this.#problem("");
             this.#show();
         } catch (problem) {
@@ -114,7 +113,7 @@ export class History {
     }
 
     #draw() {
-        this.#drawn = spanOf(this.#history, this.#span, (Date.now() + this.#ahead) / 1000);
+        this.#drawn = spanOf(this.#history, this.#span, there(Date.now()) / 1000);
         this.#chart.draw(this.#drawn, this.#span, $("history-chart").clientWidth || 600);
         setText($("history-summary"), this.#summary());
         setAttribute($("history-chart"), "aria-label", t("history.title"));
@@ -170,7 +169,7 @@ export class History {
 
     /** The changes of the status, the newest first. */
     #list() {
-        const now = (Date.now() + this.#ahead) / 1000;
+        const now = there(Date.now()) / 1000;
         const changes = changesOf(this.#history).reverse();
         const shown = this.#all ? changes : changes.slice(0, FEW);
         $("history-changes").replaceChildren(...shown.map(({ status, error, from, to }) => {

@@ -104,6 +104,11 @@ export class Services {
         this.#asked = -Infinity;
     }
 
+    /** As of `Known`. */
+    setBack(by) {
+        for (const node of this.nodes) [node.received, node.heard] = [node.received - by, node.heard === null ? null : node.heard - by];
+    }
+
     #put(nodes) {
         this.nodes = nodes;
         this.#byKey = new Map(nodes.map((node) => [node.key, node]));
