@@ -339,6 +339,7 @@ async function begin() {
         event.preventDefault();
         $("search").select();
     });
+    addEventListener("storage", () => api.token() || poll.now()); // somebody has logged out in another tab
     setInterval(() => document.hidden || tick(), 1000);
     document.addEventListener("visibilitychange", () => document.hidden || tick()); // what was drawn may be hours old
     poll.start();
