@@ -139,7 +139,7 @@ def test_a_panel_that_restarts_and_one_that_says_nothing(open_page: Opener, pane
     expect(live).to_contain_text("live")
 
     page.clock.run_for(1000)
-    page.clock.set_system_time(screen.evaluate("() => Date.now() / 1000 - 3600"))  # somebody corrects the computer's clock
+    page.clock.set_system_time(screen.evaluate("() => Date.now() / 1000 - 3600"))  # it is put right
     for _time in range(5):
         page.clock.run_for(1000)
     expect(live).to_contain_text(re.compile("[4-8]s ago"))
@@ -188,7 +188,7 @@ def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel)
             known.read([[record(2, 1), now, now]], began, now + 21_000);
             told.push(known.rows.has(2));
             const { Services } = await from("services");
-            const node = (id, state, more) => ({ node_id: id, node: `n${id}`, state, contact_age: 1, port: 1, ...more });
+            const node = (id, state) => ({ node_id: id, node: `n${id}`, state, contact_age: 1, port: 1 });
             const services = new Services(), manager = { state: "on" };
             const fetched = fetch;
             let answer;
@@ -209,6 +209,8 @@ def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel)
     ) == [
         1,
         '[["x","{\\"a\\":\\n1}","a-1"],["y","2",null]]',
-        [True, "error", False, "error", [2], 8, 1, 19, 10000, 1000, 20000, False]
-        + ["n1 ok, n2 ok", "on", "n2 problem, n3 ok", "on"],
+        [
+            *(True, "error", False, "error", [2], 8, 1, 19, 10000, 1000, 20000, False),
+            *("n1 ok, n2 ok", "on", "n2 problem, n3 ok", "on"),
+        ],
     ]
