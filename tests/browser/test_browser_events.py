@@ -136,12 +136,29 @@ def test_a_panel_that_restarts_and_one_that_says_nothing(open_page: Opener, pane
         page.clock.run_for(500)
         fake.push("beat")
     assert calls.of(TUNNELS) == []
+    cut = fake.text("tunnels", tunnels=[], deleted=[99])  # pieces come as the network makes them
+    half = cut.index('": [') + 1
+    for piece in (cut[:half], cut[half:], ":\n\n" + fake.text("tunnels", tunnels=[], deleted=[1])):
+        screen.evaluate("(text) => feed(text)", piece)
+        page.clock.run_for(500)
+    expect(screen.rows).to_have_count(0)
     assert screen.evaluate("() => asked") == [None]
     for _time in range(64):  # 25 s of silence, and the time after which it tries again
         page.clock.run_for(500)
     assert len(calls.of(TUNNELS)) >= 1
     assert len(screen.evaluate("() => asked")) == 2
     expect(live).not_to_contain_text("live")
+    fake.push("hello", resumed=True, beat=10)  # as a panel does whose feed is stuck
+    page.clock.run_for(500)
+    expect(live).not_to_contain_text("live")
+    fake.push("beat")
+    expect(live).to_contain_text("live")
+
+    page.clock.run_for(1000)
+    page.clock.set_system_time(screen.evaluate("() => Date.now() / 1000 - 3600"))  # it is put right
+    for _time in range(5):
+        page.clock.run_for(1000)
+    expect(live).to_contain_text(re.compile("[4-8]s ago"))
 
 
 @pytest.mark.parametrize("changes", [5, pytest.param(100, marks=pytest.mark.variation)])
@@ -232,10 +249,30 @@ def test_what_is_read_and_what_is_told_make_one(open_page: Opener, panel: Panel)
             known.changed({ tunnels: [record(2, 1)] }, now + 21_000);
             known.read([[record(2, 1), now, now]], began, now + 21_000);
             told.push(known.rows.has(2));
+            const { Services } = await from("services");
+            const node = (id, state) => ({ node_id: id, node: `n${id}`, state, contact_age: 1, port: 1 });
+            const services = new Services(), manager = { state: "on" };
+            const fetched = fetch;
+            let answer;
+            window.fetch = () => new Promise((done) => (answer = (body) => done(Response.json(body))));
+            const states = () => services.nodes.map((node) => `${node.node} ${node.state}`).join(", ");
+            const read = async (meanwhile, nodes) => {
+                const done = services.read(true);
+                services.changed({ manager, ...meanwhile }, now);
+                answer({ manager: { state: "off" }, nodes });
+                await done;
+                told.push(states(), services.manager.state);
+            };
+            await read({ nodes: [node(1, "ok")] }, [node(1, "asking"), node(2, "ok")]);
+            await read({ nodes: [node(2, "problem")], gone: ["1"] }, [node(1, "ok"), node(2, "ok"), node(3, "ok")]);
+            window.fetch = fetched;
             return [new Set(parsed).size, parsed[0], told];
         }"""
     ) == [
         1,
         '[["x","{\\"a\\":\\n1}","a-1"],["y","2",null]]',
-        [True, "error", False, "error", [2], 8, 1, 19, 10000, 1000, 20000, False],
+        [
+            *(True, "error", False, "error", [2], 8, 1, 19, 10000, 1000, 20000, False),
+            *("n1 ok, n2 ok", "on", "n2 problem, n3 ok", "on"),
+        ],
     ]

@@ -15,7 +15,7 @@ from tests.browser.conftest import Opener
 from tests.browser.test_browser_looks import BEYOND, PALE
 from tests.support.panel import Panel
 from tests.support.samples import UNMEASURED, add_nodes, database, past, report
-from tests.support.screen import Screen, plain
+from tests.support.screen import Screen, plain, refused
 
 HOUR = 3600
 #: Which kinds are drawn in the strip's middle, so many hours before now
@@ -86,6 +86,13 @@ def test_when_it_broke_and_how_the_night_was(open_page: Opener, panel: Panel) ->
     assert screen.evaluate(PALE) == []
     assert "Largest packet that passed1,380 bytes1,380 bytes" in plain(page.locator("#detail-ends"))
 
+    screen.watched.expect(*refused(503))
+    page.route("**/history", lambda route: route.fulfill(status=503, json={"detail": "The database is busy"}))
+    page.keyboard.press("Escape")
+    screen.open("de-fi")
+    expect(page.locator("#history-problem")).to_contain_text("The database is busy")
+    expect(page.locator("#history-chart, #history-changes, #history-summary").filter(visible=True)).to_have_count(0)
+
 
 def test_it_is_read_again_and_an_error_leads_to_the_guide(open_page: Opener, panel: Panel) -> None:
     """From right to left, on a phone."""
@@ -113,7 +120,10 @@ def test_it_is_read_again_and_an_error_leads_to_the_guide(open_page: Opener, pan
     with database(panel) as connection:
         connection.execute("UPDATE tunnel_ends SET symptom = 'javascript:x' WHERE role = 'source'")
         connection.execute("UPDATE tunnel_ends SET error = 'another' WHERE role = 'source'")
+        connection.execute("UPDATE tunnel_ends SET error = 'only a note' WHERE role = 'target' AND status = 'active'")
     expect(page.locator("#detail-errors")).to_contain_text("another")
+    expect(page.locator("#detail-errors .problem:visible")).to_have_count(1)
+    expect(page.locator("#detail-errors .hint:visible")).to_contain_text("only a note")
     expect(links.first).to_be_hidden()
     report(panel, panel.call("GET", "/api/tunnels/1"), "active", rtt_ms=26, mtu=1380)
 

@@ -54,11 +54,15 @@ export function stream(path, last, signal) {
     return ask("GET", path, { headers, signal });
 }
 
-/** The JSON, and by how many milliseconds the panel's clock is ahead of this one. */
-export async function callTimed(path) {
-    const answer = await ask("GET", path);
-    const there = Date.parse(answer.headers.get("Date"));
-    return { body: await read(answer), ahead: Number.isFinite(there) ? there - Date.now() : 0 };
+let ahead = 0; // milliseconds by which the panel's clock is ahead of this one
+
+/** A moment of this clock, in milliseconds, by the panel's. */
+export const there = (now) => now + ahead;
+
+/** The header has whole seconds, and the answer was on its way: less than two seconds are no difference. */
+function compare(date) {
+    const found = Date.parse(date) + 500 - Date.now();
+    if (Math.abs(found - ahead) > 2000) ahead = found;
 }
 
 /** A fresh token for a name and a password, kept. */
@@ -102,7 +106,9 @@ export class Tunnels {
 
 async function request(method, path, headers, body, signal = AbortSignal.timeout(PATIENCE)) {
     try {
-        return await fetch(BASE + path, { method, headers, body, cache: "no-store", signal });
+        const answer = await fetch(BASE + path, { method, headers, body, cache: "no-store", signal });
+        compare(answer.headers.get("Date"));
+        return answer;
     } catch {
         throw new Problem(0, "");
     }

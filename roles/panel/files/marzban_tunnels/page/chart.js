@@ -6,6 +6,7 @@ import { setAttribute, svg } from "./dom.js";
 import { date, milliseconds, number } from "./i18n.js";
 
 const STRIP = 26; // heights, in pixels
+const UNDER = { top: 31, bottom: 34 }; // a line below what was down, for who does not tell red from green
 const LINE = { top: 36, bottom: 88 };
 const LOSS = { top: 96, bottom: 110 };
 const HEIGHT = 128;
@@ -59,7 +60,7 @@ export class Chart {
         this.most = svg("text", { class: "most", y: LINE.top + 9, direction: "ltr" });
         this.svg = svg(
             "svg", { height: HEIGHT, "aria-hidden": "true", focusable: "false" },
-            svg("defs", {}, hatch), path("gap"), path("up"), path("off"), path("down"), path("worst"), path("rtt"), path("loss"),
+            svg("defs", {}, hatch), path("gap"), path("up"), path("off"), path("down"), path("under"), path("worst"), path("rtt"), path("loss"),
             svg("path", { class: "ground", d: `M0 ${LINE.bottom + 0.5}H9999M0 ${LOSS.bottom + 0.5}H9999` }), this.most, this.#ticks, this.cursor,
         );
         setAttribute(this.#parts.gap, "fill", "url(#unmeasured)");
@@ -90,7 +91,7 @@ export class Chart {
     }
 
     #strip() {
-        const bars = { gap: new Bars(), up: new Bars(), off: new Bars(), down: new Bars(), loss: new Bars() };
+        const bars = { gap: new Bars(), up: new Bars(), off: new Bars(), down: new Bars(), under: new Bars(), loss: new Bars() };
         const ends = [this.#x(this.#span.from), this.#x(this.#span.periods.at(-1).to)];
         bars.gap.add(Math.min(...ends), Math.max(...ends), 0, STRIP);
         for (const period of this.#span.periods) {
@@ -101,6 +102,7 @@ export class Chart {
             const down = STRIP - Math.min(STRIP, height("down", SMALLEST));
             const up = Math.max(0, down - height("up", 0));
             bars.down.add(from, to, down, STRIP);
+            bars.under.add(from, to, down < STRIP ? UNDER.top : UNDER.bottom, UNDER.bottom);
             bars.up.add(from, to, up, down);
             bars.off.add(from, to, Math.max(0, up - height("off", 0)), up);
             const loss = Math.min(1, (period.loss ?? 0) / LOSSY) * (LOSS.bottom - LOSS.top);

@@ -151,7 +151,7 @@ export class Detail {
             setText(who, row.nodes[place]);
             setText(what, text(end.error));
             lead(guide, end.symptom);
-            setAttribute(who.parentElement, "class", end.error ? "problem" : "hint");
+            setAttribute(who.parentElement, "class", end.error && end.status !== "active" ? "problem" : "hint");
             who.parentElement.hidden = !end.error && guide.hidden;
         });
         setText(this.#endFacts["field.status"].head, t("field.status"));

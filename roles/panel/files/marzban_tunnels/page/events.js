@@ -36,6 +36,11 @@ export class Parser {
         return found;
     }
 
+    /** Whether a part of an event is here. Comments are none. */
+    get within() {
+        return this.#event.data.length > 0 || (this.#text !== "" && !this.#text.startsWith(":"));
+    }
+
     #line(line, found) {
         const event = this.#event;
         if (line === "") {
@@ -61,6 +66,7 @@ export class Events {
     #stop = new AbortController(); // of the stream that is open
     #wake = () => {};
     #absent = false;
+    #mute = false; // the last stream said nothing for too long: the next one counts from its first event on, not from its greeting
     on = false; // whether what the page knows comes by the stream
 
     /** `take` is called with the name of an event, its data and the moment at which it came, `state` with whether events come. */
@@ -111,10 +117,17 @@ export class Events {
         const parser = new Parser();
         const decoder = new TextDecoder();
         const patience = setTimeout(() => this.#tell(false), GREETED);
-        if (Date.now() - this.#ended > RESUMED) this.#last = "";
+        if (Math.abs(Date.now() - this.#ended) > RESUMED) {
+            this.#last = "";
+            this.#tell(false);
+        }
         const before = this.#heard;
         this.#heard = Date.now();
-        let silence = setTimeout(() => stop.abort(), HEARD);
+        const silent = () => {
+            this.#mute = beats > 0;
+            stop.abort();
+        };
+        let silence = setTimeout(silent, HEARD);
         let beats = 0;
         try {
             const answer = await stream("tunnels/events", this.#last, stop.signal);
@@ -127,12 +140,13 @@ export class Events {
                 const { done, value } = await reader.read();
                 // A computer that slept has what came before that still in its buffers: it is not news any more
                 if (done || run !== this.#run || stop.signal.aborted || Date.now() - this.#heard > HEARD) return beats > 1;
-                const text = decoder.decode(value, { stream: true });
-                if (text.startsWith(":")) continue; // only the connection lives; the panel has not looked at its database
+                // A piece may be cut anywhere, and hold a comment and events
+                const told = parser.push(decoder.decode(value, { stream: true }));
+                if (!told.length && !parser.within) continue; // only the connection lives; the panel has not looked at its database
                 this.#heard = Date.now();
                 clearTimeout(silence);
-                silence = setTimeout(() => stop.abort(), HEARD);
-                for (const event of parser.push(text)) {
+                silence = setTimeout(silent, HEARD);
+                for (const event of told) {
                     this.#got(event, before, patience);
                     beats += 1;
                 }
@@ -156,8 +170,10 @@ export class Events {
         const told = JSON.parse(data);
         const now = Date.now();
         if (name === "hello") {
+            this.#missed = told.resumed ? [now + REPEATED, Math.min(before, now)] : [0, 0];
+        } else this.#mute = false;
+        if (!this.#mute) {
             clearTimeout(patience);
-            this.#missed = told.resumed ? [now + REPEATED, before] : [0, 0];
             this.#tell(true);
         }
         const [until, moment] = this.#missed;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // How a tunnel was, in its dialog: read when that opens, each minute while it is open, and when its status changes.
 
-import { callTimed, Problem } from "./api.js";
+import { call, Problem, there } from "./api.js";
 import { Chart, share } from "./chart.js";
 import { $, el, mark, setAttribute, setText } from "./dom.js";
 import { bytes, date, duration, english, lasting, milliseconds, number, percent, t } from "./i18n.js";
@@ -14,12 +14,12 @@ const AFTER = 1500; // after a change of the status the panel has to write it do
 const FEW = 6; // changes that are shown at first
 const KINDS = { up: "history.up", down: "history.down", off: "history.off", gap: "history.gap" };
 const LINES = { rtt: "field.rtt", worst: "history.worst", loss: "field.loss" };
+const PARTS = ["history-spans", "history-summary", "history-chart", "history-words", "history-changes", "history-more"];
 const SPAN_WORDS = { day: "history.day", month: "history.month" };
 
 export class History {
     #id = null;
     #history = null;
-    #ahead = 0; // milliseconds of the panel's clock before this one's
     #span = "day";
     #drawn; // the span that is drawn
     #next = 0; // when it is read again
@@ -46,14 +46,17 @@ export class History {
         $("history-more").addEventListener("click", () => {
             this.#all = true;
             this.#list();
+            $("history-changes").children[FEW]?.focus(); // the button is hidden now
         });
     }
 
     /** Of another tunnel, or of the same one again. */
     open(id) {
-        [this.#id, this.#history, this.#next, this.#all, this.#place] = [id, null, 0, false, null];
+        [this.#id, this.#history, this.#drawn, this.#next, this.#all, this.#place] = [id, null, undefined, 0, false, null];
         this.#read += 1;
+        this.#problem("");
         this.box.hidden = true;
+        for (const part of PARTS) $(part).hidden = true; // also where the read fails: they are another tunnel's
     }
 
     /** Called each second while the dialog is open. */
@@ -72,9 +75,9 @@ export class History {
     async #ask() {
         const read = ++this.#read;
         try {
-            const { body, ahead } = await callTimed(`tunnels/${this.#id}/history`);
+            const history = await call("GET", `tunnels/${this.#id}/history`);
             if (read !== this.#read) return;
-            [this.#history, this.#ahead] = [body, ahead];
+            this.#history = history;
             this.#problem("");
             this.#show();
         } catch (problem) {
@@ -97,6 +100,7 @@ export class History {
     }
 
     #show() {
+        for (const part of PARTS) $(part).hidden = false;
         this.box.hidden = false;
         for (const button of $("history-spans").children) {
             setText(button, t(SPAN_WORDS[button.dataset.span]));
@@ -109,7 +113,7 @@ export class History {
     }
 
     #draw() {
-        this.#drawn = spanOf(this.#history, this.#span, (Date.now() + this.#ahead) / 1000);
+        this.#drawn = spanOf(this.#history, this.#span, there(Date.now()) / 1000);
         this.#chart.draw(this.#drawn, this.#span, $("history-chart").clientWidth || 600);
         setText($("history-summary"), this.#summary());
         setAttribute($("history-chart"), "aria-label", t("history.title"));
@@ -125,7 +129,7 @@ export class History {
         const words = [];
         if (last?.to === null) words.push(t("history.broken", { moment: date(last.from * 1000, "short"), time: lasting(now - last.from) }));
         if (up + down <= 0) words.push(t("history.nothing"));
-        else if (down <= 0) words.push(t("history.well"));
+        else if (down <= 0) words.push(...(last ? [] : [t("history.well")])); // what has just broken is not in the sums yet
         else words.push(t("history.was", { share: share(up, up + down), time: lasting(down) }));
         if (last && last.to !== null) words.push(t("history.broke", { count: number(breaks.length), moment: date(last.from * 1000, "short"), time: lasting(last.to - last.from) }));
         if (up + down > 0 && gap > (now - this.#drawn.from) / 50) words.push(t("history.unmeasured", { time: lasting(gap) }));
@@ -165,7 +169,7 @@ export class History {
 
     /** The changes of the status, the newest first. */
     #list() {
-        const now = (Date.now() + this.#ahead) / 1000;
+        const now = there(Date.now()) / 1000;
         const changes = changesOf(this.#history).reverse();
         const shown = this.#all ? changes : changes.slice(0, FEW);
         $("history-changes").replaceChildren(...shown.map(({ status, error, from, to }) => {
@@ -173,7 +177,7 @@ export class History {
             const sign = known ? status : "connecting";
             const lasted = lasting(Math.max(0, (to ?? now) - from));
             return el(
-                "li", {},
+                "li", { tabindex: "-1" },
                 el("time", { datetime: new Date(from * 1000).toISOString() }, date(from * 1000, "short")),
                 el("span", { class: "state", "data-status": sign }, mark(sign), el("span", {}, known ? t(STATUS_WORDS[status]) : status)),
                 el("span", { class: "lasted" }, to === null ? t("history.so_far", { time: lasted }) : lasted),

@@ -78,6 +78,12 @@ export class Known {
         this.received = Math.max(this.received, now);
     }
 
+    /** This computer's clock was put back, by so many milliseconds: what was confirmed before was not confirmed in the future. */
+    setBack(by) {
+        for (const row of this.rows.values()) [row.received, row.confirmed] = [row.received - by, row.confirmed - by];
+        this.received -= by;
+    }
+
     /** A record that the panel has just given. */
     keep(record, now) {
         this.#put(record, now);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The table of tunnels. A row is made once and changed in place; as many are in the page as were scrolled to.
 
+import { there } from "./api.js";
 import { $, bdi, el, mark, setAttribute, setMark, setText } from "./dom.js";
 import { ago, bytes, date, duration, milliseconds, passed, percent, t } from "./i18n.js";
 import { ageNow, isOld, sinceOf } from "./model.js";
@@ -35,7 +36,7 @@ export class StatusView {
         setAttribute(this.state, "data-status", sign);
         this.state.classList.toggle("old", old);
         setText(this.word, status ? t(STATUS_WORDS[status] ?? "status.connecting") : t("status.unreported"));
-        setText(this.since, since === null ? "" : `· ${passed(since, now)}`);
+        setText(this.since, since === null ? "" : `· ${passed(since, there(now))}`);
         setAttribute(this.since, "title", since === null ? null : t("status.since", { moment: date(since, "moment") }));
         setText(this.age, current === null ? (status ? t("status.unreported") : "") : ago(current));
         setText(this.stale, t("status.stale"));

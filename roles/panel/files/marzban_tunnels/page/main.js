@@ -35,6 +35,7 @@ let ordered = 0; // when
 let asked = 0; // how often a read of all was needed, and
 let answered = 0; // the last of these that is done
 let everything = 0; // when all was read
+let ticked = 0; // when ages were looked at last
 const strangers = new Set(); // nodes that are known, or were asked for once
 let trouble = null; // why what we know isn't newer
 let filter = noFilter();
@@ -104,7 +105,7 @@ const events = new Events(
 function learn({ ids, others }) {
     tunnels.forget();
     for (const node of nodes) strangers.add(node.id);
-    const unknown = [...ids].flatMap((id) => known.rows.get(id).ids).filter((id) => !strangers.has(id));
+    const unknown = [...ids].flatMap((id) => known.rows.get(id)?.ids ?? []).filter((id) => !strangers.has(id));
     for (const id of unknown) strangers.add(id);
     if (unknown.length) poll.now(); // a new node
     soon.add(ids, { told: true, others });
@@ -201,6 +202,8 @@ function draw(ids, { told, others, services: of }) {
 /** What changes by itself: ages, and a status that nothing confirms any more. */
 function tick() {
     const now = Date.now();
+    if (now < ticked - 1500) setBack(ticked - now);
+    ticked = now;
     const rows = [...known.rows.values()];
     const other = rows.filter((row) => statusOf(row, now) !== row.status || isStale(row, now) !== row.was);
     const moved = ["rtt", "loss", "traffic"].includes(sort.by) && now - ordered > SETTLED && events.on;
@@ -213,6 +216,14 @@ function tick() {
     service.tick(now);
     head(now);
     if (detail.id !== null && known.rows.has(detail.id)) detail.update(known.rows.get(detail.id), now);
+}
+
+/** The clock was put back by so many milliseconds. Ages are not less for that. */
+function setBack(by) {
+    known.setBack(by);
+    services.setBack(by);
+    tunnels.forget();
+    [ordered, everything] = [ordered - by, everything - by];
 }
 
 /** How many tunnels there are of each status, and how old all of it is. */
@@ -328,7 +339,9 @@ async function begin() {
         event.preventDefault();
         $("search").select();
     });
+    addEventListener("storage", () => api.token() || poll.now()); // somebody has logged out in another tab
     setInterval(() => document.hidden || tick(), 1000);
+    document.addEventListener("visibilitychange", () => document.hidden || tick()); // what was drawn may be hours old
     poll.start();
     events.start();
 }

@@ -10,10 +10,9 @@ const STALE_AFTER = 300; // seconds, where the panel has not said how often repo
  *  still so but for ages. */
 export function rowOf(record, received, confirmed = received, now = confirmed) {
     const ends = ["source", "target"].map((role) => (record.ends ?? []).find((end) => end?.role === role) ?? { role });
-    const [source, target] = ends;
     const label = record.name ?? `#${record.id}`;
     const type = String(record.tunnel_type);
-    const row = {
+    return {
         id: record.id, label, type,
         typeLabel: TYPES[type] ?? type,
         nodes: [record.source_node_name, record.target_node_name].map(String),
@@ -23,7 +22,6 @@ export function rowOf(record, received, confirmed = received, now = confirmed) {
         search: searchText(record, ends, label, type),
         ...measuredOf(record, ends, received, confirmed, now),
     };
-    return { ...row, why: ["error", "connecting"].includes(row.status) ? errorsOf(record, ends) : [] };
 }
 
 /** What of a row can be another one although only its ends were measured again. `was`: whether it was out of date then. */
@@ -34,6 +32,7 @@ function measuredOf(record, ends, received, confirmed, now) {
         record, ends, received, confirmed, status,
         ...reportAge(status, ends),
         stale: record.stale === true,
+        why: ["error", "connecting"].includes(status) ? errorsOf(record, ends) : [],
         rtt: most(source.measured?.rtt_ms, target.measured?.rtt_ms),
         loss: most(source.measured?.loss_percent, target.measured?.loss_percent),
         traffic: most(total(source.measured), total(target.measured)),
@@ -94,9 +93,10 @@ function reportAge(status, ends) {
 /** Seconds after which an end's report is stale. */
 export const staleAfter = (end) => (Number.isFinite(end?.stale_after) ? end.stale_after : STALE_AFTER);
 
-/** What ends say is wrong, as [node, sentence]; one sentence of both has no node. */
+/** What ends say is wrong, as [node, sentence]; one sentence of both has no node. What an active end says is a note. */
 function errorsOf(record, ends) {
-    const [one, other] = [[record.source_node_name, ends[0].error], [record.target_node_name, ends[1].error]];
+    const names = [record.source_node_name, record.target_node_name];
+    const [one, other] = ends.map((end, place) => [names[place], end.status === "active" ? null : end.error]);
     if (one[1] && one[1] === other[1]) return [["", String(one[1])]];
     return [one, other].filter(([, error]) => error).map((words) => words.map(String));
 }

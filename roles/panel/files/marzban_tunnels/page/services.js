@@ -33,6 +33,8 @@ export class Services {
     #asked = -Infinity;
     #absent = false;
     #changes = 0;
+    #told = new Map(); // by a node's key: [the change in which something was told about it, the node; undefined where it is gone]
+    #whole = false; // all were read once
     #byKey = new Map();
     manager = null; // {state, detail?}; null while nothing is known
     nodes = [];
@@ -45,8 +47,7 @@ export class Services {
         this.#asked = now;
         const before = this.#changes;
         try {
-            const found = await call("GET", "tunnels/nodes");
-            if (before === this.#changes) this.#take(found);
+            this.#take(await call("GET", "tunnels/nodes"), before);
         } catch (problem) {
             if (!(problem instanceof Problem)) throw problem;
             this.#absent = ABSENT.includes(problem.status);
@@ -54,12 +55,18 @@ export class Services {
         }
     }
 
-    #take(found) {
+    /** What a read has found that began after this change. What was told meanwhile is newer. */
+    #take(found, before) {
         const now = Date.now();
-        this.#lead(found?.manager);
-        const nodes = list(found?.nodes).map((node) => clean(node, this.manager, now));
-        this.#put(nodes.filter((node) => !node.deleted || node.deletions.length));
-        this.trouble = "";
+        if (!this.manager || before === this.#changes) this.#lead(found?.manager);
+        const nodes = new Map(list(found?.nodes).map((node) => clean(node, this.manager, now)).map((node) => [node.key, node]));
+        for (const [key, [change, node]] of this.#told) {
+            if (change <= before) this.#told.delete(key);
+            else if (node) nodes.set(key, node);
+            else nodes.delete(key);
+        }
+        this.#put([...nodes.values()].filter((node) => !node.deleted || node.deletions.length));
+        [this.#whole, this.trouble] = [true, ""];
     }
 
     #lead(manager) {
@@ -68,14 +75,16 @@ export class Services {
 
     /** What the panel tells by itself: the manager, the nodes that are another way, and the keys of those that are not there any longer. */
     changed(told, now) {
-        if (!this.manager) return; // the first read brings all
-        if (told?.manager) this.#lead(told.manager);
+        this.#changes += 1;
+        if (told?.manager || !this.manager) this.#lead(told?.manager);
         const fresh = new Map(list(told?.nodes).map((node) => clean(node, this.manager, now)).map((node) => [node.key, node]));
         const gone = new Set(list(told?.gone).map(String));
+        for (const key of gone) this.#told.set(/^\d+$/.test(key) ? Number(key) : `deleted ${key}`, [this.#changes, undefined]);
+        for (const [key, node] of fresh) this.#told.set(key, [this.#changes, node]);
+        if (!this.#whole) return; // the first read brings the others
         const kept = this.nodes.filter((node) => !gone.has(String(node.deleted ? node.uuid : node.node_id))).map((node) => fresh.get(node.key) ?? node);
         const added = [...fresh.values()].filter((node) => !this.#byKey.has(node.key));
         this.#put([...kept, ...added].filter((node) => !node.deleted || node.deletions.length));
-        this.#changes += 1;
     }
 
     /** Ends that were measured: who has measured one has answered. */
@@ -91,8 +100,13 @@ export class Services {
         if (!this.manager) return; // somebody has logged out
         const fresh = clean(node, this.manager, Date.now());
         this.#put(this.nodes.map((known) => (known.key === fresh.key ? fresh : known)));
-        this.#changes += 1;
+        this.#told.set(fresh.key, [++this.#changes, fresh]);
         this.#asked = -Infinity;
+    }
+
+    /** As of `Known`. */
+    setBack(by) {
+        for (const node of this.nodes) [node.received, node.heard] = [node.received - by, node.heard === null ? null : node.heard - by];
     }
 
     #put(nodes) {
