@@ -60,7 +60,7 @@ class FakeManager(Nothing):
         problem = {"code": self.code, "detail": "no answer"}
         orphans = [{"uuid": "u", "id": 7, "name": "x", "type": "wireguard", "interface": "mz7"}]
         told = {"state": "problem", "problem": problem, "contact_age": 5, "engine": "abc"}
-        return {**told, "missing": ["openvpn"], "orphans": orphans}
+        return {**told, "missing": ["openvpn"], "recoveries": {"process": 1}, "orphans": orphans}
 
     def end(self, uuid: str, role: str) -> dict[str, Any] | None:
         return self.ends.get((uuid, role))
@@ -71,6 +71,9 @@ class FakeManager(Nothing):
     def wake(self, node_ids: Iterable[int]) -> None:
         with self.sessions() as session:
             self.woken.append((set(node_ids), session.scalars(select(Panel.writes)).one()))
+
+    def renew(self) -> None:
+        self.changes += 1
 
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
         self.asked.append((set(node_ids), seconds))

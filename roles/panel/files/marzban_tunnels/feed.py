@@ -132,6 +132,7 @@ class Feed:
     def read_again(self) -> None:
         """Rows of tunnels have changed, and ``tunnel_panel.writes`` has not: for a listener, in its ``step``."""
         self._known.revision = None
+        self.tunnels.live.renew()
         self.wake()
 
     def start(self) -> None:

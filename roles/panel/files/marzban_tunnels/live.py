@@ -51,6 +51,9 @@ class Live(Protocol):
     def wake(self, node_ids: Iterable[int]) -> None:
         """Records of these nodes have changed, and the change is in the database."""
 
+    def renew(self) -> None:
+        """Answers are others than before, and no write of a call says so: ``revision`` has to grow."""
+
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:
         """Ask these nodes now, and come back when they have answered, at the latest after so many seconds."""
 
@@ -92,6 +95,9 @@ class Nothing:
         return 0
 
     def wake(self, node_ids: Iterable[int]) -> None:
+        return None
+
+    def renew(self) -> None:
         return None
 
     def refresh(self, node_ids: Iterable[int], seconds: float) -> None:

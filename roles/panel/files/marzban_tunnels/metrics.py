@@ -59,26 +59,26 @@ def _nodes(nodes: Sequence[Mapping[str, Any]]) -> list[Metric]:
     contact = GaugeMetricFamily(
         "marzban_tunnel_node_contact_age_seconds",
         "Seconds since the node's service has answered the panel.",
-        labels=("node",),
+        labels=("id", "node"),
     )
     state = GaugeMetricFamily(
         "marzban_tunnel_node_state",
         "How the panel gets along with the node's service: 1 for the state that it is in, 0 for the others.",
-        labels=("node", "state"),
+        labels=("id", "node", "state"),
     )
     info = GaugeMetricFamily(
-        "marzban_tunnel_node_info", "The engine of the node's service, by its digest.", labels=("node", "engine")
+        "marzban_tunnel_node_info", "The engine of the node's service, by its digest.", labels=("id", "node", "engine")
     )
     for node in nodes:
         if node["deleted"] or node["state"] not in NODE_STATES:
             continue
-        name = _label(node["node"])
+        name = str(node["node_id"]), _label(node["node"])  # names may be alike once they are cut
         for word in NODE_STATES:
-            state.add_metric((name, word), float(word == node["state"]))
+            state.add_metric((*name, word), float(word == node["state"]))
         if node["contact_age"] is not None:
-            contact.add_metric((name,), node["contact_age"])
+            contact.add_metric(name, node["contact_age"])
         if node["engine"]:
-            info.add_metric((name, _label(node["engine"])), 1.0)
+            info.add_metric((*name, _label(node["engine"])), 1.0)
     return [contact, state, info]
 
 

@@ -8,13 +8,12 @@ import logging
 import random
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -24,12 +23,13 @@ from marzban_tunnels import (
     metrics_access,
     naming,
     node_rows,
+    placing,
     polling,
     reports,
     responses,
     tunnel_config,
 )
-from marzban_tunnels.allocate import Allocator, Given, Held, address_row
+from marzban_tunnels.allocate import Allocator
 from marzban_tunnels.dialed import check_dialed
 from marzban_tunnels.errors import Refused, by_field, say
 from marzban_tunnels.feed import Feed, NoFeed
@@ -39,7 +39,7 @@ from marzban_tunnels.reading import Reader
 from marzban_tunnels.routes import Routes
 from marzban_tunnels.schemas import Keys, Reports, TunnelCreate, TunnelUpdate
 from marzban_tunnels.settings import Settings
-from marzban_tunnels.tables import ADDRESSES, ENDS, NODE_SERVICES, TUNNELS, Address, End, Panel, Tunnel
+from marzban_tunnels.tables import NODE_SERVICES, TUNNELS, End, Panel, Tunnel
 from marzban_tunnels.tunnel_config import ROLES, TunnelConfig
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ LONGEST, PAUSE = 0.05, 0.05
 _ATTEMPTS = 6
 LONGEST_ASKING = 2.0  # seconds that a call for one tunnel's status waits for its nodes
 NO_MANAGER = "This panel does not run a manager"
-_OF_THE_END = ("public", "measured", "reported_at", "gaps", "reported_by", "changed_public")  # stays with it
 BUSY = say("busy", "The database is busy: try again in a few seconds")
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -175,9 +174,9 @@ class Tunnels:
             if changed - {"name", "is_active"}:
                 tunnel_config.check_endpoints(chosen, nodes)
                 check_dialed(session, self.nodes, record, chosen, nodes)
-                ends, held = self._release(session, tunnel_id)
+                ends, held = placing.release(session, tunnel_id)
                 places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, held, before)
-                _place(session, record, nodes, places, [] if "tunnel_type" in changed else ends)
+                placing.place(session, record, nodes, places, [] if "tunnel_type" in changed else ends)
                 here = {node.id for node in nodes.values()}
                 deletions.moved(session.execute, self.nodes, record, ends, here)
                 concerned.update(end.node_id for end in ends)
@@ -333,7 +332,7 @@ class Tunnels:
         places = Allocator(session, self._settings, panel, record).ends(nodes, chosen, {}, TunnelConfig())
         row |= history.begun(session.execute, record.id, history.Seen(status, None, moment))
         session.execute(insert(TUNNELS), row)
-        _place(session, record, nodes, places, [])
+        placing.place(session, record, nodes, places, [])
         sent.add(record)
         panel.next_id += 1
         return record.id
@@ -362,19 +361,6 @@ class Tunnels:
         naming.check(session, record, named)
         return {role: found[node_id] for role, node_id in wanted.items()}
 
-    def _release(self, session: Session, tunnel_id: int) -> tuple[list[End], dict[str, Held]]:
-        """Take the ends' rows away, so that two ends can swap what they hold. Returns what was there."""
-        ends = list(session.scalars(select(End).where(End.tunnel_id == tunnel_id)))
-        addresses: dict[str, list[str]] = defaultdict(list)
-        for row in session.scalars(select(Address).where(Address.tunnel_id == tunnel_id).order_by(Address.position)):
-            addresses[row.role].append(row.address)
-        held = {end.role: Held(end.port, addresses[end.role]) for end in ends}
-        for end in ends:
-            session.expunge(end)
-        session.execute(delete(Address).where(Address.tunnel_id == tunnel_id))
-        session.execute(delete(End).where(End.tunnel_id == tunnel_id))
-        return ends, held if all(held.get(role) and held[role].addresses for role in ROLES) else {}
-
     def _touch(self, session: Session, record: Tunnel) -> None:
         """The record has changed: what the ends reported was about another one."""
         record.version += 1
@@ -402,34 +388,6 @@ def _checked(item: Any) -> _New | Refused:
         return Refused(422, by_field(error.errors()))
     except Refused as refused:
         return refused
-
-
-def _place(
-    session: Session, record: Tunnel, nodes: dict[str, Any], given: dict[str, Given], ends: Iterable[End]
-) -> None:
-    """Write what both ends get; an end of ``ends`` that stays on its node keeps its public half and measurements."""
-    old = {end.role: end for end in ends if end.node_id == nodes[end.role].id}
-    rows = [
-        {
-            "tunnel_id": record.id,
-            "role": role,
-            "node_id": nodes[role].id,
-            "node_created_at": nodes[role].created_at,
-            "port": given[role].port,
-            "interface": given[role].interface,
-            **{name: getattr(old.get(role), name, None) for name in _OF_THE_END},
-        }
-        for role in ROLES
-    ]
-    session.execute(insert(ENDS), rows)
-    session.execute(
-        insert(ADDRESSES),
-        [
-            address_row(record.id, role, position, text)
-            for role in ROLES
-            for position, text in enumerate(given[role].addresses)
-        ],
-    )
 
 
 def _matches(if_match: str, version: int) -> bool:

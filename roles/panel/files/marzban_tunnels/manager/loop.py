@@ -130,6 +130,9 @@ class Manager:
 
         self._from_outside(wake)
 
+    def renew(self) -> None:
+        self._from_outside(self.changed)
+
     def confirm_database(self, node_id: int, deleted: str | None = None) -> None:
         def confirm() -> None:
             uuid = deleted or self._snapshot.by_node_id.get(node_id, "")
@@ -279,7 +282,7 @@ class Manager:
                 watch.kick()
         if before.by_node_id != snapshot.by_node_id:
             self.changed()
-        self.touch(_different(before, snapshot))
+        self.touch(snapshot.different(before))
 
     def _client(self, target: Target, waits: float = 0.0) -> Client:
         """``waits``: seconds that the node may wait before it answers."""
@@ -368,7 +371,7 @@ class Manager:
                     self._tell(error)
                     changes.reserve, changes.epochs = {}, {}
                     if self._held and self.epoch == epoch:  # else it is from an earlier lease, or from none
-                        self.changes = _together(changes, self.changes)
+                        self.changes = changes.followed_by(self.changes)
                     await asyncio.sleep(self.pace.tick)
                     self.dirty()
                 continue
@@ -392,28 +395,3 @@ class Manager:
 async def _later(delay: float, watch: Watch) -> None:
     await asyncio.sleep(delay)
     await watch.run()
-
-
-def _different(before: Snapshot, now: Snapshot) -> set[str]:
-    """The tunnels of which the database says something else about an end, as far as ``Known.end`` looks at it."""
-    one, other = (
-        {(uuid, item.role): (node, item.revision, item.public, item.status)
-         for node, target in snapshot.targets.items() for uuid, item in target.wanted.items()}
-        for snapshot in (before, now)
-    )  # fmt: skip
-    return {key[0] for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
-
-
-def _together(first: Changes, second: Changes) -> Changes:
-    """Both; the second is the newer one."""
-    return Changes(
-        reserve={},
-        confirm=first.confirm | second.confirm,
-        accepted=first.accepted | second.accepted,
-        seen=first.seen | second.seen,
-        halves=first.halves | second.halves,
-        changed=first.changed | second.changed,
-        reports=first.reports | second.reports,
-        done=first.done | second.done,
-        given_up=first.given_up | second.given_up,
-    )

@@ -64,6 +64,18 @@ class Snapshot:
     places: Mapping[tuple[str, str], str] = field(default_factory=dict)
     by_node_id: Mapping[int, str] = field(default_factory=dict)
 
+    def different(self, before: Snapshot) -> set[str]:
+        """The tunnels of which the database says something else about an end, as far as ``Known.end`` looks at it."""
+        one, other = before._ends(), self._ends()
+        return {key[0] for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+    def _ends(self) -> dict[tuple[str, str], tuple[Any, ...]]:
+        return {
+            (uuid, item.role): (node, item.revision, item.public, item.status)
+            for node, target in self.targets.items()
+            for uuid, item in target.wanted.items()
+        }
+
 
 @dataclass
 class Changes:
@@ -84,6 +96,19 @@ class Changes:
     def visible(self) -> bool:
         """Whether a reader of the API sees a difference."""
         return bool(self.halves or self.changed or self.reports or self.done or self.given_up)
+
+    def followed_by(self, later: Changes) -> Changes:
+        """Both, without numbers that were reserved."""
+        return Changes(
+            confirm=self.confirm | later.confirm,
+            accepted=self.accepted | later.accepted,
+            seen=self.seen | later.seen,
+            halves=self.halves | later.halves,
+            changed=self.changed | later.changed,
+            reports=self.reports | later.reports,
+            done=self.done | later.done,
+            given_up=self.given_up | later.given_up,
+        )
 
 
 @dataclass(frozen=True)
