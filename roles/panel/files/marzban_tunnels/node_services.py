@@ -15,21 +15,13 @@ from sqlalchemy.orm import Session
 from marzban_tunnels import deletions, node_rows, reports, responses
 from marzban_tunnels.errors import Refused, shown
 from marzban_tunnels.halves import fingerprint
-from marzban_tunnels.live import Live
+from marzban_tunnels.live import Live, Nothing
 from marzban_tunnels.schemas_nodes import AccessWanted, Confirmation, Services
 from marzban_tunnels.service import LARGEST_ID, Tunnels
 from marzban_tunnels.tables import DELETIONS, ENDS, NODE_SERVICES, TUNNELS, End
 
 _CHUNK = 500  # names in one query
-_NOTHING: dict[str, Any] = {
-    "state": "none",
-    "problem": None,
-    "contact_age": None,
-    "engine": None,
-    "missing": [],
-    "recoveries": {},
-    "orphans": [],
-}
+_NONE: dict[str, Any] = {**Nothing().node(0), "state": "none"}  # without a service
 _MOST_ORPHANS = 100  # that are shown of a node
 _NO_KEY = (
     "There is no access key to revoke: without NODE_API_KEY the nodes know this panel by its certificate, and would go "
@@ -229,7 +221,7 @@ class NodeServices:
         self, row: Any, waiting: Collection[Any], changed: list[dict[str, Any]], moment: datetime
     ) -> dict[str, Any]:
         known = {name: getattr(row, name) for name in ("uuid", "generation", "port", "pin")}
-        live = _NOTHING if row.port is None else self._tunnels.live.node(row.node_id)
+        live = _NONE if row.port is None else self._tunnels.live.node(row.node_id)
         return {
             "node_id": row.node_id,
             "node": row.name,
