@@ -255,7 +255,7 @@ def _deleted(waiting: Sequence[Any], live: Live, moment: datetime) -> dict[str, 
     """A node that is deleted on the panel, out of what waits to be removed there."""
     last = waiting[-1]
     asked = last.port is not None and not all(row.given_up for row in waiting)
-    told = live.deleted(last.node_uuid) if asked else _NOTHING
+    told = live.deleted(last.node_uuid) if asked else _NONE
     return {
         "node_id": last.node_id,
         "node": last.node_name,
@@ -271,7 +271,7 @@ def _deleted(waiting: Sequence[Any], live: Live, moment: datetime) -> dict[str, 
 def _shown(live: Mapping[str, Any]) -> dict[str, Any]:
     """What the manager says, not longer than somebody can read."""
     more = max(0, len(live["orphans"]) - _MOST_ORPHANS)
-    return {name: live[name] for name in _NOTHING} | {"orphans": live["orphans"][:_MOST_ORPHANS], "more_orphans": more}
+    return {name: live[name] for name in _NONE} | {"orphans": live["orphans"][:_MOST_ORPHANS], "more_orphans": more}
 
 
 def _deletion(row: Any, moment: datetime) -> dict[str, Any]:
