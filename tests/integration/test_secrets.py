@@ -9,26 +9,32 @@ left something in.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import io
+import contextlib
 import json
-import os
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
-from tests.support.evidence import KEYS, LOUD, METRICS_KEY, SECRET, SHARED, Evidence, secret_files
+from tests.lab.host import Host
+from tests.support.evidence import (
+    KEYS,
+    LOUD,
+    METRICS_HASH,
+    METRICS_KEY,
+    SECRET,
+    SHARED,
+    WEBHOOK_SECRET,
+    Evidence,
+    secret_files,
+)
 from tests.support.faulty import Faulty
-from tests.support.search import LARGE, Processes, Searcher, forms, key_forms
-from tests.support.service_hosts import ask
+from tests.support.search import Processes, Searcher, forms
+from tests.support.webhook_receiver import Receiver
 from tests.support.world import World, until
 
 pytestmark = pytest.mark.lab
@@ -50,8 +56,9 @@ exec /usr/bin/wg.real "$@"
 
 @pytest.fixture(scope="module")
 def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
-    began = time.time()
+    began, receiver = time.time(), Receiver()
     env = {"NODE_API_KEY": SECRET, "TUNNEL_METRICS_KEY": METRICS_KEY}
+    env |= {"TUNNEL_WEBHOOK_URL": receiver.url, "TUNNEL_WEBHOOK_SECRET": WEBHOOK_SECRET}
     world = make_world(env=env, a="bookworm+tunnels", b="bookworm+tunnels")
     assert world.lab is not None
     for name, kind in KINDS.items():
@@ -65,7 +72,7 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         "ANSIBLE_INVENTORY_CACHE_CONNECTION": str(world.directory / "inventory"),
     }
     facts = {"hosts": "marzban_nodes", "tasks": [{"ansible.builtin.setup": {"gather_subset": ["min"]}}]}
-    with Faulty.before(world.panel) as proxy:
+    with receiver, Faulty.before(world.panel) as proxy:
         proof = Evidence(world, proxy, began, Processes())
         proof.run("apply", [facts, APPLY], **caches)
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [3, 3], "each host has made its keys"
@@ -76,15 +83,14 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         proof.run("status", "status", **caches)
 
         # What goes wrong may say too much.
-        host, other = world.lab.hosts["a"], world.lab.hosts["b"]
-        other.run("mv /usr/bin/wg /usr/bin/wg.real && cat >/usr/bin/wg && chmod 755 /usr/bin/wg", input=BAD_WG)
+        host = world.lab.hosts["a"]
         whole = {path: path.read_bytes() for path in (host.root / KEYS).glob("*/private.key")}
         for path, content in whole.items():
             path.write_bytes(content.strip()[:-1] + b"x=\n")
-        failed = proof.run("damaged keys, and an error at wg set", "apply", code=2, note=False)
+        with saying_too_much(world.lab.hosts["b"]):
+            failed = proof.run("damaged keys, and an error at wg set", "apply", code=2, note=False)
         assert "private key in" in failed.text, "a's are damaged"
         assert "wg set" in failed.text, "b's error was one of wg set"
-        other.run("mv /usr/bin/wg.real /usr/bin/wg")
         for path, content in whole.items():
             path.write_bytes(content)
 
@@ -116,40 +122,48 @@ def evidence(make_world: Callable[..., World]) -> Iterator[Evidence]:
         proof.run("new keys, apply with them, and the service", [keys, APPLY, SERVICE], **caches)
         assert [len(proof.of_file(name, "private.key")) for name in "ab"] == [12, 3]
         world.expect_traffic(*((name, "a", "b") for name in KINDS))
-        by_the_panel(proof)
+        by_the_panel(proof, receiver)
         yield proof
 
 
-def scrape(proof: Evidence) -> None:
-    """What Prometheus does. What it is told has none of the nodes' keys in it."""
-    world = proof.world
-    headers = {"Authorization": f"Bearer {METRICS_KEY}"}
-    answer = requests.get(
-        f"{world.panel.url}/api/tunnels/metrics", headers=headers, verify=world.panel.ca_path, timeout=30
-    )
-    texts = [answer.text, *(ask(host, "/metrics", METRICS_KEY)[1] for host in world.lab.hosts.values())]
-    for text in texts:
-        assert "marzban_tunnel_end_state{" in text
-        assert not proof.private().find(text)
-        assert not proof.login().find(text)
+@contextlib.contextmanager
+def saying_too_much(host: Host) -> Iterator[None]:
+    """Its wg can set nothing, and says all keys."""
+    host.run("cp /usr/bin/wg /usr/bin/wg.real && cat >/usr/bin/wg.bad && chmod 755 /usr/bin/wg.bad", input=BAD_WG)
+    host.run("mv /usr/bin/wg.bad /usr/bin/wg")
+    yield
+    host.run("mv /usr/bin/wg.real /usr/bin/wg")
 
 
-def by_the_panel(proof: Evidence) -> None:
-    """What the panel does with the nodes by itself. All that passes between it and a is written down."""
+def by_the_panel(proof: Evidence, receiver: Receiver) -> None:
+    """What the panel does with the nodes by itself. All that passes between it and a is written down, and what those
+    are told who want to know: a page, Prometheus, and the webhook's receiver."""
     world, host = proof.world, proof.world.lab.hosts["a"]
     watch = f"tcpdump -n -U -i eth0 -w {WIRE} tcp port 62052"
     host.run(["systemd-run", "--quiet", "--unit=wire", *watch.split()])
     until("tcpdump", (host.root / WIRE.lstrip("/")).exists)
-    with proof.processes_of_this_run() as seen:
+    with proof.processes_of_this_run() as seen, proof.listen() as stream:
         until("both services answer", lambda: {node["state"] for node in services(world)} == {"ok"})
+        made = {name: world.tunnel(f"{name} by itself", "a", "b", tunnel_type=kind) for name, kind in KINDS.items()}
         for name, kind in KINDS.items():
-            made = world.tunnel(f"{name} by itself", "a", "b", tunnel_type=kind)
-            until(f"{kind}, without a run", partial(world.passes, made["name"], "a", "b"))
+            until(f"{kind}, without a run", partial(world.passes, made[name]["name"], "a", "b"))
+        known = len(receiver.changes)
+        with saying_too_much(world.lab.hosts["b"]):
+            world.change("one", config={"mtu": 1330, "keepalive": 12})
+            failed = ("one", "error")  # once a minute at most
+            until(
+                "b can't", lambda: failed in [(told["name"], told["status"]) for told in receiver.changes[known:]], 90
+            )
+        world.change("one", config={"mtu": 1330, "keepalive": 11})
+        until("b can", lambda: world.tunnels()["one"]["status"] == "active")
         proof.note_keys()
-        scrape(proof)
-        for name in KINDS:
-            world.api("DELETE", f"/tunnels/{world.tunnels()[f'{name} by itself']['id']}")
+        proof.note_metrics()
+        proof.note_history()
+        for tunnel in made.values():
+            world.api("DELETE", f"/tunnels/{tunnel['id']}")
         until("they are gone", lambda: not any(node["deletions"] for node in services(world)))
+        proof.note_events(stream, (tunnel["id"] for tunnel in made.values()))
+        proof.note_webhook(receiver)
     proof.processes.words |= seen.words
     proof.processes.hosts_environments |= seen.hosts_environments
     host.run("systemctl stop wire")
@@ -158,68 +172,6 @@ def by_the_panel(proof: Evidence) -> None:
 
 def services(world: World) -> list[dict[str, Any]]:
     return list(world.api("GET", "/tunnels/nodes")["nodes"])
-
-
-# The searcher can find something
-
-
-@pytest.mark.parametrize("wrap", ["plain", "large", "zip", "gzip", "module"])
-def test_the_searcher_finds_each_form(wrap: str) -> None:
-    key = base64.b64encode(bytes(range(200, 232)))
-    searcher = Searcher({"key": key_forms(key)})
-    for form, data in key_forms(key).items():
-        blob = b"before " + data + b" after"
-        if wrap == "large":
-            blob += bytes(LARGE)
-        elif wrap == "gzip":
-            blob = gzip.compress(blob)
-        elif wrap != "plain":
-            packed = io.BytesIO()
-            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr("args", blob + os.urandom(400).hex().encode())
-            blob = packed.getvalue()
-        if wrap == "module":
-            blob = b'ZIPDATA = """' + base64.b64encode(blob) + b'"""'
-        assert searcher.find(blob), form
-    assert not searcher.find(b"before after")
-    assert not searcher.find(b"before after" + bytes(LARGE))
-
-
-def test_the_searcher_finds_each_form_in_a_file_of_many(tmp_path: Path) -> None:
-    key = base64.b64encode(b"\n\0" + bytes(range(200, 230)))  # what a line can't hold, too
-    shapes = key_forms(key)
-    assert any(b"\n" in data for data in shapes.values())
-    holders = {tmp_path / f"{number}": data for number, data in enumerate(shapes.values())}
-    for path, data in holders.items():
-        path.write_bytes(b"before\n" + data)
-        path.with_suffix(".other").write_bytes(b"before\nafter")
-    (tmp_path / "packed.gz").write_bytes(gzip.compress(key))
-    assert Searcher({"key": shapes}).find_in(tmp_path).keys() == holders.keys() | {tmp_path / "packed.gz"}
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        lambda raw: raw,
-        base64.b64encode,
-        lambda raw: base64.b64encode(raw).rstrip(b"="),
-        base64.urlsafe_b64encode,
-        lambda raw: base64.b64encode(b'{"key": "' + raw + b'"}'),
-        lambda raw: base64.b64encode(b"PrivateKey = " + base64.b64encode(raw) + b"\n"),
-        lambda raw: raw.hex().encode(),
-        lambda raw: raw.hex().upper().encode(),
-        lambda raw: base64.b64encode(raw).hex().encode(),
-        lambda raw: json.dumps({"key": raw.decode("latin-1")}).encode(),
-        lambda raw: json.dumps({"key": raw.decode("utf-8", "surrogateescape")}).encode(),
-        lambda raw: json.dumps({"key": base64.b64encode(raw).decode()}).replace("/", "\\/").encode(),
-        lambda raw: json.dumps({"key": list(raw)}).encode(),
-        lambda raw: str({"key": raw}).encode(),
-    ],
-)
-def test_the_searcher_finds_what_programs_say(said: Callable[[bytes], bytes]) -> None:
-    for seed in range(20):  # with and without the characters that are escaped
-        raw = bytes((seed * 37 + step * 91 + step * step * 7) % 256 for step in range(32))
-        assert Searcher({"key": key_forms(base64.b64encode(raw))}).find(b"<<" + said(raw) + b">>"), seed
 
 
 def test_the_search_of_a_host_finds_a_planted_key(evidence: Evidence) -> None:
@@ -360,6 +312,29 @@ def test_the_front_can_read_no_secret_but_its_own(evidence: Evidence) -> None:
     assert [str(path).partition("/root/")[2] for path in found] == [CREDENTIAL]
     closed = ("/etc/marzban/", "/var/lib/marzban-node/", "/etc/wireguard/", "/etc/openvpn/", "/etc/swanctl/")
     assert [path for path in readable if path.startswith(closed)] == []
+
+
+# What the panel and the services tell by themselves
+
+
+def test_pages_prometheus_history_and_webhook_are_told_no_secret(evidence: Evidence) -> None:
+    metrics = {"the panel's metrics", "a's metrics", "b's metrics"}
+    assert evidence.told.keys() == {"events", "history", "webhook", *metrics}
+    searchers = evidence.private(), evidence.login(), Searcher({"the hash": forms(METRICS_HASH.encode())})
+    for what, text in evidence.told.items():
+        assert ("marzban_tunnel_end_state{" if what in metrics else '"status": "error"') in text, what
+        assert [searcher.find(text) for searcher in searchers] == [set()] * 3, what
+
+
+def test_the_hash_of_the_key_for_metrics_is_where_it_is_needed(evidence: Evidence) -> None:
+    """A run brings it from the panel's answer to the nodes."""
+    searcher = Searcher({"the hash": forms(METRICS_HASH.encode())})
+    for name in evidence.world.lab.hosts:
+        files = [path for path in on_host(evidence, name, searcher) if not path.startswith("/run/log/journal/")]
+        assert [str(Path(path).parent) for path in files] == ["/etc/marzban/node_service/panels"]
+    assert searcher.find_in(evidence.world.panel.directory) == {}
+    answer = evidence.world.api("POST", "/tunnels/nodes/access", json={"nodes": ["a"]})
+    assert searcher.find(json.dumps(answer))
 
 
 # The panel's password, its tokens, and the access keys that it makes

@@ -6,15 +6,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
+import requests
+
 from marzban_tunnels.node_access import check_key
 from tests.lab.host import Host
+from tests.support.event_stream import EventStream
 from tests.support.faulty import Faulty
+from tests.support.panel_api import Api
 from tests.support.search import Processes, Searcher, forms, secret_forms
+from tests.support.service_hosts import ask
+from tests.support.webhook_receiver import TOKEN, Receiver
 from tests.support.world import Run, World
 
 KEYS = "etc/marzban/tunnels"
@@ -27,6 +35,8 @@ SHARED = ("preshared.key", "wrap.key")
 LOUD = ("-vvv", "--diff")
 SECRET = token_urlsafe(48)
 METRICS_KEY = token_urlsafe(48)
+METRICS_HASH = hashlib.sha256(METRICS_KEY.encode()).hexdigest()
+WEBHOOK_SECRET = token_urlsafe(48)
 
 
 @dataclass
@@ -39,6 +49,7 @@ class Evidence:
     processes: Processes
     runs: dict[str, Run] = field(default_factory=dict)
     keys: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)  # what the panel and the services told others by themselves
 
     @property
     def kept(self) -> Path:
@@ -75,6 +86,39 @@ class Evidence:
     def processes_of_this_run() -> Processes:
         return Processes()
 
+    def listen(self) -> EventStream:
+        """A stream of the panel's events, as a page has it."""
+        panel = self.world.panel
+        api = Api(panel.url, "", "", str(panel.ca_path))
+        api.session.headers["Authorization"] = self.world.session.headers["Authorization"]
+        return EventStream(api, seconds=60)
+
+    def note_metrics(self) -> None:
+        """What Prometheus gets."""
+        panel, headers = self.world.panel, {"Authorization": f"Bearer {METRICS_KEY}"}
+        answer = requests.get(f"{panel.url}/api/tunnels/metrics", headers=headers, verify=panel.ca_path, timeout=30)
+        self.told["the panel's metrics"] = answer.text
+        for name, host in self.world.lab.hosts.items():
+            self.told[f"{name}'s metrics"] = ask(host, "/metrics", METRICS_KEY)[1]
+
+    def note_history(self) -> None:
+        """Of each tunnel that there is."""
+        known = [self.world.api("GET", f"/tunnels/{item['id']}/history") for item in self.world.tunnels().values()]
+        self.told["history"] = json.dumps(known)
+
+    def note_events(self, stream: EventStream, deleted: Iterable[int]) -> None:
+        """All that the stream has told until the last of these tunnels was deleted."""
+        found, left = [], set(deleted)
+        while left:
+            event = stream.next()
+            found.append(asdict(event))
+            left -= set(event.data["deleted"] if event.name == "tunnels" else ())
+        self.told["events"] = json.dumps(found)
+
+    def note_webhook(self, receiver: Receiver) -> None:
+        """All that came, with its headers."""
+        self.told["webhook"] = json.dumps([receiver.messages, receiver.headers])
+
     def private(self) -> Searcher:
         """Finds the secrets of all hosts."""
         return Searcher(
@@ -83,8 +127,10 @@ class Evidence:
 
     def access_keys(self) -> dict[str, dict[str, bytes]]:
         """The forms of the panel's secrets: that for the nodes, the access keys that are made of it, the next ones
-        too, and the key that reads the metrics."""
-        found = {"NODE_API_KEY": forms(SECRET.encode()), "TUNNEL_METRICS_KEY": forms(METRICS_KEY.encode())}
+        too, the key that reads the metrics, what signs for the webhook's receiver, and a token in its URL."""
+        secrets = {"NODE_API_KEY": SECRET, "TUNNEL_METRICS_KEY": METRICS_KEY, "TUNNEL_WEBHOOK_SECRET": WEBHOOK_SECRET}
+        secrets["the token in TUNNEL_WEBHOOK_URL"] = TOKEN
+        found = {name: forms(text.encode()) for name, text in secrets.items()}
         answer = self.world.api("POST", "/tunnels/nodes/access", json={"nodes": list(self.world.lab.hosts)})
         for node in answer["nodes"]:
             for number, known in enumerate(node["hashes"], node["generation"]):
