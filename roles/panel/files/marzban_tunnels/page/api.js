@@ -59,7 +59,7 @@ let ahead = 0; // milliseconds by which the panel's clock is ahead of this one
 /** A moment of this clock, in milliseconds, by the panel's. */
 export const there = (now) => now + ahead;
 
-/** The header has whole seconds, and the answer was on its way: less than two seconds are no difference. */
+/** The header has whole seconds, and the answer was on its way: less than two seconds do not count. */
 function compare(date) {
     const found = Date.parse(date) + 500 - Date.now();
     if (Math.abs(found - ahead) > 2000) ahead = found;
