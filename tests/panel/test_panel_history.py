@@ -164,15 +164,15 @@ def test_hostile_numbers_fit_into_their_columns(world: Simulated) -> None:
 def test_a_restart_in_a_period_loses_a_minute_at_most(world: Simulated) -> None:
     world.rtt[1, "source"] = 20.0
     first = Recorder()
-    world.go(first, 150)  # written at 65 and 125
+    world.go(first, 150)  # written at 55 and 105
     world.now += timedelta(seconds=5)
     world.rtt[1, "source"] = 10.0
     world.go(Recorder(), 380)
     row = world.sums()[0]
-    assert row.up == 120 + 140, "without what came after the last write, and the seconds in which nobody looked"
+    assert row.up == 100 + 140, "without what came after the last write, and the seconds in which nobody looked"
     assert row.rtt_us == 10_000
     assert row.rtt_worst_us == 20_000
-    assert row.samples == 25 + 28
+    assert row.samples == 21 + 28
 
 
 def test_a_status_that_nobody_has_seen_is_not_written(world: Simulated) -> None:
@@ -249,7 +249,7 @@ def test_it_does_not_wait_for_a_busy_database(world: Simulated) -> None:
         other.execute("ROLLBACK")
     world.go(recorder, 200)
     assert [change[:2] for change in world.changes()] == [(60, "error")], "since when it was seen"
-    assert (world.sums()[0].up, world.sums()[0].down) == (55, 135)
+    assert (world.sums()[0].up, world.sums()[0].down) == (55, 95)
     with world.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000, "others still wait"
 
@@ -286,8 +286,8 @@ def test_bounds_of_one_tunnel(world: Simulated, monkeypatch: pytest.MonkeyPatch)
     with world.engine.begin() as connection:
         connection.execute(insert(SUMS), rows)
         connection.execute(insert(CHANGES).values(tunnel_id=99, number=1, at=BEGIN, status="error"))
-    monkeypatch.setattr(recorder_module, "EVERY", 5)
-    world.go(recorder, 206 + 5 * 60)
+    monkeypatch.setattr(recorder_module, "EVERY", 20)
+    world.go(recorder, 206 + 5 * 250)
     answer = read(world)
     with world.engine.connect() as connection:
         left = connection.execute(select(SUMS.c.level, SUMS.c.start, SUMS.c.tunnel_id)).all()
@@ -328,7 +328,7 @@ def test_a_clock_that_is_put_back(world: Simulated) -> None:
     assert [change[:2] for change in world.changes()] == [(310, "error")]
     assert rows[0].up == 295, "as it was"
     assert rows[300].up + rows[300].down == PERIOD, "measured twice, and not longer than it is"
-    assert (rows[600].up, rows[600].down) == (0, 70), "the second time; 30 s are not written yet"
+    assert (rows[600].up, rows[600].down) == (0, 60), "the second time; 40 s are not written yet"
 
 
 def test_a_process_that_was_stopped_looks_again(world: Simulated) -> None:

@@ -107,6 +107,7 @@ class Feed:
         self.listeners: list[Listener] = []
         # Asked at least every five seconds, in the feed's thread: whether somebody needs steps now
         self.needs: list[Callable[[], bool]] = []
+        self._ends: list[Callable[[], object]] = []
         self.tunnels, self.clock, self.now = tunnels, clock, now
         self._engine = engine
         self._condition = threading.Condition()
@@ -117,11 +118,17 @@ class Feed:
         self._thread: threading.Thread | None = None
         self._known = self._nothing()
 
-    def add(self, listener: Listener, need: Callable[[], bool] | None = None) -> None:
+    def add(
+        self,
+        listener: Listener,
+        need: Callable[[], bool] | None = None,
+        end: Callable[[], object] = lambda: None,
+    ) -> None:
         """Tell this one each step. ``need`` says whether it needs them now; without it, while the manager is on in this
-        process."""
+        process. ``end`` is called after the last step; the process may end while it works."""
         self.listeners.append(listener)
         self.needs.append(need or self._managed)
+        self._ends.append(end)
 
     def _managed(self) -> bool:
         return bool(self.tunnels.live.manager_state()["state"] == "on")
@@ -251,6 +258,11 @@ class Feed:
                 self._tell(error)
             taken = time.thread_time() - begun
             self._wait(max(SOON, _BUSY * taken), TICK if needed else _IDLE)
+        for end in self._ends:
+            try:
+                end()
+            except Exception as error:
+                self._tell(error)
 
     def _wait(self, least: float, most: float) -> None:
         """Until it is touched, or ``most`` is over; but not sooner than ``least``."""
