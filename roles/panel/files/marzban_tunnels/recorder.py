@@ -30,7 +30,8 @@ from marzban_tunnels.sums import DAY, HOUR, KEPT, LONGEST, PERIOD, Period, Row, 
 from marzban_tunnels.tables import CHANGES, SUMS, TUNNELS, Panel
 
 _log = logging.getLogger("uvicorn.error")  # the log that Marzban writes to
-# Seconds between the beginnings of two writes of all sums. A thousand tunnels are written within ten more
+# Seconds between the beginnings of two writes of all sums. With those in which a thousand tunnels are written, it is a
+# minute at most
 EVERY = 50
 # Seconds after which a tunnel whose ends have not answered is `connecting`: before, they may not have been asked yet
 GRACE = 60
@@ -88,6 +89,7 @@ class Recorder:
 
 @contextmanager
 def _patiently() -> Iterator[None]:
+    """What fails because the database is busy, or away, is not written now."""
     try:
         yield
     except (DBAPIError, PoolTimeout) as error:
@@ -319,19 +321,17 @@ class _Work:
         """Delete rows of deleted tunnels: of one period after the other."""
         of_level = select(SUMS.c.start).where(SUMS.c.level == level, SUMS.c.start > self._sweep[level])
         start = self._first(of_level.order_by(SUMS.c.start))
-        if start is None:
-            self._sweep[level] = 0
-            return
-        period = _of(level, start)
-        with _connected(self._engine) as connection:
+        self._sweep[level] = start or 0
+        while start is not None:
+            period = _of(level, start)
             query = select(SUMS.c.tunnel_id).where(*period, SUMS.c.tunnel_id.not_in(select(TUNNELS.c.id))).limit(_MOST)
-            deleted = connection.scalars(query).all()
-            connection.rollback()
-            if deleted:
-                self._commit(connection, delete(SUMS).where(*period, SUMS.c.tunnel_id.in_(deleted)))
-        if len(deleted) < _MOST:
-            self._sweep[level] = start
-        yield
+            with _connected(self._engine) as connection:
+                deleted = connection.scalars(query).all()
+                connection.rollback()
+                if deleted:
+                    self._commit(connection, delete(SUMS).where(*period, SUMS.c.tunnel_id.in_(deleted)))
+            start = start if len(deleted) == _MOST else None
+            yield
 
     def _first(self, query: Any) -> int | None:
         with _connected(self._engine) as connection:
