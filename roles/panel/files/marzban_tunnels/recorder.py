@@ -80,7 +80,7 @@ class Recorder:
                 self._work, self._again = None, now + _LEASE
 
     def end(self) -> None:
-        """The panel ends: write what is not written yet. There are no more steps."""
+        """The panel ends, and no step follows: write what is not written yet."""
         work, self._work = self._work, None
         with _patiently(), suppress(_Lost):
             if work is not None:
