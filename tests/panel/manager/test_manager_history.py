@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from sqlalchemy import select
 from marzban_tunnels.tables import Panel
 from tests.support.managed_pair import Pair
 from tests.support.managed_panel import ManagedPanel, until
+from tests.support.simulated_node import Nodes
 
 
 def test_what_a_node_reports_is_in_the_history(
@@ -45,3 +50,14 @@ def test_what_a_node_reports_is_in_the_history(
         assert connection.execute(select(Panel.writes)).scalar_one() - writes <= 3
     statuses = [change["status"] for change in history()["changes"]]
     assert statuses == ["connecting", "active", "error", "inactive"], "each once"
+
+
+def test_a_panel_that_ends_writes_its_sums(database: Path, nodes: Nodes) -> None:
+    """Before the first minute is over."""
+    with ManagedPanel(database) as panel:
+        pair = Pair(panel, nodes, "ends")
+        begun = until(lambda: pair.sees()["status"] == "active" and time.monotonic())
+        until(lambda: time.monotonic() > begun + 2)
+        assert pair.call("GET", "/history")["day"]["rows"] == []
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT up, down FROM tunnel_sums WHERE up > 0").fetchall()

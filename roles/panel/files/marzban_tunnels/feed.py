@@ -95,6 +95,7 @@ class Feed:
         self.listeners: list[Listener] = []
         # Asked at least every five seconds, in the feed's thread: whether somebody needs steps now
         self.needs: list[Callable[[], bool]] = []
+        self._ends: list[Callable[[], object]] = []
         self.tunnels, self.clock, self.now = tunnels, clock, now
         self._engine = engine
         self._condition = threading.Condition()
@@ -105,10 +106,12 @@ class Feed:
         self._thread: threading.Thread | None = None
         self._known = self._nothing()
 
-    def add(self, listener: Listener, need: Callable[[], bool]) -> None:
-        """Tell this one each step. ``need`` says whether it needs them now."""
+    def add(self, listener: Listener, need: Callable[[], bool], end: Callable[[], object] = lambda: None) -> None:
+        """Tell this one each step. ``need`` says whether it needs them now; ``end`` is called after the last step, and
+        the process may end while it works."""
         self.listeners.append(listener)
         self.needs.append(need)
+        self._ends.append(end)
 
     # from any thread
 
@@ -231,6 +234,11 @@ class Feed:
                 self._tell(error)
             taken = time.thread_time() - begun
             self._wait(max(SOON, _BUSY * taken), TICK if needed else _IDLE)
+        for end in self._ends:
+            try:
+                end()
+            except Exception as error:
+                self._tell(error)
 
     def _wait(self, least: float, most: float) -> None:
         """Until it is touched, or ``most`` is over; but not sooner than ``least``."""

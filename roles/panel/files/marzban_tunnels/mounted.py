@@ -63,7 +63,8 @@ def mount() -> None:
     tunnels.feed = feed = Feed(database.engine, tunnels)
     events = Events(tunnels, feed)
     webhook.add(feed, tunnels, os.environ)
-    feed.add(Recorder(feed.read_again), tunnels.live.leads)
+    recorder = Recorder(feed.read_again)
+    feed.add(recorder, tunnels.live.leads, recorder.end)
 
     def started() -> None:
         manager.start()
