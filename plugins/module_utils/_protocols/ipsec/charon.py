@@ -16,15 +16,19 @@ from . import plan as planning
 from . import swanctl
 
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
+SURE = 6.0  # seconds that it has at least before it is ended: all IPsec tunnels of the host depend on it
+FEW = 8  # calls that may wait for their ends: each takes one of charon's 16 threads, which then answer nobody else
 # Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
 RENEW = """
+end_by=$1 call_by=$2
+shift 2
 for end in "$@"; do
     name=${end#*:}
     (
-        swanctl --terminate --ike "$name" --timeout 2
+        swanctl --terminate --ike "$name" $end_by
         case $end in
-            source:*) swanctl --initiate --child "$name" --timeout 1 ;;
-            target:*) sleep 0.2; swanctl --initiate --child "$name" --timeout 1 ;;
+            source:*) swanctl --initiate --child "$name" $call_by ;;
+            target:*) sleep 0.2; swanctl --initiate --child "$name" $call_by ;;
         esac
     ) >/dev/null 2>&1 &
 done
@@ -63,14 +67,14 @@ class Charon:
         self._asked: dict[str, Any] = {}
         self._heard: dict[str, swanctl.Messages | None] = {}  # until it is used
 
-    def ask(self, what: str) -> swanctl.Messages | None:
-        """What swanctl says, as dicts, or None where charon doesn't answer."""
+    def ask(self, what: str, least: float = 0.0) -> swanctl.Messages | None:
+        """What swanctl says, as dicts, or None where charon doesn't answer. ``least``: seconds that it has at least."""
         if what in self._heard:
             return self._heard.pop(what)
         if self.hangs or not self.host.has("swanctl"):
             return None
         try:
-            said = self.host.ask(*command(what))
+            said = self.host.ask(*command(what), share=max(1.0, least / self.host.patience))
         except Hangs:
             self.hangs = not self._answers
             said = None if self.hangs else self.host.query(*command(what))
@@ -79,7 +83,7 @@ class Charon:
 
     def is_hung(self) -> bool:
         """Whether it runs and does not answer. An answer is used by what asks next."""
-        self._heard["--stats"] = self.ask("--stats")
+        self._heard["--stats"] = self.ask("--stats", SURE)
         return self.hangs
 
     def forget(self) -> None:
@@ -121,8 +125,9 @@ class Charon:
         """Ends the associations of these tunnels, and calls their peers."""
         roles = ((plan.view["local"]["role"] if plan.view["dial"] else "wait", plan.interface) for plan in plans)
         words = ["%s:%s" % found for found in roles]
+        how = ("--timeout 2", "--timeout 1") if len(words) <= FEW else ("--force", "--timeout -1")
         if words:
-            self.host.try_run("sh", "-c", RENEW, "sh", *words)
+            self.host.try_run("sh", "-c", RENEW, "sh", *how, *words)
 
     def load(self) -> str:
         """Lets charon have what is in the files; what swanctl says about it. Raises Error on a broken file.
