@@ -309,7 +309,10 @@ class WireGuard(Protocol):
         return self._running_keys
 
     def _ask(self) -> str:
-        many = SLACK * len(glob.glob(os.path.join(SOCKETS, "*.sock")))
+        processes = {os.path.basename(path)[: -len(".sock")] for path in glob.glob(os.path.join(SOCKETS, "*.sock"))}
+        if not processes:  # the kernel may be late, and does not hang
+            return self.host.query(*DUMP, lenient=True) or ""
+        many = SLACK * len(processes)
         if not self._hangs:
             try:  # lenient, because wg reports the other interfaces even if it fails on one
                 return self.host.ask(*DUMP, lenient=True, share=0.5 + many) or ""
@@ -324,7 +327,7 @@ class WireGuard(Protocol):
                 said = self.host.ask(*argv, share=1 + many) or ""
                 lines += ["%s\t%s\n" % (name, line) for line in said.splitlines()]
             except Hangs:
-                self._hangs.add(name)
+                self._hangs.update(processes & {name})
         return "".join(lines)
 
     def _dump(self) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,32 @@ from tests.support.views import conf, view
 
 # The kernel
 
+
+class Late(Host):
+    """A fake wg that is late, as on a busy host."""
+
+    def has(self, program):
+        return True
+
+    def ask(self, *argv, lenient=False, share=1.0):
+        raise node_host.Hangs("did not end")
+
+    def query(self, *argv, stdin=None, lenient=False):
+        return "mz1 mz2\n" if argv[-1] == "interfaces" else "mz1\tall\n"
+
+    def prefetch(self, *commands):
+        pass
+
+
+def test_what_the_kernel_carries_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(wireguard_protocol, "SOCKETS", str(tmp_path))
+    protocol = wireguard_protocol.WireGuard(Late(), None)
+    assert protocol._ask() == "mz1\tall\n"
+    (tmp_path / "mz2.sock").touch()
+    assert protocol._ask() == ""
+    assert protocol._hangs == {"mz2"}
+
+
 MODULES = f"lib/modules/{platform.release()}"
 OTHER = "kernel/drivers/net/dummy.ko.xz:\n"
 
