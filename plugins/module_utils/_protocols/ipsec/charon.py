@@ -18,9 +18,10 @@ from . import swanctl
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
 SURE = 6.0  # seconds that it has at least before it is ended: all IPsec tunnels of the host depend on it
 FEW = 8  # calls that may wait for their ends: each takes one of charon's 16 threads, which then answer nobody else
-# Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
+# Ends tunnels' associations and calls again, 16 at once: the node service may have 128 processes. The target gives the
+# source a moment to be first.
 RENEW = """
-end_by=$1 call_by=$2
+end_by=$1 call_by=$2 begun=0
 shift 2
 for end in "$@"; do
     name=${end#*:}
@@ -31,6 +32,8 @@ for end in "$@"; do
             target:*) sleep 0.2; swanctl --initiate --child "$name" $call_by ;;
         esac
     ) >/dev/null 2>&1 &
+    begun=$((begun + 1))
+    [ $((begun % 16)) -ne 0 ] || wait
 done
 wait
 """
