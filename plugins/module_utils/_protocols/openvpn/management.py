@@ -48,10 +48,12 @@ def ask(interfaces: Iterable[str], patience: float) -> dict[str, str | None]:
         end = time.monotonic() + patience
         while selector.get_map() and time.monotonic() < end:
             for key, _events in selector.select(max(0.0, end - time.monotonic())):
-                part = _receive(key.fileobj)  # type: ignore[arg-type]
+                asked = key.fileobj  # type: ignore[assignment]
+                part = _receive(asked)
                 said[key.data] += part
                 if not part or said[key.data].count(_END) >= 2:
-                    selector.unregister(key.fileobj)
+                    selector.unregister(asked)
+                    asked.close()  # a run and the service may ask at once: one that hangs must not keep the others
         late.update(key.data for key in selector.get_map().values())
     texts = {name: text.decode("utf-8", "replace").replace("\r", "") for name, text in said.items()}
     return {name: None if name in late else text for name, text in texts.items()}
