@@ -86,6 +86,7 @@ class Charon:
 
     def is_hung(self) -> bool:
         """Whether it runs and does not answer. An answer is used by what asks next."""
+        self.hangs = False  # who has asked before may have waited for less
         self._heard["--stats"] = self.ask("--stats", SURE)
         return self.hangs
 
@@ -105,6 +106,8 @@ class Charon:
         """Whether it has the key exchange that holds against quantum computers."""
         if "ml-kem" not in self._asked:
             said = self.ask("--list-algs")
+            if self.hangs:  # it is asked again when another process is there
+                return self.version() >= ML_KEM
             self._asked["ml-kem"] = "ML_KEM_768" in said[-1].get("ke", {}) if said else self.version() >= ML_KEM
         known: bool = self._asked["ml-kem"]
         return known

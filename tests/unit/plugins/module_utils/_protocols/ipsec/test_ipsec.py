@@ -234,7 +234,10 @@ class Answering(Host):
     def ask(self, *argv, lenient=False, share=1.0):
         if self.seconds > self.patience * share:
             raise Hangs("did not end")
-        return "stats reply {plugins=[x]}\n"
+        return "stats reply {plugins=[x] ke {ML_KEM_768=[openssl]}}\n"
+
+    def query(self, *argv, stdin=None, lenient=False):
+        return self.ask(*argv, share=15)
 
     def run(self, *argv, **_options):
         self.ran.append(argv)
@@ -247,6 +250,11 @@ def test_charon_is_ended_only_after_it_was_silent_for_longer_than_a_look_waits(s
     asked = charon.Charon(Answering(seconds, 2.0))
     assert asked.is_hung() is hung
     assert (asked.ask("--stats") is None) is hung, "the answer is used"
+    asked = charon.Charon(Answering(seconds, 2.0))
+    asked._asked["version"] = (6, 0, 1)
+    assert asked.has_ml_kem() is not late
+    assert asked.is_hung() is hung, "also where something else was asked first"
+    assert asked.has_ml_kem() is not hung, "and what it could not say then is asked again"
 
 
 def test_many_calls_do_not_keep_charon_busy():
