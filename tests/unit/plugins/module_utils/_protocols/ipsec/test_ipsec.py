@@ -11,6 +11,7 @@ import platform
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -260,7 +261,7 @@ def test_charon_is_ended_only_after_it_was_silent_for_longer_than_a_look_waits(s
 def test_many_calls_do_not_keep_charon_busy():
     """Measured on a lab host with 60 peers away: up to 5.6 s for an answer where calls wait, and 0.2 s where not."""
     host = Answering(0, 2.0)
-    plan = SimpleNamespace(view={"local": {"role": "source"}, "dial": True}, interface="mz1")
+    plan: Any = SimpleNamespace(view={"local": {"role": "source"}, "dial": True}, interface="mz1")
     for number in (1, charon.FEW + 1):
         charon.Charon(host).renew([plan] * number)
     assert [argv[4:6] for argv in host.ran] == [("--timeout 2", "--timeout 1"), ("--force", "--timeout -1")]
