@@ -191,6 +191,14 @@ def test_the_mtu_is_lowered_after_two_looks_where_the_record_leaves_it_open() ->
     assert repair is not None
     assert repair.path == {"mtu": 1300, "before": 1440, "way": 1440}, "it got narrower still"
 
+    world = World()
+    world.remembers(NARROW)
+    lowered = 0
+    for _look in range(121):  # the interface has the MTU of before all the same
+        world.sees(narrow=(1440, 1340))
+        lowered += world.path() is not None
+    assert lowered == 2, "in ten minutes"
+
     world = World(mtu=1440)
     for _look in range(3):
         world.sees(narrow=(1440, 1340))

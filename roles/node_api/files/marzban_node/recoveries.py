@@ -193,7 +193,8 @@ class Recoveries:
         if tunnel.narrow and tunnel.narrow[1] is not None:
             if self.narrow < LOOKS or now < self.next_path:
                 return None
-            self.next_path, self.widen_at = now + AGAIN, None
+            stays = known is not None and tunnel.narrow[0] > known["mtu"]  # a template of the owner's may say the MTU
+            self.next_path, self.widen_at = now + (SELDOM if stays else AGAIN), None
             return Repair("mtu", path=narrower(known, tunnel.narrow[0], tunnel.narrow[1]))
         if known is None:
             self.widen_at = self.way = None
