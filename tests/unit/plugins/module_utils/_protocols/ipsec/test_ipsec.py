@@ -258,6 +258,10 @@ def test_charon_is_ended_only_after_it_was_silent_for_longer_than_a_look_waits(s
     assert asked.has_ml_kem() is not hung, "and what it could not say then is asked again"
 
 
+def test_a_version_that_is_not_said_in_time_is_not_known():
+    assert charon.Charon(Answering(9, 2.0)).version() == ()
+
+
 def test_many_calls_do_not_keep_charon_busy():
     """Measured on a lab host with 60 peers away: up to 5.6 s for an answer where calls wait, and 0.2 s where not."""
     host = Answering(0, 2.0)
