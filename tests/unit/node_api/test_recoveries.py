@@ -118,6 +118,21 @@ def test_a_silent_tunnel_is_seen_to_less_and_less_often() -> None:
     assert not world.silence()
 
 
+def test_a_session_that_packets_come_in_by_is_not_ended_because_pings_are_dropped() -> None:
+    """As by a firewall of the peer inside the tunnel: what is not as it is wanted is set right, and no more is done."""
+    world = World()
+    renewed = []
+    for look in range(240):
+        measured = {"loss_percent": 100, "handshake_age": 100, "rx_bytes": 1000 + min(look, 120)}
+        world.sees(measured=measured)
+        repair = world.recoveries.silence(world.tunnel, world.now)
+        if repair:
+            assert repair.kind == "session"
+            renewed.append((look, repair.renew))
+    assert [renew for look, renew in renewed if 0 < look <= 120] == [False] * 6
+    assert [renew for look, renew in renewed if look > 120] == [True] * 2
+
+
 @pytest.mark.parametrize("changes", [{"lacks": ["the route R"]}, {"hangs": "unit"}, {"loss": None}])
 def test_what_has_a_reason_is_not_silent_nor_unstable(changes: dict[str, Any]) -> None:
     world = World()
@@ -175,6 +190,14 @@ def test_the_mtu_is_lowered_after_two_looks_where_the_record_leaves_it_open() ->
     repair = world.path()
     assert repair is not None
     assert repair.path == {"mtu": 1300, "before": 1440, "way": 1440}, "it got narrower still"
+
+    world = World()
+    world.remembers(NARROW)
+    lowered = 0
+    for _look in range(121):  # the interface has the MTU of before all the same
+        world.sees(narrow=(1440, 1340))
+        lowered += world.path() is not None
+    assert lowered == 2, "in ten minutes"
 
     world = World(mtu=1440)
     for _look in range(3):

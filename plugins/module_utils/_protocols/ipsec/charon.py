@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import Any
@@ -16,17 +17,24 @@ from . import plan as planning
 from . import swanctl
 
 ML_KEM = (6, 0, 2)  # the first version that finds it in OpenSSL
-# Ends a tunnel's associations and calls again, all tunnels at once. The target gives the source a moment to be first.
+SURE = 6.0  # seconds that it has at least before it is ended: all IPsec tunnels of the host depend on it
+FEW = 8  # calls that may wait for their ends: each takes one of charon's 16 threads, which then answer nobody else
+# Ends tunnels' associations and calls again, 16 at once: the node service may have 128 processes. The target gives the
+# source a moment to be first.
 RENEW = """
+end_by=$1 call_by=$2 begun=0
+shift 2
 for end in "$@"; do
     name=${end#*:}
     (
-        swanctl --terminate --ike "$name" --timeout 2
+        swanctl --terminate --ike "$name" $end_by
         case $end in
-            source:*) swanctl --initiate --child "$name" --timeout 1 ;;
-            target:*) sleep 0.2; swanctl --initiate --child "$name" --timeout 1 ;;
+            source:*) swanctl --initiate --child "$name" $call_by ;;
+            target:*) sleep 0.2; swanctl --initiate --child "$name" $call_by ;;
         esac
     ) >/dev/null 2>&1 &
+    begun=$((begun + 1))
+    [ $((begun % 16)) -ne 0 ] || wait
 done
 wait
 """
@@ -63,14 +71,14 @@ class Charon:
         self._asked: dict[str, Any] = {}
         self._heard: dict[str, swanctl.Messages | None] = {}  # until it is used
 
-    def ask(self, what: str) -> swanctl.Messages | None:
-        """What swanctl says, as dicts, or None where charon doesn't answer."""
+    def ask(self, what: str, least: float = 0.0) -> swanctl.Messages | None:
+        """What swanctl says, as dicts, or None where charon doesn't answer. ``least``: seconds that it has at least."""
         if what in self._heard:
             return self._heard.pop(what)
         if self.hangs or not self.host.has("swanctl"):
             return None
         try:
-            said = self.host.ask(*command(what))
+            said = self.host.ask(*command(what), share=max(1.0, least / self.host.patience))
         except Hangs:
             self.hangs = not self._answers
             said = None if self.hangs else self.host.query(*command(what))
@@ -79,7 +87,8 @@ class Charon:
 
     def is_hung(self) -> bool:
         """Whether it runs and does not answer. An answer is used by what asks next."""
-        self._heard["--stats"] = self.ask("--stats")
+        self.hangs = False  # who has asked before may have waited for less
+        self._heard["--stats"] = self.ask("--stats", SURE)
         return self.hangs
 
     def forget(self) -> None:
@@ -89,7 +98,10 @@ class Charon:
     def version(self) -> tuple[int, ...]:
         """strongSwan's, as numbers; () where it isn't installed."""
         if "version" not in self._asked:
-            said = re.search(r"(\d+)\.(\d+)\.(\d+)", self.host.query("swanctl", "--version") or "")
+            text = None
+            with contextlib.suppress(Hangs):  # it connects to charon even for this
+                text = self.host.ask("swanctl", "--version")
+            said = re.search(r"(\d+)\.(\d+)\.(\d+)", text or "")
             self._asked["version"] = tuple(int(number) for number in said.groups()) if said else ()
         version: tuple[int, ...] = self._asked["version"]
         return version
@@ -98,6 +110,8 @@ class Charon:
         """Whether it has the key exchange that holds against quantum computers."""
         if "ml-kem" not in self._asked:
             said = self.ask("--list-algs")
+            if self.hangs:  # it is asked again when another process is there
+                return self.version() >= ML_KEM
             self._asked["ml-kem"] = "ML_KEM_768" in said[-1].get("ke", {}) if said else self.version() >= ML_KEM
         known: bool = self._asked["ml-kem"]
         return known
@@ -121,8 +135,9 @@ class Charon:
         """Ends the associations of these tunnels, and calls their peers."""
         roles = ((plan.view["local"]["role"] if plan.view["dial"] else "wait", plan.interface) for plan in plans)
         words = ["%s:%s" % found for found in roles]
+        how = ("--timeout 2", "--timeout 1") if len(words) <= FEW else ("--force", "--timeout -1")
         if words:
-            self.host.try_run("sh", "-c", RENEW, "sh", *words)
+            self.host.try_run("sh", "-c", RENEW, "sh", *how, *words)
 
     def load(self) -> str:
         """Lets charon have what is in the files; what swanctl says about it. Raises Error on a broken file.

@@ -77,7 +77,8 @@ Restart=always
 RestartSec=2
 """
 
-# The pause is never the same, or two peers might call each other at the same moment again and again.
+# The pause is never the same, or two peers might call each other at the same moment again and again. Calls do not wait
+# for their answers: each would take one of charon's 16 threads, and where many peers are away it would answer nobody.
 _SCRIPT = r"""# strongSwan calls a peer once. What is down is called again here, by the ends that shall call.
 while sleep "3.$(($(od -An -N1 -tu1 /dev/urandom)))"; do
     down=$(swanctl --list-sas 2>/dev/null | awk '
@@ -88,7 +89,7 @@ while sleep "3.$(($(od -An -N1 -tu1 /dev/urandom)))"; do
             if (!(FILENAME in busy)) print FILENAME
         }' conf=0 - conf=1 %s/marzban-*.conf 2>/dev/null)
     for name in $down; do
-        [ -e "/sys/class/net/$name" ] && swanctl --initiate --child "$name" --timeout 1 >/dev/null 2>&1 &
+        [ -e "/sys/class/net/$name" ] && swanctl --initiate --child "$name" --timeout -1 >/dev/null 2>&1 &
     done
     wait
 done

@@ -14,6 +14,7 @@ import time
 from typing import Iterable
 
 SOCKETS = "/run/openvpn-server"
+SLACK = 0.01  # of the patience: more for each that is asked, for all of them share the host
 _QUESTIONS = b"state\nlog all\n"
 _END = b"\r\nEND\r\n"
 
@@ -24,7 +25,7 @@ def path(interface: str) -> str:
 
 
 def ask(interfaces: Iterable[str], patience: float) -> dict[str, str | None]:
-    """``{interface: the state that its process reports, and what it logged}``, after ``patience`` seconds at most.
+    """``{interface: the state that its process reports, and what it logged}``, after ``patience`` seconds or more.
 
     Empty where nothing listens; None where something does, and does not answer in time. That is a process that hangs,
     or one that somebody else asks at this moment: it has one at a time.
@@ -45,13 +46,15 @@ def ask(interfaces: Iterable[str], patience: float) -> dict[str, str | None]:
                 continue
             else:
                 selector.register(asked, selectors.EVENT_READ, name)
-        end = time.monotonic() + patience
+        end = time.monotonic() + patience * (1 + SLACK * len(said))
         while selector.get_map() and time.monotonic() < end:
             for key, _events in selector.select(max(0.0, end - time.monotonic())):
-                part = _receive(key.fileobj)  # type: ignore[arg-type]
+                asked = key.fileobj  # type: ignore[assignment]
+                part = _receive(asked)
                 said[key.data] += part
                 if not part or said[key.data].count(_END) >= 2:
-                    selector.unregister(key.fileobj)
+                    selector.unregister(asked)
+                    asked.close()  # a run and the service may ask at once: one that hangs must not keep the others
         late.update(key.data for key in selector.get_map().values())
     texts = {name: text.decode("utf-8", "replace").replace("\r", "") for name, text in said.items()}
     return {name: None if name in late else text for name, text in texts.items()}

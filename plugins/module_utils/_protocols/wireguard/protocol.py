@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 CONF_DIR = "/etc/wireguard"
 MODULE = "sys/module/wireguard"  # there once the kernel's is in use
 SOCKETS = "/var/run/wireguard"  # of the processes that carry packets
+AT_ONCE = (
+    32  # processes of wg: the node service may have 128, and without an answer a tunnel counts as one that is down
+)
 SLACK = 0.02  # of what one process may take for an answer: more for each that is asked
 DUMP = ("wg", "show", "all", "dump")
 
@@ -309,7 +312,10 @@ class WireGuard(Protocol):
         return self._running_keys
 
     def _ask(self) -> str:
-        many = SLACK * len(glob.glob(os.path.join(SOCKETS, "*.sock")))
+        processes = {os.path.basename(path)[: -len(".sock")] for path in glob.glob(os.path.join(SOCKETS, "*.sock"))}
+        if not processes:  # the kernel may be late, and does not hang
+            return self.host.query(*DUMP, lenient=True) or ""
+        many = SLACK * len(processes)
         if not self._hangs:
             try:  # lenient, because wg reports the other interfaces even if it fails on one
                 return self.host.ask(*DUMP, lenient=True, share=0.5 + many) or ""
@@ -317,14 +323,15 @@ class WireGuard(Protocol):
                 pass
         names = (self.host.query("wg", "show", "interfaces") or "").split()
         asked = {name: ("wg", "show", name, "dump") for name in names if name not in self._hangs}
-        self.host.prefetch(*asked.values())
         lines = []
-        for name, argv in asked.items():
+        for number, (name, argv) in enumerate(asked.items()):
+            if number % AT_ONCE == 0:
+                self.host.prefetch(*list(asked.values())[number : number + AT_ONCE])
             try:
                 said = self.host.ask(*argv, share=1 + many) or ""
                 lines += ["%s\t%s\n" % (name, line) for line in said.splitlines()]
             except Hangs:
-                self._hangs.add(name)
+                self._hangs.update(processes & {name})
         return "".join(lines)
 
     def _dump(self) -> dict[str, dict[str, Any]]:

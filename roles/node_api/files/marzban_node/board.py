@@ -274,7 +274,9 @@ class Board:
                     recoveries.lacks(entry.view, tunnel.lacks, now)
                 if self._is_due(entry):
                     kind = "process" if hangs else "put_back" if lacks else "peer"
-                    found.append((entry, Repair(kind, probe=silent, renew=silent and other is not None)))
+                    found.append(
+                        (entry, Repair(kind, probe=silent, renew=silent and other is not None and other.renew))
+                    )
         return found
 
     @staticmethod

@@ -73,6 +73,8 @@ class Recoveries:
     turned: float = 0.0  # when that was another one last
     lost: float | None = None  # since when packets do not pass
     had_session: bool = False  # they have passed since something was changed
+    received: int | None = None  # bytes, as the last look has found
+    heard: bool = False  # packets came in before that look: the session carries them, whatever drops the pings
     stops: list[float] = field(default_factory=list)  # when packets stopped
     unstable: str | None = None  # why it is an error although packets pass now and then
     attempts: int = 0  # to make the session again, since packets passed
@@ -132,6 +134,8 @@ class Recoveries:
         self.hung = self.hung + 1 if tunnel.hangs else 0
         self.narrow = self.narrow + 1 if tunnel.narrow else 0
         loss = tunnel.measured["loss_percent"] if tunnel.measured else None
+        received = (tunnel.measured or {}).get("rx_bytes")
+        self.heard, self.received = bool(received) and self.received not in (None, received), received
         if tunnel.hangs or tunnel.lacks or loss is None:
             self.passing = None  # there is a reason, and it is seen to
             return
@@ -179,7 +183,7 @@ class Recoveries:
             return None
         self.next_attempt = now + min(SELDOM, AGAIN * 2.0**self.attempts)
         self.attempts = min(self.attempts + 1, 16)
-        return Repair("session", renew=True)
+        return Repair("session", renew=not self.heard)
 
     def path(self, tunnel: Tunnel, now: float) -> Repair | None:
         """Whether the MTU has to be lowered, or larger packets are to be tried."""
@@ -189,7 +193,8 @@ class Recoveries:
         if tunnel.narrow and tunnel.narrow[1] is not None:
             if self.narrow < LOOKS or now < self.next_path:
                 return None
-            self.next_path, self.widen_at = now + AGAIN, None
+            stays = known is not None and tunnel.narrow[0] > known["mtu"]  # a template of the owner's may say the MTU
+            self.next_path, self.widen_at = now + (SELDOM if stays else AGAIN), None
             return Repair("mtu", path=narrower(known, tunnel.narrow[0], tunnel.narrow[1]))
         if known is None:
             self.widen_at = self.way = None

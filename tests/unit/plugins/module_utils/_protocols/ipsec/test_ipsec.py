@@ -10,12 +10,20 @@ import base64
 import platform
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ansible_collections.marzban.tunnels.plugins.module_utils._errors import FieldError
 from ansible_collections.marzban.tunnels.plugins.module_utils._model import render, views
-from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import ed25519, installed, swanctl
+from ansible_collections.marzban.tunnels.plugins.module_utils._node.host import Hangs, Host
+from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import (
+    charon,
+    ed25519,
+    installed,
+    swanctl,
+)
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.ipsec import plan as ipsec_plan
 from ansible_collections.marzban.tunnels.plugins.module_utils._protocols.x25519 import BrokenKey
 from tests.support.views import PANEL, UUID, view
@@ -209,3 +217,57 @@ def test_a_broken_key_is_named_and_not_shown(tmp_path, content):
         ed25519.load(str(tmp_path))
     assert ed25519.public_key(content) is None
     assert "secret" not in str(error.value)
+
+
+# charon
+
+
+class Answering(Host):
+    """A fake swanctl that takes ``seconds``, and notes what was run."""
+
+    def __init__(self, seconds, patience):
+        super().__init__(patience=patience)
+        self.seconds, self.ran = seconds, []
+
+    def has(self, program):
+        return True
+
+    def ask(self, *argv, lenient=False, share=1.0):
+        if self.seconds > self.patience * share:
+            raise Hangs("did not end")
+        return "stats reply {plugins=[x] ke {ML_KEM_768=[openssl]}}\n"
+
+    def query(self, *argv, stdin=None, lenient=False):
+        return self.ask(*argv, share=15)
+
+    def run(self, *argv, **_options):
+        self.ran.append(argv)
+        return ""
+
+
+@pytest.mark.parametrize(("seconds", "late", "hung"), [(0.1, False, False), (3, True, False), (9, True, True)])
+def test_charon_is_ended_only_after_it_was_silent_for_longer_than_a_look_waits(seconds, late, hung):
+    assert (charon.Charon(Answering(seconds, 2.0)).ask("--stats") is None) is late
+    asked = charon.Charon(Answering(seconds, 2.0))
+    assert asked.is_hung() is hung
+    assert (asked.ask("--stats") is None) is hung, "the answer is used"
+    asked = charon.Charon(Answering(seconds, 2.0))
+    asked._asked["version"] = (6, 0, 1)
+    assert asked.has_ml_kem() is not late
+    assert asked.is_hung() is hung, "also where something else was asked first"
+    assert asked.has_ml_kem() is not hung, "and what it could not say then is asked again"
+
+
+def test_a_version_that_is_not_said_in_time_is_not_known():
+    assert charon.Charon(Answering(9, 2.0)).version() == ()
+
+
+def test_many_calls_do_not_keep_charon_busy():
+    """Measured on a lab host with 60 peers away: up to 5.6 s for an answer where calls wait, and 0.2 s where not."""
+    host = Answering(0, 2.0)
+    plan: Any = SimpleNamespace(view={"local": {"role": "source"}, "dial": True}, interface="mz1")
+    for number in (1, charon.FEW + 1):
+        charon.Charon(host).renew([plan] * number)
+    assert [argv[4:6] for argv in host.ran] == [("--timeout 2", "--timeout 1"), ("--force", "--timeout -1")]
+    assert [set(argv[6:]) for argv in host.ran] == [{"source:mz1"}] * 2
+    assert "--timeout -1" in swanctl.script("/etc/swanctl/conf.d")

@@ -33,12 +33,18 @@ def test_one_that_hangs_delays_no_other(tmp_path: Path, monkeypatch: pytest.Monk
             with contextlib.suppress(BlockingIOError):
                 waiting.connect(management.path("mz3"))
 
+        free_after: list[float] = []
+
         def answer() -> None:
             asked, _address = servers["mz1"].accept()
             with asked:
                 assert asked.recv(100) == b"state\nlog all\n"
                 for part in (SAID[:20], SAID[20:]):
                     asked.sendall(part)
+                asked.settimeout(5)
+                begun = time.monotonic()
+                assert asked.recv(1) == b"", "the next one may ask"
+                free_after.append(time.monotonic() - begun)
             servers["mz4"].accept()[0].close()
 
         answering = threading.Thread(target=answer)
@@ -49,3 +55,4 @@ def test_one_that_hangs_delays_no_other(tmp_path: Path, monkeypatch: pytest.Monk
         answering.join()
     assert found == {"mz1": SAID.decode().replace("\r", ""), "mz2": None, "mz3": None, "mz4": "", "mz9": ""}
     assert took < 1.5
+    assert free_after[0] < 0.4, "what hangs has half a second"

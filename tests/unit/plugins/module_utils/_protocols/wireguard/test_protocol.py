@@ -24,6 +24,54 @@ from tests.support.views import conf, view
 
 # The kernel
 
+
+class Late(Host):
+    """A fake wg that is late, as on a busy host."""
+
+    names, most = "mz1 mz2\n", 0
+
+    def __init__(self):
+        super().__init__()
+        self.running = set()
+
+    def has(self, program):
+        return True
+
+    def ask(self, *argv, lenient=False, share=1.0):
+        self.running.discard(argv)
+        if argv[2] in ("all", "mz2"):
+            raise node_host.Hangs("did not end")
+        return "its own\n"
+
+    def query(self, *argv, stdin=None, lenient=False):
+        return self.names if argv[-1] == "interfaces" else "mz1\tall\n"
+
+    def prefetch(self, *commands):
+        self.running.update(commands)
+        self.most = max(self.most, len(self.running))
+
+
+def test_what_the_kernel_carries_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(wireguard_protocol, "SOCKETS", str(tmp_path))
+    protocol = wireguard_protocol.WireGuard(Late(), None)
+    assert protocol._ask() == "mz1\tall\n"
+    (tmp_path / "mz1.sock").touch()
+    assert protocol._ask() == "mz1\tits own\n"
+    assert protocol._hangs == set()
+    (tmp_path / "mz2.sock").touch()
+    assert protocol._ask() == "mz1\tits own\n"
+    assert protocol._hangs == {"mz2"}
+
+
+def test_many_are_asked_by_few_processes_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(wireguard_protocol, "SOCKETS", str(tmp_path))
+    (tmp_path / "mz2.sock").touch()
+    host = Late()
+    host.names = " ".join(f"mz{number}" for number in range(200))
+    assert wireguard_protocol.WireGuard(host, None)._ask().count("its own") == 199
+    assert host.most == wireguard_protocol.AT_ONCE
+
+
 MODULES = f"lib/modules/{platform.release()}"
 OTHER = "kernel/drivers/net/dummy.ko.xz:\n"
 
