@@ -67,7 +67,7 @@ def pair(served: Directly) -> list[Service]:
             config = {"mtu": what["mtu"]} if "mtu" in what else {}
             assert service.post(tunnel(served, number, config=config, **what)).status == 200
     for service in services:
-        wait("all are well", partial(all_active, service))
+        wait("all are well", partial(is_well, service))
     return services
 
 
@@ -81,12 +81,9 @@ def tunnels(service: Service) -> dict[int, dict[str, Any]]:
     return {told["id"]: told for told in service.call("list")["tunnels"]}
 
 
-def counted(service: Service) -> dict[int, dict[str, int]]:
+def counted(told: dict[int, dict[str, Any]]) -> dict[int, dict[str, int]]:
     """What each tunnel has recovered from."""
-    return {
-        number: {kind: times for kind, times in told["recoveries"].items() if times}
-        for number, told in tunnels(service).items()
-    }
+    return {number: {kind: n for kind, n in its["recoveries"].items() if n} for number, its in told.items()}
 
 
 @contextlib.contextmanager
@@ -94,7 +91,7 @@ def outages(nodes: Directly) -> Iterator[dict[str, float]]:
     """Pings in the tunnels of all types, and at the end of it the longest time without an answer, by type."""
     pinged = {**KINDS, OTHER: "another ipsec"}
     for number in pinged:
-        command = f"exec ping -D -n -i 0.1 -I 10.201.{number}.2 10.201.{number}.3 > /root/outage-{number}.txt"
+        command = f"exec ping -D -n -i 0.2 -I 10.201.{number}.2 10.201.{number}.3 > /root/outage-{number}.txt"
         nodes.sh("a", f"systemd-run --quiet --unit=outage-{number} sh -c '{command}'")
     took: dict[str, float] = {}
     try:
@@ -110,12 +107,16 @@ def outages(nodes: Directly) -> Iterator[dict[str, float]]:
 def wait(what: str, holds: Callable[[], bool]) -> float:
     """Waits; the seconds that it took."""
     begun = time.monotonic()
-    until(what, holds, SOON * BUSY, 0.5)
+    until(what, holds, SOON * BUSY, 0.7)
     return round(time.monotonic() - begun, 1)
 
 
-def all_active(service: Service) -> bool:
-    return {told["status"] for told in tunnels(service).values()} == {"active"}
+def all_active(told: dict[int, dict[str, Any]]) -> bool:
+    return {its["status"] for its in told.values()} == {"active"}
+
+
+def is_well(service: Service) -> bool:
+    return all_active(tunnels(service))
 
 
 def mtus(service: Service) -> dict[int, int]:
@@ -127,14 +128,14 @@ def mtus(service: Service) -> dict[int, int]:
 def test_processes_that_hang_are_started_again(pair: list[Service]) -> None:
     """One of each type. strongSwan's is that of both its tunnels."""
     a, nodes = pair[0], pair[0].nodes
-    before = counted(a)
+    before = counted(tunnels(a))
     oldest: list[float] = []
     hung = {*KINDS, OTHER}
 
     def is_over() -> bool:
-        oldest.append(tunnels(a)[4]["age"])
-        now = counted(a)
-        return all(now[number] != before[number] for number in hung) and all_active(a)
+        told = tunnels(a)
+        oldest.append(told[4]["age"])
+        return all(counted(told)[number] != before[number] for number in hung) and all_active(told)
 
     with no_packet_lost(nodes, 4, apart=0.1), outages(nodes) as took:
         nodes.sh("a", "; ".join(f"kill -STOP $({found})" for found in PROCESSES.values()))
@@ -144,7 +145,7 @@ def test_processes_that_hang_are_started_again(pair: list[Service]) -> None:
     print("the oldest measurement of another tunnel meanwhile, seconds:", max(oldest))
     assert max(took.values()) < SOON * BUSY
     assert max(oldest) < 12 * BUSY, "what hangs delays the looks at others"
-    assert counted(a) == {**before, **{number: {**before[number], "process": 1} for number in hung}}, a.said()
+    assert counted(tunnels(a)) == {**before, **{number: {**before[number], "process": 1} for number in hung}}, a.said()
     said = [line for line in a.said().splitlines() if "did not answer" in line]
     print("\n".join(said))
     assert [line.split(":")[0] for line in sorted(said)] == [f"tunnel t{number}" for number in sorted(hung)]
@@ -163,7 +164,7 @@ def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
     assert took["ipsec"] < SOON * BUSY
     ended = time.monotonic()
     wait("a look after that", lambda: a.tunnel(3)["age"] + 1 < time.monotonic() - ended)
-    before = counted(a)
+    before = counted(tunnels(a))
     for host in "ab":
         nodes.sh(host, "systemctl stop marzban-ipsec")
     losses = [
@@ -173,8 +174,8 @@ def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
     ]
 
     def is_over() -> bool:
-        now = counted(a)
-        return all(now[number] != before[number] for number in (1, 3)) and all_active(a)
+        told = tunnels(a)
+        return all(counted(told)[number] != before[number] for number in (1, 3)) and all_active(told)
 
     with no_packet_lost(nodes, 4, OTHER, apart=0.1), outages(nodes) as took:
         for host, command in losses:
@@ -182,14 +183,14 @@ def test_sessions_that_are_lost_are_made_again(pair: list[Service]) -> None:
         wait("they are made again", is_over)
     print("seconds without packets after a session was lost:", took)
     assert max(took.values()) < SOON * BUSY
-    after = counted(a)
+    after = counted(tunnels(a))
     for number in (1, 3):
         assert after[number]["session"] == before[number].get("session", 0) + 1, a.said()
     assert [after[number] for number in (4, OTHER)] == [before[number] for number in (4, OTHER)]
     print("\n".join(line for line in a.said().splitlines()[-8:]))
     for service in pair:
         service.nodes.sh(service.name, "systemctl start marzban-ipsec")
-        wait("all are well", partial(all_active, service))
+        wait("all are well", partial(is_well, service))
 
 
 def is_same_as_a_run(nodes: Directly, check: bool) -> bool:
@@ -202,7 +203,7 @@ def is_same_as_a_run(nodes: Directly, check: bool) -> bool:
 def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
     """Where the record leaves it open. Where it says the MTU, the service only says what passes."""
     a, b = pair
-    nodes, wide, before = a.nodes, mtus(a), counted(a)
+    nodes, wide, before = a.nodes, mtus(a), counted(tunnels(a))
     address = nodes.lab.host("b").address
     took: dict[str, float] = {}
 
@@ -243,7 +244,7 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
         print("seconds until the MTU was raised after the route had changed:", took_back)
     assert is_same_as_a_run(nodes, check=True)
     assert "narrow" not in nodes.sh("a", "cat /etc/marzban/tunnels/*/state.json")
-    after = counted(a)
+    after = counted(tunnels(a))
     assert [after[number]["mtu"] - before[number].get("mtu", 0) for number in KINDS] == [1, 1, 1]
     assert after[4] == before[4]
     print(a.said())
@@ -253,8 +254,9 @@ def test_the_mtu_follows_a_path_that_shrinks(pair: list[Service]) -> None:
 
 def test_a_run_ends_what_hangs_and_check_mode_says_so(pair: list[Service]) -> None:
     """Where the service is not there, or is not quick enough."""
-    a, nodes = pair[0], pair[0].nodes
-    a.stop()
+    nodes = pair[0].nodes
+    for service in pair:
+        service.stop()
     try:
         its = [view for view in views(nodes)["a"] if view["id"] in (2, 4)]
         hang = f"kill -STOP $(pgrep -f 'wireguard-go mz4$') $({PROCESSES[2]})"
@@ -265,7 +267,8 @@ def test_a_run_ends_what_hangs_and_check_mode_says_so(pair: list[Service]) -> No
             assert would.tunnel(number)["changes"] == did.tunnel(number)["changes"]
             wait("packets", partial(nodes.reaches, "a", number, 1))
     finally:
-        a.start()
+        for service in pair:
+            service.start()
 
 
 @pytest.mark.variation  # without a host in test_recoveries.py and test_board.py
@@ -299,7 +302,7 @@ def test_a_link_that_flaps_is_told_and_left_alone(pair: list[Service]) -> None:
             time.sleep(0.5)
         nodes.sh("a", "systemctl stop flapping; nft delete table inet cut 2>/dev/null || true")
         begun = time.monotonic()
-        until("it is over", lambda: all_active(a), 120, 0.5)
+        until("it is over", partial(is_well, a), 120, 0.5)
         print("seconds until it was over:", round(time.monotonic() - begun, 1))
     assert {number: nodes.sh("a", found) for number, found in PROCESSES.items()} == processes
     said = [line for line in a.said().splitlines() if "came and went" in line]
