@@ -61,10 +61,10 @@ class Watch(threading.Thread):
                 _log.info("could not measure: %s", error)
                 continue
             self._board.measured(tunnels, begun)
-            self._board.routes(self._engine.ways(self._board.narrow(panel.id)))
             for entry, repair in self._board.broken(tunnels, begun):
                 if self._handles(entry):
                     self._worker.repair(panel, entry.kept, repair)
+            self._board.routes(self._engine.ways(self._board.narrow(panel.id)))  # last: it may fail
 
     def _handles(self, entry: Entry) -> bool:
         """Whether the service sets up this type. Others that run are only measured."""
