@@ -109,7 +109,7 @@ def test_a_day_of_a_thousand_tunnels(tmp_path: Path, request: pytest.FixtureRequ
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
         size = Path(where).stat().st_size
         print(f"{size / 1e6:.1f} MB")
-        assert size < 45e6, "docs/performance.md tells it"
+        assert size < 20e6, "docs/performance.md tells it"
         begun = time.monotonic()
         with Session(world.engine) as session:
             answer = history.read(session, world.record(500), world.now)
