@@ -102,14 +102,14 @@ def test_a_day_of_a_thousand_tunnels(tmp_path: Path, request: pytest.FixtureRequ
     print(f"{rows} sums, {world.count(CHANGES)} changes")
     assert rows >= 1000 * (hours * 12 + hours - 2)
     assert worst < 0.1 * BUSY
-    assert max(used for _clock, used in steps) < 0.1, "events wait for it"
+    assert max(used for _clock, used in steps) < 0.1 * BUSY, "events wait for it"
     assert sorted(steps)[-1 - len(steps) // 1000][0] < 0.1 * BUSY
     if server == "sqlite":
         with world.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
         size = Path(where).stat().st_size
         print(f"{size / 1e6:.1f} MB")
-        assert size < 45e6, "docs/performance.md tells it"
+        assert size < 20e6, "docs/performance.md tells it"
         begun = time.monotonic()
         with Session(world.engine) as session:
             answer = history.read(session, world.record(500), world.now)
