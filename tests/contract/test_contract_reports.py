@@ -256,7 +256,7 @@ def test_what_is_stale(ages: tuple[int | None, int | None], age: int | None, sta
     rest |= {"last_status": "connecting", "status_since": None}
     changed = datetime(2026, 11, 22, 17, 0)
     row = SimpleNamespace(**ids, **nodes, **rest, created_at=changed, updated_at=changed)
-    empty = dict.fromkeys(("public", "changed_public", "error", "measured", "gaps", "reported_by"))
+    empty = dict.fromkeys(("public", "changed_public", "error", "symptom", "measured", "gaps", "reported_by"))
     ends = []
     for role, seconds in zip(("source", "target"), ages, strict=True):
         reported = None if seconds is None else moment - timedelta(seconds=seconds)
