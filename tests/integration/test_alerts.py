@@ -258,7 +258,7 @@ def test_a_certificate_that_ends_soon(watched: Watched) -> None:
     for host in hosts:
         host.run(SHORT % CERTIFICATE)
     until("both answer again", lambda: {node["state"] for node in nodes(world).values()} == {"ok"})
-    world.tunnel("short-openvpn", "a", "b", tunnel_type="openvpn")
+    record = world.tunnel("short-openvpn", "a", "b", tunnel_type="openvpn")
 
     def repair() -> None:
         for host in hosts:
@@ -269,6 +269,7 @@ def test_a_certificate_that_ends_soon(watched: Watched) -> None:
 
     fine = "min(marzban_tunnel_certificate_remaining_seconds) > 700 * 86400"
     watched.fires_and_ends("MarzbanTunnelCertificateEnds", repair, fine, name="short-openvpn")
+    world.api("DELETE", f"/tunnels/{record['id']}")
 
 
 def test_recoveries_that_do_not_last(watched: Watched) -> None:
