@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,21 @@ def status(world: World, name: str) -> str:
 
 def is_active(world: World, name: str) -> bool:
     return status(world, name) == "active"
+
+
+def now() -> datetime:
+    """As the panel tells moments."""
+    return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
+
+def history(world: World, name: str) -> list[tuple[datetime, str]]:
+    """When the tunnel had which status from then on."""
+    changes = world.api("GET", f"/tunnels/{world.tunnels()[name]['id']}/history")["changes"]
+    return [(datetime.fromisoformat(change["at"]), change["status"]) for change in changes]
+
+
+def is_active_by_its_history(world: World, name: str) -> bool:
+    return history(world, name)[-1][1] == "active"
 
 
 def is_measured(world: World, name: str) -> bool:
@@ -188,7 +204,8 @@ def test_a_node_that_was_set_up_again(world: World) -> None:
 
 @pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
 def test_no_tunnel_of_a_node_that_is_cut_off_is_active_half_a_minute_later(world: World) -> None:
-    """Neither its peer nor the panel reaches it. The list is read as the page reads it: by its tag."""
+    """Neither its peer nor the panel reaches it. The list is read as the page reads it: by its tag. Afterwards the
+    history has the moments at which it was cut off and was there again."""
     names = [f"cut-{kind}" for kind in TYPES]
     for name, kind in zip(names, TYPES, strict=True):
         world.tunnel(name, "a", "b", tunnel_type=kind)
@@ -207,6 +224,7 @@ def test_no_tunnel_of_a_node_that_is_cut_off_is_active_half_a_minute_later(world
         return {*alone, *(records[name]["status"] for name in names)}
 
     assert seen() == {"active"}
+    cut = now()
     world.lab.host("b").cut()
     begun = time.monotonic()
     try:
@@ -217,9 +235,16 @@ def test_no_tunnel_of_a_node_that_is_cut_off_is_active_half_a_minute_later(world
         for name in names:
             assert world.api("GET", f"/tunnels/{records[name]['id']}/status")["status"] != "active"
     finally:
+        repaired = now()
         world.lab.host("b").repair()
     for name in names:
         until(f"active again: {name}", partial(is_active, world, name))
+        until(f"that is written: {name}", partial(is_active_by_its_history, world, name))
+        *broken, back = (change for change in history(world, name) if change[0] >= cut)
+        print(f"{name}: cut off {cut}, told {broken}, there again {repaired}, told {back}")
+        assert (broken[0][0] - cut).total_seconds() < 25 + BUSY
+        assert back[0] >= repaired
+        assert "active" not in [state for at, state in broken if at < repaired]
 
 
 @pytest.mark.variation  # with simulated nodes, and on hosts without a panel, in other files
