@@ -101,6 +101,7 @@ CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/{tunnel_id}/activate", None),
     ("POST", "/{tunnel_id}/deactivate", None),
     ("GET", "/{tunnel_id}/status", None),
+    ("GET", "/{tunnel_id}/history", None),
     ("GET", "/events", None),
     ("GET", "/nodes", None),
     ("PUT", "/nodes", {"nodes": []}),

@@ -137,6 +137,7 @@ class Board:
             shown = (tunnel.checked["peer"]["public"] if tunnel.checked else None) or {}
             if (
                 entry.peer_key
+                and entry.peer_key["known"] != entry.peer_key["seen"]  # a renewed certificate is not another node
                 and not (tunnel.peer_key or tunnel.refused)
                 and shown.get("public_key") == entry.peer_key["seen"]
             ):
