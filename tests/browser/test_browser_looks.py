@@ -214,6 +214,7 @@ def test_the_list_is_sorted_searched_and_filtered(open_page: Opener, panel: Pane
     screen = open_page(panel)
     names = screen.rows.locator("button.name")
     expect(screen.page.locator("#heads .status")).to_have_attribute("aria-sort", "ascending")
+    expect(names).to_have_count(11)
     assert [name[:6] for name in names.all_text_contents()] == [
         "ist-am",  # in error
         "a-name",  # connecting, also what nothing was reported on

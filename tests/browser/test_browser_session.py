@@ -57,7 +57,7 @@ def test_a_session_that_ends_in_the_middle_of_an_edit(screen: Screen, panel: Pan
     screen.field("name").fill("typed before")
     screen.field("config.source.routes").fill("192.168.7.0/24")
     # The next read waits, or it would ask for the login before the save does.
-    for reads in ("**/api/tunnels?*", "**/api/tunnels/nodes"):
+    for reads in ("**/api/tunnels?*", "**/api/tunnels/nodes", "**/api/tunnels/events", "**/api/nodes"):
         screen.page.route(reads, lambda read: None)
     forget_sessions(panel)
     screen.save()

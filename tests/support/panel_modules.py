@@ -114,11 +114,11 @@ def fits(place: str, value: Any, doc: dict[str, Any]) -> None:
 
 
 def agree(predicted: Any, real: Any) -> None:
-    """What check mode predicted has come. It can't know an id and a uuid that it gave as null, ends that it gave as an
-    empty list, and how much time has passed."""
+    """What check mode predicted has come. It can't know an id, a uuid and a moment that it gave as null, ends that it
+    gave as an empty list, and how much time has passed."""
     if isinstance(real, dict):
         assert set(predicted) == set(real)
-        known = {key for key in real if key != "age" and (predicted[key] or key not in ("id", "uuid", "ends"))}
+        known = {key for key in real if key != "age" and (predicted[key] or key not in ("id", "uuid", "since", "ends"))}
         for key in known:
             agree(predicted[key], real[key])
     elif isinstance(real, list):

@@ -165,12 +165,14 @@ def declared(raw: Raw, nodes: Nodes | None = None) -> dict[str, Any]:
 def predicted(raw: Raw | None, body: Raw, nodes: Nodes | None) -> dict[str, Any]:
     """What the panel would answer (as ``records.info``) when ``body`` is sent; ``raw`` is None for a new tunnel.
 
-    Any change makes the panel forget what the ends reported. Where it would choose new ends, they are empty.
+    Any change makes the panel forget what the ends reported. Where it would choose new ends, they are empty. When the
+    status would become another one is not known: ``since`` is None then.
     """
     merged = {**(raw or {}), **body}
     answer = records.info(raw) if raw else {**records.NO_INFO, "ends": []}
     answer.update(declared(merged, nodes), version=version(raw) + 1 if raw else 1)
-    answer["status"] = "connecting" if merged.get("is_active") else "inactive"
+    former, answer["status"] = answer["status"], "connecting" if merged.get("is_active") else "inactive"
+    answer["since"] = answer["since"] if answer["status"] == former else None
     placed_again = {"source_node_id", "target_node_id", "tunnel_type", "config"} & set(body)
     answer["ends"] = [] if placed_again else [dict(end, status=None, error=None) for end in answer["ends"]]
     return answer
