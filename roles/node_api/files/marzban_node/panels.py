@@ -9,7 +9,7 @@ import hmac
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -76,13 +76,7 @@ class Panels:
         """The panel that shows this key or this client certificate. Raises Refused."""
         shown = _digest(key)
         certified = certificate if isinstance(certificate, str) and certificate.isascii() else ""
-        found = None
-        for panel in self.all():  # all of them, whichever it is: the time tells nothing
-            for known in panel.hashes:
-                if hmac.compare_digest(known, shown):
-                    found = panel
-            if panel.certificate and hmac.compare_digest(panel.certificate, certified):
-                found = panel
+        found = self._with((shown, lambda panel: panel.hashes), (certified, lambda panel: (panel.certificate,)))
         if found:
             return found
         if not isinstance(key, str):
@@ -96,11 +90,7 @@ class Panels:
 
     def reader(self, key: object) -> Panel:
         """The panel whose metrics this key reads. Raises Refused."""
-        shown = _digest(key)
-        found = None
-        for panel in self.all():  # all of them, as above
-            if panel.metrics and hmac.compare_digest(panel.metrics, shown):
-                found = panel
+        found = self._with((_digest(key), lambda panel: (panel.metrics,)))
         if found:
             return found
         if not isinstance(key, str):
@@ -111,6 +101,16 @@ class Panels:
             "No panel of this node has this key for its metrics. Give the panel TUNNEL_METRICS_KEY, and run "
             "marzban.tunnels.node_api for this node, which gives it the key's hash.",
         )
+
+    def _with(self, *proofs: tuple[str, Callable[[Panel], Iterable[str | None]]]) -> Panel | None:
+        """The last panel that knows one of these: ``(what was shown, what a panel knows of that kind)``."""
+        found = None
+        for panel in self.all():  # all of them, whichever it is: the time tells nothing
+            for shown, known_to in proofs:
+                for known in known_to(panel):
+                    if known and hmac.compare_digest(known, shown):
+                        found = panel
+        return found
 
     def count(self, panel: Panel, counter: object, epoch: object) -> None:
         """Takes a panel's next write. Raises Refused where its number was seen before, and Error."""
